@@ -1,0 +1,99 @@
+from . import analysis
+from .cache_folder import build_once, cache_root
+from .config.datamodule import ITDataModuleConfig, PromptConfig
+from .config.module import (
+    AutoCompConfig,
+    GenerativeClassificationConfig,
+    HFFromPretrainedConfig,
+    HFGenerationConfig,
+    ITConfig,
+)
+from .config.shared import ITSharedConfig
+from .contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
+from .datamodule import ITDataModule
+from .declaration import CONTRACT_VERSION, AdapterDeclaration, Level
+from .discovery import Adapter, installed_adapters
+from .errors import (
+    AdapterError,
+    AdapterImportError,
+    AdapterSignatureError,
+    AnalysisError,
+    CacheError,
+    ConfigurationError,
+    ContractVersionError,
+    DataError,
+    DuplicateAdapterError,
+    HookPointError,
+    InterpretuneError,
+    LatentModelError,
+    ModelLoadError,
+    StackError,
+    TokenizationError,
+    UnknownAdapterError,
+)
+from .markers import hookimpl, hookspec
+from .metrics import load_metric
+from .model_loading import load_hf_model
+from .module import STEP_OUTPUT, ITModule
+from .profiling import ProfilerHooksMixin
+from .rank_zero import rank_zero_warn
+from .session import ITSession, ITSessionConfig, it_init, it_session_end
+from .stack import ExecutionContext, build_context
+from .tokenization import load_tokenizer, pad_left, sanitize_input_name
+
+__all__ = [
+    "Adapter",
+    "AdapterDeclaration",
+    "AdapterError",
+    "AdapterImportError",
+    "AdapterSignatureError",
+    "AnalysisError",
+    "AutoCompConfig",
+    "CONTRACT_VERSION",
+    "CacheError",
+    "ClassContribution",
+    "ConfigurationError",
+    "ContractVersionError",
+    "DataError",
+    "DuplicateAdapterError",
+    "ExecutionContext",
+    "GenerativeClassificationConfig",
+    "HFFromPretrainedConfig",
+    "HFGenerationConfig",
+    "HookPointError",
+    "ITConfig",
+    "ITDataModule",
+    "ITDataModuleConfig",
+    "ITModule",
+    "ITSession",
+    "ITSessionConfig",
+    "ITSharedConfig",
+    "InterpretuneError",
+    "LatentModelError",
+    "LatentRequest",
+    "Level",
+    "ModelLoadError",
+    "OptimizerSetup",
+    "ProfilerHooksMixin",
+    "PromptConfig",
+    "ReportSection",
+    "STEP_OUTPUT",
+    "StackError",
+    "TokenizationError",
+    "UnknownAdapterError",
+    "analysis",
+    "build_context",
+    "build_once",
+    "cache_root",
+    "hookimpl",
+    "hookspec",
+    "installed_adapters",
+    "it_init",
+    "it_session_end",
+    "load_hf_model",
+    "load_metric",
+    "load_tokenizer",
+    "pad_left",
+    "rank_zero_warn",
+    "sanitize_input_name",
+]

@@ -1,0 +1,5 @@
+"""Analyses of latents: modes, batches, caches, metrics, tables, figures, and the backend protocol."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

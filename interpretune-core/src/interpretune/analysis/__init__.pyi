@@ -1,0 +1,64 @@
+from .backend import AnalysisBackend, ModelInputs, SplicedRun, frozen_parameters
+from .batch import AnalysisBatch, LatentValues, Peaks
+from .cache import AnalysisCache, SaveCfg
+from .dashboards import display_latent_dashboards
+from .hf_backend import HuggingFaceBackend
+from .latent_model import ACTIVATION_HOOK, Edit, LatentModel, activation_name, layer_of
+from .metrics import (
+    ActivationSummary,
+    Context,
+    LatentMetrics,
+    LatentTable,
+    PredSummary,
+    calc_activation_summary,
+    calculate_latent_metrics,
+    compute_correct,
+    effect_correlations,
+)
+from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
+from .plots import latent_metrics_scatter, plot_latent_effects
+from .quality import LatentQuality, measure_latent_quality
+from .runner import run_analysis
+from .steps import logit_differences, loss_and_logit_diffs, run_with_ctx
+from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
+
+__all__ = [
+    "ACTIVATION_HOOK",
+    "ActivationSummary",
+    "AnalysisBackend",
+    "AnalysisBatch",
+    "AnalysisCache",
+    "AnalysisCfg",
+    "AnalysisMode",
+    "Context",
+    "Edit",
+    "HuggingFaceBackend",
+    "LatentMetrics",
+    "LatentModel",
+    "LatentQuality",
+    "LatentTable",
+    "LatentValues",
+    "ModelInputs",
+    "Peaks",
+    "PredSummary",
+    "SaveCfg",
+    "SplicedRun",
+    "activation_name",
+    "calc_activation_summary",
+    "calculate_latent_metrics",
+    "compute_correct",
+    "construct_names_filter",
+    "create_attribution_tables",
+    "display_latent_dashboards",
+    "display_ref_vs_sae_logit_diffs",
+    "effect_correlations",
+    "frozen_parameters",
+    "latent_metrics_scatter",
+    "layer_of",
+    "logit_differences",
+    "loss_and_logit_diffs",
+    "measure_latent_quality",
+    "plot_latent_effects",
+    "run_analysis",
+    "run_with_ctx",
+]

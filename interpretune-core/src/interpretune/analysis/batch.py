@@ -1,0 +1,113 @@
+"""What an analysis knows of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+
+@frozen(eq=False)
+class LatentValues:
+    """One number for each example and each alive latent; its size follows the alive latents, not the dictionary.
+
+    Attributes:
+        latents: Ids of the alive latents, ascending, ``[n_alive]``.
+        values: ``[batch, n_alive]``.
+        d_sae: Width of the dictionary.
+    """
+
+    latents: Tensor
+    values: Tensor
+    d_sae: int
+
+    def dense(self) -> Tensor:
+        """All latents of the dictionary, ``[batch, d_sae]``, 0 where not alive."""
+        full = self.values.new_zeros(self.values.shape[0], self.d_sae)
+        full[:, self.latents] = self.values
+        return full
+
+    def cpu(self) -> LatentValues:
+        """The same on the CPU."""
+        return LatentValues(self.latents.cpu(), self.values.detach().cpu(), self.d_sae)
+
+
+@frozen(eq=False)
+class Peaks:
+    """Where in each prompt each alive latent is most active.
+
+    Attributes:
+        latents: Ids of the alive latents, ``[n_alive]``.
+        values: Highest activation in the prompt, ``[batch, n_alive]``.
+        positions: Its position, counted without padding, ``[batch, n_alive]``.
+    """
+
+    latents: Tensor
+    values: Tensor
+    positions: Tensor
+
+    def cpu(self) -> Peaks:
+        """The same on the CPU."""
+        return Peaks(self.latents.cpu(), self.values.cpu(), self.positions.cpu())
+
+
+@dataclass(kw_only=True)
+class AnalysisBatch:
+    """Inputs and results of one analysis on one batch; what a mode does not produce stays None or empty.
+
+    Attributes:
+        labels: Answer token of each example, ``[batch]``.
+        orig_labels: Label of each example, ``[batch]``.
+        answer_indices: Answer position, ``[batch]``.
+        answer_logits: Logits at the answer position, ``[batch, vocab]``.
+        loss: Mean loss of the batch, in nats where the module has no loss function of its own.
+        logit_diffs: Logit of the correct answer minus that of the other, ``[batch]``.
+        preds: Predicted label, ``[batch]``.
+        alive_latents: Latents active at the answer position of some example, by activation name, ``[n_alive]``.
+        activations: Latent activations at the answer position, by activation name.
+        gradients: Gradient of the summed logit differences at the answer position, by activation name.
+        ablated_logits: For each alive latent the answers' logits without it, by activation name,
+            ``[batch, n_alive, num_labels]``.
+        effects: Effect of each alive latent on the logit difference, in logits, by activation name.
+        peaks: Where each alive latent is most active, by activation name.
+        dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
+        tokens: Real tokens of each example, without padding; saved on request.
+        prompts: Text of each example; saved on request.
+    """
+
+    labels: Tensor
+    orig_labels: Tensor
+    answer_indices: Tensor | None = None
+    answer_logits: Tensor | None = None
+    loss: Tensor | None = None
+    logit_diffs: Tensor | None = None
+    preds: Tensor | None = None
+    alive_latents: Mapping[str, Tensor] = field(default_factory=dict)
+    activations: Mapping[str, LatentValues] = field(default_factory=dict)
+    gradients: Mapping[str, LatentValues] = field(default_factory=dict)
+    ablated_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    effects: Mapping[str, LatentValues] = field(default_factory=dict)
+    peaks: Mapping[str, Peaks] = field(default_factory=dict)
+    dashboard_urls: Mapping[str, str] = field(default_factory=dict)
+    tokens: list[Tensor] | None = None
+    prompts: list[str] | None = None
+
+
+def alive_at(activations: Tensor) -> Tensor:
+    """Latents with an activation above 0 for some example.
+
+    Args:
+        activations: At one position, ``[batch, d_sae]``.
+
+    Returns:
+        Ids, ascending, ``[n_alive]``.
+    """
+    return (activations > 0).any(dim=0).nonzero().flatten()
+
+
+def at_positions(values: Tensor, positions: Tensor) -> Tensor:
+    """One position of each row: ``[batch, pos, d]`` and ``[batch]`` to ``[batch, d]``."""
+    return values[torch.arange(len(positions), device=values.device), positions]

@@ -1,0 +1,75 @@
+"""Pages for single latents: the published one where there is one, else the prompts in which the latent is active."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from interpretune.analysis.metrics import Context, LatentMetrics
+from interpretune.analysis.plots import in_notebook
+from interpretune.analysis.tables import Sign, top_latents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENS_BEFORE = 12
+TOKENS_AFTER = 4
+
+
+def display_latent_dashboards(
+    metrics: LatentMetrics,
+    title: str,
+    sae_release: str | None = None,
+    top_k: int = 1,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[str]:
+    """Show, for each latent model, what the latents with the largest effects of either sign stand for.
+
+    Args:
+        metrics: Effects of one analysis.
+        title: Heading.
+        sae_release: Name of the release, for the heading.
+        top_k: Latents of each sign.
+        tokenizer: Decodes the prompts in which a latent is active; None: token ids are shown.
+
+    Returns:
+        What was shown for each latent: the address of a published page, or a table of prompts with the most active
+        token in double brackets.
+    """
+    print(f"{title}" + (f" ({sae_release})" if sae_release else ""))
+    signs: tuple[Sign, ...] = ("positive", "negative")
+    shown = []
+    for name, table in metrics.tables.items():
+        url = metrics.summary.dashboard_urls.get(name)
+        for sign in signs:
+            for i in top_latents(table, top_k, sign):
+                latent = int(table.latents[i])
+                head = f"{name}, latent {latent}, total effect {table.total_effect[i].item():+.4f}"
+                body = url.format(latent=latent) if url else _contexts(metrics, name, latent, tokenizer)
+                print(f"{head}\n{body}\n")
+                if url and in_notebook():
+                    _show_frame(body)
+                shown.append(body)
+    return shown
+
+
+def _contexts(metrics: LatentMetrics, name: str, latent: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    found = metrics.summary.contexts.get(name, {}).get(latent, [])
+    rows = [[item.example, f"{item.activation:.3f}", item.position, _excerpt(item, tokenizer)] for item in found]
+    return tabulate(rows, headers=["example", "activation", "position", "most active at [[...]]"], tablefmt="simple")
+
+
+def _excerpt(context: Context, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    if context.tokens is None:
+        return "(tokens were not saved: SaveCfg(tokens=True))"
+    pieces = [tokenizer.decode([token]) if tokenizer else f"{int(token)} " for token in context.tokens]
+    at = context.position
+    before, after = pieces[max(0, at - TOKENS_BEFORE) : at], pieces[at + 1 : at + 1 + TOKENS_AFTER]
+    return " ".join("".join([*before, "[[", pieces[at], "]]", *after]).split())
+
+
+def _show_frame(url: str) -> None:
+    display = sys.modules["IPython"].display
+    display.display(display.IFrame(url + "?embed=true", width=1000, height=500))

@@ -1,0 +1,264 @@
+"""Summaries over examples: correct answers, activations, and effects of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from interpretune.analysis.batch import LatentValues
+from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.modes import AnalysisMode
+from interpretune.errors import AnalysisError
+
+CONTEXTS_KEPT = 3
+"""Prompts kept for each latent: those in which it is most active."""
+
+
+class PredSummary(NamedTuple):
+    """How many answers are correct.
+
+    ``batch_predictions`` has the predicted labels ``[batch]`` of each batch. For ``ablation`` they are those of the
+    clean run with latent models, from which every ablation starts.
+    """
+
+    total_correct: int
+    percentage_correct: float
+    batch_predictions: list[Tensor]
+
+
+def compute_correct(analysis_cache: AnalysisCache, mode: AnalysisMode | None = None) -> PredSummary:
+    """Count correct answers.
+
+    Args:
+        analysis_cache: Results of any mode.
+        mode: Names the analysis in the error.
+
+    Raises:
+        AnalysisError: The cache is empty.
+    """
+    if not analysis_cache.batches:
+        raise AnalysisError(f"The cache of {mode or 'the analysis'} is empty: run the analysis first.")
+    predictions: list[Tensor] = analysis_cache.preds
+    labels = torch.cat(analysis_cache.orig_labels)
+    correct = int((torch.cat(predictions) == labels).sum())
+    return PredSummary(correct, 100 * correct / len(labels), predictions)
+
+
+@frozen(eq=False)
+class Context:
+    """A prompt in which a latent is active.
+
+    Attributes:
+        example: Index of the example in the analysis.
+        activation: Highest activation in the prompt.
+        position: Its position, counted without padding.
+        tokens: Real tokens of the prompt, ``[pos]``, where the analysis saved them.
+    """
+
+    example: int
+    activation: float
+    position: int
+    tokens: Tensor | None
+
+
+@frozen(eq=False)
+class ActivationSummary:
+    """Activations of latents at the answer position, over all examples, by activation name.
+
+    Attributes:
+        latents: Ids of the latents that are ever alive, ascending, ``[n]``.
+        mean_activation: Mean over the examples in which the latent is active, ``[n]``.
+        num_samples_active: Number of such examples, ``[n]``.
+        contexts: For each latent the prompts in which it is most active.
+        dashboard_urls: Published page of each latent with the place holder ``{latent}``, where there is one.
+        num_samples: Number of examples.
+    """
+
+    latents: Mapping[str, Tensor]
+    mean_activation: Mapping[str, Tensor]
+    num_samples_active: Mapping[str, Tensor]
+    contexts: Mapping[str, Mapping[int, Sequence[Context]]]
+    dashboard_urls: Mapping[str, str]
+    num_samples: int
+
+
+def calc_activation_summary(analysis_cache: AnalysisCache) -> ActivationSummary:
+    """Summarise activations over the examples of an analysis with latent models.
+
+    Raises:
+        AnalysisError: The cache has no latent activations.
+    """
+    names = _names(analysis_cache, "activations")
+    latents, means, counts, contexts = {}, {}, {}, {}
+    for name in names:
+        batches = [batch[name] for batch in analysis_cache.activations]
+        ids, (total, active) = _accumulate(batches, [lambda item: item.values, lambda item: (item.values > 0).float()])
+        latents[name] = ids
+        counts[name] = active.long()
+        means[name] = total / active.clamp(min=1)
+        contexts[name] = _contexts(analysis_cache, name)
+    urls = {name: url for batch in analysis_cache.dashboard_urls for name, url in batch.items()}
+    total_examples = sum(len(labels) for labels in analysis_cache.orig_labels)
+    return ActivationSummary(latents, means, counts, contexts, urls, total_examples)
+
+
+@frozen(eq=False)
+class LatentTable:
+    """Effects of the latents of one latent model; every column is ``[n]``.
+
+    Attributes:
+        latents: Ids of the latents that are alive in some example, ascending.
+        total_effect: Sum of the effects over the selected examples, in logits.
+        mean_effect: The same divided by the number of selected examples in which the latent is active.
+        mean_activation: Mean activation over the examples in which the latent is active.
+        num_samples_active: Number of examples in which the latent is active.
+        proportion_samples_active: The same divided by the number of examples.
+    """
+
+    latents: Tensor
+    total_effect: Tensor
+    mean_effect: Tensor
+    mean_activation: Tensor
+    num_samples_active: Tensor
+    proportion_samples_active: Tensor
+
+
+@frozen(eq=False)
+class LatentMetrics:
+    """Effects of latents over the selected examples of one analysis.
+
+    Attributes:
+        run_name: Name of the analysis, for titles.
+        tables: One table for each latent model, by activation name.
+        summary: The activations that belong to it.
+        selection: Which examples the effects were taken from, in words.
+    """
+
+    run_name: str
+    tables: Mapping[str, LatentTable]
+    summary: ActivationSummary
+    selection: str
+
+
+def calculate_latent_metrics(
+    analysis_cache: AnalysisCache,
+    pred_summ: PredSummary | None = None,
+    activation_summary: ActivationSummary | None = None,
+    filter_by_correct: bool = True,
+    run_name: str = "",
+) -> LatentMetrics:
+    """Sum the effects of each latent over examples.
+
+    Args:
+        analysis_cache: Results of ``ablation`` or ``attr_patching``.
+        pred_summ: Predictions that decide which examples are correct.
+        activation_summary: Activations to report; None: those of ``analysis_cache``.
+        filter_by_correct: Use the correctly answered examples only. Without ``pred_summ`` all are used.
+        run_name: Name of the analysis, for titles.
+
+    Raises:
+        AnalysisError: The cache has no effects.
+    """
+    names = _names(analysis_cache, "effects")
+    summary = activation_summary or calc_activation_summary(analysis_cache)
+    chosen = [torch.ones_like(labels, dtype=torch.bool) for labels in analysis_cache.orig_labels]
+    if filter_by_correct and pred_summ is not None:
+        pairs = zip(pred_summ.batch_predictions, analysis_cache.orig_labels, strict=True)
+        chosen = [predictions == labels for predictions, labels in pairs]
+    tables = {}
+    for name in names:
+        effects, activations = [[batch[name] for batch in getattr(analysis_cache, f)] for f in ("effects", "activations")]
+        selected = [
+            LatentValues(item.latents, item.values[keep], item.d_sae) for item, keep in zip(effects, chosen, strict=True)
+        ]
+        active = [
+            LatentValues(item.latents, (item.values[keep] > 0).float(), item.d_sae)
+            for item, keep in zip(activations, chosen, strict=True)
+        ]
+        ids, (total,) = _accumulate(selected, [lambda item: item.values])
+        _, (times,) = _accumulate(active, [lambda item: item.values])
+        counts = _lookup(summary.latents[name], summary.num_samples_active[name], ids)
+        tables[name] = LatentTable(
+            latents=ids,
+            total_effect=total,
+            mean_effect=total / times.clamp(min=1),
+            mean_activation=_lookup(summary.latents[name], summary.mean_activation[name], ids),
+            num_samples_active=counts,
+            proportion_samples_active=counts / max(summary.num_samples, 1),
+        )
+    used = sum(int(keep.sum()) for keep in chosen)
+    of = sum(len(keep) for keep in chosen)
+    what = "correctly answered examples" if filter_by_correct and pred_summ is not None else "examples"
+    return LatentMetrics(run_name, tables, summary, f"{used} {what} of {of}")
+
+
+def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str, float]:
+    """Pearson correlation of two analyses' total effects, over the latents that both know, by activation name."""
+    found = {}
+    for name in first.tables.keys() & second.tables.keys():
+        one, other = first.tables[name], second.tables[name]
+        shared = one.latents[torch.isin(one.latents, other.latents)]
+        pair = torch.stack(
+            [
+                _lookup(one.latents, one.total_effect, shared).double(),
+                _lookup(other.latents, other.total_effect, shared).double(),
+            ]
+        )
+        found[name] = torch.corrcoef(pair)[0, 1].item() if len(shared) > 1 else float("nan")
+    return dict(sorted(found.items()))
+
+
+def _names(analysis_cache: AnalysisCache, what: str) -> list[str]:
+    names = sorted({name for batch in getattr(analysis_cache, what) for name in batch})
+    if not names:
+        raise AnalysisError(
+            f"The cache has no {what} of latents. Run an analysis that gives them"
+            + (" (ablation or attr_patching)." if what == "effects" else " (any mode but clean_no_sae).")
+        )
+    return names
+
+
+def _accumulate(batches: Sequence[LatentValues], columns: Sequence[Callable[[LatentValues], Tensor]]) -> tuple[Tensor, list[Tensor]]:
+    """Sum columns over all examples of all batches; the cost follows the alive latents."""
+    ids = torch.cat([item.latents for item in batches]).unique()
+    sums = []
+    for column in columns:
+        total = torch.zeros(len(ids))
+        for item in batches:
+            total.index_add_(0, torch.searchsorted(ids, item.latents), column(item).float().sum(dim=0))
+        sums.append(total)
+    return ids, sums
+
+
+def _lookup(ids: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
+    """Values of the wanted ids; 0 for an id that is not there."""
+    if len(ids) == 0:
+        return values.new_zeros(len(wanted))
+    places = torch.searchsorted(ids, wanted).clamp(max=len(ids) - 1)
+    return torch.where(ids[places] == wanted, values[places], torch.zeros_like(values[places]))
+
+
+def _contexts(analysis_cache: AnalysisCache, name: str) -> dict[int, list[Context]]:
+    """For each latent the prompts in which it is most active anywhere."""
+    found: dict[int, list[Context]] = {}
+    first = 0
+    for batch in analysis_cache.batches:
+        peaks = batch.peaks.get(name)
+        if peaks is not None:
+            for column, latent in enumerate(peaks.latents.tolist()):
+                top = peaks.values[:, column].topk(min(CONTEXTS_KEPT, len(peaks.values)))
+                for value, row in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+                    if value <= 0:
+                        continue
+                    tokens = batch.tokens[row] if batch.tokens is not None else None
+                    position = int(peaks.positions[row, column])
+                    found.setdefault(latent, []).append(Context(first + row, value, position, tokens))
+        first += len(batch.orig_labels)
+    return {
+        latent: sorted(contexts, key=lambda item: item.activation, reverse=True)[:CONTEXTS_KEPT]
+        for latent, contexts in found.items()
+    }

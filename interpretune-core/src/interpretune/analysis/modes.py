@@ -1,0 +1,94 @@
+"""The analysis modes, their configuration, and the choice of latent activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.latent_model import activation_name, layer_of
+from interpretune.errors import HookPointError
+
+if TYPE_CHECKING:
+    from interpretune.module import ITModule
+
+NamesFilter = Callable[[str], bool]
+
+
+class AnalysisMode(str, Enum):
+    """What an analysis does with each batch; all quantities are taken at the answer position.
+
+    ``clean_no_sae``: one forward without latent models: loss, predictions, logit differences.
+    ``clean_w_sae``: the same with all latent models spliced in, and the alive latents with their activations.
+    ``ablation``: each alive latent set to zero; effect = clean logit difference - ablated logit difference.
+    ``attr_patching``: effect = activation x gradient of the summed logit differences.
+    """
+
+    clean_no_sae = "clean_no_sae"
+    clean_w_sae = "clean_w_sae"
+    ablation = "ablation"
+    attr_patching = "attr_patching"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def splices(self) -> bool:
+        """Whether the mode needs latent models."""
+        return self is not AnalysisMode.clean_no_sae
+
+
+@dataclass(kw_only=True)
+class AnalysisCfg:
+    """What an analysis does and where its results go.
+
+    Attributes:
+        mode: The analysis.
+        analysis_cache: Takes the result of each batch.
+        names_filter: Chooses the latent activations that are recorded; None: all. All latent models are spliced in.
+        base_logit_diffs: For ``ablation``: clean logit differences with latent models, ``[batch]`` for each batch;
+            None: computed.
+        answer_indices: For ``ablation``: answer positions, ``[batch]`` for each batch; None: computed.
+        alive_latents: For ``ablation``: alive latents by activation name, for each batch; None: computed.
+        row_budget: Most rows in one forward of an ablation; None: chosen by the backend.
+    """
+
+    mode: AnalysisMode = AnalysisMode.clean_no_sae
+    analysis_cache: AnalysisCache = field(default_factory=AnalysisCache)
+    names_filter: NamesFilter | None = None
+    base_logit_diffs: Sequence[Tensor] | None = None
+    answer_indices: Sequence[Tensor] | None = None
+    alive_latents: Sequence[Mapping[str, Tensor]] | None = None
+    row_budget: int | None = None
+
+
+def construct_names_filter(module: ITModule, target_hooks: tuple[Sequence[int], Sequence[str]]) -> NamesFilter:
+    """A filter for the latent activations of some layers.
+
+    Args:
+        module: Its latent models have the names to choose from.
+        target_hooks: Layers, and last parts of activation names such as ``hook_sae_acts_post``.
+
+    Returns:
+        A predicate on activation names.
+
+    Raises:
+        HookPointError: A layer has no latent model with such a name: a filter that silently matches nothing would
+            look like an effect of exactly zero.
+    """
+    layers, endings = target_hooks
+    names = [activation_name(latent_model) for latent_model in module.latent_models]
+    chosen: set[str] = set()
+    for layer in layers:
+        found = [name for name in names if layer_of(name) == layer and name.rsplit(".", 1)[-1] in endings]
+        if not found:
+            raise HookPointError(
+                f"No latent model of layer {layer} has activations that end in {' or '.join(endings)}. "
+                f"The session's latent activations are {names}."
+            )
+        chosen.update(found)
+    return chosen.__contains__

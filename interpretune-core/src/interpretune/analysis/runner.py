@@ -1,0 +1,91 @@
+"""Runs an analysis over a split of the session's data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.modes import AnalysisCfg
+from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
+
+if TYPE_CHECKING:
+    from interpretune.datamodule import ITDataModule
+    from interpretune.module import ITModule
+
+ANALYSIS_STEP = "analysis_test_step"
+
+
+def analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
+    """One step of any mode: labels to answer tokens, run, loss and differences, save."""
+    label_ids, labels = module.labels_to_ids(batch.pop("labels"))
+    analysis_batch = AnalysisBatch(labels=label_ids, orig_labels=labels)
+    run_with_ctx(module, analysis_batch, analysis_cfg, batch, batch_idx)
+    loss_and_logit_diffs(module, analysis_batch, analysis_cfg, batch, batch_idx)
+    analysis_cfg.analysis_cache.save(analysis_batch, batch, tokenizer=module.require_datamodule().tokenizer)
+
+
+def run_analysis(
+    module: ITModule,
+    datamodule: ITDataModule,
+    analysis_cfg: AnalysisCfg,
+    limit_batches: int = -1,
+    console: Console | None = None,
+) -> AnalysisCache:
+    """Run an analysis over the test batches of a session.
+
+    A module with an ``analysis_test_step`` of its own is asked to run it; any other gets ``analysis_step``.
+
+    Args:
+        module: The session's module.
+        datamodule: The session's data module.
+        analysis_cfg: The mode and its inputs.
+        limit_batches: Stop after so many batches; negative: use all.
+        console: Where progress is shown; None: nowhere.
+
+    Returns:
+        ``analysis_cfg.analysis_cache``.
+    """
+    loader = datamodule.test_dataloader()
+    total = len(loader) if limit_batches < 0 else min(limit_batches, len(loader))
+    hook = module._hook
+    hook.it_open_analysis(module=module, analysis_cfg=analysis_cfg)
+    try:
+        with progress_bar(console) as progress:
+            task = progress.add_task(f"{analysis_cfg.mode}", total=total)
+            for batch_idx, batch in zip(range(total), loader, strict=False):
+                moved = module.batch_to_device(batch)
+                if hasattr(module, ANALYSIS_STEP):
+                    module.run_step(ANALYSIS_STEP, moved, batch_idx, analysis_cfg=analysis_cfg)
+                else:
+                    _run_default(module, moved, batch_idx, analysis_cfg)
+                module.global_step += 1
+                progress.advance(task)
+    finally:
+        hook.it_close_analysis(module=module, analysis_cfg=analysis_cfg)
+    return analysis_cfg.analysis_cache
+
+
+def _run_default(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
+    module._hook.it_run_step(
+        module=module,
+        step_name=ANALYSIS_STEP,
+        step=lambda: analysis_step(module, batch, batch_idx, analysis_cfg),
+    )
+
+
+def progress_bar(console: Console | None) -> Progress:
+    """A progress bar with an estimate; it draws nothing where the console is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=console is None or not console.is_terminal,
+        transient=True,
+    )

@@ -1,0 +1,1 @@
+"""Configurations that users fill in and subclass."""

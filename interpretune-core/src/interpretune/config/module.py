@@ -1,0 +1,135 @@
+"""Configuration of the module: model loading, generation, optimizers, and automatic composition."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from interpretune.config.shared import ITSharedConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from interpretune.analysis.latent_model import LatentModel
+
+
+@dataclass(kw_only=True)
+class HFFromPretrainedConfig:
+    """How a Hugging Face model is loaded.
+
+    Attributes:
+        pretrained_kwargs: Passed to ``from_pretrained`` (``dtype`` or ``torch_dtype`` as a name works).
+        model_head: Dotted path of the model class; None: ``transformers.AutoModelForCausalLM``.
+    """
+
+    pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
+    model_head: str | None = None
+
+
+@dataclass(kw_only=True)
+class HFGenerationConfig:
+    """Arguments of generation with a Hugging Face model.
+
+    Attributes:
+        max_new_tokens: Tokens to generate.
+        do_sample: Sample instead of taking the likeliest token.
+        model_kwargs: Further arguments of ``generate``.
+    """
+
+    max_new_tokens: int = 1
+    do_sample: bool = False
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def generate_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for ``module.it_generate``."""
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, **self.model_kwargs}
+
+
+@dataclass(kw_only=True)
+class GenerativeClassificationConfig:
+    """Classification by generated answers.
+
+    Attributes:
+        enabled: Whether steps generate.
+        lm_generation_cfg: Arguments of generation; any object with ``generate_kwargs``.
+        answers: Answer words by label, each one token of the tokenizer; empty: the module's class knows them.
+    """
+
+    enabled: bool = False
+    lm_generation_cfg: Any = field(default_factory=HFGenerationConfig)
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class AutoCompConfig:
+    """Composes the configuration classes of a session from the stacked adapters and the user's mixins.
+
+    Attributes:
+        module_cfg_name: Name of the composed module configuration class.
+        module_cfg_mixin: Dataclass or dataclasses whose fields the module configuration gains.
+        datamodule_cfg_name: Name of the composed data module configuration class.
+        datamodule_cfg_mixin: Dataclass or dataclasses whose fields the data module configuration gains.
+    """
+
+    module_cfg_name: str | None = None
+    module_cfg_mixin: type | Sequence[type] = ()
+    datamodule_cfg_name: str | None = None
+    datamodule_cfg_mixin: type | Sequence[type] = ()
+
+
+def keeps_unknown_fields(cls: type) -> type:
+    """Let a configuration class accept fields of adapters before the session knows which adapters are stacked.
+
+    Unknown keyword arguments are kept in ``awaiting_composition``; the session composes the class that has them, or
+    says which of them nobody declares. Subclasses made with ``@dataclass`` have constructors of their own and are
+    strict.
+    """
+    generated_init = cls.__init__
+
+    @functools.wraps(generated_init)
+    def __init__(self: Any, **values: Any) -> None:
+        known = {item.name for item in fields(self)}
+        generated_init(self, **{name: value for name, value in values.items() if name in known})
+        self.awaiting_composition = {name: value for name, value in values.items() if name not in known}
+
+    cls.__init__ = __init__  # type: ignore[misc]
+    return cls
+
+
+@keeps_unknown_fields
+@dataclass(kw_only=True)
+class ITConfig(ITSharedConfig):
+    """Configuration of an ``ITModule``; adapters add fields to it when they are stacked.
+
+    Attributes:
+        auto_comp_cfg: Name and mixins of the composed configuration class.
+        hf_from_pretrained_cfg: How a Hugging Face model is loaded.
+        hf_model: A Hugging Face model that is already in memory; it is used as it is, and then owned by the session.
+        hf_config: Configuration of a model to build with random weights.
+        generative_step_cfg: Classification by generated answers.
+        latent_models: Latent models made by the caller, spliced like those that adapters load.
+        num_labels: Number of labels of a classification head.
+        optimizer_init: ``{"class_path": ..., "init_args": {...}}``; None: no optimizer.
+        lr_scheduler_init: The same for a learning-rate scheduler.
+        device: Device of the model; None: CUDA where there is one.
+        freeze: Freeze the model's parameters; None: freeze where no optimizer is configured.
+        profile_memory: Record time and peak memory of the steps decorated with ``ProfilerHooksMixin.memprofilable``.
+        seed: Seed of random weights.
+    """
+
+    auto_comp_cfg: AutoCompConfig | None = None
+    hf_from_pretrained_cfg: HFFromPretrainedConfig = field(default_factory=HFFromPretrainedConfig)
+    hf_model: PreTrainedModel | None = None
+    hf_config: PretrainedConfig | None = None
+    generative_step_cfg: GenerativeClassificationConfig = field(default_factory=GenerativeClassificationConfig)
+    latent_models: Sequence[LatentModel] = ()
+    num_labels: int = 0
+    optimizer_init: dict[str, Any] | None = None
+    lr_scheduler_init: dict[str, Any] | None = None
+    device: str | None = None
+    freeze: bool | None = None
+    profile_memory: bool = False
+    seed: int = 0

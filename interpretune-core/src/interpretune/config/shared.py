@@ -1,0 +1,32 @@
+"""What the module and the data module of a session have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class ITSharedConfig:
+    """Settings that a session copies into both the module's and the data module's configuration.
+
+    A value set there takes precedence over the shared one.
+
+    Attributes:
+        model_name_or_path: Hugging Face id, local folder, or GGUF file.
+        task_name: Name of the task, free for users' classes to interpret.
+        tokenizer_name: Id or folder of the tokenizer, if it is not the model's.
+        tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
+        tokenizer_id_overrides: Token ids to set on tokenizer and model, for example ``{"pad_token_id": 50256}``.
+        trust_remote_code: Whether code that comes with a model may run.
+        cache_dir: Where prepared data and converted models are kept; None: see ``interpretune.cache_folder``.
+    """
+
+    model_name_or_path: str = ""
+    task_name: str = ""
+    tokenizer_name: str | None = None
+    tokenizer_kwargs: dict[str, Any] = field(default_factory=dict)
+    tokenizer_id_overrides: dict[str, int] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    cache_dir: str | Path | None = None

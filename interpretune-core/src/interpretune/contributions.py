@@ -1,0 +1,77 @@
+"""What an adapter hands to core through the hooks: classes to compose, optimizers, requests and report sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+
+@frozen(kw_only=True)
+class ClassContribution:
+    """Base classes that one adapter adds to the composed classes of a session.
+
+    The user's class comes first in the method resolution order, then the contributions from the top of the stack
+    down to core.
+
+    Attributes:
+        adapter: Name of the contributing adapter.
+        module: Bases for the module.
+        datamodule: Bases for the data module.
+        module_cfg: Dataclass bases for the module's configuration; their fields become accepted by ``ITConfig``.
+        datamodule_cfg: Dataclass bases for the data module's configuration.
+        module_key: The key under which a session maps the module (``trainer.test(**session)`` wants ``model``).
+    """
+
+    adapter: str
+    module: tuple[type, ...] = field(default=(), converter=tuple)
+    datamodule: tuple[type, ...] = field(default=(), converter=tuple)
+    module_cfg: tuple[type, ...] = field(default=(), converter=tuple)
+    datamodule_cfg: tuple[type, ...] = field(default=(), converter=tuple)
+    module_key: str | None = None
+
+
+@frozen(kw_only=True)
+class OptimizerSetup:
+    """Optimizers and learning-rate schedulers of a module."""
+
+    optimizers: tuple[Any, ...] = field(default=(), converter=tuple)
+    schedulers: tuple[Any, ...] = field(default=(), converter=tuple)
+
+
+@frozen(kw_only=True)
+class LatentRequest:
+    """What a caller that knows no adapter (the demo) wants in the way of latent models.
+
+    Attributes:
+        release: Name of a published release or a folder of saved latent models; None: train them.
+        hook_points: Hook points at which latent models are wanted.
+        cache_dir: Where trained latent models are kept.
+        seed: Seed of the training.
+        scale: Size of the training, 1.0 being the demo's default.
+    """
+
+    release: str | None
+    hook_points: tuple[str, ...] = field(converter=tuple)
+    cache_dir: Path
+    seed: int = 0
+    scale: float = 1.0
+
+
+@frozen(kw_only=True)
+class ReportSection:
+    """One table of a report.
+
+    Attributes:
+        adapter: Name of the adapter that wrote it.
+        title: Heading.
+        rows: The table, a mapping from column to value for each row.
+        note: A sentence below the table.
+    """
+
+    adapter: str
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""

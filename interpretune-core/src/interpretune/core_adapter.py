@@ -1,0 +1,159 @@
+"""The core adapter: plain PyTorch and Hugging Face models, registered through the same entry points as any other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from interpretune.analysis.backend import ModelInputs
+from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.hf_backend import HuggingFaceBackend
+from interpretune.analysis.latent_model import LatentModel
+from interpretune.analysis.modes import AnalysisCfg
+from interpretune.analysis.steps import run_mode
+from interpretune.contributions import ClassContribution, OptimizerSetup
+from interpretune.datamodule import ITDataModule
+from interpretune.declaration import AdapterDeclaration
+from interpretune.errors import ConfigurationError
+from interpretune.markers import hookimpl
+from interpretune.model_loading import import_object, load_hf_model
+from interpretune.module import ITModule
+from interpretune.tokenization import ATTENTION_MASK, mask_of, pad_left, position_ids, tokens_of
+
+
+class CoreAdapter:
+    """Answers every hook that a plain PyTorch session needs, last of all adapters."""
+
+    declaration = AdapterDeclaration(name="core", level="framework", contract="1.0")
+
+    @hookimpl
+    def it_contribute_classes(self) -> ClassContribution:
+        """The bases of every session."""
+        return ClassContribution(adapter="core", module=(ITModule,), datamodule=(ITDataModule,))
+
+    @hookimpl(trylast=True)
+    def it_load_model(self, module: ITModule) -> nn.Module:
+        """Load a Hugging Face causal model."""
+        return load_hf_model(module.it_cfg)
+
+    @hookimpl
+    def it_load_latent_models(self, module: ITModule) -> Sequence[LatentModel]:
+        """Latent models that the caller made."""
+        return list(module.it_cfg.latent_models)
+
+    @hookimpl
+    def it_prepare_data(self, datamodule: ITDataModule, module: ITModule) -> None:
+        """Prepare the data set unless it is cached."""
+        datamodule.prepare_once(module)
+
+    @hookimpl
+    def it_setup_datamodule(self, datamodule: ITDataModule, module: ITModule) -> None:
+        """Load the prepared data set."""
+        datamodule.setup(module=module)
+
+    @hookimpl
+    def it_setup_module(self, module: ITModule, datamodule: ITDataModule) -> None:
+        """Let the module set itself up."""
+        module.setup(datamodule=datamodule)
+
+    @hookimpl(trylast=True)
+    def it_configure_optimizers(self, module: ITModule) -> OptimizerSetup | None:
+        """Follow ``optimizer_init`` and ``lr_scheduler_init``."""
+        cfg = module.it_cfg
+        if cfg.optimizer_init is None:
+            return None
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise ConfigurationError(
+                "optimizer_init is set and no parameter requires a gradient. Set freeze=False, or drop optimizer_init."
+            )
+        optimizer = _build(cfg.optimizer_init, "optimizer_init", trainable)
+        schedulers = [] if cfg.lr_scheduler_init is None else [_build(cfg.lr_scheduler_init, "lr_scheduler_init", optimizer)]
+        return OptimizerSetup(optimizers=(optimizer,), schedulers=schedulers)
+
+    @hookimpl(trylast=True)
+    def it_move_batch(self, module: ITModule, batch: Any) -> Any:
+        """Move tensors in mappings and sequences."""
+        return _move(batch, module.device)
+
+    @hookimpl(trylast=True)
+    def it_forward(self, module: ITModule, batch: Mapping[str, Any]) -> Any:
+        """Run a Hugging Face model with positions that count real tokens only."""
+        name, tokens = tokens_of(batch)
+        arguments = {**batch, "input_ids": tokens}
+        if name != "input_ids":
+            arguments.pop(name)
+        takes = inspect.signature(module.model.forward).parameters
+        if ATTENTION_MASK in arguments and "position_ids" in takes:
+            arguments.setdefault("position_ids", position_ids(arguments[ATTENTION_MASK]))
+        return module.model(**arguments)
+
+    @hookimpl(trylast=True)
+    def it_generate(self, module: ITModule, batch: Mapping[str, Any], generation_kwargs: Mapping[str, Any]) -> Any:
+        """Generate with a Hugging Face model, padding moved to the left."""
+        tokens, mask = pad_left(tokens_of(batch)[1], mask_of(batch))
+        model: Any = module.model
+        with torch.no_grad():
+            return model.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                return_dict_in_generate=True,
+                output_logits=True,
+                pad_token_id=module.require_datamodule().tokenizer.pad_token_id,
+                **generation_kwargs,
+            )
+
+    @hookimpl(trylast=True)
+    def it_run_step(self, module: ITModule, step_name: str, step: Callable[[], Any]) -> Any:
+        """Call the step."""
+        return step()
+
+    @hookimpl
+    def it_log(self, module: ITModule, metrics: Mapping[str, float]) -> None:
+        """Keep the latest value of each metric."""
+        module._it_state.logged_metrics.update(metrics)
+
+    @hookimpl(trylast=True)
+    def it_create_backend(self, module: ITModule) -> HuggingFaceBackend:
+        """The backend of torch forward hooks."""
+        model: Any = module.model
+        tokenizer = module.datamodule.tokenizer if module.datamodule is not None else None
+        return HuggingFaceBackend(model, tokenizer)
+
+    @hookimpl(trylast=True)
+    def it_run_analysis(
+        self, module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs
+    ) -> bool:
+        """Run one of the four modes."""
+        run_mode(module, analysis_batch, analysis_cfg, inputs)
+        return True
+
+    @hookimpl
+    def it_end_session(self, module: ITModule) -> None:
+        """Drop the backend and the optimizers."""
+        module._it_state.backend = None
+        module._it_state.optimizers = None
+
+
+def _build(recipe: Mapping[str, Any], where: str, first: Any) -> Any:
+    """Instantiate ``{"class_path": ..., "init_args": {...}}``."""
+    if "class_path" not in recipe:
+        raise ConfigurationError(f"{where} has no class_path; write {{'class_path': 'torch.optim.AdamW', 'init_args': {{}}}}.")
+    return import_object(recipe["class_path"], where)(first, **recipe.get("init_args", {}))
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return type(value)({name: _move(item, device) for name, item in value.items()})  # type: ignore[call-arg]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_move(item, device) for item in value)
+    return value
+
+
+adapter = CoreAdapter()

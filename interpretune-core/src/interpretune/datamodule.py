@@ -1,0 +1,201 @@
+"""The data module: prepares, caches and serves a tokenized data set."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+from torch.utils.data import DataLoader
+
+from interpretune.cache_folder import build_once, cache_root
+from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.errors import ConfigurationError, DataError
+from interpretune.prompts import encode_prompts, read_rows
+from interpretune.tokenization import ATTENTION_MASK, PaddingCollator, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+ALWAYS_KEPT = (ATTENTION_MASK, "labels")
+
+
+class ITDataModule:
+    """A tokenized data set with train, validation, test and predict loaders.
+
+    The default ``prepare_data`` reads rows with text fields and labels from ``itdm_cfg.data``. Override it to prepare
+    anything else: save a ``datasets.DatasetDict`` with tokens, ``attention_mask`` and ``labels`` to
+    ``self.itdm_cfg.dataset_path``.
+
+    Attributes:
+        itdm_cfg: The configuration.
+        tokenizer: The tokenizer; it always produces attention masks.
+        data_collator: Joins rows into batches.
+        dataset: Splits by name, after ``setup``.
+    """
+
+    def __init__(self, itdm_cfg: ITDataModuleConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.itdm_cfg = itdm_cfg
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(itdm_cfg)
+        self.data_collator: Callable[..., Any] = PaddingCollator(self.tokenizer)
+        self.dataset: Mapping[str, datasets.Dataset] = {}
+
+    def prepare_data(self, target_model: nn.Module | None = None) -> None:
+        """Read, check and tokenize ``itdm_cfg.data`` and save it to ``itdm_cfg.dataset_path``.
+
+        Args:
+            target_model: The model whose forward decides which columns stay, where ``signature_columns`` is None.
+
+        Raises:
+            ConfigurationError: No data is configured.
+            DataError: Rows lack text fields, or have labels outside the mapping.
+            TokenizationError: A prompt is empty or too long.
+        """
+        if self.itdm_cfg.data is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} has nothing to prepare: set ITDataModuleConfig.data to a JSONL file, a folder or "
+                "a hub id, or override prepare_data."
+            )
+        rows = read_rows(self.itdm_cfg)
+        prepared = {}
+        for split, dataset in rows.items():
+            encoded = encode_prompts(dataset, self.tokenizer, self.itdm_cfg, split)
+            prepared[split] = self._remove_unused_columns(encoded, target_model)
+        datasets.DatasetDict(prepared).save_to_disk(str(self.itdm_cfg.dataset_path))
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Load the prepared data set."""
+        loaded = datasets.load_from_disk(str(self.itdm_cfg.dataset_path))
+        self.dataset = loaded if isinstance(loaded, datasets.DatasetDict) else {"test": loaded}
+
+    def prepare_once(self, target_model: nn.Module | None = None) -> None:
+        """Call ``prepare_data`` unless the cache holds its result; leave nothing half-written behind."""
+        final = self._final_path()
+
+        def prepare(folder: Path) -> None:
+            self.itdm_cfg.dataset_path = folder
+            try:
+                self.prepare_data(target_model)
+            finally:
+                self.itdm_cfg.dataset_path = final
+
+        self.itdm_cfg.dataset_path = build_once(final, prepare, force=self.itdm_cfg.force_prepare_data)
+
+    def content_key(self) -> str:
+        """Name of everything that changes the prepared data: configuration, tokenizer, code and source files.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        cfg = self.itdm_cfg
+        digest = hashlib.sha256()
+        parts: list[Any] = [
+            type(self).__qualname__,
+            *(_source(vars(cls)) for cls in type(self).__mro__ if cls.__module__ != "builtins"),
+            self.tokenizer.get_vocab(),
+            self.tokenizer.special_tokens_map,
+            self.tokenizer.model_input_names,
+            self.tokenizer.padding_side,
+            getattr(self.tokenizer, "chat_template", None),
+            cfg.tokenizer_kwargs,
+            cfg.tokenizer_id_overrides,
+            cfg.task_name,
+            cfg.text_fields,
+            cfg.label_field,
+            cfg.num_labels,
+            type(cfg.prompt_cfg).__qualname__,
+            _source(vars(type(cfg.prompt_cfg))),
+            vars(cfg.prompt_cfg),
+            cfg.cust_tokenization_pattern,
+            cfg.max_length,
+            cfg.signature_columns,
+            cfg.prepare_data_map_cfg,
+            cfg.limit_rows,
+            self.source_fingerprint(),
+            datasets.__version__,
+        ]
+        for part in parts:
+            text = repr(sorted(part.items(), key=repr)) if isinstance(part, dict) else repr(part)
+            digest.update(text.encode())
+        return digest.hexdigest()[:16]
+
+    def source_fingerprint(self) -> str:
+        """Identify the content of the data source; override it where ``prepare_data`` reads other files.
+
+        Returns:
+            Hashes of the JSONL files of ``itdm_cfg.data``, or its name where it is a folder or a hub id.
+        """
+        data = self.itdm_cfg.data
+        files: Iterable[Any] = data.values() if isinstance(data, Mapping) else [data]
+        return " ".join(
+            hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() if Path(str(file)).is_file() else str(file)
+            for file in files
+        )
+
+    def dataloader(self, split: str, *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        """A loader over one split.
+
+        Raises:
+            DataError: The data set has no such split.
+        """
+        if split not in self.dataset:
+            raise DataError(
+                f"The data set has no split {split!r}; it has {sorted(self.dataset)}. "
+                "Call it_init(**session) first, or prepare that split."
+            )
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "collate_fn": self.data_collator,
+            **self.itdm_cfg.dataloader_kwargs,
+        }
+        return DataLoader(self.dataset[split], **options)  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of ``train``."""
+        return self.dataloader("train", batch_size=self.itdm_cfg.train_batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of ``validation``."""
+        return self.dataloader("validation", batch_size=self.itdm_cfg.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of ``test`` where its labels are known, else of ``validation``."""
+        split = "test" if "test" in self.dataset and "labels" in self.dataset["test"].column_names else "validation"
+        return self.dataloader(split, batch_size=self.itdm_cfg.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The same batches as ``test_dataloader``."""
+        return self.test_dataloader()
+
+    def _remove_unused_columns(self, dataset: datasets.Dataset, target_model: nn.Module | None = None) -> datasets.Dataset:
+        """Drop the columns that the model does not take; masks and labels always stay."""
+        kept = self.itdm_cfg.signature_columns
+        if kept is None:
+            forward = getattr(target_model, "model_forward", getattr(target_model, "forward", None))
+            kept = list(inspect.signature(forward).parameters) if forward else self.tokenizer.model_input_names
+        kept = [*kept, *self.tokenizer.model_input_names[:1], *ALWAYS_KEPT]
+        return dataset.remove_columns([name for name in dataset.column_names if name not in kept])
+
+    def _final_path(self) -> Path:
+        if self.itdm_cfg.dataset_path is not None:
+            given = Path(self.itdm_cfg.dataset_path)
+            return given if given.name == self.content_key() else given / self.content_key()
+        name = (self.itdm_cfg.task_name or type(self).__name__).replace("/", "-")
+        return cache_root(self.itdm_cfg.cache_dir) / "datasets" / name / self.content_key()
+
+
+def _source(namespace: Mapping[str, Any]) -> list[str]:
+    """Compiled code and constants of the functions in a class body: a change of code is a change of content."""
+    found = []
+    for name, member in sorted(namespace.items()):
+        function = inspect.unwrap(getattr(member, "__func__", member))
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            found.append(f"{name} {code.co_code.hex()} {[c for c in code.co_consts if not inspect.iscode(c)]!r}")
+    return found

@@ -1,0 +1,71 @@
+"""Every error that interpretune raises on purpose, under one root.
+
+A message says what failed, where (for an adapter: its name, distribution and version), what was found, what was
+expected, and one thing to do about it.
+"""
+
+from __future__ import annotations
+
+
+class InterpretuneError(Exception):
+    """Root of all errors raised by interpretune and its adapters."""
+
+
+class AdapterError(InterpretuneError):
+    """An adapter cannot be used."""
+
+
+class UnknownAdapterError(AdapterError, AttributeError, LookupError):
+    """A name that no installed distribution registers as an adapter."""
+
+
+class AdapterImportError(AdapterError, ImportError):
+    """An installed adapter that fails while it is imported."""
+
+
+class AdapterSignatureError(AdapterError, TypeError):
+    """An adapter object or one of its hook implementations has the wrong form."""
+
+
+class DuplicateAdapterError(AdapterError):
+    """Two distributions register the same adapter name."""
+
+
+class ContractVersionError(AdapterError):
+    """An adapter was written for a version of the contract that this core does not speak."""
+
+
+class StackError(AdapterError):
+    """The requested adapters cannot be stacked: a conflict, a cycle, or two owners of one task."""
+
+
+class ConfigurationError(InterpretuneError, ValueError):
+    """A session, module or data module is configured in a way that cannot work."""
+
+
+class DataError(InterpretuneError, ValueError):
+    """A data set, a prompt or a batch is not what the configuration says it is."""
+
+
+class TokenizationError(DataError):
+    """Text does not become the tokens that the analysis needs."""
+
+
+class ModelLoadError(InterpretuneError, RuntimeError):
+    """A model or its tokenizer cannot be loaded, or does not behave as its source does."""
+
+
+class HookPointError(InterpretuneError, LookupError):
+    """A hook point that the model does not have, or whose width does not match."""
+
+
+class LatentModelError(InterpretuneError, ValueError):
+    """A latent model (a sparse autoencoder, a transcoder, ...) cannot be loaded or does not fit."""
+
+
+class AnalysisError(InterpretuneError, RuntimeError):
+    """An analysis was asked for something that its session or its inputs cannot give."""
+
+
+class CacheError(InterpretuneError, OSError):
+    """A cache folder cannot be read or written."""

@@ -1,0 +1,202 @@
+"""The contract: every hook that an adapter may implement, grouped by phase.
+
+An adapter is an object with a frozen ``declaration`` and methods marked ``@interpretune.hookimpl``. It implements the
+hooks that it has something to say to and may leave out arguments that it does not use.
+
+How results combine:
+
+* *collected*: every adapter is called, in stack order (core first); ``None`` results are dropped.
+* *first result*: adapters are called in stack order, core last, until one returns something other than ``None``.
+* *all run*: every adapter is called, in stack order, and results are ignored.
+
+An exception in an implementation stops the call and reaches the caller; during ``it_init`` core then ends the session
+(``it_end_session``) before the exception goes on. Any hook may be wrapped (``hookimpl(wrapper=True)``); the wrapper of
+the adapter that stands lowest in the stack is outermost. ``tryfirst`` and ``trylast`` are reserved for core.
+
+All hooks exist since contract 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from interpretune.markers import hookspec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from interpretune.analysis.backend import AnalysisBackend, ModelInputs
+    from interpretune.analysis.batch import AnalysisBatch
+    from interpretune.analysis.latent_model import LatentModel
+    from interpretune.analysis.modes import AnalysisCfg
+    from interpretune.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
+    from interpretune.datamodule import ITDataModule
+    from interpretune.module import ITModule
+
+# ---------------------------------------------------------------------------------------------------------------- init
+
+
+@hookspec
+def it_contribute_classes() -> ClassContribution | None:
+    """Contribute base classes to the composed module, data module and configurations.
+
+    Called once when an execution context is built. Collected.
+    """
+
+
+@hookspec(firstresult=True)
+def it_load_model(module: ITModule) -> nn.Module | None:
+    """Load the model that ``module.it_cfg`` describes.
+
+    Called once for each session, from ``ITModule.__init__``, when ``module.it_cfg`` is complete and nothing else is.
+    First result; core loads a Hugging Face model if nobody else does. At most one adapter besides core may implement
+    this hook: a second one is refused when the context is built.
+    """
+
+
+@hookspec
+def it_load_latent_models(module: ITModule) -> Sequence[LatentModel] | None:
+    """Load the latent models (sparse autoencoders, transcoders, ...) that ``module.it_cfg`` asks for.
+
+    Called once for each session, right after the model was loaded. Collected; the lists are joined in stack order.
+    """
+
+
+# --------------------------------------------------------------------------------------------------------------- setup
+
+
+@hookspec
+def it_prepare_data(datamodule: ITDataModule, module: ITModule) -> None:
+    """Write the prepared data set to disk.
+
+    Called once by ``it_init``, in one process (local rank 0). All run; core calls the data module's ``prepare_data``.
+    Assign no state here.
+    """
+
+
+@hookspec
+def it_setup_datamodule(datamodule: ITDataModule, module: ITModule) -> None:
+    """Set up the data module from what was prepared.
+
+    Called once by ``it_init`` after ``it_prepare_data``, in every process. All run; core calls the data module's
+    ``setup``.
+    """
+
+
+@hookspec
+def it_setup_module(module: ITModule, datamodule: ITDataModule) -> None:
+    """Set up the module; the data module is ready and core has called the module's ``setup``.
+
+    Called once by ``it_init`` after ``it_setup_datamodule``. All run. May add or replace ``module.latent_models``.
+    """
+
+
+@hookspec(firstresult=True)
+def it_configure_optimizers(module: ITModule) -> OptimizerSetup | None:
+    """Build optimizers and learning-rate schedulers.
+
+    Called once by ``it_init``, last. First result; core follows ``it_cfg.optimizer_init`` and ``lr_scheduler_init``.
+    """
+
+
+# ---------------------------------------------------------------------------------------------------------------- step
+
+
+@hookspec(firstresult=True)
+def it_move_batch(module: ITModule, batch: Any) -> Any:
+    """Move a batch to the module's device.
+
+    Called for each batch. First result; core moves tensors in mappings and sequences.
+    """
+
+
+@hookspec(firstresult=True)
+def it_forward(module: ITModule, batch: Mapping[str, Any]) -> Any:
+    """Run the model on a batch without labels.
+
+    Called for each forward of the module. First result: logits ``[batch, pos, vocab]`` or an object that has them as
+    its attribute ``logits``.
+    """
+
+
+@hookspec(firstresult=True)
+def it_generate(module: ITModule, batch: Mapping[str, Any], generation_kwargs: Mapping[str, Any]) -> Any:
+    """Generate from a batch without labels.
+
+    Called for each ``module.it_generate``. First result: an object with ``sequences`` ``[batch, pos + new]`` and
+    ``logits``, a tuple of ``[batch, vocab]``, one for each new token.
+    """
+
+
+@hookspec(firstresult=True)
+def it_run_step(module: ITModule, step_name: str, step: Callable[[], Any]) -> Any:
+    """Run one step (``training_step``, ``analysis_test_step``, ...) of the module.
+
+    Called for each batch by ``module.run_step``. First result; core calls ``step``. Meant to be wrapped, by profilers
+    and debuggers.
+    """
+
+
+@hookspec
+def it_log(module: ITModule, metrics: Mapping[str, float]) -> None:
+    """Take note of logged metrics.
+
+    Called for each ``module.log`` and ``module.log_dict``. All run; core keeps them in ``module.logged_metrics``.
+    """
+
+
+# ------------------------------------------------------------------------------------------------------------ analysis
+
+
+@hookspec(firstresult=True)
+def it_create_backend(module: ITModule) -> AnalysisBackend | None:
+    """Supply the object through which analyses reach into the model.
+
+    Called once for each module, at its first analysis. First result; core's backend uses torch forward hooks.
+    """
+
+
+@hookspec(firstresult=True)
+def it_run_analysis(
+    module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs
+) -> bool | None:
+    """Run the forward (and backward) passes of one analysis mode on one batch and fill ``analysis_batch``.
+
+    Called for each batch by ``run_with_ctx``. First result: True when done; core knows the four modes. Meant to be
+    wrapped.
+    """
+
+
+@hookspec
+def it_open_analysis(module: ITModule, analysis_cfg: AnalysisCfg) -> None:
+    """An analysis over a data set begins. Called by ``run_analysis`` before the first batch. All run."""
+
+
+@hookspec
+def it_close_analysis(module: ITModule, analysis_cfg: AnalysisCfg) -> None:
+    """An analysis over a data set has ended, also after an exception. Called by ``run_analysis``. All run."""
+
+
+@hookspec(firstresult=True)
+def it_configure_latents(request: LatentRequest) -> Mapping[str, Any] | None:
+    """Turn a request for latent models into fields of the module's configuration.
+
+    Called by programs that know no adapter, the demo for one, before a session is configured. First result.
+    """
+
+
+@hookspec
+def it_report_latents(module: ITModule) -> ReportSection | None:
+    """Describe the quality of the latent models that this adapter loaded.
+
+    Called by reports after the analyses. Collected.
+    """
+
+
+@hookspec
+def it_end_session(module: ITModule, datamodule: ITDataModule) -> None:
+    """Release what the session holds.
+
+    Called once by ``it_session_end``, or by ``it_init`` after a failure. All run.
+    """

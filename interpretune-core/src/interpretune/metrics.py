@@ -1,0 +1,69 @@
+"""Task metrics: those of ``evaluate`` where it can reach them, the same numbers from here where it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from interpretune.errors import ConfigurationError
+
+ACCURACY_TASKS = {("super_glue", "rte"), ("super_glue", "boolq"), ("glue", "rte"), ("accuracy", None)}
+"""Metrics that are plain accuracy and can be computed without ``evaluate``."""
+
+
+class Accuracy:
+    """Share of predictions that equal their reference, as ``evaluate`` defines it."""
+
+    def compute(
+        self, *, predictions: Sequence[int] | torch.Tensor, references: Sequence[int] | torch.Tensor
+    ) -> dict[str, float]:
+        """Compare predictions with references, both ``[n]``.
+
+        Returns:
+            ``{"accuracy": share}``.
+
+        Raises:
+            ValueError: The lengths differ or are zero.
+        """
+        predicted, expected = torch.as_tensor(predictions).cpu(), torch.as_tensor(references).cpu()
+        if predicted.shape != expected.shape or predicted.numel() == 0:
+            raise ValueError(
+                f"predictions {tuple(predicted.shape)} and references {tuple(expected.shape)} must have one equal, "
+                "non-zero length."
+            )
+        return {"accuracy": (predicted == expected).float().mean().item()}
+
+
+def load_metric(path: str, config_name: str | None = None, **kwargs: Any) -> Any:
+    """Load a metric by the name it has on the hub.
+
+    Args:
+        path: Name of the metric, for example ``super_glue``.
+        config_name: Task of the metric, for example ``rte``.
+        **kwargs: Passed to ``evaluate.load`` (``experiment_id`` for one).
+
+    Returns:
+        An object with ``compute(predictions=..., references=...)``.
+
+    Raises:
+        ConfigurationError: ``evaluate`` cannot load the metric and core ships no equal of it.
+    """
+    shipped = (path, config_name) in ACCURACY_TASKS
+    cause: BaseException | None = None
+    if importlib.util.find_spec("evaluate") is not None:
+        import evaluate
+
+        try:
+            return evaluate.load(path, config_name, **kwargs)
+        except Exception as error:  # offline hubs and dropped loading scripts raise many kinds
+            cause = error
+    if shipped:
+        return Accuracy()
+    raise ConfigurationError(
+        f"The metric {path!r} ({config_name!r}) cannot be loaded with `evaluate`"
+        + (f": {type(cause).__name__}: {cause}" if cause else ", which is not installed")
+        + f". Without it there are {sorted(map(str, ACCURACY_TASKS))}. `pip install evaluate` and check the network."
+    ) from cause

@@ -1,0 +1,164 @@
+"""Loads Hugging Face causal models from a hub id, a local folder, a GGUF file, memory, or a configuration alone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interpretune.cache_folder import build_once, cache_root
+from interpretune.errors import ConfigurationError, ModelLoadError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from interpretune.config.module import ITConfig
+
+
+def resolve_source(name_or_path: str, cache_dir: str | Path | None = None) -> str:
+    """Where ``from_pretrained`` shall look: GGUF files are converted once, anything else is returned as it is.
+
+    Args:
+        name_or_path: Hub id, folder, or GGUF file.
+        cache_dir: Where converted models are kept.
+
+    Raises:
+        ModelLoadError: A GGUF file is missing or cannot be converted.
+    """
+    if not name_or_path.lower().endswith(".gguf"):
+        return name_or_path
+    path = Path(name_or_path).expanduser()
+    if not path.is_file():
+        raise ModelLoadError(f"The GGUF file {path} does not exist.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file)
+    target = cache_root(cache_dir) / "models" / f"{path.stem}-{digest.hexdigest()[:12]}"
+    return str(build_once(target, lambda folder: convert_gguf(path, folder)))
+
+
+def _sha256(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """Write the model and the tokenizer of a GGUF file as safetensors, dequantized to float32.
+
+    Raises:
+        ModelLoadError: The file cannot be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelLoadError(f'Reading {path} needs the package gguf: `pip install "interpretune-core[gguf]"`.')
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelLoadError(
+            f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its architecture "
+            "one that transformers can load?"
+        ) from error
+    _forget_quantization(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Remove the marks of the GGUF quantizer: the weights are plain tensors now, and saving would refuse."""
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if name in vars(model):
+            delattr(model, name)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        if "quantization_config" in vars(config):
+            del config.quantization_config
+
+
+def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
+    """Load the Hugging Face model of a module's configuration.
+
+    Sources, in this order: ``hf_model`` (already in memory), ``hf_config`` (random weights),
+    ``model_name_or_path``.
+
+    Returns:
+        The model in evaluation mode, on the device of the configuration.
+
+    Raises:
+        ConfigurationError: No source, or an unknown class or dtype.
+        ModelLoadError: The source cannot be reached or read.
+    """
+    model_class = _model_class(cfg)
+    if cfg.hf_model is not None:
+        model = cfg.hf_model
+    elif cfg.hf_config is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)
+            build = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config", model_class)
+            model = build(cfg.hf_config)
+    elif cfg.model_name_or_path:
+        model = _from_pretrained(cfg, model_class)
+    else:
+        raise ConfigurationError(
+            "No model is configured. Set model_name_or_path (hub id, folder or GGUF file), hf_model or hf_config."
+        )
+    for name, token_id in cfg.tokenizer_id_overrides.items():
+        setattr(model.config, name, token_id)
+    loaded: PreTrainedModel = model.to(device_of(cfg)).eval()
+    return loaded
+
+
+def device_of(cfg: ITConfig) -> torch.device:
+    """The configured device, else CUDA where there is one, else the CPU."""
+    return torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _from_pretrained(cfg: ITConfig, model_class: Any) -> PreTrainedModel:
+    source = resolve_source(cfg.model_name_or_path, cfg.cache_dir)
+    options = dict(cfg.hf_from_pretrained_cfg.pretrained_kwargs)
+    dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
+    options["dtype"] = _dtype(dtype)
+    try:
+        model: PreTrainedModel = model_class.from_pretrained(
+            source, trust_remote_code=cfg.trust_remote_code, **options
+        )
+    except Exception as error:  # hub, parser and file errors have many kinds; all mean that the model cannot be had
+        what = "folder" if Path(source).expanduser().is_dir() else "hub id"
+        raise ModelLoadError(
+            f"The model {source!r} ({what}) cannot be loaded: {type(error).__name__}: {error}. Without a network, give "
+            "`model_name_or_path` a local folder (saved with `save_pretrained`) or a GGUF file; with one, check the id "
+            "and your access to it."
+        ) from error
+    return model
+
+
+def _dtype(dtype: Any) -> Any:
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigurationError(f"Unknown dtype {dtype!r}; use a name such as 'float32' or 'bfloat16'.")
+    return found
+
+
+def _model_class(cfg: ITConfig) -> Any:
+    path = cfg.hf_from_pretrained_cfg.model_head or "transformers.AutoModelForCausalLM"
+    return import_object(path, "hf_from_pretrained_cfg.model_head")
+
+
+def import_object(path: str, where: str) -> Any:
+    """Import ``package.module.Name``.
+
+    Raises:
+        ConfigurationError: There is no such object; the message names the setting ``where``.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{where} names {path!r}, which cannot be imported: {error}.") from error

@@ -1,0 +1,244 @@
+"""The module: owns the model and its latent models, and offers what users' steps call."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.errors import ConfigurationError
+from interpretune.tokenization import single_token_ids
+
+if TYPE_CHECKING:
+    from interpretune.analysis.backend import AnalysisBackend
+    from interpretune.analysis.latent_model import LatentModel
+    from interpretune.config.module import ITConfig
+    from interpretune.contributions import OptimizerSetup
+    from interpretune.datamodule import ITDataModule
+    from interpretune.stack import ExecutionContext
+
+STEP_OUTPUT = Tensor | Mapping[str, Any] | None
+"""What a step may return."""
+
+
+@dataclass
+class ITState:
+    """What a module remembers between steps."""
+
+    _init_hparams: dict[str, Any] = field(default_factory=dict)
+    _current_epoch: int = 0
+    _global_step: int = 0
+    logged_metrics: dict[str, float] = field(default_factory=dict)
+    backend: AnalysisBackend | None = None
+    optimizers: OptimizerSetup | None = None
+
+
+class ITModule(nn.Module):
+    """Base of every composed module; users' classes stand before it and call it with ``super()``.
+
+    Attributes:
+        it_cfg: The composed configuration.
+        model: The model that the stack loaded.
+        latent_models: Latent models that analyses splice into the model.
+        datamodule: The session's data module, after ``setup``.
+        context: The session's execution context.
+    """
+
+    context: ClassVar[ExecutionContext | None] = None
+
+    def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.it_cfg = self._before_it_cfg_init(it_cfg)
+        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
+        self._it_state = ITState(_init_hparams={"experiment_id": f"{it_cfg.task_name or 'interpretune'}-{stamp}"})
+        self.metric: Any = None
+        self.datamodule: ITDataModule | None = None
+        self.model: nn.Module = self._hook.it_load_model(module=self)
+        if self.it_cfg.freeze if self.it_cfg.freeze is not None else self.it_cfg.optimizer_init is None:
+            self.model.requires_grad_(False)
+        loaded = self._hook.it_load_latent_models(module=self)
+        self.latent_models = [latent_model for group in loaded for latent_model in group]
+
+    def _before_it_cfg_init(self, it_cfg: ITConfig) -> ITConfig:
+        """Adjust the configuration before anything is built from it; override as needed."""
+        return it_cfg
+
+    @property
+    def _hook(self) -> Any:
+        if self.context is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} was made without a session. Compose it with ITSession(ITSessionConfig(...)), "
+                "which stacks the adapters and builds the module."
+            )
+        return self.context.hook
+
+    @property
+    def latent_models(self) -> Sequence[LatentModel]:
+        """Latent models that analyses splice into the model; those that are torch modules are submodules."""
+        return self._latent_models
+
+    @latent_models.setter
+    def latent_models(self, latent_models: Sequence[LatentModel]) -> None:
+        self._latent_models = list(latent_models)
+        modules = [latent_model for latent_model in self._latent_models if isinstance(latent_model, nn.Module)]
+        self.latent_modules = nn.ModuleList(modules)
+        self._it_state.backend = None
+
+    # ------------------------------------------------------------------------------------------------------ life cycle
+
+    def setup(self, datamodule: ITDataModule | None = None, *args: Any, **kwargs: Any) -> None:
+        """Connect the data module and load the metric; called by ``it_init`` when the data is ready."""
+        if datamodule is not None:
+            self.datamodule = datamodule
+        answers = self.it_cfg.generative_step_cfg.answers
+        if answers:
+            tokenizer = self.require_datamodule().tokenizer
+            self.register_buffer("_answer_token_ids", torch.tensor(single_token_ids(tokenizer, answers)), persistent=False)
+            self.to(self.device)
+        self.load_metric()
+
+    def load_metric(self) -> None:
+        """Load ``self.metric``; override it to use one."""
+
+    def require_datamodule(self) -> ITDataModule:
+        """The session's data module.
+
+        Raises:
+            ConfigurationError: ``it_init`` has not run.
+        """
+        if self.datamodule is None:
+            raise ConfigurationError("The module has no data module yet. Call it_init(**session) first.")
+        return self.datamodule
+
+    # ------------------------------------------------------------------------------------------------------------ steps
+
+    def forward(self, *args: Any, **batch: Any) -> Any:
+        """Run the model on a batch without labels; padding is accounted for.
+
+        Args:
+            *args: The tokens, ``[batch, pos]``, if they are not given by name.
+            **batch: Tokens under their name, ``attention_mask`` and further inputs of the model.
+
+        Returns:
+            Logits ``[batch, pos, vocab]`` or an object that has them as its attribute ``logits``.
+        """
+        if args:
+            batch = {"input_ids": args[0], **batch}
+        return self._hook.it_forward(module=self, batch=batch)
+
+    def it_generate(self, batch: Mapping[str, Any], **generation_kwargs: Any) -> Any:
+        """Generate from a batch without labels.
+
+        Returns:
+            An object with ``sequences`` ``[batch, pos + new]`` and ``logits``, a tuple of ``[batch, vocab]``.
+        """
+        return self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+
+    def batch_to_device(self, batch: Any) -> Any:
+        """Move a batch to the module's device."""
+        return self._hook.it_move_batch(module=self, batch=batch)
+
+    def run_step(self, step_name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a step by name, inside whatever the stacked adapters wrap around steps."""
+        step: Callable[..., Any] | None = getattr(self, step_name, None)
+        if step is None:
+            raise ConfigurationError(f"{type(self).__name__} has no {step_name}. Define it, or name another step.")
+        return self._hook.it_run_step(module=self, step_name=step_name, step=lambda: step(*args, **kwargs))
+
+    # ---------------------------------------------------------------------------------------------------------- answers
+
+    @property
+    def answer_token_ids(self) -> Tensor:
+        """Token of each label's answer, ``[num_labels]``.
+
+        Read from ``generative_step_cfg.answers``, or from ``it_cfg.entailment_mapping_indices`` where a user's
+        configuration has it.
+
+        Raises:
+            ConfigurationError: Neither is set.
+        """
+        own = getattr(self, "_answer_token_ids", None)
+        ids = own if own is not None else getattr(self.it_cfg, "entailment_mapping_indices", None)
+        if ids is None:
+            raise ConfigurationError(
+                "The tokens of the answers are unknown. Set GenerativeClassificationConfig(answers=(' Yes', ' No')), "
+                "in the order of the labels, and call it_init(**session)."
+            )
+        tokens: Tensor = ids
+        return tokens
+
+    def labels_to_ids(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer tokens of labels ``[batch]``, and the labels themselves."""
+        return self.answer_token_ids.to(labels.device)[labels], labels
+
+    def standardize_logits(self, logits: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Reduce logits to the answers.
+
+        Args:
+            logits: ``[batch, vocab]``, ``[batch, pos, vocab]``, or a tuple of ``[batch, vocab]``.
+
+        Returns:
+            ``[batch, pos, num_labels]``.
+        """
+        if isinstance(logits, tuple):
+            logits = torch.stack(logits, dim=1)
+        if logits.ndim == 2:
+            logits = logits.unsqueeze(1)
+        return logits.index_select(-1, self.answer_token_ids.to(logits.device))
+
+    # ---------------------------------------------------------------------------------------------------------- logging
+
+    def log(self, name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> None:
+        """Log one number; further arguments, meant for trainers, are accepted and not used here."""
+        self.log_dict({name: value}, *args, **kwargs)
+
+    def log_dict(self, metrics: Mapping[str, Tensor | float], *args: Any, **kwargs: Any) -> None:
+        """Log numbers by name."""
+        self._hook.it_log(module=self, metrics={name: float(value) for name, value in metrics.items()})
+
+    @property
+    def logged_metrics(self) -> Mapping[str, float]:
+        """The latest value of everything logged."""
+        return self._it_state.logged_metrics
+
+    # ------------------------------------------------------------------------------------------------------------ state
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's parameters."""
+        return next(self.model.parameters()).device
+
+    @property
+    def output_device(self) -> torch.device:
+        """Device on which logits appear."""
+        return self.device
+
+    @property
+    def global_step(self) -> int:
+        """Batches seen so far."""
+        return self._it_state._global_step
+
+    @global_step.setter
+    def global_step(self, value: int) -> None:
+        self._it_state._global_step = value
+
+    @property
+    def current_epoch(self) -> int:
+        """The running epoch."""
+        return self._it_state._current_epoch
+
+    @property
+    def optimizers_and_schedulers(self) -> OptimizerSetup | None:
+        """What ``it_configure_optimizers`` built, after ``it_init``."""
+        return self._it_state.optimizers
+
+    @property
+    def backend(self) -> AnalysisBackend:
+        """The object through which analyses reach into the model, created at its first use."""
+        if self._it_state.backend is None:
+            self._it_state.backend = self._hook.it_create_backend(module=self)
+        return self._it_state.backend

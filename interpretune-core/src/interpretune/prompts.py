@@ -1,0 +1,132 @@
+"""Reads rows of text and labels, and turns them into tokenized prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+
+from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.errors import ConfigurationError, DataError, TokenizationError
+from interpretune.tokenization import sanitize_input_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from interpretune.config.datamodule import PromptConfig
+
+UNBOUNDED = 1_000_000
+"""Tokenizers without a known context length report a number far above this one."""
+
+
+def read_rows(cfg: ITDataModuleConfig) -> dict[str, datasets.Dataset]:
+    """Read the splits of ``cfg.data`` and check their columns and labels.
+
+    Raises:
+        DataError: The source cannot be read, lacks a column, or has labels outside ``range(num_labels)``.
+    """
+    if not cfg.text_fields:
+        raise ConfigurationError("ITDataModuleConfig.text_fields is empty: name the columns that make up the prompt.")
+    splits = {}
+    for split, dataset in _load(cfg.data).items():
+        rows = dataset.select(range(min(cfg.limit_rows, len(dataset)))) if cfg.limit_rows is not None else dataset
+        where = f"Split {split!r} of {_name(cfg.data)}"
+        wanted = (*cfg.text_fields, cfg.label_field)
+        missing = [name for name in wanted if name not in rows.column_names]
+        if missing:
+            raise DataError(
+                f"{where} has no column {', '.join(map(repr, missing))}: expected {list(wanted)}, found "
+                f"{rows.column_names}. Set text_fields and label_field to the columns of your data."
+            )
+        if len(rows) == 0:
+            raise DataError(f"{where} has no rows.")
+        if cfg.num_labels is not None and any(label == -1 for label in rows[cfg.label_field]):
+            continue  # hubs mark the hidden labels of a test split with -1
+        _check_labels(rows[cfg.label_field], cfg.num_labels, where)
+        splits[str(split)] = rows
+    if not splits:
+        raise DataError(f"{_name(cfg.data)} has no split with labels.")
+    return splits
+
+
+def _load(source: Any) -> Mapping[str, datasets.Dataset]:
+    if isinstance(source, Mapping):
+        return {str(split): _load_json(Path(str(file))) for split, file in source.items()}
+    path = Path(str(source)).expanduser()
+    if path.is_file():
+        return {"validation": _load_json(path)}
+    if path.is_dir():
+        loaded = datasets.load_from_disk(str(path))
+        return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
+    name, _, subset = str(source).partition("/")
+    try:
+        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name, subset or None)
+    except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
+        raise DataError(
+            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub: "
+            f"{type(error).__name__}: {error}. Give a JSONL file, a folder saved by datasets, or check the network."
+        ) from error
+    return remote
+
+
+def _load_json(path: Path) -> datasets.Dataset:
+    if not path.is_file():
+        raise DataError(f"The data file {path} does not exist.")
+    try:
+        return datasets.Dataset.from_json(str(path))
+    except Exception as error:  # datasets wraps parse errors in its own kinds
+        raise DataError(f"{path} is not a JSONL file with one object a line: {error}.") from error
+
+
+def _name(source: Any) -> str:
+    return ", ".join(map(str, source.values())) if isinstance(source, Mapping) else str(source)
+
+
+def _check_labels(labels: Any, num_labels: int | None, where: str) -> None:
+    wrong = sorted({str(label) for label in labels if not isinstance(label, int) or label < 0})
+    if num_labels is not None:
+        wrong = sorted({str(label) for label in labels if label not in range(num_labels)})
+    if wrong:
+        expected = f"integers in range({num_labels})" if num_labels is not None else "integers from 0"
+        raise DataError(f"{where} has labels outside the mapping: {', '.join(wrong[:10])}; expected {expected}.")
+
+
+def task_prompt(row: Mapping[str, Any], text_fields: tuple[str, ...], prompt_cfg: PromptConfig) -> str:
+    """Join the text fields of a row as ``PromptConfig`` says; a full stop that closes the last field is dropped."""
+    texts = [str(row[name]).strip() for name in text_fields]
+    if len(texts) > 1 and prompt_cfg.question_suffix:
+        texts[-1] = texts[-1].rstrip(".")
+    return prompt_cfg.ctx_question_join.join(texts) + prompt_cfg.question_suffix
+
+
+def encode_prompts(
+    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, cfg: ITDataModuleConfig, split: str
+) -> datasets.Dataset:
+    """Add tokens, attention mask and labels to the rows of a split.
+
+    Raises:
+        TokenizationError: A prompt is empty, or longer than ``cfg.max_length`` or the model's context.
+    """
+    text_fields = tuple(cfg.text_fields or ())
+    limit = cfg.max_length or (tokenizer.model_max_length if tokenizer.model_max_length < UNBOUNDED else None)
+
+    def encode(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        if not any(str(row[name]).strip() for name in text_fields):
+            raise TokenizationError(f"Row {index} of split {split!r} is empty: its fields {text_fields} hold no text.")
+        text = cfg.prompt_cfg.model_chat_template_fn(
+            task_prompt=task_prompt(row, text_fields, cfg.prompt_cfg), tokenization_pattern=cfg.cust_tokenization_pattern
+        )
+        features = dict(tokenizer(text))
+        length = len(features["input_ids"])
+        if limit is not None and length > limit:
+            raise TokenizationError(
+                f"The prompt of row {index} of split {split!r} has {length} tokens; the limit is {limit}. Shorten it, "
+                "drop the row, or raise ITDataModuleConfig.max_length if the model's context allows it."
+            )
+        features["labels"] = row[cfg.label_field]
+        return dict(sanitize_input_name(tokenizer.model_input_names, features))
+
+    options = {name: value for name, value in cfg.prepare_data_map_cfg.items() if name != "batched"}
+    return dataset.map(encode, with_indices=True, load_from_cache_file=False, **options)

@@ -1,0 +1,138 @@
+"""A session: one stack of adapters around one module and one data module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import new_class
+from typing import Any
+
+from interpretune.config.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
+from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.config.module import ITConfig
+from interpretune.config.shared import ITSharedConfig
+from interpretune.datamodule import ITDataModule
+from interpretune.errors import ConfigurationError
+from interpretune.module import ITModule
+from interpretune.stack import ExecutionContext, build_context
+
+
+@dataclass(kw_only=True)
+class ITSessionConfig:
+    """What a session is made of.
+
+    Attributes:
+        adapter_ctx: Names of adapters to stack, in any order; what they require is added.
+        datamodule_cls: The data module's class.
+        module_cls: The module's class.
+        shared_cfg: Settings that both share.
+        datamodule_cfg: The data module's configuration.
+        module_cfg: The module's configuration.
+    """
+
+    adapter_ctx: Sequence[str] = ("core",)
+    datamodule_cls: type = ITDataModule
+    module_cls: type = ITModule
+    shared_cfg: ITSharedConfig | None = None
+    datamodule_cfg: ITDataModuleConfig = field(default_factory=ITDataModuleConfig)
+    module_cfg: ITConfig = field(default_factory=ITConfig)
+
+
+class ITSession(Mapping[str, Any]):
+    """Composes the classes of a session, builds the module with its model and latent models, and the data module.
+
+    A mapping: ``it_init(**session)`` gets ``module`` and ``datamodule``; under a framework adapter that renames the
+    module, ``trainer.test(**session)`` gets what it expects.
+
+    Attributes:
+        context: The stack; ``print(session.context)`` shows it.
+        module: The composed module.
+        datamodule: The composed data module.
+    """
+
+    def __init__(self, session_cfg: ITSessionConfig) -> None:
+        """Build a session.
+
+        Args:
+            session_cfg: What it is made of; the configurations in it are not changed.
+
+        Raises:
+            InterpretuneError: A kind of it that says what is wrong: see ``build_context`` for adapters,
+                ``compose_module_cfg`` for configurations, ``load_hf_model`` for models.
+        """
+        self.session_cfg = session_cfg
+        self.context: ExecutionContext = build_context(session_cfg.adapter_ctx)
+        shared = session_cfg.shared_cfg
+        module_cfg = apply_shared(compose_module_cfg(session_cfg.module_cfg, self.context), shared)
+        datamodule_cfg = apply_shared(
+            compose_datamodule_cfg(session_cfg.datamodule_cfg, self.context, session_cfg.module_cfg.auto_comp_cfg), shared
+        )
+        self.datamodule: ITDataModule = self._compose(session_cfg.datamodule_cls, "datamodule")(itdm_cfg=datamodule_cfg)
+        self.module: ITModule = self._compose(session_cfg.module_cls, "module")(it_cfg=module_cfg)
+
+    def _compose(self, user_class: type, kind: str) -> Any:
+        """A subclass of the user's class with the stack's bases behind it; the user's class is not changed."""
+        bases = [user_class, *(base for _, base in self.context.bases(kind) if not issubclass(user_class, base))]
+        namespace = {"context": self.context, "__module__": user_class.__module__, "__doc__": user_class.__doc__}
+        try:
+            return new_class(user_class.__name__, tuple(bases), exec_body=lambda body: body.update(namespace))
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{user_class.__qualname__} cannot be composed with {', '.join(b.__qualname__ for b in bases[1:])}: "
+                f"{error}. Let the {kind} class derive from torch.nn.Module or its interpretune base only."
+            ) from error
+
+    @property
+    def _keys(self) -> dict[str, Any]:
+        renamed = [item.module_key for item in self.context.contributions if item.module_key]
+        return {"datamodule": self.datamodule, (renamed or ["module"])[-1]: self.module}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._keys[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return f"ITSession({', '.join(self.context.names)}: {type(self.module).__name__}, {type(self.datamodule).__name__})"
+
+
+def it_init(
+    module: ITModule | None = None, datamodule: ITDataModule | None = None, *, model: ITModule | None = None
+) -> None:
+    """Bring a session to life: prepare data, set up the data module, set up the module, build optimizers.
+
+    Call it as ``it_init(**session)``. If a phase fails, the session is ended (``it_end_session``) and the error goes on.
+
+    Args:
+        module: The session's module.
+        datamodule: The session's data module.
+        model: The module, under framework adapters that call it so.
+    """
+    owner = module if module is not None else model
+    if owner is None or datamodule is None:
+        raise ConfigurationError("it_init needs a module and a data module: call it as it_init(**session).")
+    hook = owner._hook
+    try:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            hook.it_prepare_data(datamodule=datamodule, module=owner)
+        hook.it_setup_datamodule(datamodule=datamodule, module=owner)
+        hook.it_setup_module(module=owner, datamodule=datamodule)
+        owner._it_state.optimizers = hook.it_configure_optimizers(module=owner)
+    except BaseException:
+        hook.it_end_session(module=owner, datamodule=datamodule)
+        raise
+
+
+def it_session_end(
+    module: ITModule | None = None, datamodule: ITDataModule | None = None, *, model: ITModule | None = None
+) -> None:
+    """End a session: every adapter releases what it holds. Call it as ``it_session_end(**session)``."""
+    owner = module if module is not None else model
+    if owner is None or datamodule is None:
+        raise ConfigurationError("it_session_end needs a module and a data module: call it_session_end(**session).")
+    owner._hook.it_end_session(module=owner, datamodule=datamodule)
