@@ -46,18 +46,25 @@ class LatentRequest:
     """What a caller that knows no adapter (the demo) wants in the way of latent models.
 
     Attributes:
-        release: Name of a published release or a folder of saved latent models; None: train them.
-        hook_points: Hook points at which latent models are wanted.
+        release: Name of a published release, or a folder of saved latent models; None: train them.
+        layers: Layers at which latent models are wanted.
+        hook: Place in a layer at which to train, for example ``hook_resid_post``.
         cache_dir: Where trained latent models are kept.
         seed: Seed of the training.
-        scale: Size of the training, 1.0 being the demo's default.
+        scale: Length of the training, 1.0 being the adapter's default.
     """
 
     release: str | None
-    hook_points: tuple[str, ...] = field(converter=tuple)
+    layers: tuple[int, ...] = field(converter=tuple)
+    hook: str
     cache_dir: Path
     seed: int = 0
     scale: float = 1.0
+
+    @property
+    def hook_points(self) -> tuple[str, ...]:
+        """Hook points at which to train."""
+        return tuple(f"blocks.{layer}.{self.hook}" for layer in self.layers)
 
 
 @frozen(kw_only=True)

@@ -78,6 +78,10 @@ class SplicedRun:
     activations: Mapping[str, Tensor]
 
 
+class _AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this file
+    """Raised inside a forward when nothing that comes after is wanted."""
+
+
 class AnalysisBackend(ABC):
     """Runs a model with edits at named hook points."""
 
@@ -137,8 +141,7 @@ class AnalysisBackend(ABC):
         probe = ModelInputs(
             torch.zeros(1, 2, dtype=torch.long, device=device), torch.ones(1, 2, dtype=torch.long, device=device)
         )
-        with torch.no_grad():
-            _, seen = self.run_with_cache(probe, names)
+        seen = self.capture(probe, names)
         for item in latent_models:
             width = seen[item.hook_point].flatten(2).shape[-1]
             if width != item.d_in:
@@ -176,6 +179,28 @@ class AnalysisBackend(ABC):
 
         logits = self.forward(inputs, {name: keep(name) for name in names}, inputs.answer_positions)
         return logits, cache
+
+    def capture(self, inputs: ModelInputs, names: Sequence[str]) -> dict[str, Tensor]:
+        """Activations ``[batch, pos, ...]`` at named hook points, by a forward that ends where the last one is reached.
+
+        Raises:
+            HookPointError: A name is unknown.
+        """
+        self.check_hook_points(names)
+        cache: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Edit:
+            def store(activations: Tensor) -> Tensor:
+                cache[name] = activations.detach().clone()
+                if len(cache) == len(set(names)):
+                    raise _AllCaptured
+                return activations
+
+            return store
+
+        with contextlib.suppress(_AllCaptured), torch.no_grad():
+            self.forward(inputs, {name: keep(name) for name in names})
+        return cache
 
     def run_spliced(
         self,

@@ -1,0 +1,184 @@
+"""Trains SAEs on the activations of a session, with SAELens's own trainer, and keeps them in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sae_lens import SAETrainer
+from sae_lens import __version__ as sae_lens_version
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.registry import get_sae_training_class
+from torch import Tensor
+
+from interpretune import ITDataModule, ITModule, LatentModelError, build_once, cache_root
+from interpretune.analysis import AnalysisBackend, ModelInputs
+from interpretune_saelens.config import SAELensTrainConfig
+from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
+from interpretune_saelens.loading import load_from_disk
+
+if TYPE_CHECKING:
+    from sae_lens import TrainingSAE
+
+REPORT = "training-report.json"
+EVALUATED = 8192
+"""Activations on which a trained SAE is measured."""
+
+
+def train_latent_models(
+    module: ITModule, datamodule: ITDataModule, cfgs: Sequence[SAELensTrainConfig]
+) -> list[SAELatentModel]:
+    """Load the SAEs of the configurations from the cache; train those that are not there, in one pass over the data.
+
+    Returns:
+        One latent model for each configuration, frozen, in order.
+
+    Raises:
+        HookPointError: The model lacks a hook point.
+        LatentModelError: There are no activations to train on.
+    """
+    module.backend.check_hook_points([cfg.hook_name for cfg in cfgs])
+    identity = f"{model_fingerprint(module.model)} {datamodule.content_key()} {sae_lens_version}"
+    activations: dict[str, Tensor] = {}
+    latent_models = []
+    for cfg in cfgs:
+        recipe = {name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")}
+        key = hashlib.sha256((identity + json.dumps(recipe, sort_keys=True, default=str)).encode()).hexdigest()[:16]
+        folder = cache_root(cfg.cache_dir or module.it_cfg.cache_dir) / "saes" / f"{cfg.hook_name}-{cfg.d_sae}-{key}"
+
+        def train(target: Path, cfg: SAELensTrainConfig = cfg) -> None:
+            if not activations:
+                most = max(item.buffer_samples for item in cfgs)
+                names = list(dict.fromkeys(item.hook_name for item in cfgs))
+                activations.update(collect_activations(module, datamodule, names, most, cfg.seed))
+            _train_one(cfg, activations[cfg.hook_name], module, target)
+
+        build_once(folder, train)
+        latent_model = SAELatentModel(load_from_disk(folder, module.device), None, cfg.skips_special_tokens)
+        latent_model.training_report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        latent_models.append(latent_model.eval().requires_grad_(False))
+    return latent_models
+
+
+def model_fingerprint(model: torch.nn.Module) -> str:
+    """Identify a model by the names, shapes and sums of its parameters."""
+    digest = hashlib.sha256()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.double().sum().item()!r}".encode())
+    return digest.hexdigest()
+
+
+def collect_activations(
+    module: ITModule, datamodule: ITDataModule, names: Sequence[str], most: int, seed: int
+) -> dict[str, Tensor]:
+    """Activations at hook points over the training batches, without first, special and padding tokens.
+
+    Args:
+        module: The session's module.
+        datamodule: Its ``train_dataloader`` is read once, in an order that the seed fixes.
+        names: Hook points.
+        most: Stop when so many activations are there.
+        seed: Seed of the order.
+
+    Returns:
+        ``[n, d_in]`` float32 on the CPU, by hook point.
+
+    Raises:
+        LatentModelError: No token was left.
+    """
+    backend: AnalysisBackend = module.backend
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    count = 0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for batch in datamodule.train_dataloader():
+            inputs = ModelInputs.from_batch(module.batch_to_device(batch))
+            wanted = ~backend.untouched_positions(inputs)
+            for name, values in backend.capture(inputs, names).items():
+                kept[name].append(values.flatten(2)[wanted].float().cpu())
+            count += int(wanted.sum())
+            if count >= most:
+                break
+    if count == 0:
+        raise LatentModelError(
+            f"The training split gives no token to train SAEs on at {', '.join(names)}: all are first tokens, special "
+            "tokens or padding. Give the data module a training split with text."
+        )
+    return {name: torch.cat(values)[:most] for name, values in kept.items()}
+
+
+def shuffled_batches(activations: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches ``[batch, d_in]``; every pass over the activations has an order of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch_size, len(activations))
+    while True:
+        order = torch.randperm(len(activations), generator=generator)
+        for start in range(0, len(order) - size + 1, size):
+            yield activations[order[start : start + size]]
+
+
+def _train_one(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule, folder: Path) -> None:
+    start = time.perf_counter()
+    # a stranger's trainer draws from the global generator; give it one of its own
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(cfg.seed)
+        sae = _fresh_sae(cfg, activations, module)
+        options: dict[str, Any] = {
+            "total_training_samples": cfg.training_samples,
+            "train_batch_size_samples": cfg.batch_size,
+            "lr": cfg.lr,
+            "lr_end": cfg.lr / 10,
+            "device": str(module.device),
+            "logger": LoggingConfig(log_to_wandb=False),
+            **cfg.trainer_args,
+        }
+        trainer: SAETrainer[Any, Any] = SAETrainer(
+            SAETrainerConfig(**options), sae, shuffled_batches(activations, cfg.batch_size, cfg.seed)
+        )
+        trained = trainer.fit()
+    trained.cfg.metadata.hook_name = cfg.hook_name
+    trained.cfg.metadata[SKIPS_SPECIAL_TOKENS] = True
+    trained.save_inference_model(folder)
+    report = {
+        "hook": cfg.hook_name,
+        "d_sae": cfg.d_sae,
+        "activations": len(activations),
+        "training_samples": cfg.training_samples,
+        "seconds": round(time.perf_counter() - start, 1),
+        **_fit_quality(trained, activations),
+    }
+    (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+def _fresh_sae(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule) -> TrainingSAE[Any]:
+    sae_class, config_class = get_sae_training_class(cfg.architecture)
+    config = config_class(
+        d_in=activations.shape[-1], d_sae=cfg.d_sae, dtype="float32", device=str(module.device), **cfg.architecture_args
+    )
+    config.metadata.hook_name = cfg.hook_name
+    config.metadata.model_name = module.it_cfg.model_name_or_path
+    sae: TrainingSAE[Any] = sae_class(config)
+    return sae
+
+
+@torch.no_grad()
+def _fit_quality(sae: TrainingSAE[Any], activations: Tensor) -> Mapping[str, float]:
+    """Explained variance, L0 and dead latents on the last activations of the buffer."""
+    sample = activations[-EVALUATED:].to(sae.device)
+    latents = sae.encode(sample)
+    residual = (sample - sae.decode(latents)).double().square().sum()
+    variance = (sample - sample.mean(0)).double().square().sum()
+    active = latents > 0
+    return {
+        "explained_variance": round(1 - (residual / variance).item(), 4),
+        "l0": round(active.sum(-1).float().mean().item(), 2),
+        "dead_share": round(1 - active.any(0).float().mean().item(), 4),
+    }
+

@@ -1,0 +1,55 @@
+"""The TransformerLens adapter: loads the model, runs it with its mask, generates, and supplies the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
+from interpretune.tokenization import mask_of, pad_left, tokens_of
+from interpretune_tlens.backend import TransformerLensBackend
+from interpretune_tlens.config import ITLensConfig
+from interpretune_tlens.generation import generate
+from interpretune_tlens.loading import load_model
+
+
+class TransformerLensAdapter:
+    """Puts a ``TransformerBridge`` (or ``HookedTransformer``) under the module."""
+
+    declaration = AdapterDeclaration(name="transformer_lens", level="model", contract="1.0")
+
+    @hookimpl
+    def it_contribute_classes(self) -> ClassContribution:
+        """The field ``tl_cfg`` of the module's configuration."""
+        return ClassContribution(adapter="transformer_lens", module_cfg=(ITLensConfig,))
+
+    @hookimpl
+    def it_load_model(self, module: ITModule) -> nn.Module:
+        """Make a TransformerLens model."""
+        return load_model(module.it_cfg)
+
+    @hookimpl
+    def it_forward(self, module: ITModule, batch: Mapping[str, Any]) -> Tensor:
+        """Logits ``[batch, pos, vocab]``; the attention mask always goes along."""
+        name, tokens = tokens_of(batch)
+        rest = {key: value for key, value in batch.items() if key != name}
+        logits: Tensor = module.model(tokens, **rest)
+        return logits
+
+    @hookimpl
+    def it_generate(self, module: ITModule, batch: Mapping[str, Any], generation_kwargs: Mapping[str, Any]) -> Any:
+        """Generate with logits, padding moved to the left."""
+        tokens, mask = pad_left(tokens_of(batch)[1], mask_of(batch))
+        with torch.no_grad():
+            return generate(module.model, tokens, mask, **generation_kwargs)
+
+    @hookimpl
+    def it_create_backend(self, module: ITModule) -> TransformerLensBackend:
+        """The backend of TransformerLens hook points."""
+        return TransformerLensBackend(module.model)
+
+
+adapter = TransformerLensAdapter()
