@@ -42,6 +42,8 @@ from .stack import ExecutionContext, build_context
 from .tokenization import load_tokenizer, pad_left, sanitize_input_name
 
 __all__ = [
+    "CONTRACT_VERSION",
+    "STEP_OUTPUT",
     "Adapter",
     "AdapterDeclaration",
     "AdapterError",
@@ -49,7 +51,6 @@ __all__ = [
     "AdapterSignatureError",
     "AnalysisError",
     "AutoCompConfig",
-    "CONTRACT_VERSION",
     "CacheError",
     "ClassContribution",
     "ConfigurationError",
@@ -77,7 +78,6 @@ __all__ = [
     "ProfilerHooksMixin",
     "PromptConfig",
     "ReportSection",
-    "STEP_OUTPUT",
     "StackError",
     "TokenizationError",
     "UnknownAdapterError",

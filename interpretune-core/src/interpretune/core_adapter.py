@@ -72,7 +72,9 @@ class CoreAdapter:
                 "optimizer_init is set and no parameter requires a gradient. Set freeze=False, or drop optimizer_init."
             )
         optimizer = _build(cfg.optimizer_init, "optimizer_init", trainable)
-        schedulers = [] if cfg.lr_scheduler_init is None else [_build(cfg.lr_scheduler_init, "lr_scheduler_init", optimizer)]
+        schedulers = (
+            [] if cfg.lr_scheduler_init is None else [_build(cfg.lr_scheduler_init, "lr_scheduler_init", optimizer)]
+        )
         return OptimizerSetup(optimizers=(optimizer,), schedulers=schedulers)
 
     @hookimpl(trylast=True)
@@ -142,7 +144,9 @@ class CoreAdapter:
 def _build(recipe: Mapping[str, Any], where: str, first: Any) -> Any:
     """Instantiate ``{"class_path": ..., "init_args": {...}}``."""
     if "class_path" not in recipe:
-        raise ConfigurationError(f"{where} has no class_path; write {{'class_path': 'torch.optim.AdamW', 'init_args': {{}}}}.")
+        raise ConfigurationError(
+            f"{where} has no class_path; write {{'class_path': 'torch.optim.AdamW', 'init_args': {{}}}}."
+        )
     return import_object(recipe["class_path"], where)(first, **recipe.get("init_args", {}))
 
 

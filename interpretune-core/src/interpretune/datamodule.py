@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 from torch.utils.data import DataLoader
 
-from interpretune.cache_folder import build_once, cache_root
+from interpretune.cache_folder import build_once, cache_root, file_sha256
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.errors import ConfigurationError, DataError
 from interpretune.prompts import encode_prompts, read_rows
@@ -132,10 +132,7 @@ class ITDataModule:
         """
         data = self.itdm_cfg.data
         files: Iterable[Any] = data.values() if isinstance(data, Mapping) else [data]
-        return " ".join(
-            hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() if Path(str(file)).is_file() else str(file)
-            for file in files
-        )
+        return " ".join(file_sha256(Path(str(file))) if Path(str(file)).is_file() else str(file) for file in files)
 
     def dataloader(self, split: str, *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         """A loader over one split.
@@ -173,7 +170,9 @@ class ITDataModule:
         """The same batches as ``test_dataloader``."""
         return self.test_dataloader()
 
-    def _remove_unused_columns(self, dataset: datasets.Dataset, target_model: nn.Module | None = None) -> datasets.Dataset:
+    def _remove_unused_columns(
+        self, dataset: datasets.Dataset, target_model: nn.Module | None = None
+    ) -> datasets.Dataset:
         """Drop the columns that the model does not take; masks and labels always stay."""
         kept = self.itdm_cfg.signature_columns
         if kept is None:

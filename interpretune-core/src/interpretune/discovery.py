@@ -7,7 +7,6 @@ text (as build tools read a package's version), so that listing adapters costs n
 from __future__ import annotations
 
 import ast
-import importlib.machinery
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
@@ -90,19 +89,19 @@ def _called_name(call: ast.Call) -> str | None:
 
 
 def _find_source(module: str) -> Path | None:
-    """Path of a module's source file; finds submodules without importing their parents."""
+    """Path of a module's source file; finds submodules, also of namespace packages, without importing their parents."""
     package, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return None
-    name = package
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        name = f"{name}.{part}"
-        spec = importlib.machinery.PathFinder.find_spec(name, list(spec.submodule_search_locations))
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin is not None else None
+    stems = [Path(folder, *rest) for folder in spec.submodule_search_locations or ()]
+    candidates = [file for stem in stems for file in (stem / "__init__.py", stem.with_suffix(".py"))]
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def installed_adapters() -> dict[str, InstalledAdapter]:

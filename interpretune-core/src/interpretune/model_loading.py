@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interpretune.cache_folder import build_once, cache_root
+from interpretune.cache_folder import build_once, cache_root, file_sha256
 from interpretune.errors import ConfigurationError, ModelLoadError
 
 if TYPE_CHECKING:
@@ -34,17 +33,8 @@ def resolve_source(name_or_path: str, cache_dir: str | Path | None = None) -> st
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise ModelLoadError(f"The GGUF file {path} does not exist.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file)
-    target = cache_root(cache_dir) / "models" / f"{path.stem}-{digest.hexdigest()[:12]}"
+    target = cache_root(cache_dir) / "models" / f"{path.stem}-{file_sha256(path)[:12]}"
     return str(build_once(target, lambda folder: convert_gguf(path, folder)))
-
-
-def _sha256(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest
 
 
 def convert_gguf(path: Path, folder: Path) -> None:
@@ -124,9 +114,7 @@ def _from_pretrained(cfg: ITConfig, model_class: Any) -> PreTrainedModel:
     dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
     options["dtype"] = _dtype(dtype)
     try:
-        model: PreTrainedModel = model_class.from_pretrained(
-            source, trust_remote_code=cfg.trust_remote_code, **options
-        )
+        model: PreTrainedModel = model_class.from_pretrained(source, trust_remote_code=cfg.trust_remote_code, **options)
     except Exception as error:  # hub, parser and file errors have many kinds; all mean that the model cannot be had
         what = "folder" if Path(source).expanduser().is_dir() else "hub id"
         raise ModelLoadError(

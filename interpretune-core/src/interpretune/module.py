@@ -97,7 +97,9 @@ class ITModule(nn.Module):
         answers = self.it_cfg.generative_step_cfg.answers
         if answers:
             tokenizer = self.require_datamodule().tokenizer
-            self.register_buffer("_answer_token_ids", torch.tensor(single_token_ids(tokenizer, answers)), persistent=False)
+            self.register_buffer(
+                "_answer_token_ids", torch.tensor(single_token_ids(tokenizer, answers)), persistent=False
+            )
             self.to(self.device)
         self.load_metric()
 

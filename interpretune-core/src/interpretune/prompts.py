@@ -60,13 +60,13 @@ def _load(source: Any) -> Mapping[str, datasets.Dataset]:
     if path.is_dir():
         loaded = datasets.load_from_disk(str(path))
         return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
-    name, _, subset = str(source).partition("/")
+    name, _, subset = str(source).rpartition("/")
     try:
-        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name, subset or None)
+        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name or subset, subset if name else None)
     except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
         raise DataError(
-            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub: "
-            f"{type(error).__name__}: {error}. Give a JSONL file, a folder saved by datasets, or check the network."
+            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
+            f"(as name/subset): {type(error).__name__}: {error}. Give a JSONL file, a folder saved by datasets, or check the network."
         ) from error
     return remote
 
@@ -116,7 +116,8 @@ def encode_prompts(
         if not any(str(row[name]).strip() for name in text_fields):
             raise TokenizationError(f"Row {index} of split {split!r} is empty: its fields {text_fields} hold no text.")
         text = cfg.prompt_cfg.model_chat_template_fn(
-            task_prompt=task_prompt(row, text_fields, cfg.prompt_cfg), tokenization_pattern=cfg.cust_tokenization_pattern
+            task_prompt=task_prompt(row, text_fields, cfg.prompt_cfg),
+            tokenization_pattern=cfg.cust_tokenization_pattern,
         )
         features = dict(tokenizer(text))
         length = len(features["input_ids"])

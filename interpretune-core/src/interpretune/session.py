@@ -66,7 +66,8 @@ class ITSession(Mapping[str, Any]):
         shared = session_cfg.shared_cfg
         module_cfg = apply_shared(compose_module_cfg(session_cfg.module_cfg, self.context), shared)
         datamodule_cfg = apply_shared(
-            compose_datamodule_cfg(session_cfg.datamodule_cfg, self.context, session_cfg.module_cfg.auto_comp_cfg), shared
+            compose_datamodule_cfg(session_cfg.datamodule_cfg, self.context, session_cfg.module_cfg.auto_comp_cfg),
+            shared,
         )
         self.datamodule: ITDataModule = self._compose(session_cfg.datamodule_cls, "datamodule")(itdm_cfg=datamodule_cfg)
         self.module: ITModule = self._compose(session_cfg.module_cls, "module")(it_cfg=module_cfg)

@@ -63,9 +63,12 @@ class ExecutionContext:
         """For each hook of the contract the adapters that answer it, in call order; wrappers are marked."""
         for name in HOOK_NAMES:
             implementations = reversed(getattr(self.hook, name).get_hookimpls())
-            yield name, tuple(
-                f"{impl.plugin_name} (wrapper)" if impl.wrapper or impl.hookwrapper else impl.plugin_name
-                for impl in implementations
+            yield (
+                name,
+                tuple(
+                    f"{impl.plugin_name} (wrapper)" if impl.wrapper or impl.hookwrapper else impl.plugin_name
+                    for impl in implementations
+                ),
             )
 
     def bases(self, kind: str) -> Iterator[tuple[str, type]]:
@@ -109,21 +112,28 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
         DuplicateAdapterError: Two distributions register one name.
         StackError: The adapters conflict, require each other, or two of them load the model.
     """
-    ordered = order_stack(_with_requirements((CORE, *adapter_ctx)))
+    named = (adapter_ctx,) if isinstance(adapter_ctx, str) else adapter_ctx  # ("core") is easily written for ("core",)
+    ordered = order_stack(_with_requirements((CORE, *named)))
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     for adapter in reversed(ordered):  # pluggy calls the last registered first
         _register(manager, adapter)
     for name in SINGLE_OWNER_HOOKS:
-        owners = [
-            impl.plugin_name for impl in getattr(manager.hook, name).get_hookimpls() if impl.plugin_name != CORE
-        ]
+        owners = [impl.plugin_name for impl in getattr(manager.hook, name).get_hookimpls() if impl.plugin_name != CORE]
         if len(owners) > 1:
             raise StackError(
                 f"Adapters {' and '.join(map(repr, sorted(owners)))} both implement {name}, which has one owner. "
                 "Stack one of them, or let one declare that it conflicts with the other."
             )
     contributions = tuple(manager.hook.it_contribute_classes())
+    for contribution in contributions:
+        if not isinstance(contribution, ClassContribution):
+            owners = [impl.plugin_name for impl in manager.hook.it_contribute_classes.get_hookimpls()]
+            stacked = ", ".join(str(adapter.installed) for adapter in ordered if adapter.name in owners[:-1])
+            raise AdapterSignatureError(
+                f"it_contribute_classes returned {contribution!r}, which is not a ClassContribution; one of {stacked} did. "
+                "Return `ClassContribution(adapter=..., ...)` or None."
+            )
     return ExecutionContext(adapters=tuple(ordered), hook=manager.hook, contributions=contributions)
 
 

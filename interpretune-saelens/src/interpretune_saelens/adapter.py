@@ -14,6 +14,7 @@ from interpretune import (
     ReportSection,
     hookimpl,
 )
+
 from interpretune_saelens.config import SAELensConfig, SAELensTrainConfig
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_saelens.loading import find_saes, load_latent_model
@@ -23,9 +24,7 @@ from interpretune_saelens.training import train_latent_models
 class SAELensAdapter:
     """Loads SAEs with the module; trains those that a session asks to train when its data is ready."""
 
-    declaration = AdapterDeclaration(
-        name="sae_lens", level="latents", requires=("transformer_lens",), contract="1.0"
-    )
+    declaration = AdapterDeclaration(name="sae_lens", level="latents", requires=("transformer_lens",), contract="1.0")
 
     @hookimpl
     def it_contribute_classes(self) -> ClassContribution:
@@ -54,7 +53,7 @@ class SAELensAdapter:
                         hook_name=name,
                         seed=request.seed,
                         cache_dir=request.cache_dir,
-                        training_samples=int(SAELensTrainConfig.training_samples * request.scale),
+                        training_steps=max(1, int(SAELensTrainConfig.training_steps * request.scale)),
                     )
                     for name in request.hook_points
                 ]

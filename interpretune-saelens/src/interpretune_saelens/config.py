@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,34 +71,54 @@ class SAELensTrainConfig(SAELensSpliceConfig):
     """An SAE that SAELens's trainer fits to the session's activations, once; later sessions load it from the cache.
 
     Activations come from the training batches. The first token of a row, special tokens and padding are left out, and
-    the SAE leaves them alone when it is spliced.
+    the SAE leaves them alone when it is spliced: an SAE trained for a minute would destroy the huge activation of the
+    first token, and with it everything that follows.
 
     Attributes:
         hook_name: Hook point, for example ``blocks.15.hook_resid_post``.
         d_sae: Number of latents.
         architecture: Architecture of SAELens's training SAE.
-        architecture_args: Further arguments of its configuration.
-        training_samples: Activations to train on, repeats included.
-        buffer_samples: Most activations to keep in memory; they are repeated in another order until
-            ``training_samples`` is reached.
+        architecture_args: Further arguments of its configuration; None: those that suit ``standard``.
+        buffer_samples: Most activations to collect.
+        answer_repeats: How often activations at the answer position are repeated: there are few of them, and they are
+            what analyses look at.
+        training_steps: Steps of the trainer.
         batch_size: Activations in a step.
         lr: Learning rate.
-        trainer_args: Further arguments of ``sae_lens.config.SAETrainerConfig``.
+        trainer_args: Further arguments of ``sae_lens.config.SAETrainerConfig``; None: those that suit short runs.
+        refit_decoder: Fit the decoder of a ``standard`` SAE to its encoder by least squares when training is over, which
+            undoes the shrinkage of its L1 penalty (Wright and Sharkey 2024, "Addressing feature suppression in SAEs").
         seed: Seed of weights and order.
         cache_dir: Where trained SAEs are kept; None: see ``interpretune.cache_root``.
     """
 
     hook_name: str
-    d_sae: int = 2048
+    d_sae: int = 1024
     architecture: str = "standard"
-    architecture_args: dict[str, Any] = field(default_factory=dict)
-    training_samples: int = 400_000
-    buffer_samples: int = 80_000
-    batch_size: int = 1024
-    lr: float = 1e-3
-    trainer_args: dict[str, Any] = field(default_factory=dict)
+    architecture_args: dict[str, Any] | None = None
+    buffer_samples: int = 60_000
+    answer_repeats: int = 8
+    training_steps: int = 600
+    batch_size: int = 512
+    lr: float = 2e-3
+    trainer_args: dict[str, Any] | None = None
+    refit_decoder: bool = True
     seed: int = 0
     cache_dir: str | Path | None = None
+
+    @property
+    def sae_options(self) -> dict[str, Any]:
+        """Arguments of the training SAE's configuration."""
+        if self.architecture_args is not None or self.architecture != "standard":
+            return self.architecture_args or {}
+        return {"l1_coefficient": 1.5, "l1_warm_up_steps": min(80, self.training_steps // 4), "decoder_init_norm": 0.1}
+
+    @property
+    def trainer_options(self) -> dict[str, Any]:
+        """Arguments of the trainer's configuration beside sizes and the learning rate."""
+        if self.trainer_args is not None:
+            return self.trainer_args
+        return {"lr_warm_up_steps": min(20, self.training_steps // 4), "lr_decay_steps": self.training_steps * 2 // 5}
 
 
 SAECfg = SAELensFromPretrainedConfig | SAELensFromDiskConfig | SAELensCustomConfig | SAELensTrainConfig

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from interpretune import ConfigurationError, LatentModelError
 from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from interpretune import ConfigurationError, LatentModelError
 from interpretune_saelens.config import SAELensCustomConfig, SAELensFromDiskConfig, SAELensFromPretrainedConfig
 from interpretune_saelens.latent_model import SAELatentModel
 
@@ -40,9 +40,7 @@ def load_latent_model(cfg: Any, device: torch.device) -> SAELatentModel:
     return latent_model.to(device).eval().requires_grad_(False)
 
 
-def find_saes(
-    release: str, layers: Sequence[int]
-) -> list[SAELensFromDiskConfig] | list[SAELensFromPretrainedConfig]:
+def find_saes(release: str, layers: Sequence[int]) -> list[SAELensFromDiskConfig] | list[SAELensFromPretrainedConfig]:
     """Choose one SAE for each layer from a folder of saved SAEs or from a published release.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from attrs import frozen
+from interpretune import ConfigurationError, ITDataModule, ITModule, LatentModelError, build_once, cache_root
+from interpretune.analysis import AnalysisBackend, ModelInputs
 from sae_lens import SAETrainer
 from sae_lens import __version__ as sae_lens_version
 from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.registry import get_sae_training_class
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from interpretune import ITDataModule, ITModule, LatentModelError, build_once, cache_root
-from interpretune.analysis import AnalysisBackend, ModelInputs
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
 from interpretune_saelens.loading import load_from_disk
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 
 REPORT = "training-report.json"
 EVALUATED = 8192
-"""Activations on which a trained SAE is measured."""
+"""Activations that a trained SAE encodes at once when it is measured."""
+RIDGE = 1e-3
+"""Strength of the ridge in the refit of the decoder, relative to the mean square of the latents."""
 
 
 def train_latent_models(
@@ -45,25 +50,45 @@ def train_latent_models(
     """
     module.backend.check_hook_points([cfg.hook_name for cfg in cfgs])
     identity = f"{model_fingerprint(module.model)} {datamodule.content_key()} {sae_lens_version}"
-    activations: dict[str, Tensor] = {}
+    collected: list[Activations] = []  # filled by the first SAE that is not in the cache
     latent_models = []
     for cfg in cfgs:
-        recipe = {name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")}
+        recipe = {
+            name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")
+        }
         key = hashlib.sha256((identity + json.dumps(recipe, sort_keys=True, default=str)).encode()).hexdigest()[:16]
         folder = cache_root(cfg.cache_dir or module.it_cfg.cache_dir) / "saes" / f"{cfg.hook_name}-{cfg.d_sae}-{key}"
 
         def train(target: Path, cfg: SAELensTrainConfig = cfg) -> None:
-            if not activations:
+            if not collected:
                 most = max(item.buffer_samples for item in cfgs)
                 names = list(dict.fromkeys(item.hook_name for item in cfgs))
-                activations.update(collect_activations(module, datamodule, names, most, cfg.seed))
-            _train_one(cfg, activations[cfg.hook_name], module, target)
+                collected.append(collect_activations(module, datamodule, names, most, cfg.seed))
+            _train_one(cfg, collected[0], module, target)
 
         build_once(folder, train)
         latent_model = SAELatentModel(load_from_disk(folder, module.device), None, cfg.skips_special_tokens)
         latent_model.training_report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         latent_models.append(latent_model.eval().requires_grad_(False))
     return latent_models
+
+
+@frozen(eq=False)
+class Activations:
+    """Activations to train on.
+
+    Attributes:
+        values: ``[n, d_in]`` float32 on the CPU, by hook point.
+        is_answer: Which of them stand at an answer position, ``[n]``.
+    """
+
+    values: Mapping[str, Tensor]
+    is_answer: Tensor
+
+    def repeated(self, name: str, answer_repeats: int) -> Tensor:
+        """The activations at one hook point, those of answer positions ``answer_repeats`` times."""
+        values = self.values[name]
+        return torch.cat([values, *[values[self.is_answer]] * (answer_repeats - 1)])
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
@@ -77,7 +102,7 @@ def model_fingerprint(model: torch.nn.Module) -> str:
 
 def collect_activations(
     module: ITModule, datamodule: ITDataModule, names: Sequence[str], most: int, seed: int
-) -> dict[str, Tensor]:
+) -> Activations:
     """Activations at hook points over the training batches, without first, special and padding tokens.
 
     Args:
@@ -87,23 +112,26 @@ def collect_activations(
         most: Stop when so many activations are there.
         seed: Seed of the order.
 
-    Returns:
-        ``[n, d_in]`` float32 on the CPU, by hook point.
-
     Raises:
         LatentModelError: No token was left.
     """
     backend: AnalysisBackend = module.backend
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    answers: list[Tensor] = []
     count = 0
-    with torch.random.fork_rng():
+    loader = datamodule.train_dataloader()
+    with torch.random.fork_rng(), tqdm(total=len(loader), desc="Collecting activations", unit="batch") as bar:
         torch.manual_seed(seed)
-        for batch in datamodule.train_dataloader():
+        for batch in loader:
             inputs = ModelInputs.from_batch(module.batch_to_device(batch))
             wanted = ~backend.untouched_positions(inputs)
+            is_answer = torch.zeros_like(wanted)
+            is_answer[torch.arange(len(inputs), device=wanted.device), inputs.answer_positions] = True
             for name, values in backend.capture(inputs, names).items():
                 kept[name].append(values.flatten(2)[wanted].float().cpu())
+            answers.append(is_answer[wanted].cpu())
             count += int(wanted.sum())
+            bar.update()
             if count >= most:
                 break
     if count == 0:
@@ -111,7 +139,7 @@ def collect_activations(
             f"The training split gives no token to train SAEs on at {', '.join(names)}: all are first tokens, special "
             "tokens or padding. Give the data module a training split with text."
         )
-    return {name: torch.cat(values)[:most] for name, values in kept.items()}
+    return Activations({name: torch.cat(values)[:most] for name, values in kept.items()}, torch.cat(answers)[:most])
 
 
 def shuffled_batches(activations: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -124,61 +152,105 @@ def shuffled_batches(activations: Tensor, batch_size: int, seed: int) -> Iterato
             yield activations[order[start : start + size]]
 
 
-def _train_one(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule, folder: Path) -> None:
+def _train_one(cfg: SAELensTrainConfig, collected: Activations, module: ITModule, folder: Path) -> None:
     start = time.perf_counter()
+    activations = collected.repeated(cfg.hook_name, cfg.answer_repeats)
+    batch_size = min(cfg.batch_size, len(activations))
     # a stranger's trainer draws from the global generator; give it one of its own
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(cfg.seed)
-        sae = _fresh_sae(cfg, activations, module)
+        sae, scale = _fresh_sae(cfg, activations, module)
         options: dict[str, Any] = {
-            "total_training_samples": cfg.training_samples,
-            "train_batch_size_samples": cfg.batch_size,
+            "total_training_samples": cfg.training_steps * batch_size,
+            "train_batch_size_samples": batch_size,
             "lr": cfg.lr,
             "lr_end": cfg.lr / 10,
             "device": str(module.device),
             "logger": LoggingConfig(log_to_wandb=False),
-            **cfg.trainer_args,
+            **cfg.trainer_options,
         }
         trainer: SAETrainer[Any, Any] = SAETrainer(
-            SAETrainerConfig(**options), sae, shuffled_batches(activations, cfg.batch_size, cfg.seed)
+            SAETrainerConfig(**options), sae, shuffled_batches(activations, batch_size, cfg.seed)
         )
+        trainer.activation_scaler.scaling_factor = scale
         trained = trainer.fit()
+    if cfg.refit_decoder and cfg.architecture == "standard":
+        refit_decoder(trained, activations)
     trained.cfg.metadata.hook_name = cfg.hook_name
     trained.cfg.metadata[SKIPS_SPECIAL_TOKENS] = True
     trained.save_inference_model(folder)
+    plain = collected.values[cfg.hook_name]
     report = {
         "hook": cfg.hook_name,
-        "d_sae": cfg.d_sae,
-        "activations": len(activations),
-        "training_samples": cfg.training_samples,
+        "latents": cfg.d_sae,
+        "activations": len(plain),
+        "steps": cfg.training_steps,
         "seconds": round(time.perf_counter() - start, 1),
-        **_fit_quality(trained, activations),
+        **_fit_quality(trained, plain),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
-def _fresh_sae(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule) -> TrainingSAE[Any]:
+def _fresh_sae(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule) -> tuple[TrainingSAE[Any], float]:
+    """An untrained SAE whose decoder bias is the mean activation, and the factor that scales activations for it."""
+    if cfg.architecture not in SAE_TRAINING_CLASS_REGISTRY:
+        raise ConfigurationError(
+            f"SAELens trains no SAE of architecture {cfg.architecture!r}; it has {', '.join(SAE_TRAINING_CLASS_REGISTRY)}."
+        )
     sae_class, config_class = get_sae_training_class(cfg.architecture)
+    d_in = activations.shape[-1]
     config = config_class(
-        d_in=activations.shape[-1], d_sae=cfg.d_sae, dtype="float32", device=str(module.device), **cfg.architecture_args
+        d_in=d_in,
+        d_sae=cfg.d_sae,
+        dtype="float32",
+        device=str(module.device),
+        normalize_activations="expected_average_only_in",
+        **cfg.sae_options,
     )
     config.metadata.hook_name = cfg.hook_name
     config.metadata.model_name = module.it_cfg.model_name_or_path
     sae: TrainingSAE[Any] = sae_class(config)
-    return sae
+    mean = activations.mean(0)
+    scale = math.sqrt(d_in) / (activations - mean).norm(dim=-1).mean().item()
+    with torch.no_grad():
+        sae.b_dec.copy_(mean * scale)
+    return sae, scale
+
+
+@torch.no_grad()
+def refit_decoder(sae: TrainingSAE[Any], activations: Tensor) -> None:
+    """Replace decoder and bias by the least-squares solution for the latents that the encoder gives.
+
+    The encoder's bias takes up the change of the decoder's, so that the latents stay as they are.
+    """
+    x = activations.to(sae.device)
+    latents = sae.encode(x)
+    centered = latents - latents.mean(0)
+    gram = centered.T @ centered / len(x)
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+    residual = x - x.mean(0) - centered @ sae.W_dec
+    sae.W_dec += torch.linalg.solve(gram + ridge, centered.T @ residual / len(x))
+    bias = x.mean(0) - latents.mean(0) @ sae.W_dec
+    if sae.cfg.apply_b_dec_to_input:
+        sae.b_enc += (bias - sae.b_dec) @ sae.W_enc
+    sae.b_dec.copy_(bias)
 
 
 @torch.no_grad()
 def _fit_quality(sae: TrainingSAE[Any], activations: Tensor) -> Mapping[str, float]:
-    """Explained variance, L0 and dead latents on the last activations of the buffer."""
-    sample = activations[-EVALUATED:].to(sae.device)
-    latents = sae.encode(sample)
-    residual = (sample - sae.decode(latents)).double().square().sum()
-    variance = (sample - sample.mean(0)).double().square().sum()
-    active = latents > 0
+    """Explained variance, L0 and dead latents on the activations that were trained on."""
+    residual = variance = active = 0.0
+    ever = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=sae.device)
+    mean = activations.mean(0).to(sae.device)
+    for chunk in activations.split(EVALUATED):
+        sample = chunk.to(sae.device)
+        latents = sae.encode(sample)
+        residual += (sample - sae.decode(latents)).double().square().sum().item()
+        variance += (sample - mean).double().square().sum().item()
+        active += (latents > 0).sum().item()
+        ever |= (latents > 0).any(0)
     return {
-        "explained_variance": round(1 - (residual / variance).item(), 4),
-        "l0": round(active.sum(-1).float().mean().item(), 2),
-        "dead_share": round(1 - active.any(0).float().mean().item(), 4),
+        "explained_variance": round(1 - residual / variance, 4),
+        "l0": round(active / len(activations), 2),
+        "dead_share": round(1 - ever.float().mean().item(), 4),
     }
-

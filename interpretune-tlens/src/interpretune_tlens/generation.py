@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
-from transformer_lens.utils import sample_logits
+from transformer_lens.utilities import sample_logits
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 

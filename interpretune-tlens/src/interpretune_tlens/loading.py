@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
+from interpretune.model_loading import device_of
 from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import (
@@ -21,8 +23,6 @@ from transformer_lens.loading_from_pretrained import (
 )
 from transformer_lens.model_bridge import TransformerBridge
 
-from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
-from interpretune.model_loading import device_of
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
 
 if TYPE_CHECKING:
@@ -112,23 +112,30 @@ def _hooked(
     tl_cfg: ITLensFromPretrainedConfig,
     device: torch.device,
 ) -> nn.Module:
-    hf_cfg = hf_model.config.to_dict()
+    hf_config = copy.deepcopy(hf_model.config)
+    if not hasattr(hf_config, "n_ctx") and hasattr(hf_config, "n_positions"):
+        hf_config.n_ctx = hf_config.n_positions  # TransformerLens reads it, GPT-2 configurations made today lack it
     with tempfile.TemporaryDirectory(prefix="model-") as folder, _quiet():
-        hf_model.config.save_pretrained(folder)  # TransformerLens derives its configuration from files
+        hf_config.save_pretrained(folder)  # TransformerLens derives its configuration from files
         try:
             cfg = get_pretrained_model_config(
-                str(Path(folder)), hf_cfg=hf_cfg, fold_ln=tl_cfg.fold_ln, device=str(device), dtype=hf_model.dtype
+                str(Path(folder)),
+                hf_cfg=hf_config.to_dict(),
+                fold_ln=tl_cfg.fold_ln,
+                device=str(device),
+                dtype=hf_model.dtype,
             )
+            cfg.d_mlp = getattr(hf_config, "n_inner", None) or cfg.d_mlp  # TransformerLens takes 4 x d_model for GPT-2
             weights = get_pretrained_state_dict(str(Path(folder)), cfg, hf_model, dtype=hf_model.dtype)
-        except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+            model = HookedTransformer(
+                cfg, tokenizer, move_to_device=False, default_padding_side=tl_cfg.default_padding_side
+            )
+            model.load_and_process_state_dict(weights, **tl_cfg.processing)
+        except (ValueError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
             raise ModelLoadError(
                 f"HookedTransformer cannot convert {type(hf_model).__name__}: {type(error).__name__}: {error}. Use "
                 "use_bridge=True, which wraps the Hugging Face model instead."
             ) from error
-        model = HookedTransformer(
-            cfg, tokenizer, move_to_device=False, default_padding_side=tl_cfg.default_padding_side
-        )
-        model.load_and_process_state_dict(weights, **tl_cfg.processing)
     model.to(device)
     _check_conversion(hf_model, model)
     return model

@@ -171,9 +171,12 @@ def calculate_latent_metrics(
         chosen = [predictions == labels for predictions, labels in pairs]
     tables = {}
     for name in names:
-        effects, activations = [[batch[name] for batch in getattr(analysis_cache, f)] for f in ("effects", "activations")]
+        effects, activations = [
+            [batch[name] for batch in getattr(analysis_cache, f)] for f in ("effects", "activations")
+        ]
         selected = [
-            LatentValues(item.latents, item.values[keep], item.d_sae) for item, keep in zip(effects, chosen, strict=True)
+            LatentValues(item.latents, item.values[keep], item.d_sae)
+            for item, keep in zip(effects, chosen, strict=True)
         ]
         active = [
             LatentValues(item.latents, (item.values[keep] > 0).float(), item.d_sae)
@@ -199,8 +202,10 @@ def calculate_latent_metrics(
 def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str, float]:
     """Pearson correlation of two analyses' total effects, over the latents that both know, by activation name."""
     found = {}
-    for name in first.tables.keys() & second.tables.keys():
-        one, other = first.tables[name], second.tables[name]
+    for name, one in first.tables.items():
+        if name not in second.tables:
+            continue
+        other = second.tables[name]
         shared = one.latents[torch.isin(one.latents, other.latents)]
         pair = torch.stack(
             [
@@ -209,11 +214,11 @@ def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str
             ]
         )
         found[name] = torch.corrcoef(pair)[0, 1].item() if len(shared) > 1 else float("nan")
-    return dict(sorted(found.items()))
+    return found
 
 
 def _names(analysis_cache: AnalysisCache, what: str) -> list[str]:
-    names = sorted({name for batch in getattr(analysis_cache, what) for name in batch})
+    names = list(dict.fromkeys(name for batch in getattr(analysis_cache, what) for name in batch))
     if not names:
         raise AnalysisError(
             f"The cache has no {what} of latents. Run an analysis that gives them"
@@ -222,7 +227,9 @@ def _names(analysis_cache: AnalysisCache, what: str) -> list[str]:
     return names
 
 
-def _accumulate(batches: Sequence[LatentValues], columns: Sequence[Callable[[LatentValues], Tensor]]) -> tuple[Tensor, list[Tensor]]:
+def _accumulate(
+    batches: Sequence[LatentValues], columns: Sequence[Callable[[LatentValues], Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
     """Sum columns over all examples of all batches; the cost follows the alive latents."""
     ids = torch.cat([item.latents for item in batches]).unique()
     sums = []

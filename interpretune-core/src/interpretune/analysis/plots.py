@@ -78,7 +78,7 @@ def plot_latent_effects(
 
 
 def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str) -> go.Figure:
-    names = sorted({name for batch in batches for name in batch})
+    names = list(dict.fromkeys(name for batch in batches for name in batch))
     figure = make_subplots(rows=len(names), cols=1, subplot_titles=names, vertical_spacing=0.3 / max(len(names), 1))
     for row, name in enumerate(names, start=1):
         latents, effects = mean_effects([batch[name] for batch in batches if name in batch])
@@ -150,7 +150,10 @@ def latent_metrics_scatter(
         reach = max(x.abs().max().item(), y.abs().max().item(), 1e-9) if len(shared) else 1.0
         figure.add_trace(
             go.Scatter(
-                x=[-reach, reach], y=[-reach, reach], mode="lines", line={"color": "lightgrey", "dash": "dot"},
+                x=[-reach, reach],
+                y=[-reach, reach],
+                mode="lines",
+                line={"color": "lightgrey", "dash": "dot"},
                 hoverinfo="skip",
             ),
             row=1,
@@ -172,7 +175,12 @@ def latent_metrics_scatter(
         figure.update_yaxes(title_text=f"{label2}: total effect (logits)", row=1, col=column)
     title = f"{label1} against {label2}"
     figure.update_layout(
-        title=title, showlegend=False, template="plotly_white", height=520, width=520 * max(len(titles), 1), margin_t=110
+        title=title,
+        showlegend=False,
+        template="plotly_white",
+        height=520,
+        width=520 * max(len(titles), 1),
+        margin_t=110,
     )
     show_or_save(figure, _file_name(title), figure_dir)
     return figure

@@ -89,9 +89,7 @@ class _Tally:
     def add(self, module: ITModule, inputs: ModelInputs, clean: Tensor) -> None:
         """Take one batch into account."""
         item, backend = self.latent_model, module.backend
-        untouched = (
-            backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
-        )
+        untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
         _, cache = backend.run_with_cache(inputs, [item.hook_point, item.output_hook_point])
         latents = item.encode(cache[item.hook_point].flatten(2))
         spliced = ~untouched
@@ -115,7 +113,11 @@ class _Tally:
             return activations * untouched.reshape(shape)
 
         edits, _ = backend.splice_edits(inputs, [item], {}, ())
-        sums = [clean.sum(), _loss(module, inputs, edits).sum(), _loss(module, inputs, {item.output_hook_point: zero}).sum()]
+        sums = [
+            clean.sum(),
+            _loss(module, inputs, edits).sum(),
+            _loss(module, inputs, {item.output_hook_point: zero}).sum(),
+        ]
         self.losses += torch.stack(sums).double().cpu()
         self.targets += len(clean)
 

@@ -44,9 +44,7 @@ def run_with_ctx(
     analysis_batch.answer_indices = _indices(inputs, analysis_cfg, batch_idx)
     if analysis_cfg.alive_latents is not None:
         analysis_batch.alive_latents = _entry(analysis_cfg.alive_latents, batch_idx, "alive_latents")
-    module._hook.it_run_analysis(
-        module=module, analysis_batch=analysis_batch, analysis_cfg=analysis_cfg, inputs=inputs
-    )
+    module._hook.it_run_analysis(module=module, analysis_batch=analysis_batch, analysis_cfg=analysis_cfg, inputs=inputs)
 
 
 def loss_and_logit_diffs(
@@ -104,9 +102,7 @@ def logit_differences(answers: Tensor, labels: Tensor) -> Tensor:
     return (answers.gather(-1, labels) - answers.gather(-1, 1 - labels)).squeeze(-1)
 
 
-def run_mode(
-    module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs
-) -> None:
+def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs) -> None:
     """The passes of the four modes; core's answer to ``it_run_analysis``."""
     mode = analysis_cfg.mode
     backend, latent_models = module.backend, list(module.latent_models)
@@ -147,6 +143,7 @@ def _store(
     alive = analysis_batch.alive_latents
     positions = inputs.answer_positions
     first = inputs.attention_mask.to(torch.int64).argmax(dim=-1)
+    padding = ~inputs.attention_mask.bool().unsqueeze(-1)
     found: dict[str, dict[str, Any]] = {"alive": {}, "values": {}, "gradients": {}, "peaks": {}}
     for name, activations in run.activations.items():
         at_answer = at_positions(activations, positions)
@@ -154,7 +151,7 @@ def _store(
         d_sae = at_answer.shape[-1]
         found["alive"][name] = latents
         found["values"][name] = LatentValues(latents, at_answer[:, latents], d_sae)
-        highest, where = activations[..., latents].max(dim=1)
+        highest, where = activations[..., latents].masked_fill(padding, -torch.inf).max(dim=1)
         found["peaks"][name] = Peaks(latents, highest, where - first.unsqueeze(-1))
         if name in gradients:
             found["gradients"][name] = LatentValues(
@@ -214,4 +211,3 @@ def _entry(values: Sequence[Any], batch_idx: int, name: str) -> Any:
             "over at least as many batches."
         )
     return values[batch_idx]
-

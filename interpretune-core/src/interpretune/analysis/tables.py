@@ -114,9 +114,7 @@ def _effect_rows(name: str, table: LatentTable, top_k: int, sign: Sign) -> list[
     ]
 
 
-def _prompts(
-    first: AnalysisCache, second: AnalysisCache, tokenizer: PreTrainedTokenizerBase | None
-) -> Sequence[str]:
+def _prompts(first: AnalysisCache, second: AnalysisCache, tokenizer: PreTrainedTokenizerBase | None) -> Sequence[str]:
     for cache in (first, second):
         if all(prompts is not None for prompts in cache.prompts):
             return [text for prompts in cache.prompts for text in prompts]

@@ -58,7 +58,11 @@ def _compose(
     if not added and not name and not getattr(cfg, "awaiting_composition", {}):
         return copy.copy(cfg)
     composed: Any = make_dataclass(
-        name or type(cfg).__name__, [], bases=(*added, type(cfg)), kw_only=True, namespace={"__doc__": type(cfg).__doc__}
+        name or type(cfg).__name__,
+        [],
+        bases=(*added, type(cfg)),
+        kw_only=True,
+        namespace={"__doc__": type(cfg).__doc__},
     )
     _refuse_unknown(values, composed, context, kind)
     result: Config = composed(**values)

@@ -1,0 +1,40 @@
+# Two commands from a fresh clone: `make demo` and `make test`. Both set everything up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES := interpretune-core interpretune-tlens interpretune-saelens
+SOURCES := $(PACKAGES:%=%/src)
+ARGS ?=
+
+.PHONY: setup demo test lint format clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev \
+		--editable "interpretune-core[gguf,metrics]" --editable interpretune-tlens --editable interpretune-saelens
+	touch $@
+
+demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help" shows what can be changed
+	$(BIN)/interpretune demo $(ARGS)
+
+test: $(INSTALLED)  ## all tests; ARGS="-k name" selects some
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

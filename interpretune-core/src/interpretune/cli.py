@@ -1,0 +1,175 @@
+"""The command line: ``interpretune demo | adapters | explain``.
+
+Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interpretune.errors import InterpretuneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Command-line arguments; None: those of the process.
+
+    Returns:
+        Exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except InterpretuneError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="interpretune", description="Look inside language models.")
+    parser.add_argument("--version", action="version", version=f"interpretune-core {version('interpretune-core')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    adapters = commands.add_parser("adapters", help="list the installed adapters; imports none of them")
+    adapters.add_argument("--json", action="store_true", help="print JSON")
+    adapters.set_defaults(run=_adapters)
+
+    explain = commands.add_parser("explain", help="show the stack that a list of adapters gives")
+    explain.add_argument("adapter", nargs="+", help="names of adapters, in any order")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.set_defaults(run=_explain)
+
+    demo = commands.add_parser(
+        "demo",
+        help="which latents drive a model's yes/no answers: four analyses, tables, figures",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
+    demo.add_argument("--sae-release", help="release or folder of latent models (default: train two)")
+    demo.add_argument("--layers", type=int, nargs="+", help="layers with latent models (default: 1/2 and 3/4 up)")
+    demo.add_argument("--hook", default="hook_resid_post", help="place in a layer at which to train")
+    demo.add_argument("--data", help="JSONL file, folder, or hub data set and subset (default: rows of the package)")
+    demo.add_argument("--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1")
+    demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
+    demo.add_argument("--limit", type=int, help="most rows to analyse")
+    demo.add_argument("--ablation-rows", type=int, default=12, help="most rows to ablate")
+    demo.add_argument("--batch-size", type=int, default=4, help="rows in a batch")
+    demo.add_argument("--top-k", type=int, default=5, help="latents in each table")
+    demo.add_argument("--training-scale", type=float, default=1.0, help="length of the training of latent models")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything that is trained")
+    demo.add_argument("--output", type=Path, default=Path("interpretune-demo"), help="folder for results")
+    demo.add_argument("--cache-dir", type=Path, help="folder for models and trained latent models")
+    demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _adapters(options: argparse.Namespace) -> int:
+    from interpretune.discovery import installed_adapters
+
+    installed = installed_adapters()
+    rows = []
+    for item in installed.values():
+        about = item.read_declaration()
+        missing = [name for name in about.requires if name not in installed] if about else []
+        if about is None:
+            state = "declaration not readable"
+        elif not about.speaks_current_contract:
+            state = f"contract {about.contract} not spoken"
+        else:
+            state = f"missing {', '.join(missing)}" if missing else "ready"
+        rows.append(
+            {
+                "name": item.name,
+                "level": str(about.level) if about else "?",
+                "distribution": item.distribution,
+                "version": item.version,
+                "requires": list(about.requires) if about else [],
+                "state": state,
+            }
+        )
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from interpretune.stack import build_context
+
+    context = build_context(options.adapter)
+    if options.json:
+        stack = [
+            {
+                "name": item.name,
+                "level": str(item.declaration.level),
+                "distribution": item.installed.distribution,
+                "version": item.installed.version,
+                "requires": list(item.declaration.requires),
+            }
+            for item in context.adapters
+        ]
+        print(
+            json.dumps({"stack": stack, "hooks": {name: list(owners) for name, owners in context.answers()}}, indent=1)
+        )
+    else:
+        print(context)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    stream = sys.stderr if options.json else sys.stdout
+    if not stream.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries, which draw without a terminal too
+    from rich.console import Console
+
+    _quiet_libraries()
+    from interpretune.demo.run import DemoOptions, run_demo
+
+    console: Console = Console(file=stream)
+    values = {name: value for name, value in vars(options).items() if name not in ("run", "json")}
+    summary = run_demo(DemoOptions(**values), console)
+    if options.json:
+        print(json.dumps(summary, indent=1))
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to the demo: this is its own process, so their settings are its to set."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    from tabulate import tabulate
+
+    shown = [{**row, "requires": ", ".join(row["requires"]) or "-"} for row in rows]
+    print(tabulate(shown, headers="keys", tablefmt="simple"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,340 @@
+"""The demo's main job: session, four analyses, tables, figures and a summary."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import asdict
+from rich.console import Console
+from tabulate import tabulate
+
+from interpretune.analysis.cache import AnalysisCache, SaveCfg
+from interpretune.analysis.dashboards import display_latent_dashboards
+from interpretune.analysis.metrics import (
+    LatentMetrics,
+    calc_activation_summary,
+    calculate_latent_metrics,
+    compute_correct,
+    effect_correlations,
+)
+from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.plots import latent_metrics_scatter, plot_latent_effects
+from interpretune.analysis.quality import LatentQuality, measure_latent_quality
+from interpretune.analysis.runner import run_analysis
+from interpretune.analysis.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
+from interpretune.cache_folder import cache_root
+from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
+from interpretune.config.module import GenerativeClassificationConfig, ITConfig
+from interpretune.config.shared import ITSharedConfig
+from interpretune.contributions import LatentRequest
+from interpretune.declaration import Level
+from interpretune.demo.data import TEXT_FIELDS, demo_files
+from interpretune.demo.offline_model import is_cached, offline_model
+from interpretune.discovery import installed_adapters
+from interpretune.errors import ConfigurationError
+from interpretune.profiling import peak_memory_bytes
+from interpretune.session import ITSession, ITSessionConfig, it_init, it_session_end
+from interpretune.stack import ExecutionContext, build_context
+from interpretune.tokenization import load_tokenizer
+
+PATTERN = "Text: {task_prompt}"
+JOIN = "\nClaim: "
+SUFFIX = "\nThe claim is supported by the text (Yes/No):"
+ANSWERS = (" Yes", " No")
+QUALITY_ROWS = 32
+MIB = 1024 * 1024
+
+
+@dataclass(kw_only=True)
+class DemoOptions:
+    """What the command line of the demo sets.
+
+    Attributes:
+        adapters: Adapters to stack; None: the installed ones that supply latent models.
+        model: Folder, GGUF file or hub id; None: the offline default.
+        sae_release: Release or folder of latent models; None: train them.
+        layers: Layers with latent models; None: half-way and three quarters up the model.
+        hook: Place in a layer at which to train.
+        data: JSONL file, folder, or hub data set and subset; None: the rows of the package.
+        answers: Answer words for the labels 0 and 1.
+        limit: Most rows to analyse.
+        ablation_rows: Most rows to ablate: every alive latent costs a forward.
+        batch_size: Rows in a batch.
+        top_k: Latents in each table.
+        output: Folder for figures, tables and the summary.
+        cache_dir: Folder for models, rows and trained latent models.
+        seed: Seed of everything that is trained.
+        training_scale: Length of the training of latent models, 1.0 being the default.
+    """
+
+    adapters: Sequence[str] | None = None
+    model: str | None = None
+    sae_release: str | None = None
+    layers: Sequence[int] | None = None
+    hook: str = "hook_resid_post"
+    data: str | None = None
+    answers: Sequence[str] = ANSWERS
+    limit: int | None = None
+    ablation_rows: int = 12
+    batch_size: int = 4
+    top_k: int = 5
+    output: Path = Path("interpretune-demo")
+    cache_dir: Path | None = None
+    seed: int = 0
+    training_scale: float = 1.0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of the named parts of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str, console: Console) -> Iterator[None]:
+        """Time a block; on a terminal show that it is running."""
+        start = time.perf_counter()
+        console.print(f"[dim]{name} ...[/dim]")
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        console.print(f"[dim]{name}: {self.seconds[name]} s[/dim]")
+
+
+def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
+    """Run the four analyses and write figures, tables and ``summary.json`` to ``options.output``.
+
+    Args:
+        options: See ``DemoOptions``.
+        console: Where tables and progress go.
+
+    Returns:
+        The summary: what ran, on what, with which figures.
+
+    Raises:
+        InterpretuneError: A kind of it that says what is wrong.
+    """
+    watch = Stopwatch()
+    start = time.perf_counter()
+    context = build_context(choose_adapters(options.adapters))
+    console.print(str(context), highlight=False)
+    warm = options.model is not None or is_cached(options.cache_dir)
+    with watch.part("model and rows" + ("" if warm else " (the model is converted once)"), console):
+        session = _session(options, context)
+    with watch.part("data, latent models", console):
+        it_init(**session)
+    try:
+        summary = _analyse(session, options, watch, console)
+    finally:
+        it_session_end(**session)
+    summary |= {
+        "seconds": {**watch.seconds, "total": round(time.perf_counter() - start, 1)},
+        "peak_memory_mib": round(peak_memory_bytes() / MIB),
+        "threads": torch.get_num_threads(),
+    }
+    console.rule("run")
+    console.print(
+        tabulate([[k, v] for k, v in summary["seconds"].items()], headers=["part", "seconds"]), highlight=False
+    )
+    console.print(f"peak memory: {summary['peak_memory_mib']} MiB; threads: {summary['threads']}", highlight=False)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    console.print(f"written to {options.output}: figures, Parquet tables for each mode, summary.json", highlight=False)
+    return summary
+
+
+def choose_adapters(named: Sequence[str] | None) -> Sequence[str]:
+    """The named adapters, or the one installed adapter that supplies latent models.
+
+    Raises:
+        ConfigurationError: Nothing was named, and not exactly one installed adapter supplies latent models.
+    """
+    if named:
+        return named
+    installed = installed_adapters().values()
+    found = [item.name for item in installed if (about := item.read_declaration()) and about.level is Level.latents]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"The demo needs an adapter that supplies latent models (level {Level.latents}); installed: "
+            f"{', '.join(found) or 'none'}. "
+            + ("Name one with --adapters." if found else "Install one; `interpretune adapters` lists what is there.")
+        )
+    return found
+
+
+def _session(options: DemoOptions, context: ExecutionContext) -> ITSession:
+    model = options.model or str(offline_model(options.cache_dir))
+    files = demo_files(options.data, options.limit, options.cache_dir)
+    shared = ITSharedConfig(
+        model_name_or_path=model,
+        task_name="entailment",
+        tokenizer_kwargs={"padding_side": "left"},
+        cache_dir=options.cache_dir,
+    )
+    datamodule_cfg = ITDataModuleConfig(
+        data=files,
+        text_fields=TEXT_FIELDS,
+        num_labels=len(options.answers),
+        prompt_cfg=PromptConfig(ctx_question_join=JOIN, question_suffix=SUFFIX),
+        cust_tokenization_pattern=PATTERN,
+        train_batch_size=16,
+        eval_batch_size=options.batch_size,
+    )
+    request = LatentRequest(
+        release=options.sae_release,
+        layers=options.layers or _default_layers(shared),
+        hook=options.hook,
+        cache_dir=cache_root(options.cache_dir),
+        seed=options.seed,
+        scale=options.training_scale,
+    )
+    latents = context.hook.it_configure_latents(request=request)
+    if latents is None:
+        raise ConfigurationError(
+            f"None of the stacked adapters ({', '.join(context.names)}) supplies latent models for the demo "
+            "(it_configure_latents). Name one that does with --adapters."
+        )
+    module_cfg = ITConfig(
+        generative_step_cfg=GenerativeClassificationConfig(answers=tuple(options.answers)), seed=options.seed, **latents
+    )
+    return ITSession(
+        ITSessionConfig(
+            adapter_ctx=context.names, shared_cfg=shared, datamodule_cfg=datamodule_cfg, module_cfg=module_cfg
+        )
+    )
+
+
+def _default_layers(shared: ITSharedConfig) -> tuple[int, int]:
+    from transformers import AutoConfig
+
+    from interpretune.model_loading import resolve_source
+
+    load_tokenizer(shared)  # reports a source that cannot be reached before anything large is loaded
+    source = resolve_source(shared.model_name_or_path, shared.cache_dir)
+    n_layers = AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers
+    return n_layers // 2, n_layers * 3 // 4
+
+
+def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console: Console) -> dict[str, Any]:
+    module, datamodule = session.module, session.datamodule
+    caches: dict[AnalysisMode, AnalysisCache] = {}
+    ablation_batches = -(-options.ablation_rows // options.batch_size)
+    modes = (AnalysisMode.clean_no_sae, AnalysisMode.clean_w_sae, AnalysisMode.attr_patching, AnalysisMode.ablation)
+    for mode in modes:
+        cfg = AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save_cfg=SaveCfg(prompts=True, tokens=True)))
+        if mode is AnalysisMode.ablation:
+            clean = caches[AnalysisMode.clean_w_sae]
+            cfg.answer_indices, cfg.alive_latents = clean.answer_indices, clean.alive_latents
+            cfg.base_logit_diffs = clean.logit_diffs
+        limit = ablation_batches if mode is AnalysisMode.ablation else -1
+        with watch.part(f"analysis {mode}", console):
+            caches[mode] = run_analysis(module, datamodule, cfg, limit_batches=limit, console=console)
+    with watch.part("quality of the latent models", console):
+        batches = itertools.islice(datamodule.test_dataloader(), -(-QUALITY_ROWS // options.batch_size))
+        quality = measure_latent_quality(module, batches)
+    return _report(session, options, caches, quality, console)
+
+
+def _report(
+    session: ITSession,
+    options: DemoOptions,
+    caches: Mapping[AnalysisMode, AnalysisCache],
+    quality: Sequence[LatentQuality],
+    console: Console,
+) -> dict[str, Any]:
+    """Print the tables, save figures and Parquet files, and return the figures of the summary."""
+    tokenizer, figures = session.datamodule.tokenizer, options.output / "figures"
+    for section in session.context.hook.it_report_latents(module=session.module):
+        _table(console, section.title, section.rows)
+    _table(
+        console,
+        "Faithfulness of the latent models, each alone, on rows to analyse",
+        [item.as_row() for item in quality],
+    )
+    console.rule("Clean against spliced logit differences, largest changes")
+    clean, spliced = caches[AnalysisMode.clean_no_sae], caches[AnalysisMode.clean_w_sae]
+    with _through(console):
+        display_ref_vs_sae_logit_diffs(sae=spliced, no_sae_ref=clean, tokenizer=tokenizer, top_k=options.top_k)
+    predictions = {mode: compute_correct(cache, mode) for mode, cache in caches.items()}
+    correct = [
+        {
+            "mode": str(m),
+            "rows": sum(map(len, p.batch_predictions)),
+            "correct": p.total_correct,
+            "percent": p.percentage_correct,
+        }
+        for m, p in predictions.items()
+    ]
+    _table(console, "Correct answers by mode", correct)
+    summary_of_activations = calc_activation_summary(spliced)
+    attribution = caches[AnalysisMode.attr_patching]
+    compared = AnalysisCache(batches=attribution.batches[: len(caches[AnalysisMode.ablation].batches)])
+    metrics: dict[str, LatentMetrics] = {
+        "ablation": calculate_latent_metrics(
+            caches[AnalysisMode.ablation], None, summary_of_activations, filter_by_correct=False, run_name="ablation"
+        ),
+        "attribution": calculate_latent_metrics(
+            attribution, None, summary_of_activations, filter_by_correct=False, run_name="attribution patching"
+        ),
+    }
+    same_rows = calculate_latent_metrics(compared, None, summary_of_activations, False, "attribution patching")
+    correlations = effect_correlations(metrics["ablation"], same_rows)
+    with _through(console):
+        for item in metrics.values():
+            for title, table in create_attribution_tables(item, top_k=options.top_k).items():
+                print(f"\n{title}\n{table}")
+        print()
+        display_latent_dashboards(
+            metrics["ablation"],
+            "What the latents with the largest effects are active on",
+            sae_release=options.sae_release,
+            top_k=1,
+            tokenizer=tokenizer,
+        )
+        plot_latent_effects(caches[AnalysisMode.ablation], title="Ablation effects", figure_dir=figures)
+        plot_latent_effects(attribution, title="Attribution patching effects", figure_dir=figures)
+        latent_metrics_scatter(metrics["ablation"], same_rows, "Ablation", "Attribution patching", figure_dir=figures)
+    shown = [{"latent model": name, "Pearson r": r} for name, r in correlations.items()]
+    _table(console, "Ablation against attribution patching, total effects on the same rows", shown)
+    for mode, cache in caches.items():
+        cache.write_parquet(options.output / str(mode))
+    return {
+        "model": session.module.it_cfg.model_name_or_path,
+        "stack": list(session.context.names),
+        "rows": sum(map(len, clean.orig_labels)),
+        "ablated_rows": sum(map(len, caches[AnalysisMode.ablation].orig_labels)),
+        "ablations": sum(
+            int((v.values > 0).sum()) for b in caches[AnalysisMode.ablation].activations for v in b.values()
+        ),
+        "correct": correct,
+        "quality": [asdict(item) for item in quality],
+        "ablation_attribution_pearson": correlations,
+    }
+
+
+def _table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table with one column for each row of numbers, so that it fits a terminal."""
+    names = list(rows[0])
+    turned = [[name, *(row[name] for row in rows)] for name in names] if len(names) > 4 else None
+    console.rule(title)
+    text = tabulate(turned, floatfmt=".4g") if turned else tabulate(rows, headers="keys", floatfmt=".4g")  # type: ignore[arg-type]
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _through(console: Console) -> Iterator[None]:
+    """Send what reports print to the console, which may be standard error."""
+    import contextlib
+    import io
+
+    captured = io.StringIO()
+    with contextlib.redirect_stdout(captured):
+        yield
+    console.print(captured.getvalue(), highlight=False, markup=False, soft_wrap=True)

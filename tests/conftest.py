@@ -1,0 +1,98 @@
+"""Fixtures shared by all tests: no network, caches of their own, and distributions made on the fly."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, hence before anything else
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
+
+import pytest
+
+from tests.tiny import save_tiny_model
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test an empty cache."""
+    folder = tmp_path / "interpretune-cache"
+    monkeypatch.setenv("INTERPRETUNE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny GPT-2 with its tokenizer: padding on the left, with the id of BOS."""
+    return save_tiny_model(tmp_path_factory.mktemp("gpt2"), "gpt2")
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny Llama with its tokenizer: padding on the right, with an id of its own."""
+    folder = tmp_path_factory.mktemp("llama")
+    return save_tiny_model(folder, "llama", padding_side="right", bos_is_pad=False)
+
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install distributions for one test: ``install("acme", adapters={"acme": "acme_mod:adapter"}, acme_mod=SOURCE)``.
+
+    Further keyword arguments are the sources of top-level modules; ``files`` holds other files by path.
+    """
+    before = set(sys.modules)
+
+    def install(
+        distribution: str,
+        *,
+        adapters: dict[str, str],
+        version: str = "1.2.3",
+        files: dict[str, str] | None = None,
+        **modules: str,
+    ) -> Path:
+        site = tmp_path / f"site-{distribution}"
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = [f"{name} = {target}" for name, target in adapters.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[interpretune.adapters]", *lines, ""]))
+        for name, source in {**(files or {}), **{f"{name}.py": source for name, source in modules.items()}}.items():
+            file = site / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(dedent(source))
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    yield install
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)) or name.startswith("tests.broken_adapters."):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def adapter_of(install: Install) -> Callable[..., None]:
+    """Install an adapter from the body of its class: ``adapter_of("acme", level="model", body="...")``."""
+
+    def adapter_of(name: str, *, body: str = "pass", version: str = "1.2.3", **declaration: Any) -> None:
+        declared = ", ".join(f"{key}={value!r}" for key, value in {"level": "extension", **declaration}.items())
+        source = "import interpretune as it\n\n\nclass TheAdapter:\n"
+        source += f"    declaration = it.AdapterDeclaration(name={name!r}, {declared})\n\n"
+        source += "".join(f"    {line}\n" for line in dedent(body).strip().splitlines())
+        source += "\n\nadapter = TheAdapter()\n"
+        install(
+            f"interpretune-{name}",
+            adapters={name: f"interpretune_{name}:adapter"},
+            version=version,
+            **{f"interpretune_{name}": source},
+        )
+
+    return adapter_of

@@ -1,0 +1,248 @@
+"""Computing the stack from declarations, refusing what cannot be stacked, and the execution context."""
+
+from __future__ import annotations
+
+import itertools
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import interpretune as it
+from interpretune.declaration import Level
+from interpretune.discovery import InstalledAdapter
+from interpretune.stack import HOOK_NAMES, StackedAdapter, build_context, order_stack
+
+LOADS_MODEL = """
+    @it.hookimpl
+    def it_load_model(self, module):
+        return None
+"""
+
+
+def refusal(error: type[Exception], *names: str) -> str:
+    with pytest.raises(error) as caught:
+        build_context(names)
+    return str(caught.value)
+
+
+def test_core_alone():
+    assert build_context(()).names == ("core",)
+    assert build_context(("core", "core")).names == ("core",)
+
+
+def test_levels_order_the_stack_whatever_the_names(adapter_of):
+    for name, level in {"aa": "extension", "bb": "latents", "cc": "model", "dd": "framework"}.items():
+        adapter_of(name, level=level)
+    assert build_context(("aa", "bb", "cc", "dd")).names == ("core", "dd", "cc", "bb", "aa")
+
+
+def test_within_a_level_requirements_order_and_ties_go_by_name(adapter_of):
+    adapter_of("aa", requires=("cc",))
+    adapter_of("bb")
+    adapter_of("cc")
+    names = build_context(("bb", "aa", "cc")).names
+    assert names.index("cc") < names.index("aa")
+    assert set(names) == {"core", "aa", "bb", "cc"}
+    assert names == build_context(("cc", "aa", "bb")).names
+
+
+def test_requirements_are_added_transitively(adapter_of):
+    adapter_of("top", level="extension", requires=("middle",))
+    adapter_of("middle", level="latents", requires=("bottom",))
+    adapter_of("bottom", level="model")
+    assert build_context(("top",)).names == ("core", "bottom", "middle", "top")
+
+
+def test_adapter_objects_and_strings_name_the_same_stack(adapter_of):
+    adapter_of("acme")
+    assert build_context((it.Adapter.core, it.Adapter.acme)).names == build_context(("acme",)).names
+
+
+def test_one_bare_string_is_one_adapter():
+    assert build_context("core").names == ("core",)
+
+
+def test_a_missing_requirement_says_who_wants_it(adapter_of):
+    adapter_of("top", requires=("absent",), version="7.0")
+    message = refusal(it.UnknownAdapterError, "top")
+    assert "'absent', which 'top' (interpretune-top 7.0) requires" in message
+
+
+def test_an_adapter_that_is_not_asked_for_is_not_imported(install):
+    install("acme-tools", adapters={"acme": "acme_mod:adapter"}, acme_mod="raise RuntimeError('imported')")
+    assert build_context(("core",)).names == ("core",)
+
+
+def test_a_conflict_names_both_sides(adapter_of):
+    adapter_of("one", conflicts=("two",), version="1.1")
+    adapter_of("two", version="2.2")
+    message = refusal(it.StackError, "two", "one")
+    for part in ("'one' (interpretune-one 1.1)", "'two' (interpretune-two 2.2)", "conflict", "adapter_ctx"):
+        assert part in message
+    assert build_context(("one",)).names == ("core", "one")
+
+
+def test_a_conflict_with_an_added_requirement_is_found(adapter_of):
+    adapter_of("top", requires=("base",))
+    adapter_of("base", level="model")
+    adapter_of("enemy", conflicts=("base",))
+    assert "'base'" in refusal(it.StackError, "top", "enemy")
+
+
+def test_a_cycle_is_shown(adapter_of):
+    adapter_of("one", requires=("two",))
+    adapter_of("two", requires=("one",))
+    message = refusal(it.StackError, "one")
+    for part in ("cycle", "one (extension, requires two)", "two (extension, requires one)"):
+        assert part in message
+
+
+def test_a_requirement_against_the_levels_is_a_cycle(adapter_of):
+    adapter_of("low", level="model", requires=("high",))
+    adapter_of("high", level="extension")
+    message = refusal(it.StackError, "low")
+    assert "low (model, requires high)" in message
+    assert "high (extension, requires nothing)" in message
+
+
+def test_two_owners_of_the_model_are_refused_and_one_is_not(adapter_of):
+    adapter_of("one", level="model", body=LOADS_MODEL)
+    adapter_of("two", level="model", body=LOADS_MODEL)
+    message = refusal(it.StackError, "two", "one")
+    assert "'one' and 'two' both implement it_load_model" in message
+    assert build_context(("one",)).names == ("core", "one")
+
+
+def test_other_first_result_hooks_may_have_many_owners_and_the_lowest_but_core_answers(adapter_of):
+    for name, level in {"low": "model", "high": "extension"}.items():
+        adapter_of(
+            name, level=level, body=f"@it.hookimpl\ndef it_forward(self, module, batch):\n    return '{name}'"
+        )
+    context = build_context(("high", "low"))
+    assert context.hook.it_forward(module=None, batch={}) == "low"
+    assert dict(context.answers())["it_forward"] == ("low", "high", "core")
+
+
+def test_collected_hooks_run_core_first(adapter_of):
+    for name, level in {"low": "model", "high": "extension"}.items():
+        adapter_of(
+            name,
+            level=level,
+            body=f"@it.hookimpl\ndef it_contribute_classes(self):\n    return it.ClassContribution(adapter='{name}')",
+        )
+    context = build_context(("high", "low"))
+    assert [item.adapter for item in context.contributions] == ["core", "low", "high"]
+
+
+def test_wrappers_nest_with_the_lowest_outermost(adapter_of):
+    for name, level in {"low": "model", "high": "extension"}.items():
+        adapter_of(
+            name,
+            level=level,
+            body=f"""
+            @it.hookimpl(wrapper=True)
+            def it_run_step(self, module, step_name, step):
+                return "{name}(" + (yield) + ")"
+            """,
+        )
+    context = build_context(("high", "low"))
+    assert context.hook.it_run_step(module=None, step_name="test_step", step=lambda: "step") == "low(high(step))"
+    assert dict(context.answers())["it_run_step"] == ("low (wrapper)", "high (wrapper)", "core")
+
+
+def test_two_contexts_in_one_process_are_independent(adapter_of):
+    adapter_of("acme", body="@it.hookimpl\ndef it_forward(self, module, batch):\n    return 'acme'")
+    plain = build_context(("core",))
+    stacked = build_context(("acme",))
+    assert dict(plain.answers())["it_forward"] == ("core",)
+    assert dict(stacked.answers())["it_forward"] == ("acme", "core")
+    assert plain.hook is not stacked.hook
+
+
+def test_a_context_is_frozen():
+    context = build_context(())
+    for name in ("adapters", "hook", "contributions"):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(context, name, ())
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        context.adapters[0].declaration.name = "other"
+
+
+def test_the_printed_context_shows_the_stack_and_who_answers(adapter_of):
+    adapter_of(
+        "acme",
+        level="model",
+        requires=("core",),
+        version="9.8.7",
+        body="""
+        @it.hookimpl
+        def it_forward(self, module, batch):
+            return None
+
+        @it.hookimpl
+        def it_contribute_classes(self):
+            return it.ClassContribution(adapter="acme", module=(TheAdapter,))
+        """,
+    )
+    lines = [" ".join(line.split()) for line in str(build_context(("acme",))).splitlines()]
+    core_version = it.installed_adapters()["core"].version
+    assert f"core framework interpretune-core {core_version}" in lines
+    assert "acme model interpretune-acme 9.8.7, requires core" in lines
+    assert "it_forward acme, core" in lines
+    assert "it_report_latents -" in lines
+    assert "module your class, TheAdapter (acme), ITModule (core)" in lines
+    assert "datamodule_cfg your mixin, -" in lines
+    assert all(any(line.startswith(f"{name} ") for line in lines) for name in HOOK_NAMES)
+
+
+def test_a_contribution_of_another_type_is_refused(adapter_of):
+    adapter_of("acme", body="@it.hookimpl\ndef it_contribute_classes(self):\n    return {'module': ()}")
+    message = refusal(it.AdapterSignatureError, "acme")
+    for part in ("acme", "it_contribute_classes", "ClassContribution", "{'module': ()}"):
+        assert part in message
+
+
+NAMES = "abcdefgh"
+
+
+def stacked(name: str, level: Level, requires: tuple[str, ...]) -> StackedAdapter:
+    declaration = it.AdapterDeclaration(name=name, level=level, requires=requires)
+    return StackedAdapter(InstalledAdapter(name, f"{name}:adapter", f"interpretune-{name}", "1"), declaration, None)
+
+
+@st.composite
+def consistent_stacks(draw):
+    """Adapters that require only adapters of lower levels, or earlier ones of their own level."""
+    count = draw(st.integers(1, len(NAMES)))
+    names = draw(st.permutations(NAMES[:count]))
+    levels = sorted(draw(st.lists(st.sampled_from(list(Level)), min_size=count, max_size=count)), key=lambda lv: lv.rank)
+    requires = [draw(st.sets(st.sampled_from(names[:index]))) if index else set() for index in range(count)]
+    return [
+        stacked("core", Level.framework, ()),
+        *(stacked(*each) for each in zip(names, levels, map(tuple, requires), strict=True)),
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), adapters=consistent_stacks())
+def test_any_order_of_the_same_adapters_gives_one_valid_stack(data, adapters):
+    expected = order_stack({adapter.name: adapter for adapter in adapters})
+    shuffled = data.draw(st.permutations(adapters))
+    assert order_stack({adapter.name: adapter for adapter in shuffled}) == expected
+    assert expected[0].name == "core"
+    assert sorted(adapter.name for adapter in expected) == sorted(adapter.name for adapter in adapters)
+    for lower, upper in itertools.combinations(expected, 2):
+        assert lower.name == "core" or lower.declaration.level.rank <= upper.declaration.level.rank
+        assert upper.name not in lower.declaration.requires
+
+
+def test_any_order_of_adapter_ctx_gives_one_context(adapter_of):
+    adapter_of("aa", level="extension", requires=("cc",))
+    adapter_of("bb", level="extension")
+    adapter_of("cc", level="model")
+    adapter_of("dd", level="framework")
+    contexts = [build_context(names) for names in itertools.permutations(("aa", "bb", "dd", "core"))]
+    assert {context.names for context in contexts} == {("core", "dd", "cc", "aa", "bb")}
+    assert len({str(context) for context in contexts}) == 1
