@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--limit", type=int, help="most rows to analyse")
     demo.add_argument("--ablation-rows", type=int, default=12, help="most rows to ablate")
     demo.add_argument("--batch-size", type=int, default=4, help="rows in a batch")
-    demo.add_argument("--top-k", type=int, default=5, help="latents in each table")
+    demo.add_argument("--top-k", type=int, default=3, help="latents in each table")
     demo.add_argument("--training-scale", type=float, default=1.0, help="length of the training of latent models")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything that is trained")
     demo.add_argument("--output", type=Path, default=Path("interpretune-demo"), help="folder for results")

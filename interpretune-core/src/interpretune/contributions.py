@@ -26,10 +26,10 @@ class ClassContribution:
     """
 
     adapter: str
-    module: tuple[type, ...] = field(default=(), converter=tuple)
-    datamodule: tuple[type, ...] = field(default=(), converter=tuple)
-    module_cfg: tuple[type, ...] = field(default=(), converter=tuple)
-    datamodule_cfg: tuple[type, ...] = field(default=(), converter=tuple)
+    module: tuple[type, ...] = field(default=(), converter=tuple[Any, ...])
+    datamodule: tuple[type, ...] = field(default=(), converter=tuple[Any, ...])
+    module_cfg: tuple[type, ...] = field(default=(), converter=tuple[Any, ...])
+    datamodule_cfg: tuple[type, ...] = field(default=(), converter=tuple[Any, ...])
     module_key: str | None = None
 
 
@@ -37,8 +37,8 @@ class ClassContribution:
 class OptimizerSetup:
     """Optimizers and learning-rate schedulers of a module."""
 
-    optimizers: tuple[Any, ...] = field(default=(), converter=tuple)
-    schedulers: tuple[Any, ...] = field(default=(), converter=tuple)
+    optimizers: tuple[Any, ...] = field(default=(), converter=tuple[Any, ...])
+    schedulers: tuple[Any, ...] = field(default=(), converter=tuple[Any, ...])
 
 
 @frozen(kw_only=True)
@@ -55,7 +55,7 @@ class LatentRequest:
     """
 
     release: str | None
-    layers: tuple[int, ...] = field(converter=tuple)
+    layers: tuple[int, ...] = field(converter=tuple[Any, ...])
     hook: str
     cache_dir: Path
     seed: int = 0

@@ -58,7 +58,8 @@ class ITDataModule:
         """
         if self.itdm_cfg.data is None:
             raise ConfigurationError(
-                f"{type(self).__name__} has nothing to prepare: set ITDataModuleConfig.data to a JSONL file, a folder or "
+                f"{type(self).__name__} has nothing to prepare: set ITDataModuleConfig.data to a JSONL file, a "
+                "folder or "
                 "a hub id, or override prepare_data."
             )
         rows = read_rows(self.itdm_cfg)
@@ -151,7 +152,7 @@ class ITDataModule:
             "collate_fn": self.data_collator,
             **self.itdm_cfg.dataloader_kwargs,
         }
-        return DataLoader(self.dataset[split], **options)  # type: ignore[arg-type]
+        return DataLoader(self.dataset[split], **options)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of ``train``."""

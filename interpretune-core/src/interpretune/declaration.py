@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import matches_re
@@ -56,8 +57,8 @@ class AdapterDeclaration:
 
     name: str = field(validator=matches_re(r"[a-z][a-z0-9_]*"))
     level: Level = field(converter=_level)
-    requires: tuple[str, ...] = field(default=(), converter=tuple)
-    conflicts: tuple[str, ...] = field(default=(), converter=tuple)
+    requires: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
+    conflicts: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
     contract: str = field(default=CONTRACT_VERSION, validator=matches_re(r"\d+\.\d+"))
 
     @property

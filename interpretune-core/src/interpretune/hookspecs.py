@@ -153,7 +153,8 @@ def it_log(module: ITModule, metrics: Mapping[str, float]) -> None:
 def it_create_backend(module: ITModule) -> AnalysisBackend | None:
     """Supply the object through which analyses reach into the model.
 
-    Called once for each module, at its first analysis. First result; core's backend uses torch forward hooks.
+    Called when a backend is first needed, and again after the module was set up or its latent models changed. First
+    result; core's backend uses torch forward hooks.
     """
 
 

@@ -52,7 +52,8 @@ def convert_gguf(path: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelLoadError(
-            f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its architecture "
+            f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its "
+            "architecture "
             "one that transformers can load?"
         ) from error
     _forget_quantization(model)

@@ -62,6 +62,8 @@ class ITModule(nn.Module):
             self.model.requires_grad_(False)
         loaded = self._hook.it_load_latent_models(module=self)
         self.latent_models = [latent_model for group in loaded for latent_model in group]
+        if self.latent_models:
+            self.backend.check_latent_models(self.latent_models)
 
     def _before_it_cfg_init(self, it_cfg: ITConfig) -> ITConfig:
         """Adjust the configuration before anything is built from it; override as needed."""
@@ -85,7 +87,7 @@ class ITModule(nn.Module):
     def latent_models(self, latent_models: Sequence[LatentModel]) -> None:
         self._latent_models = list(latent_models)
         modules = [latent_model for latent_model in self._latent_models if isinstance(latent_model, nn.Module)]
-        self.latent_modules = nn.ModuleList(modules)
+        self.latent_modules = nn.ModuleList(modules).to(self.device)
         self._it_state.backend = None
 
     # ------------------------------------------------------------------------------------------------------ life cycle
@@ -94,6 +96,7 @@ class ITModule(nn.Module):
         """Connect the data module and load the metric; called by ``it_init`` when the data is ready."""
         if datamodule is not None:
             self.datamodule = datamodule
+            self._it_state.backend = None  # one made before knew no tokenizer, hence no special tokens
         answers = self.it_cfg.generative_step_cfg.answers
         if answers:
             tokenizer = self.require_datamodule().tokenizer

@@ -66,7 +66,8 @@ def _load(source: Any) -> Mapping[str, datasets.Dataset]:
     except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
         raise DataError(
             f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
-            f"(as name/subset): {type(error).__name__}: {error}. Give a JSONL file, a folder saved by datasets, or check the network."
+            f"(as name/subset): {type(error).__name__}: {error}. Give a JSONL file, a folder saved by datasets, "
+            "or check the network."
         ) from error
     return remote
 

@@ -99,7 +99,8 @@ class ITSession(Mapping[str, Any]):
         return len(self._keys)
 
     def __repr__(self) -> str:
-        return f"ITSession({', '.join(self.context.names)}: {type(self.module).__name__}, {type(self.datamodule).__name__})"
+        parts = f"{type(self.module).__name__}, {type(self.datamodule).__name__}"
+        return f"ITSession({', '.join(self.context.names)}: {parts})"
 
 
 def it_init(
@@ -107,7 +108,8 @@ def it_init(
 ) -> None:
     """Bring a session to life: prepare data, set up the data module, set up the module, build optimizers.
 
-    Call it as ``it_init(**session)``. If a phase fails, the session is ended (``it_end_session``) and the error goes on.
+    Call it as ``it_init(**session)``. If a phase fails, the session is ended (``it_end_session``) and the error goes
+    on.
 
     Args:
         module: The session's module.

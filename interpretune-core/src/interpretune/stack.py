@@ -131,7 +131,8 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
             owners = [impl.plugin_name for impl in manager.hook.it_contribute_classes.get_hookimpls()]
             stacked = ", ".join(str(adapter.installed) for adapter in ordered if adapter.name in owners[:-1])
             raise AdapterSignatureError(
-                f"it_contribute_classes returned {contribution!r}, which is not a ClassContribution; one of {stacked} did. "
+                f"it_contribute_classes returned {contribution!r}, which is not a ClassContribution; one of "
+                f"{stacked} did. "
                 "Return `ClassContribution(adapter=..., ...)` or None."
             )
     return ExecutionContext(adapters=tuple(ordered), hook=manager.hook, contributions=contributions)

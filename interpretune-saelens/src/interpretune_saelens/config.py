@@ -86,8 +86,6 @@ class SAELensTrainConfig(SAELensSpliceConfig):
         batch_size: Activations in a step.
         lr: Learning rate.
         trainer_args: Further arguments of ``sae_lens.config.SAETrainerConfig``; None: those that suit short runs.
-        refit_decoder: Fit the decoder of a ``standard`` SAE to its encoder by least squares when training is over, which
-            undoes the shrinkage of its L1 penalty (Wright and Sharkey 2024, "Addressing feature suppression in SAEs").
         seed: Seed of weights and order.
         cache_dir: Where trained SAEs are kept; None: see ``interpretune.cache_root``.
     """
@@ -102,7 +100,6 @@ class SAELensTrainConfig(SAELensSpliceConfig):
     batch_size: int = 512
     lr: float = 2e-3
     trainer_args: dict[str, Any] | None = None
-    refit_decoder: bool = True
     seed: int = 0
     cache_dir: str | Path | None = None
 

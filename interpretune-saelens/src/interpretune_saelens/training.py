@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 REPORT = "training-report.json"
 EVALUATED = 8192
 """Activations that a trained SAE encodes at once when it is measured."""
-RIDGE = 1e-3
-"""Strength of the ridge in the refit of the decoder, relative to the mean square of the latents."""
 
 
 def train_latent_models(
@@ -174,8 +172,6 @@ def _train_one(cfg: SAELensTrainConfig, collected: Activations, module: ITModule
         )
         trainer.activation_scaler.scaling_factor = scale
         trained = trainer.fit()
-    if cfg.refit_decoder and cfg.architecture == "standard":
-        refit_decoder(trained, activations)
     trained.cfg.metadata.hook_name = cfg.hook_name
     trained.cfg.metadata[SKIPS_SPECIAL_TOKENS] = True
     trained.save_inference_model(folder)
@@ -195,7 +191,8 @@ def _fresh_sae(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule) -
     """An untrained SAE whose decoder bias is the mean activation, and the factor that scales activations for it."""
     if cfg.architecture not in SAE_TRAINING_CLASS_REGISTRY:
         raise ConfigurationError(
-            f"SAELens trains no SAE of architecture {cfg.architecture!r}; it has {', '.join(SAE_TRAINING_CLASS_REGISTRY)}."
+            f"SAELens trains no SAE of architecture {cfg.architecture!r}; it has "
+            f"{', '.join(SAE_TRAINING_CLASS_REGISTRY)}."
         )
     sae_class, config_class = get_sae_training_class(cfg.architecture)
     d_in = activations.shape[-1]
@@ -215,25 +212,6 @@ def _fresh_sae(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule) -
     with torch.no_grad():
         sae.b_dec.copy_(mean * scale)
     return sae, scale
-
-
-@torch.no_grad()
-def refit_decoder(sae: TrainingSAE[Any], activations: Tensor) -> None:
-    """Replace decoder and bias by the least-squares solution for the latents that the encoder gives.
-
-    The encoder's bias takes up the change of the decoder's, so that the latents stay as they are.
-    """
-    x = activations.to(sae.device)
-    latents = sae.encode(x)
-    centered = latents - latents.mean(0)
-    gram = centered.T @ centered / len(x)
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-    residual = x - x.mean(0) - centered @ sae.W_dec
-    sae.W_dec += torch.linalg.solve(gram + ridge, centered.T @ residual / len(x))
-    bias = x.mean(0) - latents.mean(0) @ sae.W_dec
-    if sae.cfg.apply_b_dec_to_input:
-        sae.b_enc += (bias - sae.b_dec) @ sae.W_enc
-    sae.b_dec.copy_(bias)
 
 
 @torch.no_grad()

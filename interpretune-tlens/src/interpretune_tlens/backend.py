@@ -17,7 +17,7 @@ class TransformerLensBackend(AnalysisBackend):
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
-        tokenizer = self._model.tokenizer
+        tokenizer: Any = self._model.tokenizer
         ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
         self._special = torch.tensor(ids, dtype=torch.long)
         wrapped = getattr(model, "original_model", None)

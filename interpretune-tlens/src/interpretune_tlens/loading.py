@@ -55,7 +55,8 @@ def load_model(cfg: ITConfig) -> nn.Module:
     if tokenizer is not None and tl_cfg.default_padding_side:
         tokenizer.padding_side = tl_cfg.default_padding_side
     make = _bridge if tl_cfg.use_bridge else _hooked
-    return make(hf_model, tokenizer, tl_cfg, device_of(cfg)).eval()
+    model: nn.Module = make(hf_model, tokenizer, tl_cfg, device_of(cfg)).eval()
+    return model
 
 
 def replace_model(cfg: ITConfig) -> ITConfig:
@@ -83,7 +84,8 @@ def _bridge(
             )
         except (ValueError, KeyError, NotImplementedError) as error:
             raise ModelLoadError(
-                f"TransformerLens cannot build a bridge for {type(hf_model).__name__}: {error}. Its documentation lists "
+                f"TransformerLens cannot build a bridge for {type(hf_model).__name__}: {error}. Its "
+                "documentation lists "
                 "the architectures; without TransformerLens, stack ('core',) alone."
             ) from error
     if any(tl_cfg.processing.values()):
@@ -131,12 +133,12 @@ def _hooked(
                 cfg, tokenizer, move_to_device=False, default_padding_side=tl_cfg.default_padding_side
             )
             model.load_and_process_state_dict(weights, **tl_cfg.processing)
+            model.to(device)
         except (ValueError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
             raise ModelLoadError(
                 f"HookedTransformer cannot convert {type(hf_model).__name__}: {type(error).__name__}: {error}. Use "
                 "use_bridge=True, which wraps the Hugging Face model instead."
             ) from error
-    model.to(device)
     _check_conversion(hf_model, model)
     return model
 
@@ -164,7 +166,7 @@ def _custom(cfg: ITConfig, tl_cfg: ITLensCustomConfig) -> nn.Module:
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(cfg.seed)
         model = HookedTransformer(custom, tokenizer, default_padding_side=tl_cfg.default_padding_side)
-    return model.to(device_of(cfg)).eval()
+        return model.to(device_of(cfg)).eval()
 
 
 @contextlib.contextmanager

@@ -129,12 +129,14 @@ class AnalysisBackend(ABC):
                     + (f"Nearest: {', '.join(near)}." if near else f"It has, among others: {', '.join(known[:8])}.")
                 )
 
+    @torch.no_grad()
     def check_latent_models(self, latent_models: Sequence[LatentModel]) -> None:
-        """Refuse latent models whose hook point is missing or whose width does not fit, by one forward of one token.
+        """Refuse latent models whose hook point is missing or whose width does not fit, by one forward of two tokens.
 
         Raises:
-            HookPointError: What does not fit, with both widths.
+            HookPointError: What does not fit, with both widths, or two latent models that read at one hook point.
         """
+        _check_distinct(latent_models)
         names = [name for item in latent_models for name in (item.hook_point, item.output_hook_point)]
         self.check_hook_points(names)
         device = self.model_device
@@ -146,8 +148,20 @@ class AnalysisBackend(ABC):
             width = seen[item.hook_point].flatten(2).shape[-1]
             if width != item.d_in:
                 raise HookPointError(
-                    f"The latent model {item.name!r} reads {item.d_in} numbers at {item.hook_point}, where this model has "
+                    f"The latent model {item.name!r} reads {item.d_in} numbers at {item.hook_point}, where this "
+                    "model has "
                     f"{width}. Was it trained on another model?"
+                )
+            place = item.output_hook_point
+            width, written = (
+                x.flatten(2).shape[-1]
+                for x in (seen[place], item.decode(item.encode(seen[item.hook_point].flatten(2))))
+            )
+            if width != written:
+                raise HookPointError(
+                    f"The latent model {item.name!r} writes {written} numbers at {place}, where this model has "
+                    f"{width}. "
+                    "Was it trained on another model?"
                 )
 
     @property
@@ -218,7 +232,8 @@ class AnalysisBackend(ABC):
             record: Names of the activations to return, as they are after the edits.
 
         Raises:
-            HookPointError: A hook point is missing, or an edit names no spliced latent model.
+            HookPointError: A hook point is missing, an edit names no spliced latent model, or two latent models read at
+                one hook point.
         """
         edits, recorded = self.splice_edits(inputs, latent_models, latent_edits or {}, record)
         logits = self.forward(inputs, edits, inputs.answer_positions)
@@ -231,7 +246,12 @@ class AnalysisBackend(ABC):
         latent_edits: Mapping[str, Edit],
         record: Sequence[str],
     ) -> tuple[dict[str, Edit], dict[str, Tensor]]:
-        """Edits that splice latent models in, and the mapping that a forward with them fills with activations."""
+        """Edits that splice latent models in, and the mapping that a forward with them fills with activations.
+
+        Where a transcoder writes to a place at which an autoencoder reads, the autoencoder reads what it wrote.
+        """
+        _check_distinct(latent_models)
+        latent_models = sorted(latent_models, key=lambda item: item.hook_point == item.output_hook_point)
         names = [activation_name(latent_model) for latent_model in latent_models]
         for name in (*latent_edits, *record):
             if name not in names:
@@ -355,9 +375,22 @@ def _check_rows(rows: Tensor, examples: int, latents: int, name: str, row_budget
         raise AnalysisError(f"No latent model with the activations {name!r} is spliced in.")
     if len(rows) and (rows.min() < 0 or rows[:, 0].max() >= examples or rows[:, 1].max() >= latents):
         raise AnalysisError(
-            f"Rows to ablate at {name} go beyond the batch of {examples} examples or the {latents} latents: largest are "
+            f"Rows to ablate at {name} go beyond the batch of {examples} examples or the {latents} latents: "
+            "largest are "
             f"example {int(rows[:, 0].max())} and latent {int(rows[:, 1].max())}."
         )
+
+
+def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
+    readers: dict[str, LatentModel] = {}
+    for item in latent_models:
+        other = readers.setdefault(activation_name(item), item)
+        if other is not item:
+            raise HookPointError(
+                f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their "
+                "latents would "
+                "share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
+            )
 
 
 def _splice(
@@ -370,7 +403,8 @@ def _splice(
         flat = activations.flatten(2)
         if flat.shape[-1] != latent_model.d_in:
             raise HookPointError(
-                f"The latent model {latent_model.name!r} reads {latent_model.d_in} numbers at {latent_model.hook_point}, "
+                f"The latent model {latent_model.name!r} reads {latent_model.d_in} numbers at "
+                f"{latent_model.hook_point}, "
                 f"where this model has {flat.shape[-1]}."
             )
         latents = latent_model.encode(flat)

@@ -64,7 +64,7 @@ def _contexts(metrics: LatentMetrics, name: str, latent: int, tokenizer: PreTrai
 def _excerpt(context: Context, tokenizer: PreTrainedTokenizerBase | None) -> str:
     if context.tokens is None:
         return "(tokens were not saved: SaveCfg(tokens=True))"
-    pieces = [tokenizer.decode([token]) if tokenizer else f"{int(token)} " for token in context.tokens]
+    pieces = [tokenizer.decode([token]) if tokenizer else f" {int(token)}" for token in context.tokens]
     at = context.position
     before, after = pieces[max(0, at - TOKENS_BEFORE) : at], pieces[at + 1 : at + 1 + TOKENS_AFTER]
     return " ".join("".join([*before, "[[", pieces[at], "]]", *after]).split())

@@ -49,7 +49,8 @@ class HuggingFaceBackend(AnalysisBackend):
     @property
     def model(self) -> nn.Module:
         """The Hugging Face model."""
-        return self._model
+        model: nn.Module = self._model
+        return model
 
     @property
     def vocab_size(self) -> int:

@@ -17,24 +17,40 @@ Edit = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class LatentModel(Protocol):
-    """A dictionary of latents at a hook point of a model.
+    """A dictionary of latents at a hook point of a model; plain attributes serve for the properties."""
 
-    Attributes:
-        name: Name for tables and plots.
-        hook_point: Where the input is read, for example ``blocks.9.hook_resid_post``.
-        output_hook_point: Where the output is put in; the same place for an autoencoder, another for a transcoder.
-        d_in: Width of the input; places with several trailing dimensions (heads) are flattened to it.
-        d_sae: Number of latents.
-        skips_special_tokens: Whether the first token of a row, special tokens and padding stay as they are. The answer
-            position is always spliced.
-    """
+    @property
+    def name(self) -> str:
+        """Name for tables and plots."""
+        ...
 
-    name: str
-    hook_point: str
-    output_hook_point: str
-    d_in: int
-    d_sae: int
-    skips_special_tokens: bool
+    @property
+    def hook_point(self) -> str:
+        """Where the input is read, for example ``blocks.9.hook_resid_post``."""
+        ...
+
+    @property
+    def output_hook_point(self) -> str:
+        """Where the output is put in; the same place for an autoencoder, another for a transcoder."""
+        ...
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input; places with several trailing dimensions (heads) are flattened to it."""
+        ...
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        ...
+
+    @property
+    def skips_special_tokens(self) -> bool:
+        """Whether the first token of a row, special tokens and padding stay as they are.
+
+        The answer position is always spliced.
+        """
+        ...
 
     def encode(self, activations: Tensor) -> Tensor:
         """Activations of the latents, ``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``; inactive latents are 0."""

@@ -1,4 +1,4 @@
-"""The two calls of an analysis step: run the model as the mode says, then turn logits into loss, differences, effects."""
+"""The two calls of an analysis step: run the model as the mode says, then turn logits into differences and effects."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def loss_and_logit_diffs(
     if analysis_cfg.mode is AnalysisMode.ablation:
         clean = analysis_batch.logit_diffs
         if analysis_cfg.base_logit_diffs is not None:
-            clean = analysis_cfg.base_logit_diffs[batch_idx].to(logits.device)
+            clean = _entry(analysis_cfg.base_logit_diffs, batch_idx, "base_logit_diffs").to(logits.device)
         analysis_batch.effects = {
             name: _ablation_effects(analysis_batch.activations[name], ablated, clean, labels)
             for name, ablated in analysis_batch.ablated_logits.items()
@@ -198,7 +198,8 @@ def _indices(inputs: ModelInputs, analysis_cfg: AnalysisCfg, batch_idx: int) -> 
         given = _entry(analysis_cfg.answer_indices, batch_idx, "answer_indices").to(found.device)
         if not torch.equal(given, found):
             raise AnalysisError(
-                f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its answers at "
+                f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its "
+                "answers at "
                 f"{found.tolist()}. Both analyses must see the same batches in the same order."
             )
     return found
@@ -207,7 +208,8 @@ def _indices(inputs: ModelInputs, analysis_cfg: AnalysisCfg, batch_idx: int) -> 
 def _entry(values: Sequence[Any], batch_idx: int, name: str) -> Any:
     if batch_idx >= len(values):
         raise AnalysisError(
-            f"analysis_cfg.{name} has {len(values)} batches, and batch {batch_idx} is asked for. Run the clean analysis "
+            f"analysis_cfg.{name} has {len(values)} batches, and batch {batch_idx} is asked for. Run the clean "
+            "analysis "
             "over at least as many batches."
         )
     return values[batch_idx]

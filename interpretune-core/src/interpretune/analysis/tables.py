@@ -45,7 +45,8 @@ def display_ref_vs_sae_logit_diffs(
     spliced, clean = torch.cat(sae.logit_diffs), torch.cat(no_sae_ref.logit_diffs)
     if spliced.shape != clean.shape:
         raise AnalysisError(
-            f"The analyses have {len(spliced)} and {len(clean)} examples; run both over the same batches to compare them."
+            f"The analyses have {len(spliced)} and {len(clean)} examples; run both over the same batches to "
+            "compare them."
         )
     labels = torch.cat(sae.orig_labels)
     prompts = _prompts(sae, no_sae_ref, tokenizer)

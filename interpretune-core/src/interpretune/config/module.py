@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +87,15 @@ def keeps_unknown_fields(cls: type) -> type:
     says which of them nobody declares. Subclasses made with ``@dataclass`` have constructors of their own and are
     strict.
     """
-    generated_init = cls.__init__
+    generated_init: Callable[..., None] = vars(cls)["__init__"]
 
     @functools.wraps(generated_init)
-    def __init__(self: Any, **values: Any) -> None:
+    def init(self: Any, **values: Any) -> None:
         known = {item.name for item in fields(self)}
         generated_init(self, **{name: value for name, value in values.items() if name in known})
         self.awaiting_composition = {name: value for name, value in values.items() if name not in known}
 
-    cls.__init__ = __init__  # type: ignore[misc]
+    cls.__init__ = init  # type: ignore[misc]
     return cls
 
 

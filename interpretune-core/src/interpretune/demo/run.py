@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ PATTERN = "Text: {task_prompt}"
 JOIN = "\nClaim: "
 SUFFIX = "\nThe claim is supported by the text (Yes/No):"
 ANSWERS = (" Yes", " No")
-QUALITY_ROWS = 32
+QUALITY_ROWS = 24
+WIDE = 5
 MIB = 1024 * 1024
 
 
@@ -85,7 +87,7 @@ class DemoOptions:
     limit: int | None = None
     ablation_rows: int = 12
     batch_size: int = 4
-    top_k: int = 5
+    top_k: int = 3
     output: Path = Path("interpretune-demo")
     cache_dir: Path | None = None
     seed: int = 0
@@ -98,7 +100,7 @@ class Stopwatch:
 
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
+    @contextlib.contextmanager
     def part(self, name: str, console: Console) -> Iterator[None]:
         """Time a block; on a terminal show that it is running."""
         start = time.perf_counter()
@@ -124,7 +126,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     watch = Stopwatch()
     start = time.perf_counter()
     context = build_context(choose_adapters(options.adapters))
-    console.print(str(context), highlight=False)
+    console.print(str(context), highlight=False, markup=False, soft_wrap=True)
     warm = options.model is not None or is_cached(options.cache_dir)
     with watch.part("model and rows" + ("" if warm else " (the model is converted once)"), console):
         session = _session(options, context)
@@ -146,7 +148,11 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     console.print(f"peak memory: {summary['peak_memory_mib']} MiB; threads: {summary['threads']}", highlight=False)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    console.print(f"written to {options.output}: figures, Parquet tables for each mode, summary.json", highlight=False)
+    console.print(
+        f"written to {options.output}: figures, Parquet tables for each mode, summary.json",
+        highlight=False,
+        soft_wrap=True,
+    )
     return summary
 
 
@@ -320,20 +326,20 @@ def _report(
 
 
 def _table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table with one column for each row of numbers, so that it fits a terminal."""
-    names = list(rows[0])
-    turned = [[name, *(row[name] for row in rows)] for name in names] if len(names) > 4 else None
+    """A table; one with many columns is turned, so that it fits a terminal."""
+    shown = [{name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+    names = list(shown[0])
+    wide = len(names) > WIDE
+    text = (
+        tabulate([[name, *(row[name] for row in shown)] for name in names]) if wide else tabulate(shown, headers="keys")
+    )
     console.rule(title)
-    text = tabulate(turned, floatfmt=".4g") if turned else tabulate(rows, headers="keys", floatfmt=".4g")  # type: ignore[arg-type]
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _through(console: Console) -> Iterator[None]:
     """Send what reports print to the console, which may be standard error."""
-    import contextlib
-    import io
-
     captured = io.StringIO()
     with contextlib.redirect_stdout(captured):
         yield

@@ -1,0 +1,10 @@
+"""Registers the class instead of an instance."""
+
+import interpretune as it
+
+
+class AClass:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+
+adapter = AClass

@@ -1,0 +1,10 @@
+"""Declares another name than its entry point has."""
+
+import interpretune as it
+
+
+class AnotherName:
+    declaration = it.AdapterDeclaration(name="menagerie", level="model")
+
+
+adapter = AnotherName()

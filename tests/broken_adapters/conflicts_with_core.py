@@ -1,0 +1,10 @@
+"""Cannot share a stack with core, which is in every stack."""
+
+import interpretune as it
+
+
+class ConflictsWithCore:
+    declaration = it.AdapterDeclaration(name="zoo", level="model", conflicts=("core",))
+
+
+adapter = ConflictsWithCore()

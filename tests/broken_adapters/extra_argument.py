@@ -1,0 +1,14 @@
+"""Asks for an argument that the specification lacks."""
+
+import interpretune as it
+
+
+class ExtraArgument:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl
+    def it_forward(self, module, batch, temperature):
+        return None
+
+
+adapter = ExtraArgument()

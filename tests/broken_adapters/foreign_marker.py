@@ -1,0 +1,18 @@
+"""Marks its hooks for another project."""
+
+import pluggy
+
+import interpretune as it
+
+hookimpl = pluggy.HookimplMarker("menagerie")
+
+
+class ForeignMarker:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @hookimpl
+    def it_forward(self, module, batch):
+        return None
+
+
+adapter = ForeignMarker()

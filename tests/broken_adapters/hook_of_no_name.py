@@ -1,0 +1,14 @@
+"""Marks a method that resembles no hook."""
+
+import interpretune as it
+
+
+class HookOfNoName:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl
+    def zzz(self):
+        return None
+
+
+adapter = HookOfNoName()

@@ -1,0 +1,14 @@
+"""Misspells a hook."""
+
+import interpretune as it
+
+
+class MisspeltHook:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl
+    def it_foward(self, module, batch):
+        return None
+
+
+adapter = MisspeltHook()

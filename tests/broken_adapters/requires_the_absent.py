@@ -1,0 +1,10 @@
+"""Requires an adapter that nobody has installed."""
+
+import interpretune as it
+
+
+class RequiresTheAbsent:
+    declaration = it.AdapterDeclaration(name="zoo", level="model", requires=("quagga",))
+
+
+adapter = RequiresTheAbsent()

@@ -1,0 +1,10 @@
+"""Declares a level that does not exist."""
+
+import interpretune as it
+
+
+class UnknownLevel:
+    declaration = it.AdapterDeclaration(name="zoo", level="penthouse")
+
+
+adapter = UnknownLevel()

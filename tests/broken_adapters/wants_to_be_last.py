@@ -1,0 +1,14 @@
+"""Pushes itself to the end, behind core."""
+
+import interpretune as it
+
+
+class WantsToBeLast:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl(trylast=True)
+    def it_forward(self, module, batch):
+        return None
+
+
+adapter = WantsToBeLast()

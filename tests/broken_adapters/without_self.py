@@ -1,0 +1,14 @@
+"""Forgets ``self``, so that the first argument is silently the adapter."""
+
+import interpretune as it
+
+
+class WithoutSelf:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl
+    def it_forward(module, batch):  # noqa: N805
+        return None
+
+
+adapter = WithoutSelf()

@@ -1,0 +1,14 @@
+"""Wraps a step without yielding."""
+
+import interpretune as it
+
+
+class WrapperWithoutYield:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl(wrapper=True)
+    def it_run_step(self, module, step_name, step):
+        return step()
+
+
+adapter = WrapperWithoutYield()

@@ -1,0 +1,14 @@
+"""Contributes a dictionary instead of a ``ClassContribution``."""
+
+import interpretune as it
+
+
+class WrongContribution:
+    declaration = it.AdapterDeclaration(name="zoo", level="model")
+
+    @it.hookimpl
+    def it_contribute_classes(self):
+        return {"module": ()}
+
+
+adapter = WrongContribution()

@@ -1,0 +1,100 @@
+"""The public contract: hook signatures, the import discipline, and a core that knows no adapter by name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import interpretune
+from interpretune import hookspecs
+from interpretune.stack import HOOK_NAMES, build_context
+
+HOOKS = {
+    "it_contribute_classes": (),
+    "it_load_model": ("module",),
+    "it_load_latent_models": ("module",),
+    "it_prepare_data": ("datamodule", "module"),
+    "it_setup_datamodule": ("datamodule", "module"),
+    "it_setup_module": ("module", "datamodule"),
+    "it_configure_optimizers": ("module",),
+    "it_move_batch": ("module", "batch"),
+    "it_forward": ("module", "batch"),
+    "it_generate": ("module", "batch", "generation_kwargs"),
+    "it_run_step": ("module", "step_name", "step"),
+    "it_log": ("module", "metrics"),
+    "it_create_backend": ("module",),
+    "it_run_analysis": ("module", "analysis_batch", "analysis_cfg", "inputs"),
+    "it_open_analysis": ("module", "analysis_cfg"),
+    "it_close_analysis": ("module", "analysis_cfg"),
+    "it_configure_latents": ("request",),
+    "it_report_latents": ("module",),
+    "it_end_session": ("module", "datamodule"),
+}
+"""Changing this dictionary changes the contract: raise CONTRACT_VERSION and tell the authors of adapters."""
+
+FIRST_RESULT = {
+    "it_load_model",
+    "it_configure_optimizers",
+    "it_move_batch",
+    "it_forward",
+    "it_generate",
+    "it_run_step",
+    "it_create_backend",
+    "it_run_analysis",
+    "it_configure_latents",
+}
+
+CORE_SOURCE = Path(interpretune.__file__).parent
+EARLY_IMPORTS = """
+import sys
+import interpretune as it
+assert "core" in it.installed_adapters()
+assert it.Adapter.core == "core"
+it.AdapterDeclaration(name="acme", level="model")
+it.hookspec, it.hookimpl, it.ConfigurationError, it.ClassContribution
+print(*sorted(name.partition(".")[0] for name in sys.modules))
+"""
+
+
+def test_the_signatures_of_the_hooks_are_the_contract():
+    found = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOK_NAMES}
+    assert found == HOOKS
+    assert tuple(found) == tuple(HOOKS), "hooks stand in the order in which they happen"
+
+
+def test_which_hooks_stop_at_the_first_result():
+    hook = build_context(()).hook
+    assert {name for name in HOOK_NAMES if getattr(hook, name).spec.opts["firstresult"]} == FIRST_RESULT
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_says_when_it_is_called_and_how_results_combine(name):
+    text = " ".join((inspect.getdoc(getattr(hookspecs, name)) or "").split())
+    assert "Called" in text
+    expected = "First result" if name in FIRST_RESULT else r"Collected|All run"
+    assert re.search(expected, text)
+
+
+def test_importing_interpretune_imports_neither_torch_nor_any_adapter():
+    run = subprocess.run([sys.executable, "-c", EARLY_IMPORTS], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "interpretune" in loaded
+    assert not loaded & {"torch", "transformers", "datasets", "numpy", "pandas", "evaluate", "plotly"}
+    assert not [name for name in loaded if name.startswith("interpretune_")]
+
+
+def test_every_public_name_can_be_imported():
+    for name in interpretune.__all__:
+        assert getattr(interpretune, name) is not None
+
+
+def test_core_s_source_names_no_adapter():
+    names = re.compile("|".join(["transformer_?lens", "sae_?lens", "lightning", "nnsight"]), re.IGNORECASE)
+    files = [file for pattern in ("*.py", "*.pyi") for file in CORE_SOURCE.rglob(pattern)]
+    assert len(files) > 20
+    assert [f"{file.name}: {hit}" for file in files for hit in names.findall(file.read_text(encoding="utf-8"))] == []
