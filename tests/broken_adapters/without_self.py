@@ -7,7 +7,7 @@ class WithoutSelf:
     declaration = it.AdapterDeclaration(name="zoo", level="model")
 
     @it.hookimpl
-    def it_forward(module, batch):  # noqa: N805
+    def it_forward(module, batch):
         return None
 
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import json
 import re
 import sys
 from itertools import zip_longest
@@ -18,7 +19,9 @@ from attrs import frozen
 
 from interpretune import errors, hookspecs
 from interpretune.stack import HOOK_NAMES, build_context
+from tests.e2e.tiny_gpt2_small import save_model, save_sae
 from tests.e2e.tutorial import ROOT
+from tests.tiny import nli_rows
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,9 +95,7 @@ def step_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.usefixtures("step_timer")
 @pytest.mark.parametrize(("block", "output"), RUNNABLE, ids=[block.id for block, _ in RUNNABLE])
-def test_runnable_block(
-    block: Block, output: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runnable_block(block: Block, output: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INTERPRETUNE_CACHE", str(tmp_path / "cache"))
     namespace = ModuleType("documented")
@@ -105,6 +106,26 @@ def test_runnable_block(
         exec(compile(code, str(block.page), "exec"), namespace.__dict__)
     if output is not None:
         assert printed.getvalue() == output
+
+
+@pytest.mark.parametrize("package", ["interpretune-core", "interpretune-tlens", "interpretune-saelens"])
+def test_example_of_a_readme(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run it with a local model, a local SAE and local rows in place of what it would download."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INTERPRETUNE_CACHE", str(tmp_path / "cache"))
+    save_model(tmp_path / "gpt2", bos_is_pad=True)
+    save_sae(tmp_path / "sae", layer=9)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, nli_rows(6))), encoding="utf-8")
+    [block] = [block for block in blocks(ROOT / package / "README.md") if block.info == "python"]
+    code = re.sub(r"SAELensFromPretrainedConfig\(.*?\)", 'SAELensFromDiskConfig("sae")', block.body)
+    code = code.replace("SAELensFromPretrainedConfig", "SAELensFromDiskConfig")
+    exec(compile(code, block.id, "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    assert {"interpretune-core": "tensor(", "interpretune-tlens": "TransformerBridge", "interpretune-saelens": "Top "}[
+        package
+    ] in printed
 
 
 def test_pages_have_runnable_blocks_with_output() -> None:
@@ -174,7 +195,9 @@ def test_adapter_of_the_page_times_steps(step_timer: ModuleType) -> None:
 
 
 def test_errors_page_lists_every_error() -> None:
-    listed = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE))
+    listed = dict(
+        re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     defined = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls)}
     assert listed.keys() == defined.keys()
     for name, builtins in listed.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,69 +17,20 @@ import datasets
 import pytest
 import torch
 from attrs import frozen
-from sae_lens import StandardSAE, StandardSAEConfig
-from sae_lens.saes.sae import SAEMetadata
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from interpretune import load_metric
 from interpretune.analysis import AnalysisMode, LatentMetrics
 from interpretune_saelens import SAELensFromDiskConfig
+from tests.e2e.tiny_gpt2_small import save_model, save_sae
 from tests.e2e.tutorial import Rewriter, code_cells, read_imports_page, tutorial_text
-from tests.tiny import CONTEXT_LENGTH, VOCABULARY, nli_rows, tiny_tokenizer
+from tests.tiny import nli_rows
 
 LAYERS = (9, 10)
 HOOKS = tuple(f"blocks.{layer}.attn.hook_z.hook_sae_acts_post" for layer in LAYERS)
-WIDTH, HEADS, LATENTS = 32, 4, 96
 BATCHES, BATCH_SIZE = 3, 2
 CHANGES = {"imports", "load_dataset", "batch_encode_plus", "evaluate.load", "model", "sae", "pad_token_id"}
 NEGLIGIBLE = 1e-3
 """Share of the largest effect below which the sign of an effect says nothing."""
-
-
-def save_model(folder: Path) -> int:
-    """Save a random GPT-2 of twelve layers and its tokenizer.
-
-    Returns:
-        The token that pads once the tutorial's override is made: BOS, as in the real GPT-2, where both share an id.
-    """
-    config = GPT2Config(
-        vocab_size=len(VOCABULARY),
-        n_positions=CONTEXT_LENGTH,
-        n_embd=WIDTH,
-        n_layer=12,
-        n_head=HEADS,
-        bos_token_id=VOCABULARY["<bos>"],
-        eos_token_id=VOCABULARY["<eos>"],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0.0, 0.2)
-        model.save_pretrained(folder)
-    tiny_tokenizer(bos_is_pad=False).save_pretrained(folder)
-    return VOCABULARY["<bos>"]
-
-
-def save_sae(folder: Path, layer: int) -> None:
-    """Save a random SAE of a layer's attention heads that reconstructs its input roughly."""
-    config = StandardSAEConfig(
-        d_in=WIDTH,
-        d_sae=LATENTS,
-        reshape_activations="hook_z",
-        metadata=SAEMetadata(hook_name=f"blocks.{layer}.attn.hook_z", model_name="tiny"),
-    )
-    generator = torch.Generator().manual_seed(layer)
-    sae = StandardSAE(config)
-    directions = torch.nn.functional.normalize(torch.randn(LATENTS, WIDTH, generator=generator), dim=-1)
-    with torch.no_grad():
-        sae.W_enc.copy_(directions.T)
-        sae.W_dec.copy_(directions * 0.7)
-        sae.b_enc.fill_(-0.02)
-        sae.b_dec.zero_()
-    sae.save_model(folder)
 
 
 def local_data() -> datasets.DatasetDict:
@@ -110,7 +60,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Execute all cells in order in one namespace, as a notebook does."""
     text = tutorial_text()
     if text is None:
@@ -134,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for number, cell in enumerate(code_cells(text)):
             exec(compile(rewriter.rewrite(cell), f"<tutorial cell {number}>", "exec"), notebook.__dict__)
         grad_enabled = torch.is_grad_enabled()
-    yield Run(
+    return Run(
         names=notebook.__dict__,
         output=output.getvalue(),
         changes=set(rewriter.made),

@@ -14,7 +14,6 @@ from interpretune import (
     ReportSection,
     hookimpl,
 )
-
 from interpretune_saelens.config import SAELensConfig, SAELensTrainConfig
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_saelens.loading import find_saes, load_latent_model

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from interpretune import LatentModelError
 from sae_lens import SAE
 from torch import Tensor, nn
+
+from interpretune import LatentModelError
 
 SKIPS_SPECIAL_TOKENS = "interpretune_skips_special_tokens"
 """Key in the metadata of SAEs trained here: they never saw special tokens and leave them as they are."""

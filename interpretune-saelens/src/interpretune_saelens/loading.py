@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interpretune import ConfigurationError, LatentModelError
 from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
+from interpretune import ConfigurationError, LatentModelError
 from interpretune_saelens.config import SAELensCustomConfig, SAELensFromDiskConfig, SAELensFromPretrainedConfig
 from interpretune_saelens.latent_model import SAELatentModel
 

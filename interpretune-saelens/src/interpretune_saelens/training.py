@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
-from interpretune import ConfigurationError, ITDataModule, ITModule, LatentModelError, build_once, cache_root
-from interpretune.analysis import AnalysisBackend, ModelInputs
 from sae_lens import SAETrainer
 from sae_lens import __version__ as sae_lens_version
 from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -22,6 +20,8 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_clas
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interpretune import ConfigurationError, ITDataModule, ITModule, LatentModelError, build_once, cache_root
+from interpretune.analysis import AnalysisBackend, ModelInputs
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
 from interpretune_saelens.loading import load_from_disk

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
-from interpretune.tokenization import mask_of, pad_left, tokens_of
 from torch import Tensor, nn
 
+from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
+from interpretune.tokenization import mask_of, pad_left, tokens_of
 from interpretune_tlens.backend import TransformerLensBackend
 from interpretune_tlens.config import ITLensConfig
 from interpretune_tlens.generation import generate

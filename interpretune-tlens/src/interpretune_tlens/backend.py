@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs
 from interpretune.errors import HookPointError
-from torch import Tensor, nn
 
 
 class TransformerLensBackend(AnalysisBackend):

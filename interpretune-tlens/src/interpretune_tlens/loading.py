@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
-from interpretune.model_loading import device_of
 from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import (
@@ -23,6 +21,8 @@ from transformer_lens.loading_from_pretrained import (
 )
 from transformer_lens.model_bridge import TransformerBridge
 
+from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
+from interpretune.model_loading import device_of
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
 
 if TYPE_CHECKING:
