@@ -79,6 +79,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch, torch.enable_grad(), contextlib.redirect_stdout(output):
         patch.setitem(sys.modules, "__main__", notebook)
         patch.setenv("INTERPRETUNE_CACHE", str(folder / "cache"))
+        patch.setenv("HF_EVALUATE_OFFLINE", "1")
         patch.setenv("CUDA_LAUNCH_BLOCKING", "0")  # the tutorial sets it; this brings the old value back afterwards
         patch.chdir(folder)
         for number, cell in enumerate(code_cells(text)):

@@ -93,8 +93,10 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
         }
         (partial / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
         partial.chmod(0o755)
-        if folder.exists():
+        if folder.is_dir():
             shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

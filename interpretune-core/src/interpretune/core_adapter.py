@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from interpretune.analysis.backend import ModelInputs
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.hf_backend import HuggingFaceBackend
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.steps import run_mode

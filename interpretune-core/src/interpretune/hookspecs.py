@@ -26,8 +26,9 @@ from interpretune.markers import hookspec
 if TYPE_CHECKING:
     from torch import nn
 
-    from interpretune.analysis.backend import AnalysisBackend, ModelInputs
+    from interpretune.analysis.backend import AnalysisBackend
     from interpretune.analysis.batch import AnalysisBatch
+    from interpretune.analysis.inputs import ModelInputs
     from interpretune.analysis.latent_model import LatentModel
     from interpretune.analysis.modes import AnalysisCfg
     from interpretune.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection

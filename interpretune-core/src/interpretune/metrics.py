@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interpretune.errors import ConfigurationError
+from interpretune.errors import ConfigurationError, DataError
 
 ACCURACY_TASKS = {("super_glue", "rte"), ("super_glue", "boolq"), ("glue", "rte"), ("accuracy", None)}
 """Metrics that are plain accuracy and can be computed without ``evaluate``."""
@@ -26,11 +26,11 @@ class Accuracy:
             ``{"accuracy": share}``.
 
         Raises:
-            ValueError: The lengths differ or are zero.
+            DataError: The lengths differ or are zero.
         """
         predicted, expected = torch.as_tensor(predictions).cpu(), torch.as_tensor(references).cpu()
         if predicted.shape != expected.shape or predicted.numel() == 0:
-            raise ValueError(
+            raise DataError(
                 f"predictions {tuple(predicted.shape)} and references {tuple(expected.shape)} must have one equal, "
                 "non-zero length."
             )

@@ -1,8 +1,9 @@
-from .backend import AnalysisBackend, ModelInputs, SplicedRun, frozen_parameters
+from .backend import AnalysisBackend, SplicedRun, frozen_parameters
 from .batch import AnalysisBatch, LatentValues, Peaks
 from .cache import AnalysisCache, SaveCfg
 from .dashboards import display_latent_dashboards
 from .hf_backend import HuggingFaceBackend
+from .inputs import ModelInputs
 from .latent_model import ACTIVATION_HOOK, Edit, LatentModel, activation_name, layer_of
 from .metrics import (
     ActivationSummary,

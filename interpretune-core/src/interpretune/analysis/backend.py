@@ -11,58 +11,18 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor, nn
 
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
+from interpretune.analysis.splicing import in_turn, splice
 from interpretune.errors import AnalysisError, HookPointError
-from interpretune.tokenization import ATTENTION_MASK, answer_positions, mask_of, tokens_of
 
 LOGIT_BUDGET = 64 * 1024 * 1024
 """Most logits (batch x pos x vocab) that one forward of an ablation may hold, unless a row budget is given."""
-
-
-@frozen(eq=False)
-class ModelInputs:
-    """A batch as analyses see it: tokens and mask, whatever the batch calls them.
-
-    Attributes:
-        tokens: ``[batch, pos]``.
-        attention_mask: ``[batch, pos]``, 1 for real tokens.
-        extra: Further inputs of the model, each ``[batch, ...]``.
-    """
-
-    tokens: Tensor
-    attention_mask: Tensor
-    extra: Mapping[str, Tensor] = field(factory=dict)
-
-    @classmethod
-    def from_batch(cls, batch: Mapping[str, Any]) -> ModelInputs:
-        """Take tokens, mask and further inputs out of a batch; labels are left.
-
-        Raises:
-            DataError: The batch has no tokens or no attention mask.
-        """
-        name, tokens = tokens_of(batch)
-        rest = {key: value for key, value in batch.items() if key not in {name, ATTENTION_MASK, "labels"}}
-        return cls(tokens=tokens, attention_mask=mask_of(batch), extra=rest)
-
-    @property
-    def answer_positions(self) -> Tensor:
-        """Last non-padding position of each row, ``[batch]``."""
-        return answer_positions(self.attention_mask)
-
-    def select(self, rows: Tensor) -> ModelInputs:
-        """The given rows, ``[n]``, in the given order; rows may repeat."""
-        return ModelInputs(
-            self.tokens[rows], self.attention_mask[rows], {name: value[rows] for name, value in self.extra.items()}
-        )
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
 
 
 @frozen(eq=False)
@@ -262,10 +222,10 @@ class AnalysisBackend(ABC):
         for name, latent_model in zip(names, latent_models, strict=True):
             untouched = self.untouched_positions(inputs) if latent_model.skips_special_tokens else None
             sink = recorded if name in record else None
-            read, write = _splice(latent_model, name, untouched, latent_edits.get(name), sink)
+            read, write = splice(latent_model, name, untouched, latent_edits.get(name), sink)
             chains.setdefault(latent_model.hook_point, []).append(read)
             chains.setdefault(latent_model.output_hook_point, []).append(write)
-        return {place: _in_turn(chain) for place, chain in chains.items()}, recorded
+        return {place: in_turn(chain) for place, chain in chains.items()}, recorded
 
     def untouched_positions(self, inputs: ModelInputs) -> Tensor:
         """Positions that a latent model with ``skips_special_tokens`` leaves as they are, ``[batch, pos]``, bool.
@@ -346,6 +306,8 @@ class AnalysisBackend(ABC):
         """
         width = {activation_name(item): item.d_sae for item in latent_models}.get(name, 0)
         _check_rows(rows, len(inputs), width, name, row_budget)
+        if not len(rows):
+            return torch.empty(0, self.vocab_size if columns is None else len(columns), device=inputs.tokens.device)
         results = []
         positions = inputs.answer_positions
         budget = row_budget or max(1, LOGIT_BUDGET // (inputs.tokens.shape[1] * self.vocab_size))
@@ -359,8 +321,7 @@ class AnalysisBackend(ABC):
 
             logits = self.run_spliced(inputs.select(examples), latent_models, {name: zero}).answer_logits
             results.append(logits if columns is None else logits[:, columns])
-        empty = torch.empty(0, self.vocab_size if columns is None else len(columns), device=inputs.tokens.device)
-        return torch.cat(results) if len(rows) else empty
+        return torch.cat(results)
 
     @property
     @abstractmethod
@@ -391,49 +352,6 @@ def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
                 "latents would "
                 "share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
             )
-
-
-def _splice(
-    latent_model: LatentModel, name: str, untouched: Tensor | None, edit: Edit | None, sink: dict[str, Tensor] | None
-) -> tuple[Edit, Edit]:
-    """Two edits: read and encode at the input's hook point, decode and write at the output's."""
-    pending: list[Tensor] = []
-
-    def read(activations: Tensor) -> Tensor:
-        flat = activations.flatten(2)
-        if flat.shape[-1] != latent_model.d_in:
-            raise HookPointError(
-                f"The latent model {latent_model.name!r} reads {latent_model.d_in} numbers at "
-                f"{latent_model.hook_point}, "
-                f"where this model has {flat.shape[-1]}."
-            )
-        latents = latent_model.encode(flat)
-        if untouched is not None:
-            latents = latents.masked_fill(untouched.unsqueeze(-1), 0)
-        if edit is not None:
-            latents = edit(latents)
-        if sink is not None:
-            sink[name] = latents.detach()
-        pending.append(latents)
-        return activations
-
-    def write(activations: Tensor) -> Tensor:
-        flat = activations.flatten(2)
-        output = latent_model.decode(pending.pop()).to(flat.dtype)
-        if untouched is not None:
-            output = torch.where(untouched.unsqueeze(-1), flat, output)
-        return output.reshape(activations.shape)
-
-    return read, write
-
-
-def _in_turn(edits: Sequence[Edit]) -> Edit:
-    def apply(activations: Tensor) -> Tensor:
-        for edit in edits:
-            activations = edit(activations)
-        return activations
-
-    return apply
 
 
 @contextlib.contextmanager

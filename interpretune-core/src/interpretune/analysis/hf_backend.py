@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interpretune.analysis.backend import AnalysisBackend, ModelInputs
+from interpretune.analysis.backend import AnalysisBackend
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit
 from interpretune.errors import HookPointError
 from interpretune.tokenization import position_ids

@@ -10,7 +10,7 @@ from attrs import asdict, frozen
 from torch import Tensor
 from torch.nn import functional
 
-from interpretune.analysis.backend import ModelInputs
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
 
 if TYPE_CHECKING:

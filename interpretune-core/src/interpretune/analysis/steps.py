@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from interpretune.analysis.backend import ModelInputs, SplicedRun
+from interpretune.analysis.backend import SplicedRun
 from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks, alive_at, at_positions
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.errors import AnalysisError, DataError

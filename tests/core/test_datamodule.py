@@ -1,0 +1,397 @@
+"""Reading, checking, tokenizing and caching a data set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pytest
+
+import interpretune as it
+from tests.tiny import CONTEXT_LENGTH, VOCABULARY, nli_rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    return write_rows(tmp_path / "rows.jsonl", nli_rows(6))
+
+
+@pytest.fixture
+def settings(gpt2_folder, jsonl):
+    """Arguments of a configuration that works."""
+    return {
+        "model_name_or_path": str(gpt2_folder),
+        "task_name": "tiny/nli",
+        "data": jsonl,
+        "text_fields": ("premise", "hypothesis"),
+        "num_labels": 2,
+    }
+
+
+class Counting(it.ITDataModule):
+    """Counts how often it prepares."""
+
+    prepared = 0
+
+    def prepare_data(self, target_model=None):
+        Counting.prepared += 1
+        super().prepare_data(target_model)
+
+
+def ready(cls=it.ITDataModule, **settings):
+    datamodule = cls(it.ITDataModuleConfig(**settings))
+    datamodule.prepare_once()
+    datamodule.setup()
+    return datamodule
+
+
+def key(cls=it.ITDataModule, **settings) -> str:
+    return cls(it.ITDataModuleConfig(**settings)).content_key()
+
+
+def decoded(datamodule, row: int = 0, split: str = "validation") -> str:
+    features = datamodule.dataset[split][row]
+    return datamodule.tokenizer.decode(features[datamodule.tokenizer.model_input_names[0]])
+
+
+# ------------------------------------------------------------------------------------------------------------- content
+
+
+def test_rows_become_tokens_masks_and_labels(settings):
+    datamodule = ready(**settings)
+    rows = nli_rows(6)
+    tokenizer = datamodule.tokenizer
+    assert set(datamodule.dataset) == {"validation"}
+    for row, features in zip(rows, datamodule.dataset["validation"], strict=True):
+        expected = tokenizer(f"{row['premise']}\n{row['hypothesis']}")["input_ids"]
+        assert features == {"input_ids": expected, "attention_mask": [1] * len(expected), "labels": row["label"]}
+
+
+def test_batches_are_padded_on_the_tokenizer_s_side_and_masks_show_it(settings):
+    batch = next(iter(ready(**settings, eval_batch_size=4).val_dataloader()))
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["attention_mask"][:, -1].tolist() == [1, 1, 1, 1]
+    assert batch["attention_mask"][:, 0].sum() < 4
+    assert batch["labels"].tolist() == [0, 1, 0, 1]
+
+
+def test_the_mask_travels_whatever_the_columns_and_input_names_say(settings):
+    datamodule = ready(
+        **settings,
+        signature_columns=["input", "labels"],
+        tokenizer_kwargs={"model_input_names": ["input"], "padding_side": "left"},
+    )
+    batch = next(iter(datamodule.test_dataloader()))
+    assert set(batch) == {"input", "attention_mask", "labels"}
+    lengths = [len(features["input"]) for features in datamodule.dataset["validation"]]
+    assert batch["attention_mask"].sum(dim=1).tolist() == lengths
+    assert len(set(lengths)) > 1
+
+
+def test_columns_follow_the_model_s_forward(settings):
+    class Model:
+        def forward(self, input_ids, idx):
+            raise NotImplementedError
+
+    datamodule = it.ITDataModule(it.ITDataModuleConfig(**settings))
+    datamodule.prepare_once(Model())
+    datamodule.setup()
+    assert set(datamodule.dataset["validation"].column_names) == {"input_ids", "attention_mask", "labels", "idx"}
+
+
+def test_the_prompt_configuration_shapes_the_prompt(settings):
+    @dataclass(kw_only=True)
+    class Shouting(it.PromptConfig):
+        question_suffix: str = " ? Yes or No"
+
+    prompt_cfg = Shouting(ctx_question_join=" and ")
+    pattern = "Question: {task_prompt} Answer:"
+    text = decoded(ready(**settings, prompt_cfg=prompt_cfg, cust_tokenization_pattern=pattern))
+    row = nli_rows(1)[0]
+    words = f"{row['premise']} and {row['hypothesis'].rstrip('.')} ? Yes or No"
+    assert text.replace(" ", "") == f"<bos>Question:{words}Answer:".replace(" ", "")
+
+
+def test_a_pattern_without_a_place_holder_is_refused():
+    with pytest.raises(it.ConfigurationError, match=r"'Answer:'.*\{task_prompt\}"):
+        it.PromptConfig().model_chat_template_fn("hello", "Answer:")
+
+
+def test_splits_come_by_name(settings, tmp_path):
+    settings["data"] = {"train": write_rows(tmp_path / "train.jsonl", nli_rows(9)), "validation": settings["data"]}
+    datamodule = ready(**settings, limit_rows=4, train_batch_size=2)
+    assert {split: len(rows) for split, rows in datamodule.dataset.items()} == {"train": 4, "validation": 4}
+    assert [len(batch["labels"]) for batch in datamodule.train_dataloader()] == [2, 2]
+
+
+def test_a_saved_folder_of_datasets_works(settings, tmp_path):
+    datasets.DatasetDict(test=datasets.Dataset.from_list(nli_rows(3))).save_to_disk(tmp_path / "saved")
+    settings["data"] = tmp_path / "saved"
+    assert len(ready(**settings).dataset["test"]) == 3
+
+
+def test_an_absent_split_says_what_there_is(settings):
+    with pytest.raises(it.DataError, match=r"no split 'train'; it has \['validation'\]"):
+        ready(**settings).train_dataloader()
+
+
+def test_hidden_labels_drop_a_split_and_a_few_of_them_are_an_error(settings, tmp_path):
+    hidden = [{**row, "label": -1} for row in nli_rows(3)]
+    settings["data"] = {"validation": settings["data"], "test": write_rows(tmp_path / "test.jsonl", hidden)}
+    assert set(ready(**settings).dataset) == {"validation"}
+    write_rows(tmp_path / "test.jsonl", [*nli_rows(3), *hidden])
+    with pytest.raises(it.DataError, match="'test'.*labels outside the mapping: -1"):
+        ready(**settings)
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    monkeypatch.setattr(Counting, "prepared", 0)
+    return Counting
+
+
+def test_data_are_prepared_once(settings, counting):
+    first, second = ready(counting, **settings), ready(counting, **settings)
+    assert counting.prepared == 1
+    assert first.itdm_cfg.dataset_path == second.itdm_cfg.dataset_path
+    second.prepare_once()
+    assert counting.prepared == 1
+    assert len(second.dataset["validation"]) == 6
+
+
+def test_force_prepares_again(settings, counting):
+    for _ in range(2):
+        ready(counting, **settings, force_prepare_data=True)
+    assert counting.prepared == 2
+
+
+def test_a_truncated_data_set_is_prepared_again(settings, counting):
+    first = ready(counting, **settings)
+    arrow = next(Path(first.itdm_cfg.dataset_path).rglob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:50])
+    assert len(ready(counting, **settings).dataset["validation"]) == 6
+    assert counting.prepared == 2
+
+
+def test_interrupted_preparation_leaves_nothing_and_restores_the_path(settings, own_cache):
+    class Interrupted(it.ITDataModule):
+        def prepare_data(self, target_model=None):
+            super().prepare_data(target_model)
+            raise KeyboardInterrupt
+
+    datamodule = Interrupted(it.ITDataModuleConfig(**settings))
+    with pytest.raises(KeyboardInterrupt):
+        datamodule.prepare_once()
+    assert [path for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert "partial" not in str(datamodule.itdm_cfg.dataset_path)
+
+
+def test_a_given_path_holds_the_data(settings, tmp_path):
+    datamodule = ready(**settings, dataset_path=tmp_path / "here")
+    assert Path(datamodule.itdm_cfg.dataset_path).parent == tmp_path / "here"
+
+
+def test_another_process_than_the_first_finds_the_prepared_data(settings, monkeypatch):
+    prepared = ready(**settings)
+    other = it.ITDataModule(it.ITDataModuleConfig(**settings))
+    other.setup()
+    assert other.itdm_cfg.dataset_path == prepared.itdm_cfg.dataset_path
+    assert len(other.dataset["validation"]) == 6
+
+
+@dataclass(kw_only=True)
+class OtherPrompt(it.PromptConfig):
+    def model_chat_template_fn(self, task_prompt, tokenization_pattern=None):
+        return f"Question {task_prompt}"
+
+
+CHANGES = {
+    "prompt text": {"prompt_cfg": it.PromptConfig(question_suffix=" ?")},
+    "prompt code": {"prompt_cfg": OtherPrompt()},
+    "chat pattern": {"cust_tokenization_pattern": "{task_prompt} Answer"},
+    "tokenizer arguments": {"tokenizer_kwargs": {"padding_side": "right"}},
+    "padding id": {"tokenizer_id_overrides": {"pad_token_id": VOCABULARY["<pad>"]}},
+    "limit": {"limit_rows": 3},
+    "fields": {"text_fields": ("hypothesis", "premise")},
+    "label field": {"label_field": "idx"},
+    "labels": {"num_labels": 3},
+    "columns": {"signature_columns": ["input_ids", "idx"]},
+    "length": {"max_length": 99},
+    "task": {"task_name": "another"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_the_data_changes_their_key(settings, change):
+    assert key(**settings) != key(**{**settings, **CHANGES[change]})
+
+
+def test_what_does_not_change_the_data_keeps_their_key(settings):
+    same = {"train_batch_size": 1, "eval_batch_size": 1, "dataloader_kwargs": {"num_workers": 0}, "cache_dir": "/x"}
+    assert key(**settings) == key(**{**settings, **same})
+
+
+def test_another_tokenizer_changes_the_key(settings, llama_folder):
+    assert key(**settings) != key(**{**settings, "tokenizer_name": str(llama_folder)})
+
+
+def test_the_content_of_the_file_is_in_the_key(settings, jsonl):
+    before = key(**settings)
+    write_rows(jsonl, nli_rows(6, seed=1))
+    assert key(**settings) != before
+    write_rows(jsonl, nli_rows(6))
+    assert key(**settings) == before
+
+
+def test_which_split_a_file_is_is_in_the_key(settings, jsonl, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", nli_rows(4, seed=1))
+    keys = {
+        key(**{**settings, "data": data})
+        for data in (
+            {"train": jsonl, "validation": other},
+            {"validation": jsonl, "train": other},
+            {"train": jsonl},
+            {"validation": jsonl},
+        )
+    }
+    assert len(keys) == 4
+
+
+def test_the_content_of_a_saved_folder_is_in_the_key(settings, tmp_path):
+    keys = set()
+    for rows in (nli_rows(3), nli_rows(3, seed=1)):
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        keys.add(key(**{**settings, "data": tmp_path / "saved"}))
+    assert len(keys) == 2
+
+
+BODIES = {
+    "first": "return row['premise'].upper()",
+    "another attribute": "return row['premise'].lower()",
+    "another constant": "return row['hypothesis'].upper()",
+    "an inner function": "return (lambda text: text.upper())(row['premise'])",
+    "another inner function": "return (lambda text: text.lower())(row['premise'])",
+    "a default": "return row['premise'].upper()  # see the signature",
+}
+
+
+def class_with(body: str, default: int = 0) -> type:
+    space = {"it": it}
+    exec(f"class Mine(it.ITDataModule):\n  def prepare_data(self, row, d={default}):\n    {body}\n", space)
+    return space["Mine"]
+
+
+def test_the_code_of_prepare_data_is_in_the_key(settings):
+    keys = {name: key(class_with(body, int(name == "a default")), **settings) for name, body in BODIES.items()}
+    assert len(set(keys.values())) == len(BODIES)
+    assert keys["first"] == key(class_with(BODIES["first"]), **settings)
+
+
+KEY_OF_A_CLASS_WITH_A_SET = """
+import sys
+import interpretune as it
+class Mine(it.ITDataModule):
+    def prepare_data(self, target_model=None):
+        return target_model in {"red", "green", "blue", "old", "new"}
+print(Mine(it.ITDataModuleConfig(model_name_or_path=sys.argv[1])).content_key())
+"""
+
+
+def test_the_key_is_the_same_in_every_process(gpt2_folder, monkeypatch):
+    keys = set()
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        command = [sys.executable, "-c", KEY_OF_A_CLASS_WITH_A_SET, str(gpt2_folder)]
+        keys.add(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert len(keys) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def refused(error, settings, **changes) -> str:
+    with pytest.raises(error) as caught:
+        ready(**{**settings, **changes})
+    return str(caught.value)
+
+
+def test_nothing_to_prepare(settings):
+    message = refused(it.ConfigurationError, settings, data=None)
+    assert "ITDataModuleConfig.data" in message
+    assert "override prepare_data" in message
+
+
+@pytest.mark.parametrize("text_fields", [None, ()])
+def test_no_text_fields(settings, text_fields):
+    assert "text_fields is empty" in refused(it.ConfigurationError, settings, text_fields=text_fields)
+
+
+def test_missing_columns_are_named_with_those_found(settings, own_cache):
+    message = refused(it.DataError, settings, text_fields=("premise", "question"), label_field="answer")
+    for part in ("'question', 'answer'", "'premise', 'hypothesis'", "rows.jsonl", "Set text_fields and label_field"):
+        assert part in message
+    assert [path for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("label", [2, -1, None, 0.5])
+def test_labels_outside_the_mapping(settings, jsonl, label):
+    write_rows(jsonl, [*nli_rows(3), {**nli_rows(1)[0], "label": label}])
+    message = refused(it.DataError, settings)
+    assert f"labels outside the mapping: {label}" in message
+    assert "range(2)" in message
+
+
+def test_labels_that_are_words(settings, jsonl):
+    write_rows(jsonl, [{**row, "label": "entailment"} for row in nli_rows(3)])
+    assert "entailment; expected integers from 0" in refused(it.DataError, settings, num_labels=None)
+
+
+def test_a_row_whose_field_is_null(settings, jsonl):
+    write_rows(jsonl, [*nli_rows(2), {**nli_rows(1)[0], "hypothesis": None}])
+    message = refused(it.DataError, settings)
+    assert "Row 2 of split 'validation'" in message
+    assert "'hypothesis'" in message
+
+
+def test_an_empty_prompt(settings, jsonl):
+    write_rows(jsonl, [*nli_rows(2), {**nli_rows(1)[0], "premise": " ", "hypothesis": ""}])
+    assert "Row 2 of split 'validation' is empty" in refused(it.TokenizationError, settings)
+
+
+@pytest.mark.parametrize(("limit", "max_length"), [(CONTEXT_LENGTH, None), (20, 20)])
+def test_a_prompt_that_is_too_long(settings, jsonl, limit, max_length):
+    write_rows(jsonl, [*nli_rows(1), {**nli_rows(1)[0], "premise": "the dog " * 100}])
+    message = refused(it.TokenizationError, settings, max_length=max_length)
+    for part in ("row 1 of split 'validation'", f"the limit is {limit}", "max_length"):
+        assert part in message
+
+
+def test_a_missing_file_a_broken_file_and_an_empty_file(settings, jsonl, tmp_path):
+    assert "gone.jsonl does not exist" in refused(it.DataError, settings, data={"validation": tmp_path / "gone.jsonl"})
+    assert "gone.jsonl" in refused(it.DataError, settings, data=tmp_path / "gone.jsonl")
+    jsonl.write_text('{"premise": "the dog')
+    assert "rows.jsonl is not a JSONL file" in refused(it.DataError, settings)
+    jsonl.write_text("")
+    assert "rows.jsonl" in refused(it.DataError, settings)
+
+
+def test_data_that_are_nowhere(settings):
+    message = refused(it.DataError, settings, data="nobody/nothing")
+    assert "'nobody/nothing' is neither a file nor a folder" in message
+    assert "Give a JSONL file" in message
+
+
+def test_no_rows(settings):
+    assert "has no rows" in refused(it.DataError, settings, limit_rows=0)

@@ -1,0 +1,109 @@
+"""The demo from its command line: on a tiny model in seconds, and on the real one in a minute or two."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from interpretune.cli import EXIT_INTERRUPTED, main
+from tests.tiny import nli_rows, save_tiny_model
+
+MODES = ("clean_no_sae", "clean_w_sae", "attr_patching", "ablation")
+
+
+@pytest.fixture
+def tiny_demo(tmp_path):
+    """Arguments of a demo on a tiny model and rows of its vocabulary."""
+    model = save_tiny_model(tmp_path / "model", "llama")
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in nli_rows(10)))
+    return [
+        *("demo", "--json", "--model", str(model), "--data", str(data), "--answers", "Yes", "No"),
+        *("--layers", "0", "1", "--training-scale", "0.05", "--ablation-rows", "4"),
+        *("--output", str(tmp_path / "out"), "--cache-dir", str(tmp_path / "cache")),
+    ]
+
+
+def test_the_demo_writes_figures_tables_and_a_summary(tiny_demo, tmp_path, capsys):
+    assert main(tiny_demo) == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["rows"], summary["ablated_rows"]) == (10, 4)
+    assert [row["mode"] for row in summary["correct"]] == list(MODES)
+    assert len(summary["quality"]) == len(summary["ablation_attribution_pearson"]) == 2
+    assert summary["peak_memory_mib"] > 100
+    for mode in MODES:
+        examples = pq.read_table(tmp_path / "out" / mode / "examples.parquet")
+        assert examples.num_rows == (4 if mode == "ablation" else 10)
+    effects = pq.read_table(tmp_path / "out" / "ablation" / "latents.parquet")["effect"].to_numpy()
+    assert len(effects) == summary["ablations"] > 0
+    assert abs(effects).max() > 1e-3
+    assert len(list((tmp_path / "out" / "figures").glob("*.html"))) == 3
+    assert "Top positive ablation effects" in printed.err
+
+
+def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, capsys, monkeypatch):
+    assert main(tiny_demo) == 0
+    first = json.loads(capsys.readouterr().out)
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("interpretune_saelens.training.SAETrainer", refuse)
+    assert main(tiny_demo) == 0
+    second = json.loads(capsys.readouterr().out)
+    for name in ("correct", "quality", "ablation_attribution_pearson", "ablations"):
+        assert second[name] == first[name]
+
+
+@pytest.mark.parametrize(
+    "where", ["interpretune_saelens.training.SAETrainer.fit", "interpretune.demo.run.run_analysis"]
+)
+def test_ctrl_c_leaves_no_half_written_cache(tiny_demo, tmp_path, monkeypatch, capsys, where):
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_args, **_kwargs):
+            raise KeyboardInterrupt
+
+        patch.setattr(where, interrupt)
+        assert main(tiny_demo) == EXIT_INTERRUPTED
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+    assert main(tiny_demo) == 0
+
+
+INTERRUPTED_IN_TRAINING = """
+import os, signal, sys
+from sae_lens import SAETrainer
+from interpretune.cli import main
+step = SAETrainer.step
+def interrupted_step(self, batch):
+    if self.n_training_steps == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(self, batch)
+SAETrainer.step = interrupted_step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_from_a_terminal_ends_the_process_with_130(tiny_demo, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED_IN_TRAINING, *tiny_demo]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_INTERRUPTED, done.stderr
+    assert "nothing is half-written" in done.stderr
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+    assert not list((tmp_path / "cache").rglob("sae_weights.safetensors"))
+
+
+@pytest.mark.real_model
+def test_the_real_model_gives_faithful_latents_and_agreeing_effects(tmp_path, capsys, monkeypatch):
+    cache = os.environ.get("INTERPRETUNE_TEST_CACHE", str(tmp_path / "cache"))
+    arguments = ["demo", "--json", "--limit", "8", "--ablation-rows", "2", "--batch-size", "2"]
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--cache-dir", cache]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["stack"] == ["core", "transformer_lens", "sae_lens"]
+    assert all(item["loss_recovered"] > 0.9 for item in summary["quality"])
+    assert all(r > 0.8 for r in summary["ablation_attribution_pearson"].values())
