@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help"
 	$(BIN)/interpretune demo $(ARGS)
 
 test: $(INSTALLED)  ## all tests; ARGS="-k name" selects some
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

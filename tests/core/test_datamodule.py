@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,12 +201,11 @@ def test_a_given_path_holds_the_data(settings, tmp_path):
     assert Path(datamodule.itdm_cfg.dataset_path).parent == tmp_path / "here"
 
 
-def test_another_process_than_the_first_finds_the_prepared_data(settings, monkeypatch):
+def test_another_process_finds_what_the_first_has_prepared(settings):
     prepared = ready(**settings)
     other = it.ITDataModule(it.ITDataModuleConfig(**settings))
-    other.setup()
+    other.find_prepared()
     assert other.itdm_cfg.dataset_path == prepared.itdm_cfg.dataset_path
-    assert len(other.dataset["validation"]) == 6
 
 
 @dataclass(kw_only=True)
@@ -288,7 +285,7 @@ BODIES = {
 
 
 def class_with(body: str, default: int = 0) -> type:
-    space = {"it": it}
+    space = {"it": it, "__name__": "somewhere"}
     exec(f"class Mine(it.ITDataModule):\n  def prepare_data(self, row, d={default}):\n    {body}\n", space)
     return space["Mine"]
 
@@ -299,23 +296,31 @@ def test_the_code_of_prepare_data_is_in_the_key(settings):
     assert keys["first"] == key(class_with(BODIES["first"]), **settings)
 
 
-KEY_OF_A_CLASS_WITH_A_SET = """
-import sys
-import interpretune as it
-class Mine(it.ITDataModule):
-    def prepare_data(self, target_model=None):
-        return target_model in {"red", "green", "blue", "old", "new"}
-print(Mine(it.ITDataModuleConfig(model_name_or_path=sys.argv[1])).content_key())
-"""
+def test_the_key_does_not_depend_on_the_order_of_sets_which_differs_between_processes(settings):
+    one, two = frozenset([0, 8]), frozenset([8, 0])
+    assert repr(one) != repr(two), "equal sets that are shown differently"
+    assert key(class_with("return row in {0, 8}"), **settings) == key(class_with("return row in {8, 0}"), **settings)
+    assert key(class_with("return row in {0, 8}"), **settings) != key(class_with("return row in {0, 9}"), **settings)
 
 
-def test_the_key_is_the_same_in_every_process(gpt2_folder, monkeypatch):
-    keys = set()
-    for seed in ("1", "2"):
-        monkeypatch.setenv("PYTHONHASHSEED", seed)
-        command = [sys.executable, "-c", KEY_OF_A_CLASS_WITH_A_SET, str(gpt2_folder)]
-        keys.add(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert len(keys) == 1
+def test_the_key_does_not_depend_on_addresses(settings):
+    def with_default():
+        class Mine(it.ITDataModule):
+            def prepare_data(self, row, default=object()):  # noqa: B008
+                return default
+
+        return Mine
+
+    assert key(with_default(), **settings) == key(with_default(), **settings)
+
+
+def test_inherited_code_of_the_prompt_configuration_is_in_the_key(settings):
+    def prompt_of(suffix):
+        parent = dataclass(kw_only=True)(type("Parent", (it.PromptConfig,), {"model_chat_template_fn": suffix}))
+        return dataclass(kw_only=True)(type("Child", (parent,), {}))()
+
+    first, second = prompt_of(lambda self, task_prompt, _: task_prompt), prompt_of(lambda self, task_prompt, _: "Ada")
+    assert key(**settings, prompt_cfg=first) != key(**settings, prompt_cfg=second)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
@@ -345,11 +350,11 @@ def test_missing_columns_are_named_with_those_found(settings, own_cache):
     assert [path for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
-@pytest.mark.parametrize("label", [2, -1, None, 0.5])
-def test_labels_outside_the_mapping(settings, jsonl, label):
+@pytest.mark.parametrize(("label", "shown"), [(2, "2"), (-1, "-1"), (None, "None"), (0.5, "0.0, 0.5, 1.0")])
+def test_labels_outside_the_mapping(settings, jsonl, label, shown):
     write_rows(jsonl, [*nli_rows(3), {**nli_rows(1)[0], "label": label}])
     message = refused(it.DataError, settings)
-    assert f"labels outside the mapping: {label}" in message
+    assert f"labels outside the mapping: {shown};" in message
     assert "range(2)" in message
 
 

@@ -139,6 +139,8 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     stream = sys.stderr if options.json else sys.stdout
+    # the demo has this process to itself; on a busy machine threads that spin while they wait cost a factor of four
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not stream.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries, which draw without a terminal too
     from rich.console import Console

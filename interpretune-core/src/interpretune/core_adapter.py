@@ -54,6 +54,7 @@ class CoreAdapter:
     @hookimpl
     def it_setup_datamodule(self, datamodule: ITDataModule, module: ITModule) -> None:
         """Load the prepared data set."""
+        datamodule.find_prepared()
         datamodule.setup(module=module)
 
     @hookimpl

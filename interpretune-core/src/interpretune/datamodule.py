@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class ITDataModule:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(itdm_cfg)
         self.data_collator: Callable[..., Any] = PaddingCollator(self.tokenizer)
         self.dataset: Mapping[str, datasets.Dataset] = {}
+        self._is_prepared = False
 
     def prepare_data(self, target_model: nn.Module | None = None) -> None:
         """Read, check and tokenize ``itdm_cfg.data`` and save it to ``itdm_cfg.dataset_path``.
@@ -86,6 +87,12 @@ class ITDataModule:
                 self.itdm_cfg.dataset_path = final
 
         self.itdm_cfg.dataset_path = build_once(final, prepare, force=self.itdm_cfg.force_prepare_data)
+        self._is_prepared = True
+
+    def find_prepared(self) -> None:
+        """Point ``itdm_cfg.dataset_path`` at what another process has prepared, if this one has not."""
+        if not self._is_prepared:
+            self.itdm_cfg.dataset_path = self._final_path()
 
     def content_key(self) -> str:
         """Name of everything that changes the prepared data: configuration, tokenizer, code and source files.
@@ -110,7 +117,7 @@ class ITDataModule:
             cfg.label_field,
             cfg.num_labels,
             type(cfg.prompt_cfg).__qualname__,
-            _source(vars(type(cfg.prompt_cfg))),
+            *(_source(vars(cls)) for cls in type(cfg.prompt_cfg).__mro__ if cls.__module__ != "builtins"),
             vars(cfg.prompt_cfg),
             cfg.cust_tokenization_pattern,
             cfg.max_length,
@@ -129,11 +136,12 @@ class ITDataModule:
         """Identify the content of the data source; override it where ``prepare_data`` reads other files.
 
         Returns:
-            Hashes of the JSONL files of ``itdm_cfg.data``, or its name where it is a folder or a hub id.
+            For each split of ``itdm_cfg.data`` the hash of its JSONL file, or of the state files of its folder (they
+            hold the fingerprints of ``datasets``), or its hub id.
         """
         data = self.itdm_cfg.data
-        files: Iterable[Any] = data.values() if isinstance(data, Mapping) else [data]
-        return " ".join(file_sha256(Path(str(file))) if Path(str(file)).is_file() else str(file) for file in files)
+        files: Mapping[str, Any] = data if isinstance(data, Mapping) else {"": data}
+        return " ".join(f"{split}={_file_fingerprint(Path(str(file)).expanduser())}" for split, file in files.items())
 
     def dataloader(self, split: str, *, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         """A loader over one split.
@@ -190,6 +198,11 @@ class ITDataModule:
         return cache_root(self.itdm_cfg.cache_dir) / "datasets" / name / self.content_key()
 
 
+def _file_fingerprint(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(path.rglob("*.json"))
+    return " ".join(file_sha256(file) for file in files) or str(path)
+
+
 def _source(namespace: Mapping[str, Any]) -> list[str]:
     """Compiled code and constants of the functions in a class body: a change of code is a change of content."""
     found = []
@@ -197,5 +210,19 @@ def _source(namespace: Mapping[str, Any]) -> list[str]:
         function = inspect.unwrap(getattr(member, "__func__", member))
         code = getattr(function, "__code__", None)
         if code is not None:
-            found.append(f"{name} {code.co_code.hex()} {[c for c in code.co_consts if not inspect.iscode(c)]!r}")
+            defaults = (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()))
+            found.append(f"{name} {_code_text(code)} {_code_text(defaults)}")
     return found
+
+
+def _code_text(constant: Any) -> str:
+    """Compiled code or a constant in it as text that is the same in every process; inner functions included."""
+    if inspect.iscode(constant):
+        inner = ", ".join(map(_code_text, constant.co_consts))
+        return f"{constant.co_code.hex()} {constant.co_names} {constant.co_freevars} [{inner}]"
+    if isinstance(constant, frozenset):  # its order depends on the process
+        return f"{{{', '.join(sorted(map(_code_text, constant)))}}}"
+    if isinstance(constant, tuple):
+        return f"({', '.join(map(_code_text, constant))})"
+    is_plain = constant is None or isinstance(constant, (str, bytes, int, float, complex))
+    return repr(constant) if is_plain else type(constant).__qualname__  # others may show their address

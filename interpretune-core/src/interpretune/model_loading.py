@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from pathlib import Path
@@ -50,7 +51,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # readers of a damaged file raise whatever they stumble on, struct.error for one
         raise ModelLoadError(
             f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its "
             "architecture "
@@ -91,7 +92,7 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
         with torch.random.fork_rng():
             torch.manual_seed(cfg.seed)
             build = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config", model_class)
-            model = build(cfg.hf_config)
+            model = build(copy.deepcopy(cfg.hf_config))
     elif cfg.model_name_or_path:
         model = _from_pretrained(cfg, model_class)
     else:

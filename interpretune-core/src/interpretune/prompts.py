@@ -42,7 +42,7 @@ def read_rows(cfg: ITDataModuleConfig) -> dict[str, datasets.Dataset]:
             )
         if len(rows) == 0:
             raise DataError(f"{where} has no rows.")
-        if cfg.num_labels is not None and any(label == -1 for label in rows[cfg.label_field]):
+        if cfg.num_labels is not None and all(label == -1 for label in rows[cfg.label_field]):
             continue  # hubs mark the hidden labels of a test split with -1
         _check_labels(rows[cfg.label_field], cfg.num_labels, where)
         splits[str(split)] = rows
@@ -86,9 +86,13 @@ def _name(source: Any) -> str:
 
 
 def _check_labels(labels: Any, num_labels: int | None, where: str) -> None:
-    wrong = sorted({str(label) for label in labels if not isinstance(label, int) or label < 0})
-    if num_labels is not None:
-        wrong = sorted({str(label) for label in labels if label not in range(num_labels)})
+    wrong = sorted(
+        {
+            str(label)
+            for label in labels
+            if not isinstance(label, int) or label < 0 or (num_labels is not None and label >= num_labels)
+        }
+    )
     if wrong:
         expected = f"integers in range({num_labels})" if num_labels is not None else "integers from 0"
         raise DataError(f"{where} has labels outside the mapping: {', '.join(wrong[:10])}; expected {expected}.")
@@ -114,6 +118,9 @@ def encode_prompts(
     limit = cfg.max_length or (tokenizer.model_max_length if tokenizer.model_max_length < UNBOUNDED else None)
 
     def encode(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        absent = [name for name in text_fields if row[name] is None]
+        if absent:
+            raise DataError(f"Row {index} of split {split!r} has no text in its field {', '.join(map(repr, absent))}.")
         if not any(str(row[name]).strip() for name in text_fields):
             raise TokenizationError(f"Row {index} of split {split!r} is empty: its fields {text_fields} hold no text.")
         text = cfg.prompt_cfg.model_chat_template_fn(

@@ -92,7 +92,7 @@ def calc_activation_summary(analysis_cache: AnalysisCache) -> ActivationSummary:
     Raises:
         AnalysisError: The cache has no latent activations.
     """
-    names = _names(analysis_cache, "activations")
+    names = names_with(analysis_cache, "activations")
     latents, means, counts, contexts = {}, {}, {}, {}
     for name in names:
         batches = [batch[name] for batch in analysis_cache.activations]
@@ -163,7 +163,7 @@ def calculate_latent_metrics(
     Raises:
         AnalysisError: The cache has no effects.
     """
-    names = _names(analysis_cache, "effects")
+    names = names_with(analysis_cache, "effects")
     summary = activation_summary or calc_activation_summary(analysis_cache)
     chosen = [torch.ones_like(labels, dtype=torch.bool) for labels in analysis_cache.orig_labels]
     if filter_by_correct and pred_summ is not None:
@@ -217,7 +217,12 @@ def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str
     return found
 
 
-def _names(analysis_cache: AnalysisCache, what: str) -> list[str]:
+def names_with(analysis_cache: AnalysisCache, what: str) -> list[str]:
+    """Activation names for which a cache has ``activations`` or ``effects``.
+
+    Raises:
+        AnalysisError: There are none; the message says which analyses give them.
+    """
     names = list(dict.fromkeys(name for batch in getattr(analysis_cache, what) for name in batch))
     if not names:
         raise AnalysisError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interpretune.analysis.batch import LatentValues
 from interpretune.analysis.cache import AnalysisCache
-from interpretune.analysis.metrics import LatentMetrics, effect_correlations
+from interpretune.analysis.metrics import LatentMetrics, effect_correlations, names_with
 
 FIGURE_DIR = Path("figures")
 LABELLED = 5
@@ -65,7 +65,11 @@ def plot_latent_effects(
 
     Returns:
         The figures.
+
+    Raises:
+        AnalysisError: The cache has no effects.
     """
+    names_with(analysis_cache, "effects")
     batches = list(analysis_cache.effects)
     groups = [[batch] for batch in batches] if per_batch else [batches]
     figures = []
