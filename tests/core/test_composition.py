@@ -83,7 +83,10 @@ def test_an_unknown_field_is_refused_with_the_nearest(probe):
 
 def test_mixins_of_the_user_are_composed_and_the_class_gets_its_name(probe):
     recipe = it.AutoCompConfig(
-        module_cfg_name="Mine", module_cfg_mixin=Thresholds, datamodule_cfg_name="MyData", datamodule_cfg_mixin=[Thresholds]
+        module_cfg_name="Mine",
+        module_cfg_mixin=Thresholds,
+        datamodule_cfg_name="MyData",
+        datamodule_cfg_mixin=[Thresholds],
     )
     composed = compose_module_cfg(it.ITConfig(auto_comp_cfg=recipe, low=0.5, probe_width=3), probe)
     assert type(composed).__name__ == "Mine"
@@ -141,7 +144,9 @@ def test_without_anything_to_add_the_configuration_is_copied():
 
 
 def test_shared_settings_are_copied_and_specific_ones_win():
-    shared = it.ITSharedConfig(model_name_or_path="shared", task_name="shared", tokenizer_kwargs={"padding_side": "left"})
+    shared = it.ITSharedConfig(
+        model_name_or_path="shared", task_name="shared", tokenizer_kwargs={"padding_side": "left"}
+    )
     cfg = apply_shared(it.ITDataModuleConfig(task_name="specific"), shared)
     assert (cfg.model_name_or_path, cfg.task_name) == ("shared", "specific")
     assert cfg.tokenizer_kwargs == {"padding_side": "left"}

@@ -20,7 +20,9 @@ GOOD = """
 
 
 def test_adapters_are_found_without_import(install):
-    install("acme-tools", adapters={"acme": "acme_mod:adapter"}, version="4.5", acme_mod="raise RuntimeError('imported')")
+    install(
+        "acme-tools", adapters={"acme": "acme_mod:adapter"}, version="4.5", acme_mod="raise RuntimeError('imported')"
+    )
     found = it.installed_adapters()["acme"]
     assert (found.distribution, found.version, found.target) == ("acme-tools", "4.5", "acme_mod:adapter")
     assert "acme_mod" not in sys.modules
@@ -40,7 +42,9 @@ def test_the_declaration_is_read_from_source_without_import(install):
     assert "acme_mod" not in sys.modules
 
 
-@pytest.mark.parametrize("parents", [("acme_pkg/__init__.py", "acme_pkg/deep/__init__.py"), ()], ids=["package", "namespace"])
+@pytest.mark.parametrize(
+    "parents", [("acme_pkg/__init__.py", "acme_pkg/deep/__init__.py"), ()], ids=["package", "namespace"]
+)
 def test_the_declaration_in_a_submodule_is_read_without_importing_its_parents(install, parents):
     files = {**dict.fromkeys(parents, "raise RuntimeError('imported')"), "acme_pkg/deep/it.py": GOOD}
     install("acme-tools", adapters={"acme": "acme_pkg.deep.it:adapter"}, files=files)
@@ -86,7 +90,13 @@ def test_an_unknown_name_lists_what_is_installed_and_the_nearest(install):
     with pytest.raises(it.UnknownAdapterError) as caught:
         find_adapter("acme_prob")
     message = str(caught.value)
-    for part in ("'acme_prob'", "core", "acme_probe", "Did you mean 'acme_probe'?", "pip install interpretune-acmeprob"):
+    for part in (
+        "'acme_prob'",
+        "core",
+        "acme_probe",
+        "Did you mean 'acme_probe'?",
+        "pip install interpretune-acmeprob",
+    ):
         assert part in message
 
 
@@ -97,10 +107,17 @@ def test_an_unknown_name_without_a_near_one_suggests_none():
 
 
 def test_a_broken_import_names_its_distribution_and_keeps_its_cause(install):
-    install("acme-tools", adapters={"acme": "acme_mod:adapter"}, version="4.5", acme_mod="raise RuntimeError('no GPU here')")
+    install(
+        "acme-tools", adapters={"acme": "acme_mod:adapter"}, version="4.5", acme_mod="raise RuntimeError('no GPU here')"
+    )
     with pytest.raises(it.AdapterImportError) as caught:
         it.installed_adapters()["acme"].load()
-    for part in ("'acme' (acme-tools 4.5)", "acme_mod:adapter", "RuntimeError: no GPU here", "pip uninstall acme-tools"):
+    for part in (
+        "'acme' (acme-tools 4.5)",
+        "acme_mod:adapter",
+        "RuntimeError: no GPU here",
+        "pip uninstall acme-tools",
+    ):
         assert part in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
 

@@ -44,7 +44,9 @@ def test_a_configuration_alone_gives_random_weights_by_seed():
     torch.manual_seed(123)
     expected_next = torch.rand(1)
     torch.manual_seed(123)
-    one, two, other = (load(hf_config=config, seed=seed, tokenizer_id_overrides={"pad_token_id": 3}) for seed in (0, 0, 1))
+    one, two, other = (
+        load(hf_config=config, seed=seed, tokenizer_id_overrides={"pad_token_id": 3}) for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.rand(1), expected_next), "the state of the caller's random numbers changed"
     assert isinstance(one, LlamaForCausalLM)
     assert same_weights(one, two)
@@ -64,7 +66,9 @@ def test_a_model_in_memory_wins_over_a_configuration_and_a_name():
     assert load(hf_model=model, hf_config=tiny_llama().config, model_name_or_path="nobody/nothing") is model
 
 
-@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"torch_dtype": "torch.bfloat16"}, {"dtype": torch.bfloat16}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16"}, {"torch_dtype": "torch.bfloat16"}, {"dtype": torch.bfloat16}]
+)
 def test_dtypes_by_name(gpt2_folder, options):
     before, given = torch.get_default_dtype(), dict(options)
     model = load(model_name_or_path=str(gpt2_folder), hf_from_pretrained_cfg=pretrained(pretrained_kwargs=options))
@@ -97,7 +101,12 @@ def test_no_source():
 
 def test_an_unknown_id_says_how_to_use_a_local_folder():
     message = refused(it.ModelLoadError, model_name_or_path="nobody/nothing")
-    for part in ("'nobody/nothing' (hub id)", "Without a network", "`model_name_or_path` a local folder", "save_pretrained"):
+    for part in (
+        "'nobody/nothing' (hub id)",
+        "Without a network",
+        "`model_name_or_path` a local folder",
+        "save_pretrained",
+    ):
         assert part in message
 
 
@@ -138,7 +147,14 @@ def test_a_missing_gguf_file(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"not a model", b"GGUF", b"GGUF" + bytes(20), b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, b"GGUF\x03" + bytes(99)],
+    [
+        b"",
+        b"not a model",
+        b"GGUF",
+        b"GGUF" + bytes(20),
+        b"GGUF\x03\x00\x00\x00" + b"\xff" * 64,
+        b"GGUF\x03" + bytes(99),
+    ],
     ids=["empty", "text", "magic", "zeros", "nonsense", "no tensors"],
 )
 def test_a_corrupt_gguf_file_leaves_no_cache(tmp_path, own_cache, content):
@@ -175,7 +191,9 @@ def test_a_gguf_file_is_converted_once_and_again_when_it_changes(tmp_path, monke
     assert resolve_source("some/model") == "some/model"
 
 
-def test_the_marks_of_quantization_are_removed_so_that_a_converted_model_can_be_saved(tmp_path, monkeypatch, gpt2_folder):
+def test_the_marks_of_quantization_are_removed_so_that_a_converted_model_can_be_saved(
+    tmp_path, monkeypatch, gpt2_folder
+):
     pytest.importorskip("gguf")
     model = tiny_gpt2()
     model.config.quantization_config = {"quant_method": "gguf"}

@@ -117,9 +117,7 @@ def test_two_owners_of_the_model_are_refused_and_one_is_not(adapter_of):
 
 def test_other_first_result_hooks_may_have_many_owners_and_the_lowest_but_core_answers(adapter_of):
     for name, level in {"low": "model", "high": "extension"}.items():
-        adapter_of(
-            name, level=level, body=f"@it.hookimpl\ndef it_forward(self, module, batch):\n    return '{name}'"
-        )
+        adapter_of(name, level=level, body=f"@it.hookimpl\ndef it_forward(self, module, batch):\n    return '{name}'")
     context = build_context(("high", "low"))
     assert context.hook.it_forward(module=None, batch={}) == "low"
     assert dict(context.answers())["it_forward"] == ("low", "high", "core")
@@ -217,7 +215,9 @@ def consistent_stacks(draw):
     """Adapters that require only adapters of lower levels, or earlier ones of their own level."""
     count = draw(st.integers(1, len(NAMES)))
     names = draw(st.permutations(NAMES[:count]))
-    levels = sorted(draw(st.lists(st.sampled_from(list(Level)), min_size=count, max_size=count)), key=lambda lv: lv.rank)
+    levels = sorted(
+        draw(st.lists(st.sampled_from(list(Level)), min_size=count, max_size=count)), key=lambda lv: lv.rank
+    )
     requires = [draw(st.sets(st.sampled_from(names[:index]))) if index else set() for index in range(count)]
     return [
         stacked("core", Level.framework, ()),

@@ -51,7 +51,9 @@ def test_the_answer_position_is_the_last_real_token(side, lengths, extra):
 def test_positions_count_real_tokens_only(side, lengths):
     _, mask, rows = padded(lengths, side)
     found = position_ids(mask)
-    assert [found[index][mask[index] == 1].tolist() for index in range(len(rows))] == [list(range(len(r))) for r in rows]
+    assert [found[index][mask[index] == 1].tolist() for index in range(len(rows))] == [
+        list(range(len(r))) for r in rows
+    ]
     assert found.min() >= 0
 
 
@@ -89,7 +91,9 @@ def test_the_collator_pads_on_the_tokenizer_s_side_to_the_longest_row(side, leng
 def test_the_collator_pads_tokens_under_another_name():
     tokenizer = tiny_tokenizer("left", bos_is_pad=False)
     tokenizer.model_input_names = ["input", "attention_mask"]
-    batch = PaddingCollator(tokenizer)([{"input": [5, 6], "attention_mask": [1, 1]}, {"input": [7], "attention_mask": [1]}])
+    batch = PaddingCollator(tokenizer)(
+        [{"input": [5, 6], "attention_mask": [1, 1]}, {"input": [7], "attention_mask": [1]}]
+    )
     assert batch["input"].tolist() == [[5, 6], [VOCABULARY["<pad>"], 7]]
     assert batch["attention_mask"].tolist() == [[1, 1], [0, 1]]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import torch
 from torch.utils.data import DataLoader
 
 from interpretune.cache_folder import build_once, cache_root, file_sha256
@@ -158,6 +159,7 @@ class ITDataModule:
             "batch_size": batch_size,
             "shuffle": shuffle,
             "collate_fn": self.data_collator,
+            "generator": None if shuffle else torch.Generator(),  # reading in order leaves torch's random state alone
             **self.itdm_cfg.dataloader_kwargs,
         }
         return DataLoader(self.dataset[split], **options)

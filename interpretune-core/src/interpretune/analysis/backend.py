@@ -141,17 +141,8 @@ class AnalysisBackend(ABC):
         Raises:
             HookPointError: A name is unknown.
         """
-        self.check_hook_points(names)
         cache: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Edit:
-            def store(activations: Tensor) -> Tensor:
-                cache[name] = activations.detach().clone()
-                return activations
-
-            return store
-
-        logits = self.forward(inputs, {name: keep(name) for name in names}, inputs.answer_positions)
+        logits = self.forward(inputs, _keep(names, cache), inputs.answer_positions)
         return logits, cache
 
     def capture(self, inputs: ModelInputs, names: Sequence[str]) -> dict[str, Tensor]:
@@ -160,20 +151,9 @@ class AnalysisBackend(ABC):
         Raises:
             HookPointError: A name is unknown.
         """
-        self.check_hook_points(names)
         cache: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Edit:
-            def store(activations: Tensor) -> Tensor:
-                cache[name] = activations.detach().clone()
-                if len(cache) == len(set(names)):
-                    raise _AllCaptured
-                return activations
-
-            return store
-
         with contextlib.suppress(_AllCaptured), torch.no_grad():
-            self.forward(inputs, {name: keep(name) for name in names})
+            self.forward(inputs, _keep(names, cache, stop=True))
         return cache
 
     def run_spliced(
@@ -327,6 +307,21 @@ class AnalysisBackend(ABC):
     @abstractmethod
     def vocab_size(self) -> int:
         """Number of logits at each position."""
+
+
+def _keep(names: Sequence[str], cache: dict[str, Tensor], *, stop: bool = False) -> dict[str, Edit]:
+    """Edits that change nothing and keep copies; with ``stop`` the last of them ends the forward."""
+
+    def keep(name: str) -> Edit:
+        def store(activations: Tensor) -> Tensor:
+            cache[name] = activations.detach().clone()
+            if stop and len(cache) == len(set(names)):
+                raise _AllCaptured
+            return activations
+
+        return store
+
+    return {name: keep(name) for name in names}
 
 
 def _check_rows(rows: Tensor, examples: int, latents: int, name: str, row_budget: int | None) -> None:

@@ -75,6 +75,7 @@ class AnalysisBatch:
         peaks: Where each alive latent is most active, by activation name.
         dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
         tokens: Real tokens of each example, without padding; saved on request.
+        pieces: Text of each of those tokens; saved with them where a tokenizer is known.
         prompts: Text of each example; saved on request.
     """
 
@@ -93,6 +94,7 @@ class AnalysisBatch:
     peaks: Mapping[str, Peaks] = field(default_factory=dict)
     dashboard_urls: Mapping[str, str] = field(default_factory=dict)
     tokens: list[Tensor] | None = None
+    pieces: list[list[str]] | None = None
     prompts: list[str] | None = None
 
 

@@ -65,7 +65,7 @@ class AnalysisCache:
         Args:
             analysis_batch: The results; it is not changed.
             batch: The batch that they belong to, for its tokens.
-            tokenizer: Decodes prompts, where they are saved.
+            tokenizer: Decodes prompts and tokens, where they are saved.
 
         Raises:
             AnalysisError: Prompts are to be saved and no tokenizer is given.
@@ -77,7 +77,9 @@ class AnalysisCache:
         if self.save_cfg.tokens or self.save_cfg.prompts:
             tokens, mask = tokens_of(batch)[1].cpu(), mask_of(batch).cpu().bool()
             rows = [row[keep] for row, keep in zip(tokens, mask, strict=True)]
-            saved.tokens = rows if self.save_cfg.tokens else None
+            if self.save_cfg.tokens:
+                saved.tokens = rows
+                saved.pieces = [[tokenizer.decode([token]) for token in row] for row in rows] if tokenizer else None
             if self.save_cfg.prompts:
                 if tokenizer is None:
                     raise AnalysisError("SaveCfg(prompts=True) needs a tokenizer: save(..., tokenizer=...).")

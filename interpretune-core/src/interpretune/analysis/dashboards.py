@@ -32,7 +32,7 @@ def display_latent_dashboards(
         title: Heading.
         sae_release: Name of the release, for the heading.
         top_k: Latents of each sign.
-        tokenizer: Decodes the prompts in which a latent is active; None: token ids are shown.
+        tokenizer: Decodes the prompts in which a latent is active; None: the texts that were saved with the tokens.
 
     Returns:
         What was shown for each latent: the address of a published page, or a table of prompts with the most active
@@ -64,7 +64,8 @@ def _contexts(metrics: LatentMetrics, name: str, latent: int, tokenizer: PreTrai
 def _excerpt(context: Context, tokenizer: PreTrainedTokenizerBase | None) -> str:
     if context.tokens is None:
         return "(tokens were not saved: SaveCfg(tokens=True))"
-    pieces = [tokenizer.decode([token]) if tokenizer else f" {int(token)}" for token in context.tokens]
+    known = [tokenizer.decode([token]) for token in context.tokens] if tokenizer else context.pieces
+    pieces = known or [f" {int(token)}" for token in context.tokens]
     at = context.position
     before, after = pieces[max(0, at - TOKENS_BEFORE) : at], pieces[at + 1 : at + 1 + TOKENS_AFTER]
     return " ".join("".join([*before, "[[", pieces[at], "]]", *after]).split())

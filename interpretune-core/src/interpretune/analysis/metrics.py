@@ -57,12 +57,14 @@ class Context:
         activation: Highest activation in the prompt.
         position: Its position, counted without padding.
         tokens: Real tokens of the prompt, ``[pos]``, where the analysis saved them.
+        pieces: Their texts, where the analysis knew the tokenizer.
     """
 
     example: int
     activation: float
     position: int
     tokens: Tensor | None
+    pieces: Sequence[str] | None
 
 
 @frozen(eq=False)
@@ -267,8 +269,9 @@ def _contexts(analysis_cache: AnalysisCache, name: str) -> dict[int, list[Contex
                     if value <= 0:
                         continue
                     tokens = batch.tokens[row] if batch.tokens is not None else None
+                    pieces = batch.pieces[row] if batch.pieces is not None else None
                     position = int(peaks.positions[row, column])
-                    found.setdefault(latent, []).append(Context(first + row, value, position, tokens))
+                    found.setdefault(latent, []).append(Context(first + row, value, position, tokens, pieces))
         first += len(batch.orig_labels)
     return {
         latent: sorted(contexts, key=lambda item: item.activation, reverse=True)[:CONTEXTS_KEPT]

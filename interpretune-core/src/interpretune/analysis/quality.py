@@ -90,7 +90,7 @@ class _Tally:
         """Take one batch into account."""
         item, backend = self.latent_model, module.backend
         untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
-        _, cache = backend.run_with_cache(inputs, [item.hook_point, item.output_hook_point])
+        cache = backend.capture(inputs, [item.hook_point, item.output_hook_point])
         latents = item.encode(cache[item.hook_point].flatten(2))
         spliced = ~untouched
         target = cache[item.output_hook_point].flatten(2)[spliced].double()
