@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
 import pytest
 
 from tests.tiny import save_tiny_model
+
+
+def pytest_unconfigure() -> None:
+    """Remove the cache of data sets."""
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

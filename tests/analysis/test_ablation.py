@@ -38,7 +38,9 @@ def inputs(session: it.ITSession) -> ModelInputs:
     return ModelInputs.from_batch(padded(rows, "right", session.datamodule.tokenizer.pad_token_id))
 
 
-def ablate(session: it.ITSession, inputs: ModelInputs, rows: Tensor = ROWS, name: str = LOWER, **options: Any) -> Tensor:
+def ablate(
+    session: it.ITSession, inputs: ModelInputs, rows: Tensor = ROWS, name: str = LOWER, **options: Any
+) -> Tensor:
     return session.module.backend.ablate_latents(inputs, LATENTS, name, rows, **options)
 
 

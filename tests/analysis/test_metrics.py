@@ -26,7 +26,7 @@ def results() -> RandomResults:
 @pytest.fixture
 def others() -> RandomResults:
     """Effects of another analysis; other latents are alive."""
-    return RandomResults(seed=1)
+    return RandomResults(seed=2)
 
 
 def test_correct_answers_are_counted(results: RandomResults) -> None:
@@ -35,7 +35,9 @@ def test_correct_answers_are_counted(results: RandomResults) -> None:
     assert 0 < correct < len(results.labels)
     assert summary.total_correct == correct
     assert summary.percentage_correct == pytest.approx(100 * correct / len(results.labels))
-    assert np.concatenate([batch.numpy() for batch in summary.batch_predictions]).tolist() == results.predictions.tolist()
+    assert (
+        np.concatenate([batch.numpy() for batch in summary.batch_predictions]).tolist() == results.predictions.tolist()
+    )
 
 
 @pytest.mark.parametrize("name", [LOWER, UPPER])

@@ -88,9 +88,7 @@ def expected(kind: str, pair: str, session: it.ITSession) -> list[ReferenceResul
 @pytest.fixture
 def run(session: it.ITSession) -> Run:
     def run(mode: AnalysisMode, **settings: Any) -> AnalysisCache:
-        cfg = AnalysisCfg(
-            mode=mode, analysis_cache=AnalysisCache(SaveCfg(tokens=True, intermediates=True)), **settings
-        )
+        cfg = AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(SaveCfg(tokens=True, intermediates=True)), **settings)
         return run_analysis(session.module, session.datamodule, cfg)
 
     return run
@@ -187,7 +185,10 @@ def test_attribution_effects(expected: list[ReferenceResult], run: Run, pair: st
         wanted = torch.stack([item.attribution[name] for item in expected])
         close(effects_of(cache, name), wanted)
         assert wanted.abs().max() > LARGE
-        close(torch.cat([batch[name].dense() for batch in cache.activations]), torch.stack([item.latents[name] for item in expected]))
+        close(
+            torch.cat([batch[name].dense() for batch in cache.activations]),
+            torch.stack([item.latents[name] for item in expected]),
+        )
     close(torch.cat(cache.logit_diffs), torch.tensor([item.diffs[1] for item in expected]))
 
 

@@ -106,8 +106,9 @@ def test_figures_are_those_of_unpadded_rows(session: it.ITSession, kind: str, it
 @pytest.mark.parametrize("skips", [False, True])
 def test_identity_recovers_everything_and_zero_nothing(session: it.ITSession, skips: bool) -> None:
     place = "blocks.1.hook_resid_post"
-    identity, zero = measured(session, FixedDictionary(place, skips=skips)), measured(
-        session, FixedDictionary(place, zero=True, skips=skips)
+    identity, zero = (
+        measured(session, FixedDictionary(place, skips=skips)),
+        measured(session, FixedDictionary(place, zero=True, skips=skips)),
     )
     assert identity[0].loss_recovered == pytest.approx(1.0, abs=1e-4)
     assert identity[0].explained_variance == pytest.approx(1.0, abs=1e-6)
@@ -118,6 +119,9 @@ def test_identity_recovers_everything_and_zero_nothing(session: it.ITSession, sk
 
 
 def test_each_latent_model_is_measured_alone(session: it.ITSession) -> None:
-    lower, upper = RandomDictionary("blocks.0.hook_resid_post", seed=3), RandomDictionary("blocks.2.hook_mlp_out", seed=4)
+    lower, upper = (
+        RandomDictionary("blocks.0.hook_resid_post", seed=3),
+        RandomDictionary("blocks.2.hook_mlp_out", seed=4),
+    )
     together = measured(session, lower, upper)
     assert together == [*measured(session, lower), *measured(session, upper)]

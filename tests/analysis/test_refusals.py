@@ -69,7 +69,9 @@ def test_an_edit_or_a_cache_of_an_unknown_name_never_looks_like_no_effect(sessio
 @pytest.mark.parametrize("mode", [AnalysisMode.clean_w_sae, AnalysisMode.attr_patching])
 def test_wrong_width_is_refused_with_both_widths(session: it.ITSession, mode: AnalysisMode) -> None:
     session.module.latent_models = [RandomDictionary("blocks.0.hook_resid_post", d_in=48)]
-    with pytest.raises(HookPointError, match=r"reads 48 numbers at blocks\.0\.hook_resid_post, where this model has 32"):
+    with pytest.raises(
+        HookPointError, match=r"reads 48 numbers at blocks\.0\.hook_resid_post, where this model has 32"
+    ):
         run(session, mode)
 
 

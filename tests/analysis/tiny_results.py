@@ -67,7 +67,9 @@ class RandomResults:
             self.peaks[name][rows, dead] = 0
             latents = torch.from_numpy(alive)
             batch.alive_latents[name] = latents
-            batch.activations[name] = LatentValues(latents, torch.from_numpy(self.activations[name][rows][:, alive]), D_SAE)
+            batch.activations[name] = LatentValues(
+                latents, torch.from_numpy(self.activations[name][rows][:, alive]), D_SAE
+            )
             batch.effects[name] = LatentValues(latents, torch.from_numpy(self.effects[name][rows][:, alive]), D_SAE)
             batch.peaks[name] = Peaks(
                 latents,

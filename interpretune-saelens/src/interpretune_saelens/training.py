@@ -48,7 +48,7 @@ def train_latent_models(
     """
     module.backend.check_hook_points([cfg.hook_name for cfg in cfgs])
     identity = f"{model_fingerprint(module.model)} {datamodule.content_key()} {sae_lens_version}"
-    collected: list[Activations] = []  # filled by the first SAE that is not in the cache
+    collected: dict[int, Activations] = {}  # by seed; filled by the first SAE that is not in the cache
     latent_models = []
     for cfg in cfgs:
         recipe = {
@@ -58,11 +58,12 @@ def train_latent_models(
         folder = cache_root(cfg.cache_dir or module.it_cfg.cache_dir) / "saes" / f"{cfg.hook_name}-{cfg.d_sae}-{key}"
 
         def train(target: Path, cfg: SAELensTrainConfig = cfg) -> None:
-            if not collected:
-                most = max(item.buffer_samples for item in cfgs)
-                names = list(dict.fromkeys(item.hook_name for item in cfgs))
-                collected.append(collect_activations(module, datamodule, names, most, cfg.seed))
-            _train_one(cfg, collected[0], module, target)
+            if cfg.seed not in collected:
+                alike = [item for item in cfgs if item.seed == cfg.seed]
+                most = max(item.buffer_samples for item in alike)
+                names = list(dict.fromkeys(item.hook_name for item in alike))
+                collected[cfg.seed] = collect_activations(module, datamodule, names, most, cfg.seed)
+            _train_one(cfg, collected[cfg.seed].first(cfg.buffer_samples), module, target)
 
         build_once(folder, train)
         latent_model = SAELatentModel(load_from_disk(folder, module.device), None, cfg.skips_special_tokens)
@@ -82,6 +83,10 @@ class Activations:
 
     values: Mapping[str, Tensor]
     is_answer: Tensor
+
+    def first(self, most: int) -> Activations:
+        """At most so many of them: an SAE depends on its own recipe, not on what was collected for others."""
+        return Activations({name: values[:most] for name, values in self.values.items()}, self.is_answer[:most])
 
     def repeated(self, name: str, answer_repeats: int) -> Tensor:
         """The activations at one hook point, those of answer positions ``answer_repeats`` times."""

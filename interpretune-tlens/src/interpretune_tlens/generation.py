@@ -10,6 +10,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities import sample_logits
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from interpretune_tlens.config import TLensGenerationConfig
+
 
 def generate(model: nn.Module, tokens: Tensor, attention_mask: Tensor, **options: Any) -> Any:
     """Continue left-padded prompts.
@@ -18,11 +20,12 @@ def generate(model: nn.Module, tokens: Tensor, attention_mask: Tensor, **options
         model: A ``TransformerBridge`` or ``HookedTransformer``.
         tokens: ``[batch, pos]``, padded on the left.
         attention_mask: ``[batch, pos]``.
-        **options: See ``TLensGenerationConfig``.
+        **options: See ``TLensGenerationConfig``, whose defaults hold here too.
 
     Returns:
         An object with ``sequences`` ``[batch, pos + new]`` and ``logits``, a tuple of ``[batch, vocab]``.
     """
+    options = {**TLensGenerationConfig().generate_kwargs, **options}
     if isinstance(model, HookedTransformer):
         return _generate_hooked(model, tokens, attention_mask, **options)
     bridge: Any = model
@@ -35,10 +38,10 @@ def _generate_hooked(
     model: HookedTransformer,
     tokens: Tensor,
     attention_mask: Tensor,
-    max_new_tokens: int = 1,
-    do_sample: bool = False,
-    stop_at_eos: bool = True,
-    temperature: float = 1.0,
+    max_new_tokens: int,
+    do_sample: bool,
+    stop_at_eos: bool,
+    temperature: float,
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> GenerateDecoderOnlyOutput:

@@ -77,7 +77,8 @@ def _bridge(
     tl_cfg: ITLensFromPretrainedConfig,
     device: torch.device,
 ) -> nn.Module:
-    with _tokenizer_folder(tokenizer) as folder:
+    # building the wrappers draws from the global generator
+    with _tokenizer_folder(tokenizer) as folder, torch.random.fork_rng():
         try:
             bridge = TransformerBridge.boot_transformers(
                 folder, hf_model=hf_model, tokenizer=tokenizer, device=str(device), dtype=hf_model.dtype
@@ -115,6 +116,7 @@ def _hooked(
     device: torch.device,
 ) -> nn.Module:
     hf_config = copy.deepcopy(hf_model.config)
+    hf_config.architectures = hf_config.architectures or [type(hf_model).__name__]  # models made in memory have none
     if not hasattr(hf_config, "n_ctx") and hasattr(hf_config, "n_positions"):
         hf_config.n_ctx = hf_config.n_positions  # TransformerLens reads it, GPT-2 configurations made today lack it
     with tempfile.TemporaryDirectory(prefix="model-") as folder, _quiet():
@@ -134,7 +136,7 @@ def _hooked(
             )
             model.load_and_process_state_dict(weights, **tl_cfg.processing)
             model.to(device)
-        except (ValueError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
+        except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
             raise ModelLoadError(
                 f"HookedTransformer cannot convert {type(hf_model).__name__}: {type(error).__name__}: {error}. Use "
                 "use_bridge=True, which wraps the Hugging Face model instead."
