@@ -29,7 +29,8 @@ PLACE = "blocks.1.hook_resid_post"
 
 
 def config(hook: str = PLACE, d_in: int = 32, d_sae: int = 24, **metadata: Any) -> StandardSAEConfig:
-    cfg = StandardSAEConfig(d_in=d_in, d_sae=d_sae, dtype="float32", device="cpu")
+    reshape = "hook_z" if hook.endswith("hook_z") else "none"  # as published SAEs of heads have it
+    cfg = StandardSAEConfig(d_in=d_in, d_sae=d_sae, dtype="float32", device="cpu", reshape_activations=reshape)
     cfg.metadata.hook_name = hook
     for name, value in metadata.items():
         cfg.metadata[name] = value
@@ -230,8 +231,6 @@ def with_saelens(session: it.ITSession, rows: Sequence[Tensor], sae: StandardSAE
     own = HookedSAETransformer(hooked.cfg, hooked.tokenizer)
     own.load_state_dict(hooked.state_dict(), strict=False)
     own.eval()
-    if "hook_z" in sae.cfg.metadata.hook_name:
-        sae.turn_on_forward_pass_hook_z_reshaping()
     with torch.no_grad():
         return torch.stack(
             [own.run_with_saes(row.unsqueeze(0), saes=[sae], use_error_term=False)[0, -1] for row in rows]

@@ -166,12 +166,15 @@ def test_trained_on_real_tokens_only(make: Make) -> None:
     assert len(repeated) == len(wanted) + 2 * int(collected.is_answer.sum())
 
 
-def test_an_sae_does_not_depend_on_those_trained_beside_it(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("neighbours_seed", [0, 4])
+def test_an_sae_does_not_depend_on_those_trained_beside_it(make: Make, tmp_path: Path, neighbours_seed: int) -> None:
     """The cache's key knows nothing of neighbours."""
     settings: dict[str, Any] = {"buffer_samples": 60, "training_steps": 5}
     alone = weights_of(make(recipe(**settings)))[0]
     shutil.rmtree(tmp_path / "saes")
-    beside = weights_of(make(recipe(OTHER, buffer_samples=10**6, training_steps=5, seed=4), recipe(**settings)))[1]
+    beside = weights_of(
+        make(recipe(OTHER, buffer_samples=10**6, training_steps=5, seed=neighbours_seed), recipe(**settings))
+    )[1]
     assert torch.equal(alone, beside)
 
 

@@ -96,7 +96,6 @@ class ITModule(nn.Module):
         """Connect the data module and load the metric; called by ``it_init`` when the data is ready."""
         if datamodule is not None:
             self.datamodule = datamodule
-            self._it_state.backend = None  # it may want the tokenizer, for special tokens
             self._it_state.backend = None  # one made before knew no tokenizer, hence no special tokens
         answers = self.it_cfg.generative_step_cfg.answers
         if answers:
