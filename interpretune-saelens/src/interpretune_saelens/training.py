@@ -95,11 +95,11 @@ class Activations:
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """Identify a model by the names, shapes and sums of its parameters."""
+    """Identify a model by the names, shapes and values of its parameters."""
     digest = hashlib.sha256()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.double().sum().item()!r}".encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
