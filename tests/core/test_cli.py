@@ -76,3 +76,13 @@ def test_interruption_exits_with_130(monkeypatch, capsys):
     monkeypatch.setattr("interpretune.stack.build_context", interrupt)
     assert main(["explain", "core"]) == EXIT_INTERRUPTED
     assert "nothing is half-written" in capsys.readouterr().err
+
+
+def test_numbers_below_1_and_an_output_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--batch-size", "0"])
+    assert "0 is not a number from 1" in capsys.readouterr().err
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(["demo", "--adapters", "core", "--output", str(blocked / "out")]) == EXIT_ERROR
+    assert "--output" in capsys.readouterr().err

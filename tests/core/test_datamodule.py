@@ -400,3 +400,38 @@ def test_data_that_are_nowhere(settings):
 
 def test_no_rows(settings):
     assert "has no rows" in refused(it.DataError, settings, limit_rows=0)
+
+
+def test_fields_and_tokenizer_state_that_change_content_change_the_key(settings, tmp_path):
+    @dataclass(kw_only=True)
+    class FewShot(it.ITDataModuleConfig):
+        shots: int = 0
+
+    def key_of(cfg: it.ITDataModuleConfig) -> str:
+        return it.ITDataModule(itdm_cfg=cfg).content_key()
+
+    assert key_of(FewShot(**settings, shots=5)) != key_of(FewShot(**settings))
+    assert key_of(FewShot(**settings, eval_batch_size=3)) == key_of(FewShot(**settings))
+    datamodule = it.ITDataModule(itdm_cfg=FewShot(**settings))
+    before = datamodule.content_key()
+    datamodule.tokenizer.backend_tokenizer.post_processor = None  # no BOS any more, the same vocabulary
+    assert datamodule.content_key() != before
+
+
+def test_prompts_beyond_the_model_s_context_are_refused_where_the_tokenizer_names_no_limit(settings, jsonl):
+    write_rows(jsonl, [{"premise": "dog " * 200, "hypothesis": "cat", "label": 0}])
+    cfg = it.ITDataModuleConfig(data=settings.pop("data"), text_fields=settings.pop("text_fields"), num_labels=2)
+    settings.pop("num_labels")
+    tokenizer_kwargs = {"model_max_length": 10**30}
+    session = it.ITSession(
+        it.ITSessionConfig(
+            shared_cfg=it.ITSharedConfig(**settings, tokenizer_kwargs=tokenizer_kwargs), datamodule_cfg=cfg
+        )
+    )
+    with pytest.raises(it.TokenizationError, match=f"the limit is {CONTEXT_LENGTH}"):
+        it.it_init(**session)
+
+
+def test_a_folder_that_datasets_did_not_save_is_refused(settings, tmp_path):
+    with pytest.raises(it.DataError, match="save_to_disk"):
+        ready(**{**settings, "data": tmp_path})

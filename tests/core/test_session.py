@@ -374,3 +374,11 @@ def test_the_first_process_alone_prepares_and_the_others_find_the_data(make_sess
     it.it_init(**session)
     assert recorder.calls == [phase for phase in PHASES if phase != "prepare_data"]
     assert len(session.datamodule.dataset["validation"]) == 4
+
+
+def test_several_rows_without_a_mask_are_refused(gpt2_folder):
+    session = it.ITSession(it.ITSessionConfig(shared_cfg=it.ITSharedConfig(model_name_or_path=str(gpt2_folder))))
+    import torch
+
+    with pytest.raises(it.DataError, match="attention_mask"):
+        session.module(input_ids=torch.ones(2, 3, dtype=torch.long))

@@ -246,3 +246,10 @@ def test_any_order_of_adapter_ctx_gives_one_context(adapter_of):
     contexts = [build_context(names) for names in itertools.permutations(("aa", "bb", "dd", "core"))]
     assert {context.names for context in contexts} == {("core", "dd", "cc", "aa", "bb")}
     assert len({str(context) for context in contexts}) == 1
+
+
+def test_the_single_owner_of_the_model_may_be_wrapped(adapter_of):
+    adapter_of("owner", level="model", body="@it.hookimpl\ndef it_load_model(self, module):\n    return module")
+    adapter_of("watcher", body="@it.hookimpl(wrapper=True)\ndef it_load_model(self, module):\n    return (yield)")
+    context = it.build_context(("owner", "watcher"))
+    assert dict(context.answers())["it_load_model"] == ("watcher (wrapper)", "owner", "core")

@@ -70,10 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--data", help="JSONL file, folder, or hub data set and subset (default: rows of the package)")
     demo.add_argument("--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1")
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
-    demo.add_argument("--limit", type=int, help="most rows to analyse")
-    demo.add_argument("--ablation-rows", type=int, default=12, help="most rows to ablate")
-    demo.add_argument("--batch-size", type=int, default=4, help="rows in a batch")
-    demo.add_argument("--top-k", type=int, default=3, help="latents in each table")
+    demo.add_argument("--limit", type=_positive, help="most rows to analyse")
+    demo.add_argument("--ablation-rows", type=_positive, default=12, help="rows to ablate, rounded up to whole batches")
+    demo.add_argument("--batch-size", type=_positive, default=4, help="rows in a batch")
+    demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table")
     demo.add_argument("--training-scale", type=float, default=1.0, help="length of the training of latent models")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything that is trained")
     demo.add_argument("--output", type=Path, default=Path("interpretune-demo"), help="folder for results")
@@ -81,6 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a number from 1")
+    return number
 
 
 def _adapters(options: argparse.Namespace) -> int:
@@ -152,7 +160,7 @@ def _demo(options: argparse.Namespace) -> int:
     values = {name: value for name, value in vars(options).items() if name not in ("run", "json")}
     summary = run_demo(DemoOptions(**values), console)
     if options.json:
-        print(json.dumps(summary, indent=1))
+        print(json.dumps(summary, indent=1, allow_nan=False))
     return 0
 
 

@@ -88,6 +88,8 @@ class CoreAdapter:
     def it_forward(self, module: ITModule, batch: Mapping[str, Any]) -> Any:
         """Run a Hugging Face model with positions that count real tokens only."""
         name, tokens = tokens_of(batch)
+        if len(tokens) > 1:
+            mask_of(batch)  # rows of a batch may be padded, and without their mask the logits would be wrong
         arguments = {**batch, "input_ids": tokens}
         if name != "input_ids":
             arguments.pop(name)
@@ -105,10 +107,12 @@ class CoreAdapter:
             return model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
-                return_dict_in_generate=True,
-                output_logits=True,
-                pad_token_id=module.require_datamodule().tokenizer.pad_token_id,
-                **generation_kwargs,
+                **{
+                    "pad_token_id": module.require_datamodule().tokenizer.pad_token_id,
+                    **generation_kwargs,
+                    "return_dict_in_generate": True,
+                    "output_logits": True,
+                },
             )
 
     @hookimpl(trylast=True)

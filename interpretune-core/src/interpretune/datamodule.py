@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,12 @@ from interpretune.tokenization import ATTENTION_MASK, PaddingCollator, load_toke
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+WITHOUT_EFFECT_ON_CONTENT = (
+    *("data", "prompt_cfg"),  # their content is in the key, not their names
+    *("cache_dir", "dataset_path", "force_prepare_data", "train_batch_size", "eval_batch_size", "dataloader_kwargs"),
+)
+"""Fields of the configuration that are not in the name of prepared data."""
 
 ALWAYS_KEPT = (ATTENTION_MASK, "labels")
 
@@ -67,7 +75,8 @@ class ITDataModule:
         rows = read_rows(self.itdm_cfg)
         prepared = {}
         for split, dataset in rows.items():
-            encoded = encode_prompts(dataset, self.tokenizer, self.itdm_cfg, split)
+            context_length = getattr(target_model, "context_length", None)
+            encoded = encode_prompts(dataset, self.tokenizer, self.itdm_cfg, split, context_length)
             prepared[split] = self._remove_unused_columns(encoded, target_model)
         datasets.DatasetDict(prepared).save_to_disk(str(self.itdm_cfg.dataset_path))
 
@@ -106,27 +115,18 @@ class ITDataModule:
         parts: list[Any] = [
             type(self).__qualname__,
             *(_source(vars(cls)) for cls in type(self).__mro__ if cls.__module__ != "builtins"),
-            self.tokenizer.get_vocab(),
+            _tokenizer_state(self.tokenizer),
             self.tokenizer.special_tokens_map,
             self.tokenizer.model_input_names,
             self.tokenizer.padding_side,
             getattr(self.tokenizer, "chat_template", None),
-            cfg.tokenizer_kwargs,
-            cfg.tokenizer_id_overrides,
-            cfg.task_name,
-            cfg.text_fields,
-            cfg.label_field,
-            cfg.num_labels,
+            {item.name: getattr(cfg, item.name) for item in fields(cfg) if item.name not in WITHOUT_EFFECT_ON_CONTENT},
             type(cfg.prompt_cfg).__qualname__,
             *(_source(vars(cls)) for cls in type(cfg.prompt_cfg).__mro__ if cls.__module__ != "builtins"),
             vars(cfg.prompt_cfg),
-            cfg.cust_tokenization_pattern,
-            cfg.max_length,
-            cfg.signature_columns,
-            cfg.prepare_data_map_cfg,
-            cfg.limit_rows,
             self.source_fingerprint(),
             datasets.__version__,
+            version("interpretune-core"),
         ]
         for part in parts:
             text = repr(sorted(part.items(), key=repr)) if isinstance(part, dict) else repr(part)
@@ -187,7 +187,7 @@ class ITDataModule:
         """Drop the columns that the model does not take; masks and labels always stay."""
         kept = self.itdm_cfg.signature_columns
         if kept is None:
-            forward = getattr(target_model, "model_forward", getattr(target_model, "forward", None))
+            forward = getattr(getattr(target_model, "model", target_model), "forward", None)
             kept = list(inspect.signature(forward).parameters) if forward else self.tokenizer.model_input_names
         kept = [*kept, *self.tokenizer.model_input_names[:1], *ALWAYS_KEPT]
         return dataset.remove_columns([name for name in dataset.column_names if name not in kept])
@@ -198,6 +198,12 @@ class ITDataModule:
             return given if given.name == self.content_key() else given / self.content_key()
         name = (self.itdm_cfg.task_name or type(self).__name__).replace("/", "-")
         return cache_root(self.itdm_cfg.cache_dir) / "datasets" / name / self.content_key()
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that a tokenizer does: merges, normalizer and post-processor included, where it can be written down."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return str(backend.to_str()) if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
 
 
 def _file_fingerprint(path: Path) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
     from interpretune.stack import ExecutionContext
 
+CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
+"""Under these names the configurations of models keep the length of their context."""
+
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 """What a step may return."""
 
@@ -216,6 +219,13 @@ class ITModule(nn.Module):
     def device(self) -> torch.device:
         """Device of the model's parameters."""
         return next(self.model.parameters()).device
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens that the model takes, where its configuration says so."""
+        configs = (getattr(self.model, "config", None), getattr(self.model, "cfg", None))
+        found = [getattr(config, name, None) for config in configs for name in CONTEXT_LENGTH_NAMES]
+        return next((length for length in found if isinstance(length, int)), None)
 
     @property
     def output_device(self) -> torch.device:

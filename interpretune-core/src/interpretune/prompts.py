@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import pyarrow as pa
 
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.errors import ConfigurationError, DataError, TokenizationError
@@ -53,21 +56,30 @@ def read_rows(cfg: ITDataModuleConfig) -> dict[str, datasets.Dataset]:
 
 def _load(source: Any) -> Mapping[str, datasets.Dataset]:
     if isinstance(source, Mapping):
-        return {str(split): _load_json(Path(str(file))) for split, file in source.items()}
+        return {str(split): _load_json(Path(str(file)).expanduser()) for split, file in source.items()}
     path = Path(str(source)).expanduser()
     if path.is_file():
         return {"validation": _load_json(path)}
     if path.is_dir():
-        loaded = datasets.load_from_disk(str(path))
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"The folder {path} does not hold a data set that `datasets` saved: {error}. Save one with "
+                "save_to_disk, or give a JSONL file."
+            ) from error
         return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
     name, _, subset = str(source).rpartition("/")
     try:
         remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name or subset, subset if name else None)
     except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
+        with contextlib.suppress(Exception):  # it may be an organisation's data set; else the first error is told
+            if name:
+                return datasets.load_dataset(str(source))
         raise DataError(
             f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
-            f"(as name/subset): {type(error).__name__}: {error}. Give a JSONL file, a folder saved by datasets, "
-            "or check the network."
+            f"(as name/subset or organisation/name): {type(error).__name__}: {error}. Give a JSONL file, a folder "
+            "saved by datasets, or check the network."
         ) from error
     return remote
 
@@ -76,8 +88,9 @@ def _load_json(path: Path) -> datasets.Dataset:
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
     try:
-        return datasets.Dataset.from_json(str(path))
-    except Exception as error:  # datasets wraps parse errors in its own kinds
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return datasets.Dataset.from_list(rows)
+    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DataError(f"{path} is not a JSONL file with one object a line: {error}.") from error
 
 
@@ -102,12 +115,16 @@ def task_prompt(row: Mapping[str, Any], text_fields: tuple[str, ...], prompt_cfg
     """Join the text fields of a row as ``PromptConfig`` says; a full stop that closes the last field is dropped."""
     texts = [str(row[name]).strip() for name in text_fields]
     if len(texts) > 1 and prompt_cfg.question_suffix:
-        texts[-1] = texts[-1].rstrip(".")
+        texts[-1] = texts[-1].removesuffix(".")
     return prompt_cfg.ctx_question_join.join(texts) + prompt_cfg.question_suffix
 
 
 def encode_prompts(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, cfg: ITDataModuleConfig, split: str
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    cfg: ITDataModuleConfig,
+    split: str,
+    context_length: int | None = None,
 ) -> datasets.Dataset:
     """Add tokens, attention mask and labels to the rows of a split.
 
@@ -115,7 +132,8 @@ def encode_prompts(
         TokenizationError: A prompt is empty, or longer than ``cfg.max_length`` or the model's context.
     """
     text_fields = tuple(cfg.text_fields or ())
-    limit = cfg.max_length or (tokenizer.model_max_length if tokenizer.model_max_length < UNBOUNDED else None)
+    limits = (cfg.max_length, context_length, tokenizer.model_max_length)
+    limit = min((length for length in limits if length is not None and length < UNBOUNDED), default=None)
 
     def encode(row: Mapping[str, Any], index: int) -> dict[str, Any]:
         absent = [name for name in text_fields if row[name] is None]

@@ -119,7 +119,11 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
     for adapter in reversed(ordered):  # pluggy calls the last registered first
         _register(manager, adapter)
     for name in SINGLE_OWNER_HOOKS:
-        owners = [impl.plugin_name for impl in getattr(manager.hook, name).get_hookimpls() if impl.plugin_name != CORE]
+        owners = [
+            impl.plugin_name
+            for impl in getattr(manager.hook, name).get_hookimpls()
+            if impl.plugin_name != CORE and not impl.wrapper and not impl.hookwrapper
+        ]
         if len(owners) > 1:
             raise StackError(
                 f"Adapters {' and '.join(map(repr, sorted(owners)))} both implement {name}, which has one owner. "

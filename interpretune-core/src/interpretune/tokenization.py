@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding
 
-from interpretune.errors import DataError, ModelLoadError, TokenizationError
+from interpretune.errors import ConfigurationError, DataError, ModelLoadError, TokenizationError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +32,10 @@ def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
     """
     from interpretune.model_loading import resolve_source  # avoids a cycle: models need tokenizers too
 
+    if not cfg.tokenizer_name and not cfg.model_name_or_path:
+        raise ConfigurationError(
+            "No tokenizer is configured. Set model_name_or_path or tokenizer_name in shared_cfg to a folder or id."
+        )
     source = str(cfg.tokenizer_name or resolve_source(cfg.model_name_or_path, cfg.cache_dir))
     options = dict(cfg.tokenizer_kwargs)
     input_names = options.pop("model_input_names", None)

@@ -40,7 +40,8 @@ class SAELensAdapter:
         """Train the SAEs that are to be trained, or load them from the cache."""
         wanted = [cfg for cfg in _cfgs(module) if _to_train(cfg)]
         if wanted:
-            module.latent_models = [*module.latent_models, *train_latent_models(module, datamodule, wanted)]
+            loaded = [item for item in module.latent_models if not getattr(item, "training_report", None)]
+            module.latent_models = [*loaded, *train_latent_models(module, datamodule, wanted)]
 
     @hookimpl
     def it_configure_latents(self, request: LatentRequest) -> Mapping[str, Any]:

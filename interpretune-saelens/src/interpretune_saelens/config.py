@@ -19,7 +19,8 @@ class SAELensSpliceConfig:
 
     Attributes:
         skips_special_tokens: Leave the first token of a row, special tokens and padding unspliced; None: True
-            for SAEs that ``SAELensTrainConfig`` trained, False for all others, which SAELens itself splices everywhere.
+            for SAEs whose metadata say that they were trained without special tokens (those of ``SAELensTrainConfig``,
+            and those of SAELens with ``exclude_special_tokens``), False for all others.
     """
 
     skips_special_tokens: bool | None = None

@@ -49,7 +49,7 @@ class SAELatentModel(nn.Module):
         self.hook_point: str = metadata.hook_name
         self.output_hook_point: str = metadata.hook_name_out or metadata.hook_name
         self.training_report: Mapping[str, Any] = {}
-        excluded = bool(metadata[SKIPS_SPECIAL_TOKENS])
+        excluded = bool(metadata[SKIPS_SPECIAL_TOKENS] or metadata["exclude_special_tokens"])
         self.skips_special_tokens = excluded if skips_special_tokens is None else skips_special_tokens
 
     @property

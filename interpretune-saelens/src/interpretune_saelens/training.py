@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -95,9 +96,10 @@ class Activations:
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """Identify a model by the names, shapes and values of its parameters."""
+    """Identify a model by its configuration and by the names, shapes and values of its parameters and buffers."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    digest.update(repr(getattr(model, "config", getattr(model, "cfg", None))).encode())
+    for name, parameter in itertools.chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -35,6 +35,8 @@ class TransformerLensAdapter:
     def it_forward(self, module: ITModule, batch: Mapping[str, Any]) -> Tensor:
         """Logits ``[batch, pos, vocab]``; the attention mask always goes along."""
         name, tokens = tokens_of(batch)
+        if len(tokens) > 1:
+            mask_of(batch)  # rows of a batch may be padded, and without their mask the logits would be wrong
         rest = {key: value for key, value in batch.items() if key != name}
         logits: Tensor = module.model(tokens, **rest)
         return logits
@@ -49,7 +51,8 @@ class TransformerLensAdapter:
     @hookimpl
     def it_create_backend(self, module: ITModule) -> TransformerLensBackend:
         """The backend of TransformerLens hook points."""
-        return TransformerLensBackend(module.model)
+        tokenizer = module.datamodule.tokenizer if module.datamodule is not None else None
+        return TransformerLensBackend(module.model, tokenizer)
 
 
 adapter = TransformerLensAdapter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs
 from interpretune.errors import HookPointError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class TransformerLensBackend(AnalysisBackend):
     """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model: Any = model
-        tokenizer: Any = self._model.tokenizer
-        ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
+        known: Any = tokenizer if tokenizer is not None else self._model.tokenizer
+        ids = sorted(set(known.all_special_ids)) if known is not None else []
         self._special = torch.tensor(ids, dtype=torch.long)
         wrapped = getattr(model, "original_model", None)
         self._narrows = wrapped is not None and "logits_to_keep" in inspect.signature(wrapped.forward).parameters
@@ -41,7 +44,7 @@ class TransformerLensBackend(AnalysisBackend):
         return list(self._model.hook_dict)
 
     def special_token_ids(self) -> Tensor:
-        """Special tokens of the model's tokenizer."""
+        """Special tokens of the session's tokenizer, or of the model's where there is no session."""
         return self._special.to(self.model_device)
 
     def forward(self, inputs: ModelInputs, edits: Mapping[str, Edit], positions: Tensor | None = None) -> Tensor:

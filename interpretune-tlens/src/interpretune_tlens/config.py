@@ -42,7 +42,8 @@ class ITLensFromPretrainedConfig:
     """A TransformerLens model made from a Hugging Face model, with TransformerLens's weight processing.
 
     Attributes:
-        model_name: Name for TransformerLens, where ``model_name_or_path`` of the session is empty.
+        model_name: Name for TransformerLens, where ``model_name_or_path`` of the session is empty; the session then
+            needs a ``tokenizer_name``.
         use_bridge: A ``TransformerBridge``; False: a ``HookedTransformer``.
         fold_ln: Fold the weights of layer norms into the following layers.
         center_writing_weights: Center weights that write to the residual stream.

@@ -77,6 +77,11 @@ def _bridge(
     tl_cfg: ITLensFromPretrainedConfig,
     device: torch.device,
 ) -> nn.Module:
+    if tokenizer is None:
+        raise ConfigurationError(
+            "A TransformerBridge needs a tokenizer, and the module's configuration names none. Set "
+            "shared_cfg.tokenizer_name (or model_name_or_path) to a folder or id that has one."
+        )
     # building the wrappers draws from the global generator
     with _tokenizer_folder(tokenizer) as folder, torch.random.fork_rng():
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class AnalysisCache:
         kept = {item.name: _to_cpu(getattr(analysis_batch, item.name)) for item in fields(AnalysisBatch)}
         if not self.save_cfg.intermediates:
             kept |= {name: _EMPTY[name] for name in DROPPED_FIELDS}
-        saved = replace(AnalysisBatch(labels=kept["labels"], orig_labels=kept["orig_labels"]), **kept)
+        saved = AnalysisBatch(**kept)
         if self.save_cfg.tokens or self.save_cfg.prompts:
             tokens, mask = tokens_of(batch)[1].cpu(), mask_of(batch).cpu().bool()
             rows = [row[keep] for row, keep in zip(tokens, mask, strict=True)]

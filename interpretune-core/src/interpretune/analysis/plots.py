@@ -44,7 +44,9 @@ def show_or_save(figure: go.Figure, name: str, figure_dir: Path | None = None) -
     folder = figure_dir or FIGURE_DIR
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.html"
-    figure.write_html(path, include_plotlyjs="directory")
+    partial = path.with_suffix(".partial")
+    figure.write_html(partial, include_plotlyjs="directory")
+    partial.replace(path)
     print(f"figure: {path}")
     return path
 

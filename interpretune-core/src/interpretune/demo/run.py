@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import asdict
+from attrs import asdict, evolve
 from rich.console import Console
 from tabulate import tabulate
 
 from interpretune.analysis.cache import AnalysisCache, SaveCfg
 from interpretune.analysis.dashboards import display_latent_dashboards
 from interpretune.analysis.metrics import (
+    ActivationSummary,
     LatentMetrics,
     calc_activation_summary,
     calculate_latent_metrics,
@@ -68,7 +70,7 @@ class DemoOptions:
         data: JSONL file, folder, or hub data set and subset; None: the rows of the package.
         answers: Answer words for the labels 0 and 1.
         limit: Most rows to analyse.
-        ablation_rows: Most rows to ablate: every alive latent costs a forward.
+        ablation_rows: Rows to ablate, rounded up to whole batches: every alive latent costs a forward.
         batch_size: Rows in a batch.
         top_k: Latents in each table.
         output: Folder for figures, tables and the summary.
@@ -126,6 +128,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     watch = Stopwatch()
     start = time.perf_counter()
     context = build_context(choose_adapters(options.adapters))
+    written = _summary_file(options.output)
     console.print(str(context), highlight=False, markup=False, soft_wrap=True)
     warm = options.model is not None or is_cached(options.cache_dir)
     with watch.part("model and rows" + ("" if warm else " (the model is converted once)"), console):
@@ -146,8 +149,9 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         tabulate([[k, v] for k, v in summary["seconds"].items()], headers=["part", "seconds"]), highlight=False
     )
     console.print(f"peak memory: {summary['peak_memory_mib']} MiB; threads: {summary['threads']}", highlight=False)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    partial = written.with_suffix(".partial")
+    partial.write_text(json.dumps(summary, indent=1, allow_nan=False), encoding="utf-8")
+    partial.replace(written)
     console.print(
         f"written to {options.output}: figures, Parquet tables for each mode, summary.json",
         highlight=False,
@@ -173,6 +177,21 @@ def choose_adapters(named: Sequence[str] | None) -> Sequence[str]:
             + ("Name one with --adapters." if found else "Install one; `interpretune adapters` lists what is there.")
         )
     return found
+
+
+def _summary_file(output: Path) -> Path:
+    """Where the summary goes, checked before anything costs time; that of an earlier run is removed."""
+    path = output / "summary.json"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The output folder {output} cannot be written ({error.strerror}). Name another with --output."
+        ) from error
+    return path
 
 
 def _session(options: DemoOptions, context: ExecutionContext) -> ITSession:
@@ -279,18 +298,14 @@ def _report(
         for m, p in predictions.items()
     ]
     _table(console, "Correct answers by mode", correct)
-    summary_of_activations = calc_activation_summary(spliced)
+    contexts = calc_activation_summary(spliced)
     attribution = caches[AnalysisMode.attr_patching]
     compared = AnalysisCache(batches=attribution.batches[: len(caches[AnalysisMode.ablation].batches)])
-    metrics: dict[str, LatentMetrics] = {
-        "ablation": calculate_latent_metrics(
-            caches[AnalysisMode.ablation], None, summary_of_activations, filter_by_correct=False, run_name="ablation"
-        ),
-        "attribution": calculate_latent_metrics(
-            attribution, None, summary_of_activations, filter_by_correct=False, run_name="attribution patching"
-        ),
+    metrics = {
+        "ablation": _effects(caches[AnalysisMode.ablation], "ablation", contexts),
+        "attribution": _effects(attribution, "attribution patching", contexts),
     }
-    same_rows = calculate_latent_metrics(compared, None, summary_of_activations, False, "attribution patching")
+    same_rows = _effects(compared, "attribution patching", contexts)
     correlations = effect_correlations(metrics["ablation"], same_rows)
     with _through(console):
         for item in metrics.values():
@@ -320,9 +335,19 @@ def _report(
             int((v.values > 0).sum()) for b in caches[AnalysisMode.ablation].activations for v in b.values()
         ),
         "correct": correct,
-        "quality": [asdict(item) for item in quality],
-        "ablation_attribution_pearson": correlations,
+        "quality": [{name: _finite(value) for name, value in asdict(item).items()} for item in quality],
+        "ablation_attribution_pearson": {name: _finite(r) for name, r in correlations.items()},
     }
+
+
+def _effects(cache: AnalysisCache, run_name: str, contexts: ActivationSummary) -> LatentMetrics:
+    """Effects over all rows of an analysis, with the contexts of a larger one for the dashboards."""
+    return evolve(calculate_latent_metrics(cache, filter_by_correct=False, run_name=run_name), summary=contexts)
+
+
+def _finite(value: Any) -> Any:
+    """The value, or None for a number that JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
