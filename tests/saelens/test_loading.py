@@ -113,6 +113,8 @@ def test_special_tokens_follow_metadata_unless_the_configuration_says_otherwise(
     make: Make, saved: Callable[..., Path]
 ) -> None:
     trained = saved("trained", interpretune_skips_special_tokens=True)
+    excluded = saved("excluded", exclude_special_tokens=True)
+    assert make(SAELensFromDiskConfig(path=excluded), init=False).module.latent_models[0].skips_special_tokens
     plain = saved("plain", hook="blocks.0.hook_resid_post")
     skips = [
         [item.skips_special_tokens for item in make(*cfgs, init=False).module.latent_models]

@@ -72,6 +72,21 @@ def weights_of(session: it.ITSession) -> list[Tensor]:
     return [item.sae.W_enc.detach().clone() for item in session.module.latent_models]
 
 
+def test_init_twice_does_not_add_the_trained_ones_again(make: Make) -> None:
+    session = make(recipe())
+    it.it_init(**session)
+    assert len(session.module.latent_models) == 1
+
+
+def test_a_model_is_known_by_all_that_changes_what_it_computes(make: Make) -> None:
+    model = make(recipe()).module.model
+    before = training.model_fingerprint(model)
+    weights = next(parameter for parameter in model.parameters() if parameter.ndim == 2)
+    with torch.no_grad():
+        weights.copy_(weights.flip(0))  # the same values in another order
+    assert training.model_fingerprint(model) != before
+
+
 def test_a_second_session_loads_what_the_first_trained(
     make: Make, tmp_path: Path, no_more_training: Callable[[], None]
 ) -> None:

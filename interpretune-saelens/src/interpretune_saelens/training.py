@@ -55,6 +55,7 @@ def train_latent_models(
         recipe = {
             name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")
         }
+        recipe |= {"sae_options": cfg.sae_options, "trainer_options": cfg.trainer_options}  # as defaults give them
         key = hashlib.sha256((identity + json.dumps(recipe, sort_keys=True, default=str)).encode()).hexdigest()[:16]
         folder = cache_root(cfg.cache_dir or module.it_cfg.cache_dir) / "saes" / f"{cfg.hook_name}-{cfg.d_sae}-{key}"
 
