@@ -69,13 +69,12 @@ class ITDataModule:
         if self.itdm_cfg.data is None:
             raise ConfigurationError(
                 f"{type(self).__name__} has nothing to prepare: set ITDataModuleConfig.data to a JSONL file, a "
-                "folder or "
-                "a hub id, or override prepare_data."
+                "folder or a hub id, or override prepare_data."
             )
         rows = read_rows(self.itdm_cfg)
+        context_length = getattr(target_model, "context_length", None)
         prepared = {}
         for split, dataset in rows.items():
-            context_length = getattr(target_model, "context_length", None)
             encoded = encode_prompts(dataset, self.tokenizer, self.itdm_cfg, split, context_length)
             prepared[split] = self._remove_unused_columns(encoded, target_model)
         datasets.DatasetDict(prepared).save_to_disk(str(self.itdm_cfg.dataset_path))

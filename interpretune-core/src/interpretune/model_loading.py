@@ -54,8 +54,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     except Exception as error:  # readers of a damaged file raise whatever they stumble on, struct.error for one
         raise ModelLoadError(
             f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its "
-            "architecture "
-            "one that transformers can load?"
+            "architecture one that transformers can load?"
         ) from error
     _forget_quantization(model)
     model.save_pretrained(folder)

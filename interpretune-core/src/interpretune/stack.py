@@ -136,8 +136,7 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
             stacked = ", ".join(str(adapter.installed) for adapter in ordered if adapter.name in owners[:-1])
             raise AdapterSignatureError(
                 f"it_contribute_classes returned {contribution!r}, which is not a ClassContribution; one of "
-                f"{stacked} did. "
-                "Return `ClassContribution(adapter=..., ...)` or None."
+                f"{stacked} did. Return `ClassContribution(adapter=..., ...)` or None."
             )
     return ExecutionContext(adapters=tuple(ordered), hook=manager.hook, contributions=contributions)
 

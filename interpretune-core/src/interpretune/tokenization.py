@@ -105,8 +105,7 @@ def mask_of(batch: Mapping[str, Any]) -> Tensor:
     if ATTENTION_MASK not in batch:
         raise DataError(
             f"The batch has no {ATTENTION_MASK}, and padding cannot be told from the tokens where BOS and "
-            "padding share "
-            f"an id. Keep the tokenizer's {ATTENTION_MASK} in the data set. Found {sorted(batch)}."
+            f"padding share an id. Keep the tokenizer's {ATTENTION_MASK} in the data set. Found {sorted(batch)}."
         )
     mask: Tensor = batch[ATTENTION_MASK]
     empty = (mask.sum(dim=-1) == 0).nonzero().flatten().tolist()
@@ -191,8 +190,7 @@ class PaddingCollator:
         if any(ATTENTION_MASK not in row for row in rows):
             raise DataError(
                 f"A row has no {ATTENTION_MASK} (columns {sorted(rows[0])}), and padding cannot be told from "
-                "the tokens "
-                "where BOS and padding share an id. Keep it when you prepare the data set."
+                "the tokens where BOS and padding share an id. Keep it when you prepare the data set."
             )
         main_input = self.tokenizer.model_input_names[0]
         padded_names = {main_input, *self.tokenizer.model_input_names}

@@ -34,14 +34,12 @@ class SAELatentModel(nn.Module):
         if not metadata.hook_name:
             raise LatentModelError(
                 f"The SAE {name or type(sae).__name__} does not say at which hook point it stands. Set "
-                "metadata.hook_name "
-                "in its configuration, for example 'blocks.9.hook_resid_post'."
+                "metadata.hook_name in its configuration, for example 'blocks.9.hook_resid_post'."
             )
         if metadata.hook_head_index is not None:
             raise LatentModelError(
                 f"The SAE at {metadata.hook_name} reads the single head {metadata.hook_head_index}; SAEs of "
-                "single heads "
-                "cannot be spliced here. Use one that reads all heads."
+                "single heads cannot be spliced here. Use one that reads all heads."
             )
         sae.turn_off_forward_pass_hook_z_reshaping()  # core flattens heads
         self.sae = sae

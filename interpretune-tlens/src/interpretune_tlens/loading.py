@@ -91,8 +91,7 @@ def _bridge(
         except (ValueError, KeyError, NotImplementedError) as error:
             raise ModelLoadError(
                 f"TransformerLens cannot build a bridge for {type(hf_model).__name__}: {error}. Its "
-                "documentation lists "
-                "the architectures; without TransformerLens, stack ('core',) alone."
+                "documentation lists the architectures; without TransformerLens, stack ('core',) alone."
             ) from error
     if any(tl_cfg.processing.values()):
         bridge.enable_compatibility_mode(disable_warnings=True, **tl_cfg.processing)

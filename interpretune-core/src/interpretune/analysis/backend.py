@@ -109,8 +109,7 @@ class AnalysisBackend(ABC):
             if width != item.d_in:
                 raise HookPointError(
                     f"The latent model {item.name!r} reads {item.d_in} numbers at {item.hook_point}, where this "
-                    "model has "
-                    f"{width}. Was it trained on another model?"
+                    f"model has {width}. Was it trained on another model?"
                 )
             place = item.output_hook_point
             width, written = (
@@ -120,8 +119,7 @@ class AnalysisBackend(ABC):
             if width != written:
                 raise HookPointError(
                     f"The latent model {item.name!r} writes {written} numbers at {place}, where this model has "
-                    f"{width}. "
-                    "Was it trained on another model?"
+                    f"{width}. Was it trained on another model?"
                 )
 
     @property
@@ -332,8 +330,7 @@ def _check_rows(rows: Tensor, examples: int, latents: int, name: str, row_budget
     if len(rows) and (rows.min() < 0 or rows[:, 0].max() >= examples or rows[:, 1].max() >= latents):
         raise AnalysisError(
             f"Rows to ablate at {name} go beyond the batch of {examples} examples or the {latents} latents: "
-            "largest are "
-            f"example {int(rows[:, 0].max())} and latent {int(rows[:, 1].max())}."
+            f"largest are example {int(rows[:, 0].max())} and latent {int(rows[:, 1].max())}."
         )
 
 
@@ -344,8 +341,7 @@ def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
         if other is not item:
             raise HookPointError(
                 f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their "
-                "latents would "
-                "share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
+                "latents would share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
             )
 
 

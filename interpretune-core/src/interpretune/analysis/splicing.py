@@ -22,8 +22,7 @@ def splice(
         if flat.shape[-1] != latent_model.d_in:
             raise HookPointError(
                 f"The latent model {latent_model.name!r} reads {latent_model.d_in} numbers at "
-                f"{latent_model.hook_point}, "
-                f"where this model has {flat.shape[-1]}."
+                f"{latent_model.hook_point}, where this model has {flat.shape[-1]}."
             )
         latents = latent_model.encode(flat)
         if untouched is not None:

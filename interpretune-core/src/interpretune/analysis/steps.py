@@ -200,8 +200,7 @@ def _indices(inputs: ModelInputs, analysis_cfg: AnalysisCfg, batch_idx: int) -> 
         if not torch.equal(given, found):
             raise AnalysisError(
                 f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its "
-                "answers at "
-                f"{found.tolist()}. Both analyses must see the same batches in the same order."
+                f"answers at {found.tolist()}. Both analyses must see the same batches in the same order."
             )
     return found
 
@@ -210,7 +209,6 @@ def _entry(values: Sequence[Any], batch_idx: int, name: str) -> Any:
     if batch_idx >= len(values):
         raise AnalysisError(
             f"analysis_cfg.{name} has {len(values)} batches, and batch {batch_idx} is asked for. Run the clean "
-            "analysis "
-            "over at least as many batches."
+            "analysis over at least as many batches."
         )
     return values[batch_idx]
