@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,11 +202,19 @@ def test_a_given_path_holds_the_data(settings, tmp_path):
     assert Path(datamodule.itdm_cfg.dataset_path).parent == tmp_path / "here"
 
 
-def test_another_process_finds_what_the_first_has_prepared(settings):
-    prepared = ready(**settings)
-    other = it.ITDataModule(it.ITDataModuleConfig(**settings))
-    other.find_prepared()
-    assert other.itdm_cfg.dataset_path == prepared.itdm_cfg.dataset_path
+def test_processes_that_prepare_at_the_same_time_share_one_preparation(settings, tmp_path):
+    started = []
+
+    class Slow(it.ITDataModule):
+        def prepare_data(self, target_model=None):
+            started.append(self)
+            super().prepare_data(target_model)
+
+    both = [Slow(it.ITDataModuleConfig(**settings)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Slow.prepare_once, both))
+    assert len(started) == 1
+    assert both[0].itdm_cfg.dataset_path == both[1].itdm_cfg.dataset_path
 
 
 @dataclass(kw_only=True)

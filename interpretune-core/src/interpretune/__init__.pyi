@@ -1,5 +1,6 @@
 from . import analysis
 from .cache_folder import build_once, cache_root
+from .classification import ClassificationModule
 from .config.datamodule import ITDataModuleConfig, PromptConfig
 from .config.module import (
     AutoCompConfig,
@@ -9,7 +10,7 @@ from .config.module import (
     ITConfig,
 )
 from .config.shared import ITSharedConfig
-from .contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
+from .contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection, SchedulerSetup
 from .datamodule import ITDataModule
 from .declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from .discovery import Adapter, installed_adapters
@@ -19,6 +20,7 @@ from .errors import (
     AdapterSignatureError,
     AnalysisError,
     CacheError,
+    CheckpointError,
     ConfigurationError,
     ContractVersionError,
     DataError,
@@ -29,8 +31,11 @@ from .errors import (
     ModelLoadError,
     StackError,
     TokenizationError,
+    TrainingError,
     UnknownAdapterError,
 )
+from .loops.config import EarlyStopping, LoopConfig, LoopResult
+from .loops.start import fit, predict, test, validate
 from .markers import hookimpl, hookspec
 from .metrics import load_metric
 from .model_loading import load_hf_model
@@ -52,11 +57,14 @@ __all__ = [
     "AnalysisError",
     "AutoCompConfig",
     "CacheError",
+    "CheckpointError",
     "ClassContribution",
+    "ClassificationModule",
     "ConfigurationError",
     "ContractVersionError",
     "DataError",
     "DuplicateAdapterError",
+    "EarlyStopping",
     "ExecutionContext",
     "GenerativeClassificationConfig",
     "HFFromPretrainedConfig",
@@ -73,18 +81,23 @@ __all__ = [
     "LatentModelError",
     "LatentRequest",
     "Level",
+    "LoopConfig",
+    "LoopResult",
     "ModelLoadError",
     "OptimizerSetup",
     "ProfilerHooksMixin",
     "PromptConfig",
     "ReportSection",
+    "SchedulerSetup",
     "StackError",
     "TokenizationError",
+    "TrainingError",
     "UnknownAdapterError",
     "analysis",
     "build_context",
     "build_once",
     "cache_root",
+    "fit",
     "hookimpl",
     "hookspec",
     "installed_adapters",
@@ -94,6 +107,9 @@ __all__ = [
     "load_metric",
     "load_tokenizer",
     "pad_left",
+    "predict",
     "rank_zero_warn",
     "sanitize_input_name",
+    "test",
+    "validate",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.hf_backend import HuggingFaceBackend
@@ -18,10 +18,13 @@ from interpretune.analysis.steps import run_mode
 from interpretune.contributions import ClassContribution, OptimizerSetup
 from interpretune.datamodule import ITDataModule
 from interpretune.declaration import AdapterDeclaration
-from interpretune.errors import ConfigurationError
+from interpretune.loops.config import LoopConfig, LoopResult
+from interpretune.loops.evaluate import evaluate
+from interpretune.loops.fit import FitLoop
 from interpretune.markers import hookimpl
-from interpretune.model_loading import import_object, load_hf_model
+from interpretune.model_loading import load_hf_model
 from interpretune.module import ITModule
+from interpretune.optimization import build_optimizers
 from interpretune.tokenization import ATTENTION_MASK, mask_of, pad_left, position_ids, tokens_of
 
 
@@ -54,7 +57,6 @@ class CoreAdapter:
     @hookimpl
     def it_setup_datamodule(self, datamodule: ITDataModule, module: ITModule) -> None:
         """Load the prepared data set."""
-        datamodule.find_prepared()
         datamodule.setup(module=module)
 
     @hookimpl
@@ -65,19 +67,7 @@ class CoreAdapter:
     @hookimpl(trylast=True)
     def it_configure_optimizers(self, module: ITModule) -> OptimizerSetup | None:
         """Follow ``optimizer_init`` and ``lr_scheduler_init``."""
-        cfg = module.it_cfg
-        if cfg.optimizer_init is None:
-            return None
-        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if not trainable:
-            raise ConfigurationError(
-                "optimizer_init is set and no parameter requires a gradient. Set freeze=False, or drop optimizer_init."
-            )
-        optimizer = _build(cfg.optimizer_init, "optimizer_init", trainable)
-        schedulers = (
-            [] if cfg.lr_scheduler_init is None else [_build(cfg.lr_scheduler_init, "lr_scheduler_init", optimizer)]
-        )
-        return OptimizerSetup(optimizers=(optimizer,), schedulers=schedulers)
+        return build_optimizers(module, module.it_cfg)
 
     @hookimpl(trylast=True)
     def it_move_batch(self, module: ITModule, batch: Any) -> Any:
@@ -121,9 +111,19 @@ class CoreAdapter:
         return step()
 
     @hookimpl
-    def it_log(self, module: ITModule, metrics: Mapping[str, float]) -> None:
-        """Keep the latest value of each metric."""
-        module._it_state.logged_metrics.update(metrics)
+    def it_log(self, module: ITModule, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
+        """Keep the latest value of each metric, and hand it to the loop that is running."""
+        state = module._it_state
+        state.logged_metrics.update(metrics)
+        if state.metric_log is not None:
+            state.metric_log.record(metrics, batch_size=options.get("batch_size"), on_epoch=options.get("on_epoch"))
+
+    @hookimpl(trylast=True)
+    def it_run_loop(self, module: ITModule, datamodule: ITDataModule, loop: str, loop_cfg: LoopConfig) -> LoopResult:
+        """Run a loop in plain PyTorch, in this process."""
+        if loop == "fit":
+            return FitLoop(module, datamodule, loop_cfg).run()
+        return evaluate(module, datamodule, loop, loop_cfg)
 
     @hookimpl(trylast=True)
     def it_create_backend(self, module: ITModule) -> HuggingFaceBackend:
@@ -143,17 +143,9 @@ class CoreAdapter:
     @hookimpl
     def it_end_session(self, module: ITModule) -> None:
         """Drop the backend and the optimizers."""
+        module._it_state.initialised = False
         module._it_state.backend = None
         module._it_state.optimizers = None
-
-
-def _build(recipe: Mapping[str, Any], where: str, first: Any) -> Any:
-    """Instantiate ``{"class_path": ..., "init_args": {...}}``."""
-    if "class_path" not in recipe:
-        raise ConfigurationError(
-            f"{where} has no class_path; write {{'class_path': 'torch.optim.AdamW', 'init_args': {{}}}}."
-        )
-    return import_object(recipe["class_path"], where)(first, **recipe.get("init_args", {}))
 
 
 def _move(value: Any, device: torch.device) -> Any:

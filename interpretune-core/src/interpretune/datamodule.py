@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import torch
@@ -23,6 +23,9 @@ from interpretune.tokenization import ATTENTION_MASK, PaddingCollator, load_toke
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+    from interpretune.module import ITModule
+    from interpretune.stack import ExecutionContext
 
 WITHOUT_EFFECT_ON_CONTENT = (
     *("data", "prompt_cfg"),  # their content is in the key, not their names
@@ -45,7 +48,10 @@ class ITDataModule:
         tokenizer: The tokenizer; it always produces attention masks.
         data_collator: Joins rows into batches.
         dataset: Splits by name, after ``setup``.
+        module: The session's module.
     """
+
+    context: ClassVar[ExecutionContext | None] = None
 
     def __init__(self, itdm_cfg: ITDataModuleConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +59,7 @@ class ITDataModule:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(itdm_cfg)
         self.data_collator: Callable[..., Any] = PaddingCollator(self.tokenizer)
         self.dataset: Mapping[str, datasets.Dataset] = {}
-        self._is_prepared = False
+        self.module: ITModule | None = None
 
     def prepare_data(self, target_model: nn.Module | None = None) -> None:
         """Read, check and tokenize ``itdm_cfg.data`` and save it to ``itdm_cfg.dataset_path``.
@@ -96,12 +102,6 @@ class ITDataModule:
                 self.itdm_cfg.dataset_path = final
 
         self.itdm_cfg.dataset_path = build_once(final, prepare, force=self.itdm_cfg.force_prepare_data)
-        self._is_prepared = True
-
-    def find_prepared(self) -> None:
-        """Point ``itdm_cfg.dataset_path`` at what another process has prepared, if this one has not."""
-        if not self._is_prepared:
-            self.itdm_cfg.dataset_path = self._final_path()
 
     def content_key(self) -> str:
         """Name of everything that changes the prepared data: configuration, tokenizer, code and source files.

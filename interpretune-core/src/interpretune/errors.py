@@ -63,6 +63,14 @@ class LatentModelError(InterpretuneError, ValueError):
     """A latent model (a sparse autoencoder, a transcoder, ...) cannot be loaded or does not fit."""
 
 
+class TrainingError(InterpretuneError, RuntimeError):
+    """A training or evaluation loop cannot start or cannot go on."""
+
+
+class CheckpointError(InterpretuneError, RuntimeError):
+    """A checkpoint is missing, or belongs to another stack or another model."""
+
+
 class AnalysisError(InterpretuneError, RuntimeError):
     """An analysis was asked for something that its session or its inputs cannot give."""
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from interpretune.markers import hookspec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from interpretune.analysis.backend import AnalysisBackend
     from interpretune.analysis.batch import AnalysisBatch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from interpretune.analysis.modes import AnalysisCfg
     from interpretune.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
     from interpretune.datamodule import ITDataModule
+    from interpretune.loops.config import LoopConfig, LoopResult
     from interpretune.module import ITModule
 
 # ---------------------------------------------------------------------------------------------------------------- init
@@ -71,8 +72,9 @@ def it_load_latent_models(module: ITModule) -> Sequence[LatentModel] | None:
 def it_prepare_data(datamodule: ITDataModule, module: ITModule) -> None:
     """Write the prepared data set to disk.
 
-    Called once by ``it_init``, in one process (local rank 0). All run; core calls the data module's ``prepare_data``.
-    Assign no state here.
+    Called by ``it_init`` in every process of a run, so it must be safe to call at the same time. All run; core calls
+    the data module's ``prepare_data`` in one process while the others wait, unless the cache holds its result. Assign
+    no state here.
     """
 
 
@@ -97,7 +99,17 @@ def it_setup_module(module: ITModule, datamodule: ITDataModule) -> None:
 def it_configure_optimizers(module: ITModule) -> OptimizerSetup | None:
     """Build optimizers and learning-rate schedulers.
 
-    Called once by ``it_init``, last. First result; core follows ``it_cfg.optimizer_init`` and ``lr_scheduler_init``.
+    Called by ``module.configure_optimizers`` (which a user may override): last in ``it_init``, and again when training
+    begins. First result; core follows ``it_cfg.optimizer_init`` and ``lr_scheduler_init``.
+    """
+
+
+@hookspec
+def it_name_parameters(module: ITModule) -> Mapping[str, Sequence[str]] | None:
+    """Give further names to parameters, those that the stacked library's users know.
+
+    Called where a user names parameters, in a fine-tuning schedule for one. Collected: for each further name the names
+    in ``module.named_parameters()`` that it stands for.
     """
 
 
@@ -134,16 +146,28 @@ def it_generate(module: ITModule, batch: Mapping[str, Any], generation_kwargs: M
 def it_run_step(module: ITModule, step_name: str, step: Callable[[], Any]) -> Any:
     """Run one step (``training_step``, ``analysis_test_step``, ...) of the module.
 
-    Called for each batch by ``module.run_step``. First result; core calls ``step``. Meant to be wrapped, by profilers
+    Called for each batch, whoever calls the step: core's loops, a trainer, or the user. First result; core calls
+    ``step``. Meant to be wrapped, by profilers
     and debuggers.
     """
 
 
 @hookspec
-def it_log(module: ITModule, metrics: Mapping[str, float]) -> None:
-    """Take note of logged metrics.
+def it_log(module: ITModule, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
+    """Take note of logged metrics: scalars, detached, and the further arguments of the call (``batch_size``, ...).
 
     Called for each ``module.log`` and ``module.log_dict``. All run; core keeps them in ``module.logged_metrics``.
+    Reading a tensor's value on an accelerator waits for it; do so seldom.
+    """
+
+
+@hookspec(firstresult=True)
+def it_run_loop(module: ITModule, datamodule: ITDataModule, loop: str, loop_cfg: LoopConfig) -> LoopResult | None:
+    """Run the loop ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Called by the functions of these names, after ``it_init``. First result; core loops in plain PyTorch, framework
+    adapters hand over to their trainer. A framework that keeps an optimizer of its own checks it with
+    ``interpretune.optimization.check_optimizers``.
     """
 
 

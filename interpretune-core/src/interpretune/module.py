@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interpretune.config.module import ITConfig
     from interpretune.contributions import OptimizerSetup
     from interpretune.datamodule import ITDataModule
+    from interpretune.loops.metric_log import MetricLog
     from interpretune.stack import ExecutionContext
 
 CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
@@ -35,7 +36,9 @@ class ITState:
     _init_hparams: dict[str, Any] = field(default_factory=dict)
     _current_epoch: int = 0
     _global_step: int = 0
-    logged_metrics: dict[str, float] = field(default_factory=dict)
+    initialised: bool = False
+    logged_metrics: dict[str, Tensor | float] = field(default_factory=dict)
+    metric_log: MetricLog | None = None
     backend: AnalysisBackend | None = None
     optimizers: OptimizerSetup | None = None
 
@@ -52,6 +55,8 @@ class ITModule(nn.Module):
     """
 
     context: ClassVar[ExecutionContext | None] = None
+    routed_steps: ClassVar[frozenset[str]] = frozenset()
+    """Steps that are inside ``it_run_step`` already, whoever calls them."""
 
     def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +66,7 @@ class ITModule(nn.Module):
         self.metric: Any = None
         self.datamodule: ITDataModule | None = None
         self.model: nn.Module = self._hook.it_load_model(module=self)
-        if self.it_cfg.freeze if self.it_cfg.freeze is not None else self.it_cfg.optimizer_init is None:
+        if self.it_cfg.freezes_model:
             self.model.requires_grad_(False)
         loaded = self._hook.it_load_latent_models(module=self)
         self.latent_models = [latent_model for group in loaded for latent_model in group]
@@ -90,7 +95,7 @@ class ITModule(nn.Module):
     def latent_models(self, latent_models: Sequence[LatentModel]) -> None:
         self._latent_models = list(latent_models)
         modules = [latent_model for latent_model in self._latent_models if isinstance(latent_model, nn.Module)]
-        self.latent_modules = nn.ModuleList(modules).to(self.device)
+        self.latent_modules = nn.ModuleList(modules).to(self.device).requires_grad_(self.it_cfg.train_latent_models)
         self._it_state.backend = None
 
     # ------------------------------------------------------------------------------------------------------ life cycle
@@ -121,6 +126,21 @@ class ITModule(nn.Module):
         if self.datamodule is None:
             raise ConfigurationError("The module has no data module yet. Call it_init(**session) first.")
         return self.datamodule
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizers of a training session; override it, or set ``ITConfig(optimizer_init=...)``.
+
+        Returns:
+            Whatever ``interpretune.optimization.as_optimizer_setup`` reads: an optimizer, a dictionary with
+            ``optimizer`` and ``lr_scheduler``, a pair of lists, an ``OptimizerSetup``, or None.
+        """
+        return self._hook.it_configure_optimizers(module=self)
+
+    def set_training_mode(self) -> None:
+        """Put the model and the latent models into train mode where they have trainable parameters, else into eval."""
+        self.train()
+        for part in (self.model, *self.latent_modules):
+            part.train(any(parameter.requires_grad for parameter in part.parameters()))
 
     # ------------------------------------------------------------------------------------------------------------ steps
 
@@ -155,6 +175,8 @@ class ITModule(nn.Module):
         step: Callable[..., Any] | None = getattr(self, step_name, None)
         if step is None:
             raise ConfigurationError(f"{type(self).__name__} has no {step_name}. Define it, or name another step.")
+        if step_name in self.routed_steps:
+            return step(*args, **kwargs)
         return self._hook.it_run_step(module=self, step_name=step_name, step=lambda: step(*args, **kwargs))
 
     # ---------------------------------------------------------------------------------------------------------- answers
@@ -201,17 +223,27 @@ class ITModule(nn.Module):
     # ---------------------------------------------------------------------------------------------------------- logging
 
     def log(self, name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> None:
-        """Log one number; further arguments, meant for trainers, are accepted and not used here."""
+        """Log one number; see ``log_dict``."""
         self.log_dict({name: value}, *args, **kwargs)
 
     def log_dict(self, metrics: Mapping[str, Tensor | float], *args: Any, **kwargs: Any) -> None:
-        """Log numbers by name."""
-        self._hook.it_log(module=self, metrics={name: float(value) for name, value in metrics.items()})
+        """Log numbers by name.
+
+        Args:
+            metrics: Scalars.
+            *args: What trainers take beside; not used here.
+            **kwargs: Of what trainers take, core's loops use ``batch_size`` (the weight of this batch in means over
+                an epoch) and ``on_epoch`` (report the mean over the epoch of a value logged in training).
+        """
+        scalars = {
+            name: value.detach() if isinstance(value, Tensor) else float(value) for name, value in metrics.items()
+        }
+        self._hook.it_log(module=self, metrics=scalars, options=kwargs)
 
     @property
     def logged_metrics(self) -> Mapping[str, float]:
         """The latest value of everything logged."""
-        return self._it_state.logged_metrics
+        return {name: float(value) for name, value in self._it_state.logged_metrics.items()}
 
     # ------------------------------------------------------------------------------------------------------------ state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import new_class
@@ -15,7 +14,9 @@ from interpretune.config.shared import ITSharedConfig
 from interpretune.datamodule import ITDataModule
 from interpretune.errors import ConfigurationError
 from interpretune.module import ITModule
+from interpretune.optimization import as_optimizer_setup, check_optimizers
 from interpretune.stack import ExecutionContext, build_context
+from interpretune.step_routing import route_steps
 
 
 @dataclass(kw_only=True)
@@ -71,16 +72,28 @@ class ITSession(Mapping[str, Any]):
         )
         self.datamodule: ITDataModule = self._compose(session_cfg.datamodule_cls, "datamodule")(itdm_cfg=datamodule_cfg)
         self.module: ITModule = self._compose(session_cfg.module_cls, "module")(it_cfg=module_cfg)
+        self.datamodule.module = self.module
 
     def _compose(self, user_class: type, kind: str) -> Any:
-        """A subclass of the user's class with the stack's bases behind it; the user's class is not changed."""
-        bases = [user_class, *(base for _, base in self.context.bases(kind) if not issubclass(user_class, base))]
-        namespace = {"context": self.context, "__module__": user_class.__module__, "__doc__": user_class.__doc__}
+        """A subclass of the user's class between the stack's entries and bases; the user's class is not changed."""
+        behind = [base for _, base in self.context.bases(kind)]
+        entries = [base for _, base in self.context.bases(f"{kind}_entry")]
+        own = [] if user_class in behind else [user_class]
+        body: dict[str, Any] = {
+            "context": self.context,
+            "__module__": user_class.__module__,
+            "__doc__": user_class.__doc__,
+        }
+        if kind == "module":
+            steps = route_steps(user_class, behind)
+            body |= {"routed_steps": frozenset(steps), **steps}
+        bases = [*entries, *own, *behind]
         try:
-            return new_class(user_class.__name__, tuple(bases), exec_body=lambda body: body.update(namespace))
+            return new_class(user_class.__name__, tuple(bases), exec_body=lambda namespace: namespace.update(body))
         except TypeError as error:
             raise ConfigurationError(
-                f"{user_class.__qualname__} cannot be composed with {', '.join(b.__qualname__ for b in bases[1:])}: "
+                f"{user_class.__qualname__} cannot be composed with "
+                f"{', '.join(base.__qualname__ for base in (*entries, *behind))}: "
                 f"{error}. Let the {kind} class derive from torch.nn.Module or its interpretune base only."
             ) from error
 
@@ -121,11 +134,13 @@ def it_init(
         raise ConfigurationError("it_init needs a module and a data module: call it as it_init(**session).")
     hook = owner._hook
     try:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            hook.it_prepare_data(datamodule=datamodule, module=owner)
+        hook.it_prepare_data(datamodule=datamodule, module=owner)
         hook.it_setup_datamodule(datamodule=datamodule, module=owner)
         hook.it_setup_module(module=owner, datamodule=datamodule)
-        owner._it_state.optimizers = hook.it_configure_optimizers(module=owner)
+        owner._it_state.optimizers = as_optimizer_setup(owner.configure_optimizers())
+        if owner._it_state.optimizers is not None:
+            check_optimizers(owner, owner._it_state.optimizers.optimizers)
+        owner._it_state.initialised = True
     except BaseException:
         hook.it_end_session(module=owner, datamodule=datamodule)
         raise

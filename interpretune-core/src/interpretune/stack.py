@@ -90,8 +90,12 @@ class ExecutionContext:
         lines += [f"  {name:<24} {', '.join(owners) or '-'}" for name, owners in self.answers()]
         lines.append("Composed classes, first base first:")
         for kind in ("module", "datamodule", "module_cfg", "datamodule_cfg"):
-            bases = ", ".join(f"{base.__qualname__} ({owner})" for owner, base in self.bases(kind))
-            lines.append(f"  {kind:<18} {'your class' if 'cfg' not in kind else 'your mixin'}, {bases or '-'}")
+            entries = self.bases(f"{kind}_entry") if "cfg" not in kind else ()
+            before, behind = (
+                [f"{base.__qualname__} ({owner})" for owner, base in some] for some in (entries, self.bases(kind))
+            )
+            own = "your class" if "cfg" not in kind else "your mixin"
+            lines.append(f"  {kind:<18} {', '.join([*before, own, *(behind or ['-'])])}")
         return "\n".join(lines)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.errors import AnalysisError
@@ -165,6 +167,9 @@ _EMPTY: Mapping[str, Any] = {"answer_logits": None, "gradients": {}, "ablated_lo
 def _to_cpu(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _to_cpu(item) for name, item in value.items()}
-    if hasattr(value, "detach"):
-        return value.detach().cpu()
+    if isinstance(value, Tensor):
+        with torch.inference_mode(mode=False):  # what a trainer's test made can be used without restrictions later
+            return (
+                value.detach().clone() if value.is_inference() and value.device.type == "cpu" else value.detach().cpu()
+            )
     return value.cpu() if hasattr(value, "cpu") else value

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
+from interpretune.loops.evaluate import eval_mode
+from interpretune.progress import progress_bar
 
 if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
@@ -54,14 +55,10 @@ def run_analysis(
     hook = module._hook
     hook.it_open_analysis(module=module, analysis_cfg=analysis_cfg)
     try:
-        with progress_bar(console) as progress:
+        with eval_mode(module), progress_bar(console, shown=console is not None) as progress:
             task = progress.add_task(f"{analysis_cfg.mode}", total=total)
             for batch_idx, batch in zip(range(total), loader, strict=False):
-                moved = module.batch_to_device(batch)
-                if hasattr(module, ANALYSIS_STEP):
-                    module.run_step(ANALYSIS_STEP, moved, batch_idx, analysis_cfg=analysis_cfg)
-                else:
-                    _run_default(module, moved, batch_idx, analysis_cfg)
+                run_analysis_step(module, module.batch_to_device(batch), batch_idx, analysis_cfg)
                 module.global_step += 1
                 progress.advance(task)
     finally:
@@ -69,23 +66,13 @@ def run_analysis(
     return analysis_cfg.analysis_cache
 
 
-def _run_default(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
+def run_analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
+    """Analyse one batch with the module's ``analysis_test_step``, or with ``analysis_step`` where it has none."""
+    if hasattr(module, ANALYSIS_STEP):
+        module.run_step(ANALYSIS_STEP, batch, batch_idx, analysis_cfg=analysis_cfg)
+        return
     module._hook.it_run_step(
         module=module,
         step_name=ANALYSIS_STEP,
         step=lambda: analysis_step(module, batch, batch_idx, analysis_cfg),
-    )
-
-
-def progress_bar(console: Console | None) -> Progress:
-    """A progress bar with an estimate; it draws nothing where the console is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=console is None or not console.is_terminal,
-        transient=True,
     )

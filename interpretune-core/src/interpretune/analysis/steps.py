@@ -41,11 +41,16 @@ def run_with_ctx(
             f"The mode {analysis_cfg.mode} needs latent models and this session has none. Stack an adapter that loads "
             "them and configure it, or pass your own as ITConfig(latent_models=[...])."
         )
-    inputs = ModelInputs.from_batch(batch)
-    analysis_batch.answer_indices = _indices(inputs, analysis_cfg, batch_idx)
-    if analysis_cfg.alive_latents is not None:
-        analysis_batch.alive_latents = _entry(analysis_cfg.alive_latents, batch_idx, "alive_latents")
-    module._hook.it_run_analysis(module=module, analysis_batch=analysis_batch, analysis_cfg=analysis_cfg, inputs=inputs)
+    with torch.inference_mode(mode=False):  # trainers test in inference mode, whose tensors know no gradients
+        inputs = ModelInputs.from_batch({name: _ordinary(value) for name, value in batch.items()})
+        analysis_batch.labels = _ordinary(analysis_batch.labels)
+        analysis_batch.orig_labels = _ordinary(analysis_batch.orig_labels)
+        analysis_batch.answer_indices = _indices(inputs, analysis_cfg, batch_idx)
+        if analysis_cfg.alive_latents is not None:
+            analysis_batch.alive_latents = _entry(analysis_cfg.alive_latents, batch_idx, "alive_latents")
+        module._hook.it_run_analysis(
+            module=module, analysis_batch=analysis_batch, analysis_cfg=analysis_cfg, inputs=inputs
+        )
 
 
 def loss_and_logit_diffs(
@@ -203,6 +208,11 @@ def _indices(inputs: ModelInputs, analysis_cfg: AnalysisCfg, batch_idx: int) -> 
                 f"answers at {found.tolist()}. Both analyses must see the same batches in the same order."
             )
     return found
+
+
+def _ordinary(value: Any) -> Any:
+    """A tensor that was made in inference mode as one that was not."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _entry(values: Sequence[Any], batch_idx: int, name: str) -> Any:

@@ -111,11 +111,14 @@ class ITConfig(ITSharedConfig):
         hf_config: Configuration of a model to build with random weights.
         generative_step_cfg: Classification by generated answers.
         latent_models: Latent models made by the caller, spliced like those that adapters load.
+        train_latent_models: Whether the latent models' parameters are trained; else they are frozen.
         num_labels: Number of labels of a classification head.
         optimizer_init: ``{"class_path": ..., "init_args": {...}}``; None: no optimizer.
-        lr_scheduler_init: The same for a learning-rate scheduler.
+        lr_scheduler_init: The same for a learning-rate scheduler; ``interval`` (``epoch``, the default, or ``step``),
+            ``frequency`` and ``monitor`` say when it steps.
         device: Device of the model; None: CUDA where there is one.
-        freeze: Freeze the model's parameters; None: freeze where no optimizer is configured.
+        freeze: Freeze the model's parameters; None: freeze where no optimizer is configured, or where it is for the
+            latent models.
         profile_memory: Record time and peak memory of the steps decorated with ``ProfilerHooksMixin.memprofilable``.
         seed: Seed of random weights.
     """
@@ -126,6 +129,7 @@ class ITConfig(ITSharedConfig):
     hf_config: PretrainedConfig | None = None
     generative_step_cfg: GenerativeClassificationConfig = field(default_factory=GenerativeClassificationConfig)
     latent_models: Sequence[LatentModel] = ()
+    train_latent_models: bool = False
     num_labels: int = 0
     optimizer_init: dict[str, Any] | None = None
     lr_scheduler_init: dict[str, Any] | None = None
@@ -133,3 +137,10 @@ class ITConfig(ITSharedConfig):
     freeze: bool | None = None
     profile_memory: bool = False
     seed: int = 0
+
+    @property
+    def freezes_model(self) -> bool:
+        """Whether the model's parameters are frozen when it is loaded."""
+        if self.freeze is not None:
+            return self.freeze
+        return self.optimizer_init is None or self.train_latent_models

@@ -1,0 +1,26 @@
+"""Progress bars of loops and analyses."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def progress_bar(console: Console | None = None, *, shown: bool = True) -> Progress:
+    """A progress bar with an estimate; it draws nothing where the console is no terminal.
+
+    Args:
+        console: Where to draw; None: standard error.
+        shown: False: nowhere.
+    """
+    console = console or Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not shown or not console.is_terminal,
+        transient=True,
+    )

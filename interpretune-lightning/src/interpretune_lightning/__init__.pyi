@@ -1,0 +1,5 @@
+from .analysis_callback import AnalysisCallback
+from .config import ITLightningConfig
+from .trainer import Trainer
+
+__all__ = ["AnalysisCallback", "ITLightningConfig", "Trainer"]

@@ -1,0 +1,95 @@
+"""Analyses from ``Trainer.test``."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as LightningTrainer
+
+from interpretune import AnalysisError
+from interpretune.analysis import AnalysisCfg
+from interpretune.analysis.runner import run_analysis_step
+from interpretune_lightning.sharing import WholeBatchSampler
+
+
+class AnalysisCallback(Callback):
+    """Runs analyses on the batches of ``trainer.test``.
+
+    The results are those of ``interpretune.analysis.run_analysis``. With several processes each analyses its share of
+    the batches, and afterwards every process holds the results of all, in the order of a single process.
+
+    Args:
+        *analysis_cfgs: The analyses; each fills its own ``analysis_cache``.
+    """
+
+    def __init__(self, *analysis_cfgs: AnalysisCfg) -> None:
+        self.analysis_cfgs = analysis_cfgs
+        self._numbers: list[int] = []
+        self._is_open = False
+
+    def on_test_start(self, trainer: LightningTrainer, pl_module: Any) -> None:
+        """Open the analyses.
+
+        Raises:
+            AnalysisError: A cache holds results already, or batches cannot be shared among processes.
+        """
+        self._numbers = []
+        for cfg in self.analysis_cfgs:
+            if cfg.analysis_cache.batches:
+                raise AnalysisError(
+                    f"The analysis_cache of the analysis {cfg.mode} holds {len(cfg.analysis_cache.batches)} batches "
+                    "already. Give each AnalysisCfg a new AnalysisCache()."
+                )
+        self._sampler(trainer)
+        self._is_open = True
+        for cfg in self.analysis_cfgs:
+            pl_module._hook.it_open_analysis(module=pl_module, analysis_cfg=cfg)
+
+    def on_test_batch_start(
+        self, trainer: LightningTrainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Analyse a batch before the test step sees it."""
+        sampler = self._sampler(trainer)
+        number = batch_idx if sampler is None else sampler.batch_number(batch_idx)
+        if sampler is not None and sampler.is_repeated(batch_idx):
+            return
+        self._numbers.append(number)
+        for cfg in self.analysis_cfgs:
+            run_analysis_step(pl_module, copy.copy(batch), number, cfg)
+
+    def on_test_end(self, trainer: LightningTrainer, pl_module: Any) -> None:
+        """Join the results of all processes and close the analyses."""
+        if self._sampler(trainer) is not None:
+            for cfg in self.analysis_cfgs:
+                own = list(zip(self._numbers, cfg.analysis_cache.batches, strict=True))
+                gathered: list[Any] = [None] * trainer.world_size
+                torch.distributed.all_gather_object(gathered, own)
+                in_order = sorted((pair for share in gathered for pair in share), key=lambda pair: pair[0])
+                cfg.analysis_cache.batches = [batch for _, batch in in_order]
+        self._close(pl_module)
+
+    def on_exception(self, trainer: LightningTrainer, pl_module: Any, exception: BaseException) -> None:
+        """Close the analyses."""
+        self._close(pl_module)
+
+    def _close(self, pl_module: Any) -> None:
+        if self._is_open:
+            self._is_open = False
+            for cfg in self.analysis_cfgs:
+                pl_module._hook.it_close_analysis(module=pl_module, analysis_cfg=cfg)
+
+    def _sampler(self, trainer: LightningTrainer) -> WholeBatchSampler | None:
+        """How batches are shared among processes; None for one process."""
+        if trainer.world_size == 1:
+            return None
+        sampler = getattr(trainer.test_dataloaders, "sampler", None)
+        if not isinstance(sampler, WholeBatchSampler):
+            raise AnalysisError(
+                f"With {trainer.world_size} processes the analyses need one test loader that reads its rows in order, "
+                f"so that whole batches can be shared; found the sampler {type(sampler).__name__}. Give the session's "
+                "data module to trainer.test(**session), with a test_dataloader that does not shuffle."
+            )
+        return sampler

@@ -1,0 +1,134 @@
+"""The composed module as a ``LightningModule``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import asdict
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+
+from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
+from interpretune.loops.checkpoint import Identity
+from interpretune.optimization import as_optimizer_setup, check_optimizers
+
+CHECKPOINT_KEY = "interpretune"
+"""Under this key Lightning's checkpoints say which stack and which model they belong to."""
+
+
+class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # trainers call setup through the entry
+    """Stands behind the user's class: what both ``ITModule`` and ``LightningModule`` define is settled here."""
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps, while a trainer runs; else the count that the user keeps."""
+        return int(self.trainer.global_step) if self._is_training else self._it_state._global_step
+
+    @global_step.setter
+    def global_step(self, value: int) -> None:
+        self._it_state._global_step = value
+
+    @property
+    def current_epoch(self) -> int:
+        """The trainer's epoch."""
+        return LightningModule.current_epoch.fget(self)  # type: ignore[attr-defined]
+
+    @property
+    def _is_training(self) -> bool:
+        return self._trainer is not None and self._trainer.training
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Log one number with the trainer, where one is running, and through ``it_log``."""
+        if self._fabric is not None or (self._trainer is not None and self._current_fx_name is not None):
+            LightningModule.log(self, name, value, *args, **kwargs)
+        ITModule.log_dict(self, {name: value}, *args, **kwargs)
+
+    def log_dict(self, metrics: Any, *args: Any, **kwargs: Any) -> None:
+        """Log numbers by name; see ``log``."""
+        for name, value in metrics.items():
+            self.log(name, value, *args, **kwargs)
+
+    def configure_optimizers(self) -> Any:
+        """What the stack configures, in a form that the trainer takes.
+
+        Raises:
+            TrainingError: The trainer is about to train, and there is no optimizer.
+        """
+        setup = as_optimizer_setup(super().configure_optimizers())
+        if setup is None:
+            if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+                check_optimizers(self, ())
+            return None
+        return _for_trainer(setup)
+
+
+if TYPE_CHECKING:
+
+    class _UserModule(ITLightningModule):
+        """What stands behind an entry is known when a session composes its class."""
+else:
+    _UserModule = object
+
+
+class LightningModuleEntry(_UserModule):
+    """Stands before the user's class: the trainer's calls enter here and go on to the user's methods."""
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Bring the session to life where the trainer is the first to ask for it."""
+        if "stage" not in kwargs:
+            super().setup(*args, **kwargs)
+        elif not self._it_state.initialised:
+            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+            if datamodule is None:
+                raise ConfigurationError(
+                    "The session has not been initialised and the trainer was given no data module. Call it_init("
+                    "**session) first, or trainer.fit(**session), which hands over both."
+                )
+            it_init(module=self, datamodule=datamodule)
+
+    def on_fit_start(self) -> None:
+        """Put what is trained into train mode."""
+        self.set_training_mode()
+        super().on_fit_start()
+
+    def on_train_start(self) -> None:
+        """Check that everything that is marked trainable is trained.
+
+        Raises:
+            TrainingError: The optimizer misses something.
+        """
+        check_optimizers(self, self.trainer.optimizers)
+        super().on_train_start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what the checkpoint belongs to."""
+        checkpoint[CHECKPOINT_KEY] = asdict(Identity.of(self)) | {"stack": list(Identity.of(self).stack)}
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint belongs to this stack and this model.
+
+        Raises:
+            CheckpointError: It does not.
+        """
+        if CHECKPOINT_KEY not in checkpoint:
+            raise CheckpointError(
+                "The checkpoint was not made by an interpretune session. Load its weights yourself: "
+                "session['model'].load_state_dict(torch.load(path, weights_only=True)['state_dict'])."
+            )
+        Identity.of(self).check(checkpoint[CHECKPOINT_KEY], "The checkpoint", holds_frozen_weights=True)
+        super().on_load_checkpoint(checkpoint)
+
+
+def _for_trainer(setup: OptimizerSetup) -> Any:
+    """Optimizers and schedulers in the form of ``LightningModule.configure_optimizers``."""
+    schedulers = [
+        {
+            "scheduler": item.scheduler,
+            "interval": item.interval,
+            "frequency": item.frequency,
+            **({"monitor": item.monitor} if item.monitor is not None else {}),
+        }
+        for item in setup.schedulers
+    ]
+    return list(setup.optimizers), schedulers
