@@ -50,6 +50,7 @@ def make_session(
     pattern: str = "{task_prompt} <eos> Answer :",
     n_rows: int = N_ROWS,
     init: bool = True,
+    module_cls: type = it.ITModule,
     **module_settings: Any,
 ) -> it.ITSession:
     """A session over rows of unequal length, with a special token in the middle of each prompt."""
@@ -60,6 +61,7 @@ def make_session(
     session = it.ITSession(
         it.ITSessionConfig(
             adapter_ctx=adapters or names,
+            module_cls=module_cls,
             shared_cfg=it.ITSharedConfig(model_name_or_path=str(folder / "model"), cache_dir=folder / "cache"),
             datamodule_cfg=it.ITDataModuleConfig(
                 data={

@@ -226,17 +226,17 @@ class ITModule(nn.Module):
         """Log one number; see ``log_dict``."""
         self.log_dict({name: value}, *args, **kwargs)
 
-    def log_dict(self, metrics: Mapping[str, Tensor | float], *args: Any, **kwargs: Any) -> None:
+    def log_dict(self, dictionary: Mapping[str, Tensor | float], *args: Any, **kwargs: Any) -> None:
         """Log numbers by name.
 
         Args:
-            metrics: Scalars.
+            dictionary: Scalars.
             *args: What trainers take beside; not used here.
             **kwargs: Of what trainers take, core's loops use ``batch_size`` (the weight of this batch in means over
                 an epoch) and ``on_epoch`` (report the mean over the epoch of a value logged in training).
         """
         scalars = {
-            name: value.detach() if isinstance(value, Tensor) else float(value) for name, value in metrics.items()
+            name: value.detach() if isinstance(value, Tensor) else float(value) for name, value in dictionary.items()
         }
         self._hook.it_log(module=self, metrics=scalars, options=kwargs)
 

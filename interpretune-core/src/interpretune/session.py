@@ -70,32 +70,11 @@ class ITSession(Mapping[str, Any]):
             compose_datamodule_cfg(session_cfg.datamodule_cfg, self.context, session_cfg.module_cfg.auto_comp_cfg),
             shared,
         )
-        self.datamodule: ITDataModule = self._compose(session_cfg.datamodule_cls, "datamodule")(itdm_cfg=datamodule_cfg)
-        self.module: ITModule = self._compose(session_cfg.module_cls, "module")(it_cfg=module_cfg)
+        self.datamodule: ITDataModule = compose_class(session_cfg.datamodule_cls, "datamodule", self.context)(
+            itdm_cfg=datamodule_cfg
+        )
+        self.module: ITModule = compose_class(session_cfg.module_cls, "module", self.context)(it_cfg=module_cfg)
         self.datamodule.module = self.module
-
-    def _compose(self, user_class: type, kind: str) -> Any:
-        """A subclass of the user's class between the stack's entries and bases; the user's class is not changed."""
-        behind = [base for _, base in self.context.bases(kind)]
-        entries = [base for _, base in self.context.bases(f"{kind}_entry")]
-        own = [] if user_class in behind else [user_class]
-        body: dict[str, Any] = {
-            "context": self.context,
-            "__module__": user_class.__module__,
-            "__doc__": user_class.__doc__,
-        }
-        if kind == "module":
-            steps = route_steps(user_class, behind)
-            body |= {"routed_steps": frozenset(steps), **steps}
-        bases = [*entries, *own, *behind]
-        try:
-            return new_class(user_class.__name__, tuple(bases), exec_body=lambda namespace: namespace.update(body))
-        except TypeError as error:
-            raise ConfigurationError(
-                f"{user_class.__qualname__} cannot be composed with "
-                f"{', '.join(base.__qualname__ for base in (*entries, *behind))}: "
-                f"{error}. Let the {kind} class derive from torch.nn.Module or its interpretune base only."
-            ) from error
 
     @property
     def _keys(self) -> dict[str, Any]:
@@ -114,6 +93,35 @@ class ITSession(Mapping[str, Any]):
     def __repr__(self) -> str:
         parts = f"{type(self.module).__name__}, {type(self.datamodule).__name__}"
         return f"ITSession({', '.join(self.context.names)}: {parts})"
+
+
+def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any:
+    """Make a subclass of the user's class between the stack's entries and bases; the user's class is not changed.
+
+    Args:
+        user_class: The user's class.
+        kind: ``module`` or ``datamodule``.
+        context: The stack.
+
+    Raises:
+        ConfigurationError: Python cannot order the bases.
+    """
+    behind = [base for _, base in context.bases(kind)]
+    entries = [base for _, base in context.bases(f"{kind}_entry")]
+    own = [] if user_class in behind else [user_class]
+    body: dict[str, Any] = {"context": context, "__module__": user_class.__module__, "__doc__": user_class.__doc__}
+    if kind == "module":
+        steps = route_steps(user_class, behind)
+        body |= {"routed_steps": frozenset(steps), **steps}
+    bases = [*entries, *own, *behind]
+    try:
+        return new_class(user_class.__name__, tuple(bases), exec_body=lambda namespace: namespace.update(body))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{user_class.__qualname__} cannot be composed with "
+            f"{', '.join(base.__qualname__ for base in (*entries, *behind))}: {error}. Let the {kind} class derive from "
+            "torch.nn.Module or its interpretune base only."
+        ) from error
 
 
 def it_init(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
 from interpretune.loops.checkpoint import Identity
@@ -21,8 +21,8 @@ class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # tra
 
     @property
     def global_step(self) -> int:
-        """Optimizer steps, while a trainer runs; else the count that the user keeps."""
-        return int(self.trainer.global_step) if self._is_training else self._it_state._global_step
+        """Optimizer steps; outside of training the user may count on."""
+        return int(self.trainer.global_step) if self._is_fitting else self._it_state._global_step
 
     @global_step.setter
     def global_step(self, value: int) -> None:
@@ -34,18 +34,19 @@ class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # tra
         return LightningModule.current_epoch.fget(self)  # type: ignore[attr-defined]
 
     @property
-    def _is_training(self) -> bool:
-        return self._trainer is not None and self._trainer.training
+    def _is_fitting(self) -> bool:
+        state = self._trainer.state if self._trainer is not None else None
+        return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
 
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log one number with the trainer, where one is running, and through ``it_log``."""
         if self._fabric is not None or (self._trainer is not None and self._current_fx_name is not None):
             LightningModule.log(self, name, value, *args, **kwargs)
         ITModule.log_dict(self, {name: value}, *args, **kwargs)
 
-    def log_dict(self, metrics: Any, *args: Any, **kwargs: Any) -> None:
+    def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """Log numbers by name; see ``log``."""
-        for name, value in metrics.items():
+        for name, value in dictionary.items():
             self.log(name, value, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
@@ -56,7 +57,7 @@ class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # tra
         """
         setup = as_optimizer_setup(super().configure_optimizers())
         if setup is None:
-            if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            if self._is_fitting:
                 check_optimizers(self, ())
             return None
         return _for_trainer(setup)
@@ -99,6 +100,11 @@ class LightningModuleEntry(_UserModule):
         """
         check_optimizers(self, self.trainer.optimizers)
         super().on_train_start()
+
+    def on_fit_end(self) -> None:
+        """Keep the trainer's count of steps."""
+        self.global_step = self.trainer.global_step
+        super().on_fit_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the checkpoint belongs to."""

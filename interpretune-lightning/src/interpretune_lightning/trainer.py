@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,13 @@ from interpretune import (
     LoopResult,
     TrainingError,
 )
+from interpretune.loops.config import LAST
 
 if TYPE_CHECKING:
     from interpretune_lightning.config import ITLightningConfig
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a run's folder."""
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 
 
@@ -75,49 +79,55 @@ def _lightning_module(loop: str, model: Any, kwargs: dict[str, Any]) -> Any:
 def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopConfig) -> LoopResult:
     """Run one of core's loops with a Trainer made for it."""
     trainer_cfg: ITLightningConfig = module.it_cfg  # type: ignore[assignment]  # composed in by this adapter
-    options = {**_trainer_options(cfg), **trainer_cfg.trainer_kwargs}
+    options = {**_trainer_options(cfg, loop), **trainer_cfg.trainer_kwargs}
     own = _callbacks(cfg) if loop == "fit" else []
     options["callbacks"] = [*own, *_as_list(options.get("callbacks"))]
     trainer = Trainer(**options)
-    ckpt_path = _checkpoint(cfg, loop)
+    arguments: dict[str, Any] = {"ckpt_path": _checkpoint(cfg, loop), "weights_only": True}
+    if loop in ("validate", "test"):
+        arguments["verbose"] = cfg.progress
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a run that goes on
+        warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no")  # the data module has all
+        if loop != "fit":  # evaluation takes weights alone, no callback's state
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
+        returned = getattr(trainer, loop)(module, datamodule=datamodule, **arguments)
     if loop == "predict":
-        predictions = trainer.predict(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        return LoopResult(predictions=predictions or (), global_step=trainer.global_step)
-    quiet = {} if loop == "fit" or cfg.progress else {"verbose": False}
-    getattr(trainer, loop)(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True, **quiet)
+        return LoopResult(predictions=returned or (), global_step=module.global_step)
     checkpoints = [item for item in own if isinstance(item, ModelCheckpoint)]
     stoppers = [item for item in own if isinstance(item, EarlyStopping)]
     best = next((item.best_model_path for item in checkpoints if item.monitor), "")
     return LoopResult(
         metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
-        global_step=trainer.global_step,
+        global_step=module.global_step,
         checkpoint=Path(checkpoints[0].last_model_path) if checkpoints and checkpoints[0].last_model_path else None,
         best_checkpoint=Path(best) if best else None,
         stopped_early=any(item.stopped_epoch > 0 for item in stoppers),
     )
 
 
-def _trainer_options(cfg: LoopConfig) -> dict[str, Any]:
+def _trainer_options(cfg: LoopConfig, loop: str) -> dict[str, Any]:
     passed = (
         *("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "check_val_every_n_epoch"),
         *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
         "log_every_n_steps",
     )
+    writes = loop == "fit" and cfg.run_dir is not None
     return {
         **{name: getattr(cfg, name) for name in passed},
         "gradient_clip_algorithm": cfg.gradient_clip_algorithm if cfg.gradient_clip_val is not None else None,
         "enable_progress_bar": cfg.progress,
         "enable_model_summary": cfg.progress,
-        "enable_checkpointing": cfg.run_dir is not None,
+        "enable_checkpointing": writes,
         "default_root_dir": cfg.run_dir,
-        "logger": CSVLogger(str(cfg.run_dir), name="metrics") if cfg.run_dir is not None else False,
+        "logger": CSVLogger(str(cfg.run_dir), name="metrics") if writes else False,
     }
 
 
 def _callbacks(cfg: LoopConfig) -> list[Callback]:
     callbacks: list[Callback] = []
     if cfg.run_dir is not None:
-        folder = Path(cfg.run_dir) / "checkpoints"
+        folder = Path(cfg.run_dir) / CHECKPOINTS
         callbacks.append(
             ModelCheckpoint(
                 folder,
@@ -136,11 +146,16 @@ def _callbacks(cfg: LoopConfig) -> list[Callback]:
 
 
 def _checkpoint(cfg: LoopConfig, loop: str) -> str | None:
+    last = Path(cfg.run_dir or ".") / CHECKPOINTS / "last.ckpt"
     if cfg.resume_from is None:
+        if loop == "fit" and cfg.run_dir is not None and last.exists():
+            raise CheckpointError(
+                f"{cfg.run_dir} holds checkpoints of an earlier run. Go on with it (resume_from='last'), or choose "
+                "another run_dir."
+            )
         return None
-    if str(cfg.resume_from) != "last":
+    if str(cfg.resume_from) != LAST:
         return str(cfg.resume_from)
-    last = Path(cfg.run_dir or ".") / "checkpoints" / "last.ckpt"
     if last.exists():
         return str(last)
     if loop != "fit":

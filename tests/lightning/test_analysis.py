@@ -1,0 +1,136 @@
+"""Analyses from ``Trainer.test`` give the numbers of core's runner, in one process and in several."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+import interpretune as it
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, run_analysis
+from interpretune.analysis.runner import analysis_step
+from interpretune_lightning import AnalysisCallback
+from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
+from tests.analysis.sessions import STACKS, make_session, stack_options
+from tests.analysis.tiny_latents import RandomDictionary
+from tests.lightning.ddp_analysis import analyse
+
+ROOT = Path(__file__).parents[2]
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def latents() -> list[RandomDictionary]:
+    return [RandomDictionary("blocks.0.hook_resid_post", seed=1), RandomDictionary("blocks.2.hook_mlp_out", seed=2)]
+
+
+def tables(cache: AnalysisCache) -> dict[str, list[dict]]:
+    return {name: table.to_pylist() for name, table in cache.to_tables().items()}
+
+
+def assert_same_rows(found: dict[str, list[dict]], expected: dict[str, list[dict]]) -> None:
+    assert len(expected["examples"]) == 7
+    for name, rows in expected.items():
+        assert len(found[name]) == len(rows)
+        for row, other in zip(found[name], rows, strict=True):
+            for column, value in other.items():
+                assert row[column] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value), column
+
+
+class AnalysesInItsTestStep(it.ClassificationModule):
+    """The other way: an analysis as the test step."""
+
+    def test_step(self, batch, batch_idx):
+        analysis_step(self, batch, batch_idx, self.analysis_cfg)
+
+
+@pytest.mark.parametrize("mode", list(AnalysisMode))
+@pytest.mark.parametrize("stack", STACKS)
+def test_callback_and_step_give_the_numbers_of_the_runner(tmp_path, stack, mode):
+    names, settings = stack_options(stack)
+    expected = AnalysisCfg(mode=mode)
+    run_analysis(**make_session(tmp_path, stack=stack, latent_models=latents()), analysis_cfg=expected)
+
+    adapters = ("lightning", *names)
+    by_callback = AnalysisCfg(mode=mode)
+    session = make_session(
+        tmp_path, adapters=adapters, module_cls=it.ClassificationModule, latent_models=latents(), **settings
+    )
+    trainer = Trainer(accelerator="cpu", callbacks=[AnalysisCallback(by_callback)], default_root_dir=tmp_path, **QUIET)
+    [metrics] = trainer.test(**session, verbose=False)
+    assert set(metrics) == {"test_loss", "test_accuracy"}
+    assert_same_rows(tables(by_callback.analysis_cache), tables(expected.analysis_cache))
+
+    by_step = AnalysisCfg(mode=mode)
+    session = make_session(
+        tmp_path, adapters=adapters, module_cls=AnalysesInItsTestStep, latent_models=latents(), **settings
+    )
+    session["model"].analysis_cfg = by_step
+    Trainer(accelerator="cpu", default_root_dir=tmp_path, **QUIET).test(**session, verbose=False)
+    assert_same_rows(tables(by_step.analysis_cache), tables(expected.analysis_cache))
+    assert not any(loss.is_inference() for loss in by_step.analysis_cache.loss)
+
+
+def test_a_cache_that_is_full_already_is_refused(tmp_path):
+    session = make_session(tmp_path, adapters=("lightning",), module_cls=it.ClassificationModule)
+    callback = AnalysisCallback(AnalysisCfg())
+    trainer = Trainer(accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path, **QUIET)
+    trainer.test(**session, verbose=False)
+    with pytest.raises(it.AnalysisError, match="clean_no_sae holds 3 batches already. Give each AnalysisCfg a new"):
+        trainer.test(**session, verbose=False)
+
+
+@pytest.mark.parametrize(("processes", "n_rows"), [(2, 7), (3, 10)])
+def test_processes_share_the_batches_and_merge_row_for_row(tmp_path, processes, n_rows):
+    """7 rows in batches of 3 are 3 batches for 2 processes; 10 rows are 4 for 3: neither divides evenly."""
+    _, expected = analyse(tmp_path, 1, n_rows)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    script = ROOT / "tests" / "lightning" / "ddp_analysis.py"
+    run = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(processes), str(n_rows)],
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    for cfg in expected:
+        for name, table in cfg.analysis_cache.to_tables().items():
+            assert name != "examples" or len(table) == n_rows
+            for rank in range(processes):
+                merged = pq.read_table(tmp_path / f"rank{rank}" / str(cfg.mode) / f"{name}.parquet")
+                assert merged.to_pylist() == table.to_pylist(), (cfg.mode, name, rank)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 6, 7, 8])
+def test_shares_are_whole_batches_equally_many_and_complete(rows, processes):
+    data = torch.arange(rows)
+    alone = [batch.tolist() for batch in DataLoader(data, batch_size=3)]
+    shares = [
+        [batch.tolist() for batch in share_whole_batches(DataLoader(data, batch_size=3), processes, rank)]
+        for rank in range(processes)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    sampler = [WholeBatchSampler(data, 3, processes, rank) for rank in range(processes)]
+    assert [len(each) for each in sampler] == [sum(map(len, share)) for share in shares]
+    kept = {
+        sampler[rank].batch_number(index): batch
+        for rank, share in enumerate(shares)
+        for index, batch in enumerate(share)
+        if not sampler[rank].is_repeated(index)
+    }
+    assert [kept[number] for number in sorted(kept)] == alone
+
+
+def test_loaders_with_an_order_of_their_own_are_left_alone():
+    loader = DataLoader(torch.arange(5), shuffle=True)
+    assert share_whole_batches(loader, 2, 0) is loader
