@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PACKAGES := interpretune-core interpretune-tlens interpretune-saelens
+PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretune-lightning
 SOURCES := $(PACKAGES:%=%/src)
 ARGS ?=
 
@@ -16,7 +16,8 @@ $(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev \
-		--editable "interpretune-core[gguf,metrics]" --editable interpretune-tlens --editable interpretune-saelens
+		--editable "interpretune-core[gguf,metrics,lora,quantization]" --editable interpretune-tlens \
+		--editable interpretune-saelens --editable "interpretune-lightning[fts]"
 	touch $@
 
 demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help" shows what can be changed

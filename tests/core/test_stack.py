@@ -6,12 +6,14 @@ import itertools
 
 import attrs
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interpretune as it
 from interpretune.declaration import Level
 from interpretune.discovery import InstalledAdapter
+from interpretune.session import compose_class
 from interpretune.stack import HOOK_NAMES, StackedAdapter, build_context, order_stack
 
 LOADS_MODEL = """
@@ -253,3 +255,37 @@ def test_the_single_owner_of_the_model_may_be_wrapped(adapter_of):
     adapter_of("watcher", body="@it.hookimpl(wrapper=True)\ndef it_load_model(self, module):\n    return (yield)")
     context = it.build_context(("owner", "watcher"))
     assert dict(context.answers())["it_load_model"] == ("watcher (wrapper)", "owner", "core")
+
+
+class Module(torch.nn.Module):
+    """A user's module."""
+
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+class DataModule(it.ITDataModule):
+    """A user's data module."""
+
+
+INSTALLED = sorted(it.installed_adapters())
+
+
+@settings(max_examples=60, deadline=None)
+@given(names=st.permutations(INSTALLED).flatmap(lambda order: st.integers(0, len(order)).map(lambda n: order[:n])))
+def test_every_order_of_every_subset_of_the_installed_adapters_gives_one_class_hierarchy(names):
+    """Equal stacks, equal composed classes, or one clear error, whichever adapters are installed here."""
+    given_order, alphabetic = map(describe_stack, (names, sorted(names)))
+    assert given_order == alphabetic
+
+
+def describe_stack(names: list[str]) -> object:
+    try:
+        context = build_context(names)
+        classes = [compose_class(Module, "module", context), compose_class(DataModule, "datamodule", context)]
+    except it.InterpretuneError as error:
+        return type(error), str(error)
+    assert {"core", *names} <= set(context.names)
+    for composed, user_class, last in zip(classes, (Module, DataModule), (it.ITModule, it.ITDataModule), strict=True):
+        assert composed.__mro__.index(user_class) < composed.__mro__.index(last)
+    return context.names, str(context), [composed.__mro__[1:] for composed in classes]

@@ -34,6 +34,7 @@ from .errors import (
     TrainingError,
     UnknownAdapterError,
 )
+from .latent_training import LatentTrainingConfig, LatentTrainingModule
 from .loops.config import EarlyStopping, LoopConfig, LoopResult
 from .loops.start import fit, predict, test, validate
 from .markers import hookimpl, hookspec
@@ -80,6 +81,8 @@ __all__ = [
     "InterpretuneError",
     "LatentModelError",
     "LatentRequest",
+    "LatentTrainingConfig",
+    "LatentTrainingModule",
     "Level",
     "LoopConfig",
     "LoopResult",

@@ -15,6 +15,7 @@ from interpretune.model_loading import import_object
 if TYPE_CHECKING:
     from torch import nn
 
+    from interpretune.analysis.latent_model import LatentModel
     from interpretune.config.module import ITConfig
 
 SCHEDULE_FIELDS = ("interval", "frequency", "monitor")
@@ -29,10 +30,13 @@ def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
         None where no optimizer is configured.
 
     Raises:
-        ConfigurationError: A recipe is wrong, or no parameter requires a gradient.
+        ConfigurationError: A recipe is wrong, no parameter requires a gradient, or the latent models that shall be
+            trained do not exist or have no parameters.
     """
     if cfg.optimizer_init is None:
         return None
+    if cfg.train_latent_models:
+        check_latent_models(getattr(module, "latent_models", ()))
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise ConfigurationError(
@@ -49,6 +53,31 @@ def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
     except ValueError as error:
         raise ConfigurationError(f"lr_scheduler_init: {error}") from error
     return OptimizerSetup(optimizers=(optimizer,), schedulers=(scheduler,))
+
+
+def check_latent_models(latent_models: Sequence[LatentModel]) -> None:
+    """Check that latent models which shall be trained can be trained.
+
+    Raises:
+        ConfigurationError: There are none, or some have no parameters.
+    """
+    if not latent_models:
+        raise ConfigurationError(
+            "train_latent_models=True, and the session has no latent models, so none would be trained. Give it some "
+            "with ITConfig(latent_models=[...]) or in the field of an adapter that loads them, or drop "
+            "train_latent_models."
+        )
+    fixed = [
+        item.name
+        for item in latent_models
+        if not isinstance(item, torch.nn.Module) or next(item.parameters(), None) is None
+    ]
+    if fixed:
+        raise ConfigurationError(
+            f"train_latent_models=True, and these latent models have no torch parameters to train: "
+            f"{', '.join(map(repr, fixed))}. Make them torch.nn.Module with parameters, or leave them out of this "
+            "session."
+        )
 
 
 def as_optimizer_setup(returned: Any) -> OptimizerSetup | None:

@@ -119,8 +119,8 @@ def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any
     except TypeError as error:
         raise ConfigurationError(
             f"{user_class.__qualname__} cannot be composed with "
-            f"{', '.join(base.__qualname__ for base in (*entries, *behind))}: {error}. Let the {kind} class derive from "
-            "torch.nn.Module or its interpretune base only."
+            f"{', '.join(base.__qualname__ for base in (*entries, *behind))}: {error}. Let the {kind} class derive "
+            "from torch.nn.Module or its interpretune base only."
         ) from error
 
 

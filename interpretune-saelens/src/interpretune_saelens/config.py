@@ -58,13 +58,20 @@ class SAELensFromDiskConfig(SAELensSpliceConfig):
 class SAELensCustomConfig(SAELensSpliceConfig):
     """An SAE with fresh weights.
 
+    A configuration for training (``StandardTrainingSAEConfig``, ``TopKTrainingSAEConfig``, ..., or a dictionary with
+    options that only those have, such as ``l1_coefficient``) gives a SAELens ``TrainingSAE``, which a session trains
+    with SAELens's own loss: ``ITConfig(train_latent_models=True)`` with a ``LatentTrainingModule``.
+
     Attributes:
         cfg: A SAELens configuration, or its dictionary with ``architecture``; ``metadata`` needs ``hook_name``.
         seed: Seed of the weights.
+        dead_feature_window: A latent that was inactive in more training steps than that counts as dead in losses that
+            revive dead latents.
     """
 
     cfg: SAEConfig | dict[str, Any]
     seed: int = 0
+    dead_feature_window: int = 1000
 
 
 @dataclass

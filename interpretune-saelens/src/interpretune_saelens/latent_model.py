@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from sae_lens import SAE
+import torch
+from sae_lens import SAE, TrainingSAE
+from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import Tensor, nn
 
 from interpretune import LatentModelError
@@ -13,11 +16,17 @@ from interpretune import LatentModelError
 SKIPS_SPECIAL_TOKENS = "interpretune_skips_special_tokens"
 """Key in the metadata of SAEs trained here: they never saw special tokens and leave them as they are."""
 
+SCALED_BY_TRAINER = ("expected_average_only_in", "covariance_whitening")
+"""Normalisations that SAELens's trainer makes outside of the SAE, and folds into its weights at the end."""
+
 DASHBOARD = "https://www.neuronpedia.org/{sae}/{{latent}}"
 
 
 class SAELatentModel(nn.Module):
     """Wraps an SAE; the SAE itself is the attribute ``sae``.
+
+    A session can train it (``ITConfig(train_latent_models=True)`` and ``LatentTrainingModule``): a SAELens
+    ``TrainingSAE`` with its own loss, any other with that of the module.
 
     Attributes:
         sae: The SAELens object.
@@ -28,7 +37,27 @@ class SAELatentModel(nn.Module):
         training_report: Figures of the training, where this session or an earlier one trained the SAE.
     """
 
-    def __init__(self, sae: SAE[Any], name: str | None = None, skips_special_tokens: bool | None = None) -> None:
+    steps_since_active: Tensor
+
+    def __init__(
+        self,
+        sae: SAE[Any],
+        name: str | None = None,
+        skips_special_tokens: bool | None = None,
+        dead_feature_window: int = 1000,
+    ) -> None:
+        """Wrap an SAE.
+
+        Args:
+            sae: The SAE.
+            name: Its name; None: hook point and width.
+            skips_special_tokens: None: what its metadata say.
+            dead_feature_window: A latent that was inactive in more training steps than that counts as dead in losses
+                that revive dead latents.
+
+        Raises:
+            LatentModelError: The SAE cannot be spliced or, if it is one to be trained, cannot be trained in a session.
+        """
         super().__init__()
         metadata = sae.cfg.metadata
         if not metadata.hook_name:
@@ -41,13 +70,29 @@ class SAELatentModel(nn.Module):
                 f"The SAE at {metadata.hook_name} reads the single head {metadata.hook_head_index}; SAEs of "
                 "single heads cannot be spliced here. Use one that reads all heads."
             )
+        if "W_skip" in dict(sae.named_parameters(recurse=False)):
+            raise LatentModelError(
+                f"The transcoder at {metadata.hook_name} has a skip connection, which adds its input to what it writes "
+                "and has no latents; it cannot be spliced here. Use a transcoder without one."
+            )
+        if isinstance(sae, TrainingSAE):
+            if sae.cfg.normalize_activations in SCALED_BY_TRAINER:
+                raise LatentModelError(
+                    f"The SAE at {metadata.hook_name} has normalize_activations={sae.cfg.normalize_activations!r}, "
+                    "which only SAELens's trainer can do: it measures the activations first, and changes the weights "
+                    "at the end. Use SAELensTrainConfig, which runs that trainer, or normalize_activations='none' or "
+                    "'layer_norm'."
+                )
+            self.register_buffer("steps_since_active", torch.zeros(sae.cfg.d_sae, dtype=torch.long))
+        self.dead_feature_window = dead_feature_window
         sae.turn_off_forward_pass_hook_z_reshaping()  # core flattens heads
         self.sae = sae
         self.name: str = name or f"{metadata.hook_name} ({sae.cfg.d_sae})"
         self.hook_point: str = metadata.hook_name
         self.output_hook_point: str = metadata.hook_name_out or metadata.hook_name
         self.training_report: Mapping[str, Any] = {}
-        excluded = bool(metadata[SKIPS_SPECIAL_TOKENS] or metadata["exclude_special_tokens"])
+        noted = metadata[SKIPS_SPECIAL_TOKENS]
+        excluded = bool(metadata["exclude_special_tokens"] if noted is None else noted)
         self.skips_special_tokens = excluded if skips_special_tokens is None else skips_special_tokens
 
     @property
@@ -63,14 +108,62 @@ class SAELatentModel(nn.Module):
     def encode(self, activations: Tensor) -> Tensor:
         """Latents ``[batch, pos, d_sae]`` of activations ``[batch, pos, d_in]``."""
         latents: Tensor = self.sae.encode(activations.to(self.sae.dtype))
-        return latents
+        return latents.to_dense() if latents.is_sparse else latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Reconstruction ``[batch, pos, d_out]`` of latents ``[batch, pos, d_sae]``."""
         output: Tensor = self.sae.decode(latents)
         return output
 
+    def training_loss(self, activations: Tensor, targets: Tensor, step: int) -> Mapping[str, Tensor] | None:
+        """The terms of SAELens's own loss for a ``TrainingSAE``; None for any other SAE.
+
+        Coefficients are warmed up over the optimizer steps as SAELens's trainer does it.
+
+        Args:
+            activations: ``[n, d_in]``.
+            targets: The same: training SAEs are autoencoders.
+            step: Optimizer steps done.
+        """
+        if not isinstance(self.sae, TrainingSAE):
+            return None
+        output = self.sae.training_forward_pass(
+            TrainStepInput(
+                sae_in=activations.to(self.sae.dtype),
+                coefficients={name: _warmed_up(value, step) for name, value in self.sae.get_coefficients().items()},
+                dead_neuron_mask=self.steps_since_active > self.dead_feature_window,
+                n_training_steps=step,
+                is_logging_step=False,
+            )
+        )
+        with torch.no_grad():
+            active = output.feature_acts.bool().sum(0)
+            self.steps_since_active += 1
+            self.steps_since_active[active.to_dense() > 0] = 0
+        losses: Mapping[str, Tensor] = output.losses
+        return losses
+
+    def decoder_norms(self) -> Tensor:
+        """Norms of the rows of the decoder, ``[d_sae]``."""
+        norms: Tensor = self.sae.W_dec.norm(dim=-1)
+        return norms
+
+    def save(self, folder: Path) -> None:
+        """Write the SAE as SAELens does, for inference; ``SAELensFromDiskConfig(path=folder)`` loads it."""
+        self.sae.cfg.metadata[SKIPS_SPECIAL_TOKENS] = self.skips_special_tokens
+        if isinstance(self.sae, TrainingSAE):
+            self.sae.save_inference_model(folder)
+        else:
+            self.sae.save_model(folder)
+
     def dashboard_url(self) -> str | None:
         """The latent's page at Neuronpedia, where the release has one."""
         page = self.sae.cfg.metadata.neuronpedia_id
         return DASHBOARD.format(sae=page) if page else None
+
+
+def _warmed_up(coefficient: float | TrainCoefficientConfig, step: int) -> float:
+    """A coefficient that rises linearly from 0 in its first steps."""
+    if not isinstance(coefficient, TrainCoefficientConfig):
+        return coefficient
+    return coefficient.value * min(1.0, step / coefficient.warm_up_steps if coefficient.warm_up_steps > 0 else 1.0)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, TrainingSAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from interpretune import ConfigurationError, LatentModelError
 from interpretune_saelens.config import SAELensCustomConfig, SAELensFromDiskConfig, SAELensFromPretrainedConfig
@@ -19,7 +21,7 @@ from interpretune_saelens.latent_model import SAELatentModel
 
 
 def load_latent_model(cfg: Any, device: torch.device) -> SAELatentModel:
-    """Load the SAE of a configuration, frozen and in evaluation mode.
+    """Load the SAE of a configuration, frozen and in evaluation mode; a session that trains it changes both.
 
     Raises:
         ConfigurationError: The configuration is of no known kind.
@@ -37,6 +39,8 @@ def load_latent_model(cfg: Any, device: torch.device) -> SAELatentModel:
             "SAELensCustomConfig or SAELensTrainConfig."
         )
     latent_model = SAELatentModel(sae, name, cfg.skips_special_tokens)
+    if isinstance(cfg, SAELensCustomConfig):
+        latent_model.dead_feature_window = cfg.dead_feature_window
     return latent_model.to(device).eval().requires_grad_(False)
 
 
@@ -131,10 +135,25 @@ def _custom(cfg: SAELensCustomConfig, device: torch.device) -> SAE[Any]:
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
         try:
-            sae: SAE[Any] = SAE.from_dict({**config, "device": str(device)})
+            base = TrainingSAE if _is_for_training(config) else SAE
+            sae: SAE[Any] = base.from_dict({**config, "device": str(device)})
         except (KeyError, TypeError, ValueError) as error:
             raise LatentModelError(
                 f"SAELensCustomConfig.cfg does not describe an SAE: {type(error).__name__}: {error}. It needs "
                 "architecture, d_in, d_sae and metadata with hook_name."
             ) from error
     return sae
+
+
+def _is_for_training(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration has options that only the training class of its architecture has, or no other class."""
+    architecture = config.get("architecture")
+    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
+        return False
+    if architecture not in SAE_CLASS_REGISTRY:
+        return True
+    for_training, plain = (
+        {item.name for item in fields(registry[architecture][1])}
+        for registry in (SAE_TRAINING_CLASS_REGISTRY, SAE_CLASS_REGISTRY)
+    )
+    return bool(config.keys() & (for_training - plain))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from interpretune_tlens.backend import TransformerLensBackend
 from interpretune_tlens.config import ITLensConfig
 from interpretune_tlens.generation import generate
 from interpretune_tlens.loading import load_model
+from interpretune_tlens.parameter_names import name_parameters
 
 
 class TransformerLensAdapter:
@@ -30,6 +31,11 @@ class TransformerLensAdapter:
     def it_load_model(self, module: ITModule) -> nn.Module:
         """Make a TransformerLens model."""
         return load_model(module.it_cfg)
+
+    @hookimpl
+    def it_name_parameters(self, module: ITModule) -> Mapping[str, Sequence[str]]:
+        """TransformerLens's names: ``blocks.0.attn.W_Q``, ``ln_final.w``, ..."""
+        return name_parameters(module.model)
 
     @hookimpl
     def it_forward(self, module: ITModule, batch: Mapping[str, Any]) -> Tensor:

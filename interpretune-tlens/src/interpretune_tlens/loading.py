@@ -24,6 +24,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
 from interpretune.model_loading import device_of
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
+from interpretune_tlens.trainable import Inventory, freeze_added_parameters, freeze_joint_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,8 +38,8 @@ def load_model(cfg: ITConfig) -> nn.Module:
     """Make the TransformerLens model of a module's configuration.
 
     Raises:
-        ModelLoadError: The model cannot be loaded, TransformerLens does not know its architecture, or a converted model
-            does not compute what its source computes.
+        ModelLoadError: The model cannot be loaded, TransformerLens does not know its architecture, a converted model
+            does not compute what its source computes, or adapters and quantized weights would be lost.
     """
     tl_cfg: Any = cfg.tl_cfg  # type: ignore[attr-defined]  # a field of ITLensConfig, which the session composes in
     if isinstance(tl_cfg, ITLensCustomConfig):
@@ -50,7 +51,7 @@ def load_model(cfg: ITConfig) -> nn.Module:
         )
     if not cfg.model_name_or_path and cfg.hf_model is None and cfg.hf_config is None and tl_cfg.model_name:
         cfg.model_name_or_path = _hub_name(tl_cfg.model_name)
-    hf_model = load_hf_model(replace_model(cfg))
+    hf_model = _plain_weights(load_hf_model(replace_model(cfg)), tl_cfg)
     tokenizer = load_tokenizer(cfg) if cfg.model_name_or_path or cfg.tokenizer_name else None
     if tokenizer is not None and tl_cfg.default_padding_side:
         tokenizer.padding_side = tl_cfg.default_padding_side
@@ -62,6 +63,38 @@ def load_model(cfg: ITConfig) -> nn.Module:
 def replace_model(cfg: ITConfig) -> ITConfig:
     """The configuration with a copy of the caller's model: TransformerLens takes the model that it is given apart."""
     return cfg if cfg.hf_model is None else replace(cfg, hf_model=copy.deepcopy(cfg.hf_model))
+
+
+def _plain_weights(hf_model: Any, tl_cfg: ITLensFromPretrainedConfig) -> PreTrainedModel:
+    """The transformers model itself, where TransformerLens can keep what was added to it.
+
+    Raises:
+        ModelLoadError: Its weights are quantized or have adapters, and they would have to be rewritten.
+    """
+    kinds = {
+        "adapters (LoRA or similar)": getattr(hf_model, "peft_config", None),
+        "quantized weights": getattr(hf_model, "is_quantized", False) or getattr(hf_model, "hf_quantizer", None),
+    }
+    found = [kind for kind, is_there in kinds.items() if is_there]
+    if found and not tl_cfg.use_bridge:
+        raise ModelLoadError(
+            f"{type(hf_model).__name__} has {' and '.join(found)}, which the conversion into a HookedTransformer would "
+            "lose. Use use_bridge=True, which wraps the Hugging Face model as it is."
+        )
+    if found and any(tl_cfg.processing.values()):
+        raise ModelLoadError(
+            f"{type(hf_model).__name__} has {' and '.join(found)}, and TransformerLens's weight processing rewrites "
+            "plain weights only. Use tl_cfg=ITLensFromPretrainedNoProcessingConfig(use_bridge=True)."
+        )
+    config = getattr(hf_model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        raise ModelLoadError(
+            f"{type(hf_model).__name__} has learned prompts ({type(config).__name__}), which stand outside the layers "
+            "that TransformerLens wraps and would be lost. Stack ('core',) without transformer_lens."
+        )
+    unwrap = getattr(hf_model, "get_base_model", None)  # of peft's wrapper; its adapters are within the layers
+    model: PreTrainedModel = unwrap() if unwrap is not None else hf_model
+    return model
 
 
 def _hub_name(model_name: str) -> str:
@@ -82,6 +115,7 @@ def _bridge(
             "A TransformerBridge needs a tokenizer, and the module's configuration names none. Set "
             "shared_cfg.tokenizer_name (or model_name_or_path) to a folder or id that has one."
         )
+    before = Inventory.of(hf_model)
     # building the wrappers draws from the global generator
     with _tokenizer_folder(tokenizer) as folder, torch.random.fork_rng():
         try:
@@ -93,7 +127,10 @@ def _bridge(
                 f"TransformerLens cannot build a bridge for {type(hf_model).__name__}: {error}. Its "
                 "documentation lists the architectures; without TransformerLens, stack ('core',) alone."
             ) from error
-    if any(tl_cfg.processing.values()):
+    freeze_joint_parameters(bridge, before)
+    if not any(tl_cfg.processing.values()):
+        freeze_added_parameters(before)
+    else:
         bridge.enable_compatibility_mode(disable_warnings=True, **tl_cfg.processing)
     return bridge
 

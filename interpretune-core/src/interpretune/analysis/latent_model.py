@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -62,6 +63,42 @@ class LatentModel(Protocol):
 
     def dashboard_url(self) -> str | None:
         """Address of a page for each latent with the place holder ``{latent}``, where one is published."""
+        ...
+
+
+@runtime_checkable
+class HasTrainingLoss(Protocol):
+    """What a latent model may have beside: a loss of its own for training in a session."""
+
+    def training_loss(self, activations: Tensor, targets: Tensor, step: int) -> Mapping[str, Tensor] | None:
+        """Terms of the loss by name; their sum is minimised.
+
+        Args:
+            activations: At the input's hook point, ``[n, d_in]``, without gradient.
+            targets: At the output's hook point, ``[n, d_out]``; the same for an autoencoder.
+            step: Optimizer steps done, for coefficients that are warmed up.
+
+        Returns:
+            Scalars; None: the module's loss shall be used.
+        """
+        ...
+
+
+@runtime_checkable
+class HasDecoderNorms(Protocol):
+    """What a latent model may have beside: the sizes of what its latents write, to weight a sparsity penalty."""
+
+    def decoder_norms(self) -> Tensor:
+        """Norm of what each latent writes for an activation of 1, ``[d_sae]``, with gradient."""
+        ...
+
+
+@runtime_checkable
+class HasSave(Protocol):
+    """What a latent model may have beside: a format of its own."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything that is needed to load it again into a folder."""
         ...
 
 

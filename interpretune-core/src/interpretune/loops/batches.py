@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,48 +10,42 @@ from torch.utils.data import DataLoader
 
 from interpretune.errors import TrainingError
 
+NO_BATCHES = "The loader has no batches. Does the split have rows, and does drop_last drop them all?"
+
 
 def count_batches(loader: Any, limit: int | float | None) -> int | None:
     """Batches that a loop reads: those of the loader or the limit; None where the loader has no length.
 
     Raises:
-        TrainingError: A share is asked of a loader without a length, or there are no batches.
+        TrainingError: There are no batches, a share of them is none, or is asked of a loader without a length.
     """
     length = _length(loader)
     if length == 0:
-        raise TrainingError("The loader has no batches. Does the split have rows, and does drop_last drop them all?")
-    if isinstance(limit, float):
-        if length is None:
-            raise TrainingError(f"A loader without a length cannot be limited to the share {limit}. Give a number.")
-        return int(length * limit)
-    return length if limit is None or length is None else min(limit, length)
+        raise TrainingError(NO_BATCHES)
+    if limit is None or (limit == 1 and isinstance(limit, float)):
+        return length
+    if not isinstance(limit, float):
+        return limit if length is None else min(limit, length)
+    if length is None:
+        raise TrainingError(f"A loader without a length cannot be limited to the share {limit}. Give a number.")
+    count = int(length * limit)
+    if limit and not count:
+        raise TrainingError(f"The share {limit} of {length} batches is no batch. Give a larger share, or a number.")
+    return count
 
 
-def numbered(loader: Any, limit: int | float | None, skip: int = 0) -> Iterator[tuple[int, Any, bool]]:
-    """Batches with their index and whether each is the last.
+def read_batches(loader: Any, count: int | None) -> Iterator[tuple[int, Any]]:
+    """The first ``count`` batches, or all, with their index.
 
-    A loader without a length is read one batch ahead; others are not, so that random draws keep their order.
-
-    Args:
-        loader: The loader.
-        limit: A number of batches, a share of all, or None for all.
-        skip: Batches to read and drop first.
+    Raises:
+        TrainingError: A loader without a length turns out to be empty.
     """
-    count = count_batches(loader, limit)
-    if count == 0 or limit == 0:
-        return
-    if count is not None:
-        for index, batch in islice(enumerate(loader), count):
-            if index >= skip:
-                yield index, batch, index + 1 == count
-        return
-    waiting = None
-    for item in islice(enumerate(loader), None if limit is None else int(limit)):
-        if waiting is not None and waiting[0] >= skip:
-            yield *waiting, False
-        waiting = item
-    if waiting is not None:
-        yield *waiting, True
+    index = -1
+    if count != 0:
+        for index, batch in enumerate(islice(loader, count)):
+            yield index, batch
+        if index < 0:
+            raise TrainingError(NO_BATCHES)
 
 
 def only_loader(loader: Any, name: str) -> Any:
@@ -60,7 +54,9 @@ def only_loader(loader: Any, name: str) -> Any:
     Raises:
         TrainingError: There are several, or none.
     """
-    if isinstance(loader, Sequence) and not isinstance(loader, DataLoader):
+    if loader is None:
+        raise TrainingError(f"{name} returned None where a loader is expected. Return a DataLoader.")
+    if isinstance(loader, (Sequence, Mapping)) and not isinstance(loader, DataLoader):
         raise TrainingError(f"{name} returned {len(loader)} loaders; this loop reads one. Return a single DataLoader.")
     return loader
 
@@ -68,5 +64,5 @@ def only_loader(loader: Any, name: str) -> Any:
 def _length(loader: Any) -> int | None:
     try:
         return len(loader)
-    except TypeError:  # a DataLoader over an iterable data set
+    except (TypeError, NotImplementedError):  # a DataLoader over an iterable data set
         return None

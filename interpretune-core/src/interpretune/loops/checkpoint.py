@@ -1,11 +1,12 @@
-"""Checkpoints of core's training: folders that are whole or absent, weights in safetensors, nothing pickled."""
+"""Checkpoints of core's training: folders that are whole or absent, weights in safetensors, nothing that runs code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ TRAINING_STATE = "training_state.pt"
 ABOUT = "about.json"
 SAMPLED = 64
 """Values of each frozen parameter that identify it."""
+DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+"""What reading a damaged file raises."""
 
 
 @frozen(kw_only=True)
@@ -49,13 +52,18 @@ class Identity:
     frozen_weights: str
 
     @classmethod
-    def of(cls, module: ITModule) -> Identity:
-        """The identity of a session's module."""
+    def of(cls, module: ITModule, trained: Container[str] | None = None) -> Identity:
+        """The identity of a session's module.
+
+        Args:
+            module: The module.
+            trained: Names of the parameters that count as trained; None: those that require a gradient.
+        """
         adapters = module.context.adapters if module.context is not None else ()
         shapes, sample = hashlib.sha256(), hashlib.sha256()
         for name, parameter in module.named_parameters():
             shapes.update(f"{name} {tuple(parameter.shape)}".encode())
-            if not parameter.requires_grad:
+            if not (parameter.requires_grad if trained is None else name in trained):
                 sample.update(_sample(parameter))
         return cls(
             stack=tuple(item.name for item in adapters if item.declaration.level is not Level.extension),
@@ -115,6 +123,7 @@ def save_checkpoint(
     def write(folder: Path) -> None:
         save_file(_weights(module), folder / WEIGHTS)
         training = {
+            "classes": _class_names(setup),
             "optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
             "schedulers": [item.scheduler.state_dict() for item in setup.schedulers],
             "extra": dict(extra),
@@ -154,65 +163,81 @@ def find_checkpoint(resume_from: str | Path, run_dir: Path | None) -> Path | Non
     return folder
 
 
-def load_weights(folder: Path, module: ITModule) -> FitState:
-    """Put a checkpoint's weights into the module.
+def load_checkpoint(
+    folder: Path, module: ITModule, setup: OptimizerSetup | None = None
+) -> tuple[FitState, Mapping[str, Any]]:
+    """Put a checkpoint's weights into the module, and its training state into the optimizer and schedulers.
+
+    Nothing is changed unless all of it fits.
+
+    Args:
+        folder: The checkpoint.
+        module: The session's module.
+        setup: Its optimizers and schedulers; None: only the weights are wanted.
 
     Returns:
-        The position of its training.
+        The position of the training, and the further values that were saved.
 
     Raises:
-        CheckpointError: It cannot be read, or belongs to another stack or another model.
+        CheckpointError: It cannot be read, or belongs to another stack, model or optimizer.
     """
+    where = f"the checkpoint {folder}"
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        Identity.of(module).check(about["identity"], f"The checkpoint {folder}")
-        saved = load_file(folder / WEIGHTS, device="cpu")
-        state = FitState(**about["state"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        identity, state = dict(about["identity"]), FitState(**about["state"])
+        weights = load_file(folder / WEIGHTS, device="cpu")
+        training = torch.load(folder / TRAINING_STATE, weights_only=True, map_location="cpu") if setup else {}
+    except DAMAGED as error:
         raise CheckpointError(
-            f"The checkpoint {folder} cannot be read: {type(error).__name__}: {error}. Resume from another one."
+            f"T{where[1:]} cannot be read: {type(error).__name__}: {error}. Resume from another one."
         ) from error
-    own = _own_tensors(module)
-    if own.keys() != saved.keys():
+    Identity.of(module, trained=weights).check(identity, where)
+    everything = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    own = _own_tensors(module) if setup else {name: everything[name] for name in weights if name in everything}
+    differing = sorted(
+        name
+        for name in own.keys() | weights.keys()
+        if not (name in own and name in weights and own[name].shape == weights[name].shape)
+    )
+    if differing:
         raise CheckpointError(
-            f"The checkpoint {folder} belongs to another choice of trained parameters: only one of the two holds "
-            f"{', '.join(sorted(own.keys() ^ saved.keys())[:5])}. Freeze and train what was frozen and trained then."
+            f"{where} belongs to another choice of trained parameters: only one of the two holds, in this shape, "
+            f"{', '.join(differing[:5])}. Freeze and train what was frozen and trained then."
         )
+    if setup:
+        _load_training_state(training, setup, where)
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
-    return state
+            tensor.copy_(weights[name])
+    return state, training.get("extra", {})
 
 
-def load_training_state(folder: Path, setup: OptimizerSetup) -> Mapping[str, Any]:
-    """Put a checkpoint's optimizer and scheduler states into those of this session.
+def delete_old(run_dir: Path, keep: int, best: str | None) -> None:
+    """Delete all but the newest checkpoints and the best, and what a killed process left of one that it deleted."""
+    kept = {folder.name for folder in whole_checkpoints(run_dir)[-keep:]} | {best}
+    for folder in (run_dir / FOLDER).glob("step=*"):
+        if folder.is_dir() and folder.name not in kept:
+            shutil.rmtree(folder)
+            folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
 
-    Returns:
-        The further values that were saved.
 
-    Raises:
-        CheckpointError: They do not fit.
-    """
+def _load_training_state(saved: Mapping[str, Any], setup: OptimizerSetup, where: str) -> None:
     try:
-        saved = torch.load(folder / TRAINING_STATE, weights_only=True, map_location="cpu")
+        if saved["classes"] != _class_names(setup):
+            raise ValueError(f"it was made with {saved['classes']}, and this session has {_class_names(setup)}")
         for optimizer, state in zip(setup.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         for item, state in zip(setup.schedulers, saved["schedulers"], strict=True):
             item.scheduler.load_state_dict(state)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except DAMAGED as error:
         raise CheckpointError(
-            f"The optimizer state of {folder} does not fit this session: {error}. Use the same optimizer_init and "
+            f"The optimizer state of {where} does not fit this session: {error}. Use the same optimizer_init and "
             "lr_scheduler_init as when it was made."
         ) from error
-    extra: Mapping[str, Any] = saved["extra"]
-    return extra
 
 
-def delete_old(run_dir: Path, keep: int, best: str | None) -> None:
-    """Delete all but the newest checkpoints and the best."""
-    for folder in whole_checkpoints(run_dir)[:-keep]:
-        if folder.name != best:
-            shutil.rmtree(folder)
+def _class_names(setup: OptimizerSetup) -> list[str]:
+    return [type(item).__name__ for item in (*setup.optimizers, *(item.scheduler for item in setup.schedulers))]
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:

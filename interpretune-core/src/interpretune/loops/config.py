@@ -23,7 +23,7 @@ class EarlyStopping:
     Attributes:
         monitor: Name of a metric that ``validation_step`` logs.
         mode: Whether it should fall (``min``) or rise (``max``).
-        patience: So many validations in a row may bring no improvement.
+        patience: Stop after so many validations in a row without an improvement.
         min_delta: Smaller changes are no improvement.
     """
 
@@ -35,6 +35,10 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise ConfigurationError(f"EarlyStopping.mode is {self.mode!r}; write 'min' or 'max'.")
+        if self.patience < 0 or self.min_delta < 0:
+            raise ConfigurationError(
+                f"EarlyStopping has patience {self.patience} and min_delta {self.min_delta}; neither may be negative."
+            )
 
     def is_better(self, value: float, best: float | None) -> bool:
         """Whether a value improves on the best so far; not a number never does."""
@@ -104,12 +108,21 @@ class LoopConfig:
                 raise ConfigurationError(
                     f"LoopConfig.{item.name} is {limit}; write a number of batches, or a share between 0.0 and 1.0."
                 )
+        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
+            raise ConfigurationError(
+                f"LoopConfig.gradient_clip_val is {self.gradient_clip_val}; it must be positive (None: no clipping)."
+            )
         if self.max_epochs < 0 and self.max_steps < 0:
             raise ConfigurationError("LoopConfig sets neither max_epochs nor max_steps: training would never end.")
         if self.gradient_clip_algorithm not in ("norm", "value"):
             raise ConfigurationError(
                 f"LoopConfig.gradient_clip_algorithm is {self.gradient_clip_algorithm!r}; write 'norm' or 'value'."
             )
+
+    @property
+    def run_folder(self) -> Path | None:
+        """``run_dir`` as a path."""
+        return Path(self.run_dir).expanduser() if self.run_dir is not None else None
 
 
 @frozen(kw_only=True)
@@ -145,6 +158,9 @@ class FitState:
         best_checkpoint: Name of its checkpoint.
         waited: Validations since then.
         stopped_early: Whether the training was stopped for it.
+        metrics: What was last reported of each metric.
+        sums: The means over this epoch that are in the making.
+        records: Lines of the metrics file.
     """
 
     epoch: int = 0
@@ -153,4 +169,7 @@ class FitState:
     best: float | None = None
     best_checkpoint: str | None = None
     waited: int = 0
-    stopped_early: bool = field(default=False)
+    stopped_early: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    records: int = 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +12,15 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from interpretune.errors import CheckpointError, TrainingError
-from interpretune.loops.batches import count_batches, numbered, only_loader
-from interpretune.loops.checkpoint import find_checkpoint, load_weights
+from interpretune.loops.batches import count_batches, only_loader, read_batches
+from interpretune.loops.checkpoint import find_checkpoint, load_checkpoint
 from interpretune.loops.config import LoopConfig, LoopResult
 from interpretune.loops.metric_log import MetricLog
 from interpretune.progress import progress_bar
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from interpretune.datamodule import ITDataModule
     from interpretune.module import ITModule
 
@@ -48,41 +49,52 @@ EVALUATIONS: Mapping[str, Evaluation] = {
 }
 
 
-def evaluate(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopConfig) -> LoopResult:
+def evaluate(
+    module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopConfig, progress: Progress | None = None
+) -> LoopResult:
     """Run an evaluation loop without gradients and in eval mode; modes are put back afterwards.
+
+    Args:
+        module: The session's module.
+        datamodule: Its data module.
+        loop: ``validate``, ``test`` or ``predict``.
+        cfg: What to do.
+        progress: A progress bar that is shown already; a terminal has room for one.
 
     Returns:
         The means of what the steps logged, weighted by the sizes of the batches, and, for ``predict``, what they
         returned.
 
     Raises:
-        TrainingError: The module has no such step.
+        TrainingError: The module has no such step, or there are no batches.
+        CheckpointError: ``resume_from`` does not fit.
     """
     about = EVALUATIONS[loop]
     step = step_of(module, about.step, loop)
     if cfg.resume_from is not None:
-        run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else None
-        folder = find_checkpoint(cfg.resume_from, run_dir)
+        folder = find_checkpoint(cfg.resume_from, cfg.run_folder)
         if folder is None:
-            raise CheckpointError(f"{run_dir} holds no whole checkpoint to take weights from.")
-        load_weights(folder, module)
+            raise CheckpointError(f"{cfg.run_folder} holds no whole checkpoint to take weights from.")
+        load_checkpoint(folder, module)
     loader = only_loader(getattr(datamodule, about.loader)(), about.loader)
-    limit = getattr(cfg, about.limit)
+    count = count_batches(loader, getattr(cfg, about.limit))
+    bar = progress_bar(shown=cfg.progress) if progress is None else contextlib.nullcontext(progress)
     state = module._it_state
     before, state.metric_log = state.metric_log, MetricLog(means_by_default=True)
     log = state.metric_log
     predictions = []
     try:
-        with eval_mode(module), torch.no_grad(), progress_bar(shown=cfg.progress) as progress:
-            task = progress.add_task(loop, total=count_batches(loader, limit))
+        with eval_mode(module), torch.no_grad(), bar as progress:
+            task = progress.add_task(loop, total=count)
             call_if_defined(module, f"on_{about.event}_start")
             call_if_defined(module, f"on_{about.event}_epoch_start")
-            for index, batch, _ in numbered(loader, limit):
+            for index, batch in read_batches(loader, count):
                 log.start_batch(batch)
                 result = step(module.batch_to_device(batch), index)
                 if loop == "predict":
                     predictions.append(_on_cpu(result))
                 progress.advance(task)
+            progress.remove_task(task)
             log.end_batches()
             call_if_defined(module, f"on_{about.event}_epoch_end")
             call_if_defined(module, f"on_{about.event}_end")
@@ -135,6 +147,7 @@ def _on_cpu(value: Any) -> Any:
         return value.detach().cpu()
     if isinstance(value, Mapping):
         return {name: _on_cpu(item) for name, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return type(value)(_on_cpu(item) for item in value)  # type: ignore[call-arg]
+    if isinstance(value, (list, tuple)):
+        items = [_on_cpu(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # named tuples take them singly
     return value

@@ -13,13 +13,12 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from interpretune.contributions import OptimizerSetup
 from interpretune.errors import CheckpointError, TrainingError
-from interpretune.loops.batches import count_batches, numbered, only_loader
+from interpretune.loops.batches import count_batches, only_loader, read_batches
 from interpretune.loops.checkpoint import (
     checkpoint_name,
     delete_old,
     find_checkpoint,
-    load_training_state,
-    load_weights,
+    load_checkpoint,
     save_checkpoint,
     whole_checkpoints,
 )
@@ -46,13 +45,12 @@ class FitLoop:
             )
         self.module, self.datamodule, self.cfg = module, datamodule, cfg
         self.step = step_of(module, TRAINING_STEP, "fit")
-        self.run_dir = Path(cfg.run_dir).expanduser() if cfg.run_dir is not None else None
+        self.run_dir = cfg.run_folder
         self.setup = _one_optimizer(module)
         self.optimizer = self.setup.optimizers[0]
         self.trained = [item for group in self.optimizer.param_groups for item in group["params"]]
         self.state = FitState()
         self.random_states: dict[str, Any] = {}
-        self.metrics: dict[str, float] = {}
         self.checkpoint: Path | None = None
         self.validates = hasattr(module, "validation_step") and cfg.limit_val_batches != 0
 
@@ -65,8 +63,10 @@ class FitLoop:
         """
         module, state = self.module, self.module._it_state
         self._resume()
+        module.global_step = self.state.global_step  # that of an earlier training of this session may still stand there
         state.metric_log = self.log = MetricLog(means_by_default=False)
-        self.file = MetricsFile(self.run_dir, self.state.global_step) if self.run_dir is not None else None
+        self.log.sums = self.state.sums
+        self.file = MetricsFile(self.run_dir, self.state.records) if self.run_dir is not None else None
         self.loader = only_loader(self.datamodule.train_dataloader(), "train_dataloader")
         module.set_training_mode()
         try:
@@ -84,7 +84,7 @@ class FitLoop:
                 self.file.close()
         best = self.state.best_checkpoint
         return LoopResult(
-            metrics=self.metrics,
+            metrics=self.state.metrics,
             global_step=self.state.global_step,
             checkpoint=self.checkpoint,
             best_checkpoint=self.checkpoint.with_name(best) if self.checkpoint is not None and best else None,
@@ -105,24 +105,29 @@ class FitLoop:
             _set_random_state(self.random_states["epoch"])
         else:
             self.random_states["epoch"] = _random_state()
-        skip = state.batch_idx
-        task = self.progress.add_task(
-            f"epoch {state.epoch}", total=count_batches(self.loader, cfg.limit_train_batches), completed=skip
-        )
+        count = count_batches(self.loader, cfg.limit_train_batches)
+        done = state.batch_idx
+        task = self.progress.add_task(f"epoch {state.epoch}", total=count, completed=done)
         call_if_defined(module, "on_train_epoch_start")
-        for index, batch, is_last in numbered(self.loader, cfg.limit_train_batches, skip):
+        accumulated = 0
+        for index, batch in read_batches(self.loader, count):
+            if index < done:
+                continue
             if resumed is not None:
                 _set_random_state(resumed)
                 resumed = None
             self._batch(batch, index)
-            state.batch_idx = index + 1
-            if state.batch_idx % cfg.accumulate_grad_batches == 0 or is_last:
-                self._optimizer_step()
+            state.batch_idx, accumulated = index + 1, accumulated + 1
             self.progress.advance(task)
-            if 0 <= cfg.max_steps <= state.global_step and not is_last:
-                self.metrics = self.log.latest()
-                self._save()
-                return
+            if accumulated == cfg.accumulate_grad_batches or state.batch_idx == count:
+                self._optimizer_step()
+                accumulated = 0
+                if 0 <= cfg.max_steps <= state.global_step and state.batch_idx != count:
+                    state.metrics = {**state.metrics, **self.log.latest()}
+                    self._save()
+                    return
+        if accumulated:  # a loader without a length ended in the middle of an accumulation
+            self._optimizer_step()
         self.progress.remove_task(task)
         self._end_epoch()
 
@@ -150,14 +155,14 @@ class FitLoop:
 
     def _end_epoch(self) -> None:
         module, cfg, state = self.module, self.cfg, self.state
-        found = self.log.latest()
         self.log.end_batches()
+        found: dict[str, float] = {}
         if self.validates and (state.epoch + 1) % cfg.check_val_every_n_epoch == 0:
-            found |= evaluate(module, self.datamodule, "validate", replace(cfg, resume_from=None)).metrics
-            module.set_training_mode()
+            validation = replace(cfg, resume_from=None)
+            found |= evaluate(module, self.datamodule, "validate", validation, self.progress).metrics
         call_if_defined(module, "on_train_epoch_end")
-        found |= self.log.take_means()
-        self.metrics = found
+        found = {**self.log.latest(), **found, **self.log.take_means()}
+        state.metrics = {**state.metrics, **found}
         improved = self._early_stopping(cfg.early_stopping, found) if cfg.early_stopping is not None else False
         if self.file is not None:
             self.file.write(found, step=state.global_step, epoch=state.epoch)
@@ -192,7 +197,7 @@ class FitLoop:
             if not isinstance(item.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 item.scheduler.step()
                 continue
-            known = {**self.module.logged_metrics, **self.metrics}
+            known = {**self.module.logged_metrics, **self.state.metrics}
             value = known.get(item.monitor or "")
             if value is None or math.isnan(value):
                 raise TrainingError(
@@ -206,6 +211,8 @@ class FitLoop:
     def _save(self) -> None:
         if self.run_dir is None:
             return
+        self.state.sums = self.log.sums
+        self.state.records = self.file.records if self.file is not None else 0
         extra = {**self.random_states, "now": _random_state()}
         self.checkpoint = save_checkpoint(self.run_dir, self.module, self.setup, self.state, extra)
         delete_old(self.run_dir, self.cfg.keep_checkpoints, self.state.best_checkpoint)
@@ -222,10 +229,9 @@ class FitLoop:
         folder = find_checkpoint(cfg.resume_from, self.run_dir)
         if folder is None:
             return
-        self.state = load_weights(folder, self.module)
-        self.random_states = dict(load_training_state(folder, self.setup))
+        self.state, random_states = load_checkpoint(folder, self.module, self.setup)
+        self.random_states = dict(random_states)
         self.checkpoint = folder
-        self.module.global_step = self.state.global_step
         if self.state.batch_idx == 0:
             _set_random_state(self.random_states.pop("now"))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class MetricLog:
         self.means_by_default = means_by_default
         self._batch_size = 1
         self._latest: dict[str, Tensor | float] = {}
-        self._sums: dict[str, tuple[Tensor | float, int]] = {}
+        self._sums: dict[str, tuple[Tensor | float, float]] = {}
 
     def start_batch(self, batch: Any) -> None:
         """The next values belong to this batch, whose size is their weight."""
@@ -43,37 +45,57 @@ class MetricLog:
         if self.means_by_default if on_epoch is None else on_epoch:
             weight = self._batch_size if batch_size is None else batch_size
             for name, value in metrics.items():
-                total, weights = self._sums.get(name, (0.0, 0))
-                self._sums[name] = (total + value * weight, weights + weight)
+                total, weights = self._sums.get(name, (0.0, 0.0))
+                exact = value.float() if isinstance(value, Tensor) else value  # half precision would stand still
+                self._sums[name] = (total + exact * weight, weights + weight)
 
     def latest(self) -> dict[str, float]:
-        """Values of the last batch."""
+        """Values of the last batch, and those logged since."""
         return {name: float(value) for name, value in self._latest.items()}
+
+    @property
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """Weighted sum and weight of each mean that is in the making; assign them to go on after an interruption."""
+        return {name: (float(total), weight) for name, (total, weight) in self._sums.items()}
+
+    @sums.setter
+    def sums(self, sums: Mapping[str, tuple[float, float]]) -> None:
+        self._sums = {name: (total, weight) for name, (total, weight) in sums.items()}
 
     def take_means(self) -> dict[str, float]:
         """Means since the last call, weighted by the sizes of the batches."""
-        means = {name: float(total) / weights for name, (total, weights) in self._sums.items() if weights}
+        means = {name: total / weight for name, (total, weight) in self.sums.items() if weight}
         self._sums = {}
         return means
 
 
 class MetricsFile:
-    """A file with one line of JSON for each record: step, epoch, seconds since 1970, and metrics."""
+    """A file with one line of JSON for each record: step, epoch, seconds since 1970, and metrics.
 
-    def __init__(self, run_dir: Path, resumed_at: int) -> None:
-        """Open the file; lines of steps after ``resumed_at``, which will be made again, are dropped."""
+    Attributes:
+        records: Number of lines.
+    """
+
+    def __init__(self, run_dir: Path, records: int = 0) -> None:
+        """Open the file and keep its first ``records`` lines: a resumed run writes the later ones again."""
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS_FILE
+        kept = []
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resumed_at]
+            with path.open(encoding="utf-8") as file:
+                kept = list(islice(file, records))
             partial = path.with_suffix(".partial")
-            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            partial.write_text("".join(kept), encoding="utf-8")
             partial.replace(path)
+        self.records = len(kept)
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, metrics: Mapping[str, float], *, step: int, epoch: int) -> None:
-        """Append one record."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, "time": round(time.time(), 3), **metrics}) + "\n")
+        """Append one record; JSON knows no NaN and no infinity, so that they become null."""
+        about = {"step": step, "epoch": epoch, "time": round(time.time(), 3)}
+        values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({**about, **values, **about}, allow_nan=False) + "\n")
+        self.records += 1
 
     def close(self) -> None:
         """Close the file."""
@@ -94,10 +116,3 @@ def _first_dimensions(value: Any) -> Iterator[int]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _first_dimensions(item)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that was cut short

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from interpretune.errors import ConfigurationError
 from interpretune.loops.config import LoopConfig, LoopResult
 from interpretune.session import it_init
 
 if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
     from interpretune.module import ITModule
-
-from interpretune.errors import ConfigurationError
 
 
 def fit(
@@ -102,7 +101,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     before = random.getstate()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # without a list it warns of several devices
         random.seed(seed)
         torch.manual_seed(seed)
         try:
