@@ -39,7 +39,8 @@ def finetuning_schedule(
     """
     if importlib.util.find_spec("finetuning_scheduler") is None:
         raise ConfigurationError(
-            'A fine-tuning schedule needs the package finetuning-scheduler: `pip install "interpretune-lightning[fts]"`.'
+            "A fine-tuning schedule needs the package finetuning-scheduler: `pip install "
+            '"interpretune-lightning[fts]"`.'
         )
     if sorted(phases) != list(range(len(phases))) or not phases:
         raise ConfigurationError(f"The phases of the schedule are {list(phases)}; number them 0, 1, 2, ...")
@@ -85,7 +86,7 @@ def _matching(pattern: str, names: Mapping[str, tuple[str, ...]], trainable: set
     if not found:
         near = difflib.get_close_matches(pattern.replace("\\", ""), names, n=SHOWN, cutoff=0.3)
         raise ConfigurationError(
-            f"Phase {number} of the schedule: {pattern!r} matches no parameter. An expression must match the whole name. "
+            f"Phase {number} of the schedule: {pattern!r} matches no parameter; it must match a whole name. "
             f"Near names: {', '.join(near) or ', '.join(list(names)[:SHOWN])}."
         )
     if trainable.isdisjoint(found):
