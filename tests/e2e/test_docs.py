@@ -108,7 +108,9 @@ def test_runnable_block(block: Block, output: str | None, tmp_path: Path, monkey
         assert printed.getvalue() == output
 
 
-@pytest.mark.parametrize("package", ["interpretune-core", "interpretune-tlens", "interpretune-saelens"])
+@pytest.mark.parametrize(
+    "package", ["interpretune-core", "interpretune-tlens", "interpretune-saelens", "interpretune-lightning"]
+)
 def test_example_of_a_readme(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,9 +125,13 @@ def test_example_of_a_readme(
     code = code.replace("SAELensFromPretrainedConfig", "SAELensFromDiskConfig")
     exec(compile(code, block.id, "exec"), {"__name__": "readme"})
     printed = capsys.readouterr().out
-    assert {"interpretune-core": "tensor(", "interpretune-tlens": "TransformerBridge", "interpretune-saelens": "Top "}[
-        package
-    ] in printed
+    expected = {
+        "interpretune-core": "tensor(",
+        "interpretune-tlens": "TransformerBridge",
+        "interpretune-saelens": "Top ",
+        "interpretune-lightning": "test_accuracy",
+    }
+    assert expected[package] in printed
 
 
 def test_pages_have_runnable_blocks_with_output() -> None:

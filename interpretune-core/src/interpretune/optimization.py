@@ -51,7 +51,7 @@ def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
     try:
         scheduler = SchedulerSetup(scheduler=_build(recipe, "lr_scheduler_init", optimizer), **schedule)
     except ValueError as error:
-        raise ConfigurationError(f"lr_scheduler_init: {error}") from error
+        raise ConfigurationError(f"lr_scheduler_init: {error.args[0]}.") from error
     return OptimizerSetup(optimizers=(optimizer,), schedulers=(scheduler,))
 
 

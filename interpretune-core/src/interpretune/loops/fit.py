@@ -126,6 +126,8 @@ class FitLoop:
                     state.metrics = {**state.metrics, **self.log.latest()}
                     self._save()
                     return
+        if resumed is not None:  # nothing of the epoch was left to do but its end
+            _set_random_state(resumed)
         if accumulated:  # a loader without a length ended in the middle of an accumulation
             self._optimizer_step()
         self.progress.remove_task(task)

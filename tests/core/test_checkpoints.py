@@ -1,0 +1,202 @@
+"""Checkpoints of core's loop: resuming equals never having stopped, whatever stopped it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import interpretune as it
+from interpretune.loops.checkpoint import whole_checkpoints
+from tests.analysis.sessions import make_session
+from tests.core.killed_training import train
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the script that is killed: sums depend on it in the last digit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, torch.Tensor]:
+    """Weights after a training without a break."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    session, result = train(tmp_path_factory.mktemp("whole"))
+    torch.set_num_threads(threads)
+    assert result.global_step == 15
+    return {name: item.detach().clone() for name, item in session.module.named_parameters()}
+
+
+def assert_equal(session: it.ITSession, expected: dict[str, torch.Tensor]) -> None:
+    for name, item in session.module.named_parameters():
+        assert torch.equal(item, expected[name]), name
+
+
+@pytest.mark.parametrize("stop", [{"max_steps": 7}, {"max_steps": 10}, {"max_epochs": 2}, {"max_epochs": 1}])
+def test_a_resumed_training_equals_one_without_a_break(tmp_path, whole, stop):
+    """In the middle of an epoch and at its end, with dropout, a scheduler and shuffled batches."""
+    run = {"run_dir": tmp_path / "run"}
+    train(tmp_path, **run, **stop)
+    torch.manual_seed(123)  # another process would have another state
+    session, result = train(tmp_path, **run, resume_from="last", seed=99)
+    assert result.global_step == 15
+    assert_equal(session, whole)
+    steps = [line.split(",")[0] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) == 18
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "left"), [("writing", 4, 3), ("writing", 6, 5), ("between", 1, 11)], ids=["4", "6", "epoch"]
+)
+def test_a_killed_training_goes_on_from_the_last_whole_checkpoint(tmp_path, whole, where, step, left):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = Path(__file__).with_name("killed_training.py")
+    run = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), where, str(step)],
+        env=environment,
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        timeout=200,
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-2000:]
+    assert len(whole_checkpoints(tmp_path / "run")) == min(left, 9)
+    session, result = train(tmp_path, run_dir=tmp_path / "run", resume_from="last", checkpoint_every_n_steps=1)
+    assert result.global_step == 15
+    assert_equal(session, whole)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*.partial"))
+
+
+def test_a_run_folder_holds_one_run(tmp_path):
+    train(tmp_path, run_dir=tmp_path / "run", max_epochs=1)
+    with pytest.raises(
+        it.CheckpointError, match="checkpoints of an earlier run, up to step=00000005-epoch=00001"
+    ):
+        train(tmp_path, run_dir=tmp_path / "run", max_epochs=1)
+    with pytest.raises(it.CheckpointError, match="is no whole checkpoint. Name a folder step="):
+        train(tmp_path, run_dir=tmp_path / "run", resume_from=tmp_path / "nowhere")
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    train(tmp_path, run_dir=tmp_path / "run", checkpoint_every_n_steps=2, keep_checkpoints=2)
+    assert [path.name for path in whole_checkpoints(tmp_path / "run")] == [
+        "step=00000014-epoch=00002",
+        "step=00000015-epoch=00003",
+    ]
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    session = of(tmp_path)
+    return it.fit(**session, loop_cfg=it.LoopConfig(run_dir=tmp_path / "run", progress=False)).checkpoint
+
+
+def of(tmp_path: Path, kind: str = "gpt2", **settings: Any) -> it.ITSession:
+    options = {"optimizer_init": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}, **settings}
+    return make_session(tmp_path / kind, kind, init=False, module_cls=it.ClassificationModule, **options)
+
+
+def resume(session: it.ITSession, checkpoint: Path, loop: str = "fit") -> it.LoopResult:
+    cfg = it.LoopConfig(max_epochs=2, resume_from=checkpoint, progress=False)
+    return getattr(it, loop)(**session, loop_cfg=cfg)
+
+
+def test_evaluation_takes_the_weights_of_a_checkpoint(tmp_path, checkpoint):
+    trained = of(tmp_path)
+    expected = it.fit(**trained, loop_cfg=it.LoopConfig(progress=False, seed=1, run_dir=tmp_path / "other"))
+    session = of(tmp_path, optimizer_init=None)
+    metrics = resume(session, expected.checkpoint, "validate").metrics
+    assert metrics["val_loss"] == pytest.approx(expected.metrics["val_loss"])
+    assert_equal(session, dict(trained.module.named_parameters()))
+
+
+def test_checkpoints_of_others_are_refused_and_change_nothing(tmp_path, checkpoint):
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+    sessions = {
+        "belongs to another model: the names or shapes of its parameters": of(tmp_path, "llama"),
+        "The optimizer state of .* does not fit this session": of(tmp_path, optimizer_init=adam),
+    }
+    for message, session in sessions.items():
+        it.it_init(**session)
+        before = {name: item.detach().clone() for name, item in session.module.named_parameters()}
+        with pytest.raises(it.CheckpointError, match=message):
+            resume(session, checkpoint)
+        assert_equal(session, before)
+
+
+def test_a_checkpoint_of_another_stack_is_refused(tmp_path, checkpoint):
+    pytest.importorskip("interpretune_tlens")
+    session = of(tmp_path, adapters=("transformer_lens",))
+    with pytest.raises(it.CheckpointError) as caught:
+        resume(session, checkpoint)
+    assert "was made with the stack ('core',); this session stacks ('core', 'transformer_lens')" in str(caught.value)
+
+
+class HeadOnly(it.ClassificationModule):
+    """Trains the last norm: everything else is frozen, and is not in the checkpoint."""
+
+    def setup(self, *args, **kwargs):
+        super().setup(*args, **kwargs)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("ln_f" in name)
+
+
+def test_other_frozen_weights_are_another_model(tmp_path):
+    def session(shift: float) -> it.ITSession:
+        made = of(tmp_path)
+        made.session_cfg.module_cls = HeadOnly
+        made = it.ITSession(made.session_cfg)
+        with torch.no_grad():
+            made.module.model.transformer.wte.weight.add_(shift)
+        return made
+
+    checkpoint = it.fit(**session(0.0), loop_cfg=it.LoopConfig(run_dir=tmp_path / "head", progress=False)).checkpoint
+    assert sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) < 1000
+    with pytest.raises(it.CheckpointError, match="this session's frozen weights have other values"):
+        resume(session(0.01), checkpoint)
+    assert resume(session(0.0), checkpoint).global_step == 6
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "training_state.pt", "about.json"])
+def test_damaged_checkpoints_are_refused(tmp_path, checkpoint, file):
+    path = checkpoint / file
+    path.write_bytes(b"\0" * path.stat().st_size)  # of the right size, so that the manifest does not notice
+    with pytest.raises(it.CheckpointError, match="cannot be read: .* Resume from another one"):
+        resume(of(tmp_path), checkpoint)
+    path.write_bytes(b"")
+    with pytest.raises(it.CheckpointError, match="is no whole checkpoint"):
+        resume(of(tmp_path), checkpoint)
+
+
+class Malicious:
+    """Unpickled, it would run code."""
+
+    def __reduce__(self):
+        return (shutil.rmtree, ("/nowhere/at/all",))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, checkpoint):
+    path = checkpoint / "training_state.pt"
+    size = path.stat().st_size
+    torch.save({"optimizers": [Malicious()]}, path, pickle_protocol=pickle.DEFAULT_PROTOCOL)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0")[: max(size, path.stat().st_size)])
+    (checkpoint / "interpretune-manifest.json").write_text(
+        (checkpoint / "interpretune-manifest.json").read_text().replace(str(size), str(path.stat().st_size))
+    )
+    with pytest.raises(it.CheckpointError, match="cannot be read"):
+        resume(of(tmp_path), checkpoint)
