@@ -84,9 +84,7 @@ def test_a_killed_training_goes_on_from_the_last_whole_checkpoint(tmp_path, whol
 
 def test_a_run_folder_holds_one_run(tmp_path):
     train(tmp_path, run_dir=tmp_path / "run", max_epochs=1)
-    with pytest.raises(
-        it.CheckpointError, match="checkpoints of an earlier run, up to step=00000005-epoch=00001"
-    ):
+    with pytest.raises(it.CheckpointError, match="checkpoints of an earlier run, up to step=00000005-epoch=00001"):
         train(tmp_path, run_dir=tmp_path / "run", max_epochs=1)
     with pytest.raises(it.CheckpointError, match="is no whole checkpoint. Name a folder step="):
         train(tmp_path, run_dir=tmp_path / "run", resume_from=tmp_path / "nowhere")

@@ -219,9 +219,6 @@ class Tied(RandomDictionary):
         super().__init__(hook_point, d_sae=32, seed=seed)
         self.w_dec = self.w_enc
 
-    def save_pretrained(self) -> None:
-        """Not the name that is looked for."""
-
 
 def test_saved_dictionaries_can_be_loaded(make: Make, tmp_path: Path) -> None:
     session = make(RandomDictionary("transformer.h.1:out", skips=True), Tied(LOWER))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,8 @@ from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.steps import run_mode
+from interpretune.answer_pooling import pooled_at_answer
+from interpretune.batch_keys import check_batch_keys, forward_signature
 from interpretune.contributions import ClassContribution, OptimizerSetup
 from interpretune.datamodule import ITDataModule
 from interpretune.declaration import AdapterDeclaration
@@ -83,10 +84,12 @@ class CoreAdapter:
         arguments = {**batch, "input_ids": tokens}
         if name != "input_ids":
             arguments.pop(name)
-        takes = inspect.signature(module.model.forward).parameters
-        if ATTENTION_MASK in arguments and "position_ids" in takes:
-            arguments.setdefault("position_ids", position_ids(arguments[ATTENTION_MASK]))
-        return module.model(**arguments)
+        mask = arguments.get(ATTENTION_MASK)
+        if mask is not None and "position_ids" in forward_signature(module.model).named:
+            arguments.setdefault("position_ids", position_ids(mask))
+        check_batch_keys(module.model, arguments)
+        with pooled_at_answer(module.model, tokens, mask):
+            return module.model(**arguments)
 
     @hookimpl(trylast=True)
     def it_generate(self, module: ITModule, batch: Mapping[str, Any], generation_kwargs: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import torch
 
 from interpretune.cache_folder import build_once, cache_root, file_sha256
 from interpretune.errors import ConfigurationError, ModelLoadError
+from interpretune.lora import add_lora
+from interpretune.quantization import check_trainable, keep_weights_in_place, quantized_loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,23 +88,38 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
         ModelLoadError: The source cannot be reached or read.
     """
     model_class = _model_class(cfg)
-    if cfg.hf_model is not None:
-        model = cfg.hf_model
-    elif cfg.hf_config is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(cfg.seed)
+    quantized = quantized_loading(cfg, device_of(cfg))
+    with torch.random.fork_rng():  # of new weights: a whole model, a classification head, LoRA matrices
+        torch.manual_seed(cfg.seed)
+        if cfg.hf_model is not None:
+            model = cfg.hf_model
+        elif cfg.hf_config is not None:
+            config = copy.deepcopy(cfg.hf_config)
+            if _classifies(cfg):
+                config.num_labels = cfg.num_labels
             build = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config", model_class)
-            model = build(copy.deepcopy(cfg.hf_config))
-    elif cfg.model_name_or_path:
-        model = _from_pretrained(cfg, model_class)
-    else:
-        raise ConfigurationError(
-            "No model is configured. Set model_name_or_path (hub id, folder or GGUF file), hf_model or hf_config."
-        )
-    for name, token_id in cfg.tokenizer_id_overrides.items():
-        setattr(model.config, name, token_id)
-    loaded: PreTrainedModel = model.to(device_of(cfg)).eval()
+            model = build(config)
+        elif cfg.model_name_or_path:
+            model = _from_pretrained(cfg, model_class, quantized)
+        else:
+            raise ConfigurationError(
+                "No model is configured. Set model_name_or_path (hub id, folder or GGUF file), hf_model or hf_config."
+            )
+        for name, token_id in cfg.tokenizer_id_overrides.items():
+            setattr(model.config, name, token_id)
+        if quantized:
+            keep_weights_in_place(model)
+        else:
+            model = model.to(device_of(cfg))
+        if cfg.lora is not None:
+            add_lora(model, cfg)
+    check_trainable(model, cfg)
+    loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _classifies(cfg: ITConfig) -> bool:
+    return cfg.num_labels > 0 and (cfg.hf_from_pretrained_cfg.model_head or "").endswith("Classification")
 
 
 def device_of(cfg: ITConfig) -> torch.device:
@@ -109,11 +127,14 @@ def device_of(cfg: ITConfig) -> torch.device:
     return torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _from_pretrained(cfg: ITConfig, model_class: Any) -> PreTrainedModel:
+def _from_pretrained(cfg: ITConfig, model_class: Any, quantized: Mapping[str, Any]) -> PreTrainedModel:
     source = resolve_source(cfg.model_name_or_path, cfg.cache_dir)
     options = dict(cfg.hf_from_pretrained_cfg.pretrained_kwargs)
     dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
     options["dtype"] = _dtype(dtype)
+    options |= quantized
+    if _classifies(cfg):
+        options["num_labels"] = cfg.num_labels
     try:
         model: PreTrainedModel = model_class.from_pretrained(source, trust_remote_code=cfg.trust_remote_code, **options)
     except Exception as error:  # hub, parser and file errors have many kinds; all mean that the model cannot be had

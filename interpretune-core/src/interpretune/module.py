@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from interpretune.answer_pooling import name_padding
 from interpretune.errors import ConfigurationError
 from interpretune.tokenization import single_token_ids
 
@@ -105,6 +106,7 @@ class ITModule(nn.Module):
         if datamodule is not None:
             self.datamodule = datamodule
             self._it_state.backend = None  # one made before knew no tokenizer, hence no special tokens
+            name_padding(self.model, datamodule.tokenizer.pad_token_id)
         answers = self.it_cfg.generative_step_cfg.answers
         if answers:
             tokenizer = self.require_datamodule().tokenizer

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel
 
     from interpretune.analysis.latent_model import LatentModel
@@ -22,10 +24,13 @@ class HFFromPretrainedConfig:
     Attributes:
         pretrained_kwargs: Passed to ``from_pretrained`` (``dtype`` or ``torch_dtype`` as a name works).
         model_head: Dotted path of the model class; None: ``transformers.AutoModelForCausalLM``.
+        quantization: Arguments of ``transformers.BitsAndBytesConfig``, ``{"load_in_4bit": True}`` for one; None: load
+            the weights as they are.
     """
 
     pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
     model_head: str | None = None
+    quantization: dict[str, Any] | None = None
 
 
 @dataclass(kw_only=True)
@@ -109,6 +114,8 @@ class ITConfig(ITSharedConfig):
         hf_from_pretrained_cfg: How a Hugging Face model is loaded.
         hf_model: A Hugging Face model that is already in memory; it is used as it is, and then owned by the session.
         hf_config: Configuration of a model to build with random weights.
+        lora: Arguments of ``peft.LoraConfig`` (or one) for new LoRA matrices beside the model's weights, or the folder
+            of a saved adapter; None: none. The weights themselves stay frozen.
         generative_step_cfg: Classification by generated answers.
         latent_models: Latent models made by the caller, spliced like those that adapters load.
         train_latent_models: Whether the latent models' parameters are trained; else they are frozen.
@@ -127,6 +134,7 @@ class ITConfig(ITSharedConfig):
     hf_from_pretrained_cfg: HFFromPretrainedConfig = field(default_factory=HFFromPretrainedConfig)
     hf_model: PreTrainedModel | None = None
     hf_config: PretrainedConfig | None = None
+    lora: dict[str, Any] | LoraConfig | str | Path | None = None
     generative_step_cfg: GenerativeClassificationConfig = field(default_factory=GenerativeClassificationConfig)
     latent_models: Sequence[LatentModel] = ()
     train_latent_models: bool = False

@@ -1,0 +1,63 @@
+"""Lets classification heads of decoders read the answer position, for either padding side and any padding id."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.tokenization import answer_positions
+
+HEAD = "score"
+"""Under this name decoders of transformers keep the classification head that is applied to every position."""
+
+
+def classification_head(model: nn.Module) -> nn.Module | None:
+    """The head of a decoder that classifies sequences; None for every other model."""
+    head = getattr(model, HEAD, None)
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    return head if is_classifier and isinstance(head, nn.Module) else None
+
+
+@contextlib.contextmanager
+def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None) -> Iterator[None]:
+    """Have a classification head answer from the last token that is not padding.
+
+    transformers takes the last token whose id is not that of padding. Where a row ends in a real token of that id (a
+    closing ``<|endoftext|>`` that is the padding token too), that is a token too early, and where a batch of several
+    rows meets a model without a padding id, an error. Here the mask decides: what the head gives at the answer position
+    stands at every position, whichever the model then takes.
+
+    Args:
+        model: Any model; those without such a head are left alone.
+        tokens: ``[batch, pos]``.
+        attention_mask: ``[batch, pos]``; None: nothing is padding.
+    """
+    head = classification_head(model)
+    if head is None:
+        yield
+        return
+    positions = answer_positions(torch.ones_like(tokens) if attention_mask is None else attention_mask)
+
+    def spread(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
+        rows = torch.arange(len(logits), device=logits.device)
+        return logits[rows, positions.to(logits.device)].unsqueeze(1).expand_as(logits)
+
+    handle = head.register_forward_hook(spread)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def name_padding(model: nn.Module, pad_token_id: int | None) -> None:
+    """Write the tokenizer's padding id into the configuration of a classifier that has none; transformers needs one."""
+    if classification_head(model) is None or pad_token_id is None:
+        return
+    configuration: Any = model.config
+    for config in (configuration, configuration.get_text_config()):
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = pad_token_id

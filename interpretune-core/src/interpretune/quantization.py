@@ -1,0 +1,125 @@
+"""Loading with quantized weights through bitsandbytes, and what such models cannot do."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from interpretune.errors import ConfigurationError, ModelLoadError
+
+if TYPE_CHECKING:
+    from interpretune.config.module import ITConfig
+
+PACKAGES = ("bitsandbytes", "accelerate")
+BITS = ("load_in_4bit", "load_in_8bit")
+BLOCK = 64
+"""Values that bitsandbytes quantizes together by default."""
+
+
+def quantized_loading(cfg: ITConfig, device: torch.device) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that quantize the weights while they are loaded.
+
+    Returns:
+        Nothing where no quantization is configured.
+
+    Raises:
+        ConfigurationError: A package is missing, an argument is unknown, or the source cannot be quantized.
+        ModelLoadError: bitsandbytes does not work here.
+    """
+    wanted = cfg.hf_from_pretrained_cfg.quantization
+    if wanted is None:
+        return {}
+    _check_source(cfg)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"hf_from_pretrained_cfg.quantization needs {' and '.join(missing)}, which is not installed: "
+            '`pip install "interpretune-core[quantization]"`.'
+        )
+    from transformers import BitsAndBytesConfig
+
+    known = {name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"}
+    unknown = sorted(wanted.keys() - known)
+    if unknown or sum(bool(wanted.get(name)) for name in BITS) != 1:
+        raise ConfigurationError(
+            f"hf_from_pretrained_cfg.quantization is {wanted!r}"
+            + (f", and BitsAndBytesConfig has no argument {', '.join(map(repr, unknown))}" if unknown else "")
+            + ". Give one of load_in_4bit=True and load_in_8bit=True, and further arguments of "
+            "transformers.BitsAndBytesConfig as you need them."
+        )
+    try:
+        quantization = BitsAndBytesConfig(**wanted)
+    except (TypeError, ValueError, AttributeError) as error:  # AttributeError: a dtype that torch does not have
+        raise ConfigurationError(f"hf_from_pretrained_cfg.quantization: {error}.") from error
+    _try_on(device, four_bits=bool(wanted.get("load_in_4bit")))
+    return {"quantization_config": quantization, "device_map": {"": str(device)}}
+
+
+def has_integer_weights(model: nn.Module) -> bool:
+    """Whether weights are stored as integers, as quantization leaves them."""
+    return any(not parameter.is_floating_point() for parameter in model.parameters())
+
+
+def check_trainable(model: nn.Module, cfg: ITConfig) -> None:
+    """Refuse to fine-tune quantized weights themselves.
+
+    Raises:
+        ConfigurationError: They would be trained, and there is no adapter beside them.
+    """
+    if cfg.freezes_model or cfg.lora is not None or getattr(model, "peft_config", None):
+        return
+    if has_integer_weights(model):
+        raise ConfigurationError(
+            f"The weights of {type(model).__name__} are quantized to integers, which cannot be trained. Train LoRA "
+            "matrices beside them (ITConfig(lora={'r': 8})), load the model without quantization, or drop "
+            "optimizer_init (freeze=True)."
+        )
+
+
+def keep_weights_in_place(model: nn.Module) -> None:
+    """Keep 4-bit weights on a CPU as they were quantized.
+
+    On some CPUs bitsandbytes repacks them in the first evaluation forward, for a kernel that has no backward: from then
+    on gradients of everything below such a layer are lost without an error, and results are in bfloat16.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain flag of theirs
+
+
+def _check_source(cfg: ITConfig) -> None:
+    if cfg.hf_model is not None or cfg.hf_config is not None:
+        given = "hf_model" if cfg.hf_model is not None else "hf_config"
+        raise ConfigurationError(
+            f"hf_from_pretrained_cfg.quantization and {given} are both set; weights are quantized while they are read. "
+            f"Give model_name_or_path instead of {given}: a hub id, or a folder written by save_pretrained."
+        )
+    if cfg.model_name_or_path.lower().endswith(".gguf"):
+        raise ConfigurationError(
+            f"hf_from_pretrained_cfg.quantization is set, and {cfg.model_name_or_path} is a GGUF file, whose weights "
+            "are quantized in their own way and are read as floating-point numbers. Drop quantization, or name the "
+            "original model."
+        )
+
+
+def _try_on(device: torch.device, *, four_bits: bool) -> None:
+    """Quantize one block on the device: what bitsandbytes can do depends on its build, the platform and the device."""
+    try:
+        from bitsandbytes import functional
+
+        sample = torch.zeros(BLOCK, BLOCK, device=device, dtype=torch.float16)
+        if four_bits:
+            functional.quantize_4bit(sample, blocksize=BLOCK)
+        else:
+            functional.int8_vectorwise_quant(sample)
+    except Exception as error:  # a library for another platform, a missing kernel, a device that is not there
+        bits = 4 if four_bits else 8
+        raise ModelLoadError(
+            f"bitsandbytes cannot quantize to {bits} bits on the device {str(device)!r} of this machine: "
+            f"{type(error).__name__}: {error}. Drop hf_from_pretrained_cfg.quantization, or set ITConfig(device=...) "
+            "to a device that it supports."
+        ) from error

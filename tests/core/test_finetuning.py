@@ -1,0 +1,175 @@
+"""Fine-tuning that people do: all weights, LoRA, quantized weights, classification heads; and wrong batches."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import interpretune as it
+from tests.analysis.sessions import make_session
+from tests.tiny import TINY_MODELS
+
+FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+EIGHT_BITS = {"load_in_8bit": True}
+HEAD = it.HFFromPretrainedConfig(model_head="transformers.AutoModelForSequenceClassification")
+LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+Make = Callable[..., it.ITSession]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make(kind: str = "llama", side: str = "left", **settings: Any) -> it.ITSession:
+        options = {
+            "optimizer_init": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3}},
+            "module_cls": it.ClassificationModule,
+            "init": False,
+            **settings,
+        }
+        return make_session(tmp_path / f"{kind}-{side}", kind, side=side, **options)
+
+    return make
+
+
+def fit(session: it.ITSession, epochs: int = 6) -> tuple[float, float]:
+    """Loss on the training rows before and after."""
+    it.it_init(**session)
+    session.datamodule.val_dataloader = session.datamodule.train_dataloader
+    quiet = it.LoopConfig(progress=False)
+    before = it.validate(**session, loop_cfg=quiet).metrics["val_loss"]
+    it.fit(**session, loop_cfg=it.LoopConfig(max_epochs=epochs, seed=0, progress=False, limit_val_batches=0))
+    return before, it.validate(**session, loop_cfg=quiet).metrics["val_loss"]
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: item.detach().clone() for name, item in module.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("head", ["answers", "classes"])
+def test_all_weights(make, kind, head):
+    settings = {"hf_from_pretrained_cfg": HEAD, "num_labels": 2} if head == "classes" else {}
+    session = make(kind, **settings)
+    before, after = fit(session)
+    assert after < before / 2
+    assert session.module.model.config.num_labels == 2
+
+
+@pytest.mark.parametrize(("quantization", "head"), [(None, 0), (None, 2), (FOUR_BITS, 0), (EIGHT_BITS, 0)])
+def test_lora_trains_its_matrices_and_nothing_else(make, quantization, head):
+    cfg = it.HFFromPretrainedConfig(quantization=quantization, model_head=HEAD.model_head if head else None)
+    session = make(lora=LORA, hf_from_pretrained_cfg=cfg, num_labels=head)
+    model = session.module.model
+    kept = weights(model)
+    before, after = fit(session, epochs=12)
+    assert after < before
+    changed = {name for name, item in model.named_parameters() if not torch.equal(kept[name], item)}
+    trained = {name for name, item in model.named_parameters() if item.requires_grad}
+    assert changed == trained
+    own = {name for name in trained if ".lora_" not in name}
+    assert own == ({"score.modules_to_save.default.weight"} if head else set())
+    assert type(model).__name__ == ("LlamaForSequenceClassification" if head else "LlamaForCausalLM")
+
+
+def test_a_saved_adapter_gives_the_same_logits_on_the_same_model(make, tmp_path):
+    session = make(lora=LORA)
+    fit(session)
+    session.module.model.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    again = make(lora=tmp_path / "adapter", optimizer_init=None, init=True)
+    plain = make(optimizer_init=None, init=True)
+    batch = next(iter(again.datamodule.test_dataloader()))
+    batch.pop("labels")
+    with torch.no_grad():
+        expected, found, without = (each.module(**batch).logits for each in (session, again, plain))
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(without, expected, atol=1e-2)
+    assert not any(item.requires_grad for item in again.module.parameters())
+
+
+def test_analyses_see_a_model_with_lora(make):
+    session = make(lora=LORA, init=True)
+    assert "model.layers.1:out" in session.module.backend.hook_point_names()
+    if not importlib.util.find_spec("interpretune_tlens"):
+        return
+    bridge = make(lora=LORA, adapters=("transformer_lens",), init=True)
+    ours, theirs = (
+        [item for name, item in each.module.named_parameters() if "lora_" in name] for each in (session, bridge)
+    )
+    with torch.no_grad():
+        for one, other in zip(ours, theirs, strict=True):
+            other.copy_(one.normal_(0, 0.3))
+    batch = next(iter(session.datamodule.test_dataloader()))
+    batch.pop("labels")
+    with torch.no_grad():
+        expected = session.module(**batch).logits
+    mask = batch["attention_mask"].bool()
+    assert torch.allclose(bridge.module(**batch)[mask], expected[mask], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_classification_head_answers_a_padded_row_like_the_row_alone(make, kind, side):
+    """BOS and padding share an id, and so may a row's last real token."""
+    session = make(kind, side, hf_from_pretrained_cfg=HEAD, num_labels=2, optimizer_init=None, init=True)
+    batch = next(iter(session.datamodule.test_dataloader()))
+    tokens, mask = batch["input_ids"].clone(), batch["attention_mask"]
+    last = [row.nonzero().max().item() for row in mask]
+    tokens[0, last[0]] = session.datamodule.tokenizer.pad_token_id
+    with torch.no_grad():
+        together = session.module(input_ids=tokens, attention_mask=mask).logits
+        for row in range(len(tokens)):
+            kept = mask[row].bool()
+            alone = session.module(input_ids=tokens[row][kept][None], attention_mask=mask[row][kept][None]).logits
+            assert torch.allclose(together[row], alone[0], atol=1e-5), row
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization=FOUR_BITS)}, "which cannot be trained"),
+        (
+            {"hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization={"load_in_2bit": True})},
+            "has no argument 'load_in_2bit'",
+        ),
+        (
+            {"hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization=FOUR_BITS), "hf_model": "llama"},
+            "quantization and hf_model are both set",
+        ),
+        ({"lora": {"target_modules": ["query"]}}, "target_modules that LlamaForCausalLM does not have: query. Its"),
+        ({"lora": {"rank": 4}}, "It takes the arguments of peft.LoraConfig"),
+        ({"lora": "/nowhere/adapter"}, "The LoRA adapter '/nowhere/adapter' .hub id. cannot be loaded"),
+        ({"lora": LORA, "freeze": True}, "no parameter requires a gradient"),
+    ],
+)
+def test_configurations_that_cannot_work_are_refused(make, settings, message):
+    if settings.get("hf_model"):
+        settings = {**settings, "hf_model": TINY_MODELS[settings["hf_model"]]()}
+    with pytest.raises(it.InterpretuneError, match=message):
+        it.it_init(**make(**settings))
+
+
+@pytest.mark.parametrize(("package", "extra"), [("peft", "lora"), ("bitsandbytes", "quantization")])
+def test_missing_packages_are_named_with_their_extra(make, monkeypatch, package, extra):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    settings = {
+        "lora": {"lora": LORA},
+        "quantization": {"hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization=FOUR_BITS)},
+    }[extra]
+    with pytest.raises(it.ConfigurationError, match=rf'pip install .*"interpretune-core\[{extra}\]"'):
+        make(**settings)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_keys_that_the_model_would_ignore_are_refused(make, kind):
+    session = make(kind, init=True)
+    batch = dict(next(iter(session.datamodule.test_dataloader())))
+    assert session.module(**{**batch, "labels": batch["input_ids"]}).loss.ndim == 0  # transformers take labels
+    with pytest.raises(it.DataError, match="The batch holds 'idx', which .*ForCausalLM|LMHeadModel does not take"):
+        session.module(**batch, idx=torch.arange(len(batch["labels"])))
