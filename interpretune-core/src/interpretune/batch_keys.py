@@ -35,9 +35,8 @@ class ForwardSignature:
 def forward_signature(model: nn.Module) -> ForwardSignature:
     """What the forward of a model takes, beneath wrappers of compilers and adapters; read once for each class."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and hasattr(model, "get_base_model"):
-            inner = model.get_base_model()
+        unwrap: Any = getattr(model, "get_base_model", None)
+        inner = unwrap() if unwrap is not None else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
             break
         model = inner

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CLASSIFIERS = "Classification"
 """Classes of transformers whose names end so have a head with weights that no language model brings along."""
+SHOWN = 3
+"""Names of parameters that an error message gives."""
 INSTALL = '`pip install -U "interpretune-core[lora]"`'
 
 
@@ -89,7 +91,9 @@ def _make(model: PreTrainedModel, lora: Any) -> None:
         try:
             config = LoraConfig(**lora)
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"ITConfig.lora: {error}. It takes the arguments of peft.LoraConfig.") from error
+            raise ConfigurationError(
+                f"ITConfig.lora: {str(error).rstrip('.')}. It takes the arguments of peft.LoraConfig."
+            ) from error
     elif isinstance(lora, PeftConfig):
         config = copy.deepcopy(lora)  # peft writes into it
     else:
@@ -106,7 +110,7 @@ def _make(model: PreTrainedModel, lora: Any) -> None:
             model.add_adapter(config)
     except (ValueError, ImportError) as error:
         raise ConfigurationError(
-            f"ITConfig.lora cannot be added to {type(model).__name__}: {error} Its linear modules are "
+            f"ITConfig.lora cannot be added to {type(model).__name__}: {str(error).rstrip('.')}. Its linear modules are "
             f"{', '.join(_linear_modules(model))}. If the installed peft is too old: {INSTALL}."
         ) from error
 
@@ -114,14 +118,21 @@ def _make(model: PreTrainedModel, lora: Any) -> None:
 def _load(model: PreTrainedModel, source: str, *, trainable: bool) -> None:
     try:
         with _orientation_is_found_out():
-            model.load_adapter(source, is_trainable=trainable, use_safetensors=True)
+            info = model.load_adapter(source, is_trainable=trainable, use_safetensors=True)
     except Exception as error:  # as many kinds as for a model: hub, files, versions, shapes
         what = "folder" if Path(source).is_dir() else "hub id"
         raise ModelLoadError(
             f"The LoRA adapter {source!r} ({what}) cannot be loaded into {type(model).__name__}: "
-            f"{type(error).__name__}: {error}. ITConfig.lora takes a folder that model.save_pretrained wrote while the "
-            "model had an adapter, and the model must be the one that it was trained with."
+            f"{type(error).__name__}: {str(error).rstrip('.')}. ITConfig.lora takes a folder that model.save_pretrained "
+            "wrote while the model had an adapter, and the model must be the one that it was trained with."
         ) from error
+    astray = sorted({*getattr(info, "missing_keys", ()), *getattr(info, "unexpected_keys", ())})
+    if astray:
+        raise ModelLoadError(
+            f"The LoRA adapter {source!r} belongs to another model than this {type(model).__name__}: only one of the "
+            f"two has {', '.join(astray[:SHOWN])}{', ...' if len(astray) > SHOWN else ''}. Load the model that it was "
+            "trained with."
+        )
 
 
 @contextlib.contextmanager

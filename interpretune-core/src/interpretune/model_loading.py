@@ -107,9 +107,9 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
             )
         for name, token_id in cfg.tokenizer_id_overrides.items():
             setattr(model.config, name, token_id)
-        if quantized:
-            keep_weights_in_place(model)
-        else:
+        _check_labels(model, cfg)
+        keep_weights_in_place(model)
+        if not quantized:
             model = model.to(device_of(cfg))
         if cfg.lora is not None:
             add_lora(model, cfg)
@@ -120,6 +120,15 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
 
 def _classifies(cfg: ITConfig) -> bool:
     return cfg.num_labels > 0 and (cfg.hf_from_pretrained_cfg.model_head or "").endswith("Classification")
+
+
+def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
+    """A classification head that was in memory already has as many outputs as it has."""
+    if _classifies(cfg) and model.config.num_labels != cfg.num_labels:
+        raise ConfigurationError(
+            f"num_labels is {cfg.num_labels}, and the head of {type(model).__name__} in hf_model has "
+            f"{model.config.num_labels} labels. Make the model with num_labels={cfg.num_labels}."
+        )
 
 
 def device_of(cfg: ITConfig) -> torch.device:

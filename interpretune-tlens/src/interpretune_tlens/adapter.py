@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
+from interpretune.batch_keys import check_batch_keys, forward_signature
 from interpretune.tokenization import mask_of, pad_left, tokens_of
 from interpretune_tlens.backend import TransformerLensBackend
 from interpretune_tlens.config import ITLensConfig
@@ -44,7 +45,9 @@ class TransformerLensAdapter:
         if len(tokens) > 1:
             mask_of(batch)  # rows of a batch may be padded, and without their mask the logits would be wrong
         rest = {key: value for key, value in batch.items() if key != name}
-        logits: Tensor = module.model(tokens, **rest)
+        model: Any = module.model
+        check_batch_keys(getattr(model, "original_model", model), rest, also=forward_signature(model).named)
+        logits: Tensor = model(tokens, **rest)
         return logits
 
     @hookimpl

@@ -28,8 +28,8 @@ def name_parameters(model: nn.Module, prefix: str = "model.") -> dict[str, tuple
     """Real names of what each TransformerLens name stands for.
 
     What TransformerLens has no name for (the experts of a layer, say) gets the path of its component and its own name:
-    ``blocks.0.mlp.experts.down_proj``. A name stands for several parameters where a component has more of them than
-    its bias and its weight, for example low-rank adapters. Two names stand for one parameter where embedding and
+    ``blocks.0.mlp.experts.down_proj``. A name stands for several parameters where a component has more of them than its
+    bias and its weight, for example low-rank adapters. Two names stand for one parameter where embedding and
     unembedding are tied.
 
     Args:

@@ -1,0 +1,121 @@
+"""finetuning-scheduler with schedules that name parameters as TransformerLens does."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
+from lightning.pytorch import Callback, Trainer
+
+import interpretune as it
+from interpretune_lightning import finetuning_schedule
+from tests.analysis.sessions import make_session, stack_options
+
+PHASES = {
+    0: {"params": [r"blocks\.2\.mlp\..*", r"ln_final\..*"], "max_transition_epoch": 1},
+    1: {"params": [r"blocks\.1\.attn\.W_[QK]"], "lr": 1e-4, "max_transition_epoch": 3},
+}
+THAWED = [
+    {*(f"blocks.2.mlp.{name}" for name in ("W_in", "b_in", "W_out", "b_out", "W_gate")), "ln_final.w", "ln_final.b"},
+    {"blocks.1.attn.W_Q", "blocks.1.attn.W_K"},
+]
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    def make(stack: str = "hooked", kind: str = "gpt2", **settings) -> it.ITSession:
+        adapters, options = stack_options(stack)
+        optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
+        return make_session(
+            tmp_path / kind,
+            kind,
+            adapters=("lightning", *adapters),
+            module_cls=it.ClassificationModule,
+            **{"optimizer_init": optimizer, **options, **settings},
+        )
+
+    return make
+
+
+class Snapshots(Callback):
+    """Weights at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.weights.append({name: item.detach().clone() for name, item in pl_module.named_parameters()})
+
+
+@pytest.mark.filterwarnings("ignore:.*ModelCheckpoint.*:UserWarning")
+@pytest.mark.parametrize(("stack", "kind"), [("bridge", "llama"), ("bridge", "gpt2"), ("hooked", "gpt2")])
+def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, caplog, stack, kind):
+    caplog.set_level(logging.ERROR)
+    session = make(stack, kind)
+    module = session["model"]
+    real = {name: names for found in module._hook.it_name_parameters(module=module) for name, names in found.items()}
+    # no model has all of these
+    wanted = [{each for name in THAWED[phase] if name in real for each in real[name]} for phase in (0, 1)]
+    schedule = finetuning_schedule(module, PHASES)
+    assert [set(schedule[phase]["params"]) for phase in (0, 1)] == wanted
+    assert schedule[1]["lr"] == 1e-4
+    before = {name: item.detach().clone() for name, item in module.named_parameters()}
+    snapshots = Snapshots()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path / "lightning",
+        callbacks=[
+            FinetuningScheduler(ft_schedule=schedule, epoch_transitions_only=True),
+            FTSCheckpoint(monitor="val_loss"),
+            snapshots,
+        ],
+    )
+    trainer.fit(**session)
+    # a bridge's joint matrix is a view of its pieces, and changes with them
+    own = {name for name in before if "qkv" not in name}
+    changed = [{name for name in own if not torch.equal(weights[name], before[name])} for weights in snapshots.weights]
+    assert changed[0] == wanted[0]
+    assert changed[-1] == wanted[0] | wanted[1]
+
+
+def test_real_names_and_the_rest(make):
+    module = make("core")["model"]
+    schedule = finetuning_schedule(module, {0: [r"model\.transformer\.ln_f\..*"], 1: [".*"]})
+    assert schedule[0]["params"] == ["model.transformer.ln_f.weight", "model.transformer.ln_f.bias"]
+    both = [name for phase in schedule.values() for name in phase["params"]]
+    assert sorted(both) == sorted(name for name, _ in module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ({0: [r"blocks\.2\.attn\.W_X"]}, r"matches no parameter; it must match a whole name. Near names: .*W_"),
+        ({0: ["("]}, "is no regular expression"),
+        ({1: [".*"]}, "number them 0, 1, 2"),
+        ({0: ".*"}, "write a list of names"),
+        ({0: [".*"], 1: ["ln_final.w"]}, "Phase 1 of the schedule thaws nothing"),
+    ],
+)
+def test_schedules_that_make_no_sense(make, phases, message):
+    with pytest.raises(it.ConfigurationError, match=message):
+        finetuning_schedule(make()["model"], phases)
+
+
+def test_frozen_parameters_are_not_thawed(make):
+    module = make(optimizer_init=None)["model"]
+    with pytest.raises(it.ConfigurationError, match="matches frozen parameters only .*set freeze=False"):
+        finetuning_schedule(module, {0: ["ln_final.*"]})
+
+
+def test_the_package_is_named(make, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(it.ConfigurationError, match=r'pip install "interpretune-lightning\[fts\]"'):
+        finetuning_schedule(make("core")["model"], {0: [".*"]})
