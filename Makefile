@@ -8,7 +8,7 @@ PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretu
 SOURCES := $(PACKAGES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint format bench-overhead clean
 
 setup: $(INSTALLED)
 
@@ -36,6 +36,9 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-overhead: $(INSTALLED)  ## a composed module against a bare PyTorch loop; writes benchmarks/out/overhead.json
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/overhead.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
