@@ -1,7 +1,7 @@
 """What a composed module costs beside the same model in a bare PyTorch loop.
 
 Pairs of runs, side by side in one process: the same model, batches, loss and optimizer, once through ``fit`` or
-``test`` of core and once in a loop written by hand. The order alternates from pair to pair. Ratios above 1 are overhead.
+``test`` of core and once in a loop written by hand. The order alternates from pair to pair.
 """
 
 from __future__ import annotations

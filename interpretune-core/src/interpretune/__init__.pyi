@@ -45,6 +45,7 @@ from .profiling import ProfilerHooksMixin
 from .rank_zero import rank_zero_warn
 from .session import ITSession, ITSessionConfig, it_init, it_session_end
 from .stack import ExecutionContext, build_context
+from .step_module import StepModule
 from .tokenization import load_tokenizer, pad_left, sanitize_input_name
 
 __all__ = [
@@ -93,6 +94,7 @@ __all__ = [
     "ReportSection",
     "SchedulerSetup",
     "StackError",
+    "StepModule",
     "TokenizationError",
     "TrainingError",
     "UnknownAdapterError",
