@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import interpretune as it
-from tests.analysis.sessions import make_session
-from tests.tiny import TINY_MODELS
+from interpretune.lora import merge_lora
+from tests.analysis.sessions import STACKS, make_session
+from tests.tiny import TINY_MODELS, tiny_llama
 
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 EIGHT_BITS = {"load_in_8bit": True}
@@ -76,13 +77,14 @@ def test_lora_trains_its_matrices_and_nothing_else(make, quantization, head):
     assert type(model).__name__ == ("LlamaForSequenceClassification" if head else "LlamaForCausalLM")
 
 
-def test_a_saved_adapter_gives_the_same_logits_on_the_same_model(make, tmp_path):
-    session = make(lora=LORA)
+@pytest.mark.parametrize("settings", [{}, {"hf_from_pretrained_cfg": HEAD, "num_labels": 2}])
+def test_a_saved_adapter_gives_the_same_logits_on_the_same_model(make, tmp_path, settings):
+    session = make(lora=LORA, **settings)
     fit(session)
     session.module.model.save_pretrained(tmp_path / "adapter")
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
-    again = make(lora=tmp_path / "adapter", optimizer_init=None, init=True)
-    plain = make(optimizer_init=None, init=True)
+    again = make(lora=tmp_path / "adapter", optimizer_init=None, init=True, **settings)
+    plain = make(optimizer_init=None, init=True, **settings)
     batch = next(iter(again.datamodule.test_dataloader()))
     batch.pop("labels")
     with torch.no_grad():
@@ -90,6 +92,75 @@ def test_a_saved_adapter_gives_the_same_logits_on_the_same_model(make, tmp_path)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(without, expected, atol=1e-2)
     assert not any(item.requires_grad for item in again.module.parameters())
+    further = make(lora=tmp_path / "adapter", init=True, **settings)
+    trained = [
+        {name for name, item in each.module.named_parameters() if item.requires_grad} for each in (session, further)
+    ]
+    assert trained[0] == trained[1]
+
+
+def test_a_saved_adapter_of_another_model_is_refused(tmp_path):
+    """transformers fills what is missing with random numbers and drops what is too much."""
+    it.load_hf_model(it.ITConfig(hf_model=tiny_llama(), lora=LORA, device="cpu")).save_pretrained(tmp_path)
+    for n_layers in (2, 4):
+        config = tiny_llama().config
+        config.num_hidden_layers = n_layers
+        with pytest.raises(it.ModelLoadError, match=r"belongs to another model .*model\.layers\.[23]\.self_attn"):
+            it.load_hf_model(it.ITConfig(hf_config=config, lora=tmp_path, device="cpu"))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_merged_matrices_leave_an_ordinary_model(kind):
+    """peft chooses the layers; those of GPT-2 keep their weights transposed."""
+    model = it.load_hf_model(it.ITConfig(hf_model=TINY_MODELS[kind](), lora={"r": 4}, device="cpu"))
+    matrices = [item for name, item in model.named_parameters() if ".lora_" in name]
+    assert [item for item in model.parameters() if item.requires_grad] == matrices
+    with torch.no_grad():
+        for matrix in matrices:
+            matrix.normal_(0, 0.3)
+        tokens = torch.arange(4, 24).reshape(2, 10)
+        expected = model(tokens).logits
+        merge_lora(model)
+        found, without = model(tokens).logits, TINY_MODELS[kind]()(tokens).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(without, expected, atol=1e-1)
+    assert model.state_dict().keys() == TINY_MODELS[kind]().state_dict().keys()
+
+
+def test_quantized_weights_are_used_as_they_were_quantized_before_and_after_an_evaluation(gpt2_folder):
+    """On some CPUs bitsandbytes would repack them in an evaluation, and lose every gradient from then on."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    folder = gpt2_folder.parent / "wide"
+    config = tiny_llama().config
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    it.load_hf_model(it.ITConfig(hf_config=config, device="cpu")).save_pretrained(folder)
+    cfg = it.HFFromPretrainedConfig(quantization=FOUR_BITS)
+    model, plain = (
+        it.load_hf_model(it.ITConfig(model_name_or_path=str(folder), device="cpu", hf_from_pretrained_cfg=each))
+        for each in (cfg, it.HFFromPretrainedConfig())
+    )
+    unquantized = dict(plain.named_parameters())
+    with torch.no_grad():
+        for name, item in model.named_parameters():
+            if hasattr(item, "quant_state"):
+                unquantized[name].copy_(dequantize_4bit(item.data, item.quant_state))
+    embeddings = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0))
+    found, expected = (_logits_and_gradient(each, embeddings) for each in (model, plain))
+    with torch.no_grad():
+        assert torch.allclose(model(inputs_embeds=embeddings).logits, expected[0], atol=1e-5)
+    again = _logits_and_gradient(model, embeddings)
+    for one, two, other in zip(found, again, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+        assert torch.allclose(two, other, atol=1e-4)
+
+
+def _logits_and_gradient(model: nn.Module, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model.requires_grad_(False)
+    given = embeddings.clone().requires_grad_()
+    logits = model(inputs_embeds=given).logits
+    logits.square().sum().backward()
+    return logits.detach(), given.grad
 
 
 def test_analyses_see_a_model_with_lora(make):
@@ -122,11 +193,14 @@ def test_a_classification_head_answers_a_padded_row_like_the_row_alone(make, kin
     last = [row.nonzero().max().item() for row in mask]
     tokens[0, last[0]] = session.datamodule.tokenizer.pad_token_id
     with torch.no_grad():
-        together = session.module(input_ids=tokens, attention_mask=mask).logits
-        for row in range(len(tokens)):
-            kept = mask[row].bool()
-            alone = session.module(input_ids=tokens[row][kept][None], attention_mask=mask[row][kept][None]).logits
-            assert torch.allclose(together[row], alone[0], atol=1e-5), row
+        together = session.module(input_ids=tokens, attention_mask=mask, labels=batch["labels"])
+        model = session.module.model
+        alone = [
+            model.score(model.base_model(row[kept.bool()][None]).last_hidden_state[0, -1])
+            for row, kept in zip(tokens, mask, strict=True)
+        ]
+    assert torch.allclose(together.logits, torch.stack(alone), atol=1e-5)
+    assert torch.allclose(together.loss, nn.functional.cross_entropy(torch.stack(alone), batch["labels"]), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +215,15 @@ def test_a_classification_head_answers_a_padded_row_like_the_row_alone(make, kin
             {"hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization=FOUR_BITS), "hf_model": "llama"},
             "quantization and hf_model are both set",
         ),
-        ({"lora": {"target_modules": ["query"]}}, "target_modules that LlamaForCausalLM does not have: query. Its"),
+        (
+            {"hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization={**FOUR_BITS, **EIGHT_BITS})},
+            "Give one of load_in_4bit=True and load_in_8bit=True",
+        ),
+        (
+            {"lora": {"target_modules": ["query", "q_proj"]}},
+            "target_modules that LlamaForCausalLM does not have: query. Its",
+        ),
+        ({"lora": {"target_modules": ["norm"]}}, "cannot be added to LlamaForCausalLM: Target module .* is not supp"),
         ({"lora": {"rank": 4}}, "It takes the arguments of peft.LoraConfig"),
         ({"lora": "/nowhere/adapter"}, "The LoRA adapter '/nowhere/adapter' .hub id. cannot be loaded"),
         ({"lora": LORA, "freeze": True}, "no parameter requires a gradient"),
@@ -166,10 +248,50 @@ def test_missing_packages_are_named_with_their_extra(make, monkeypatch, package,
         make(**settings)
 
 
+def test_a_device_that_bitsandbytes_does_not_know(make, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("no kernel for this device")
+
+    monkeypatch.setattr("bitsandbytes.functional.int8_vectorwise_quant", refuse)
+    with pytest.raises(it.ModelLoadError, match="cannot quantize to 8 bits on the device 'cpu'.*no kernel") as caught:
+        make(hf_from_pretrained_cfg=it.HFFromPretrainedConfig(quantization=EIGHT_BITS))
+    assert isinstance(caught.value.__cause__, NotImplementedError)
+
+
+def test_a_gguf_file_is_not_quantized_again():
+    cfg = it.ITConfig(
+        model_name_or_path="tiny.gguf", hf_from_pretrained_cfg=it.HFFromPretrainedConfig(quantization=FOUR_BITS)
+    )
+    with pytest.raises(it.ConfigurationError, match=r"tiny\.gguf is a GGUF file.*Drop quantization"):
+        it.load_hf_model(cfg)
+
+
+def test_the_number_of_labels_and_the_padding_id_reach_the_head(make):
+    session = make(hf_from_pretrained_cfg=HEAD, num_labels=3, init=True)
+    assert session.module.model.score.out_features == 3
+    assert session.module.model.config.pad_token_id == session.datamodule.tokenizer.pad_token_id
+    fresh = it.ITConfig(hf_config=tiny_llama().config, num_labels=5, hf_from_pretrained_cfg=HEAD, device="cpu")
+    assert it.load_hf_model(fresh).score.out_features == 5
+    with pytest.raises(it.ConfigurationError, match=r"num_labels is 2, and the head of the LlamaFor.* has 3 labels"):
+        make(hf_model=session.module.model, num_labels=2)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_keys_that_the_model_would_ignore_are_refused(make, kind):
     session = make(kind, init=True)
     batch = dict(next(iter(session.datamodule.test_dataloader())))
     assert session.module(**{**batch, "labels": batch["input_ids"]}).loss.ndim == 0  # transformers take labels
-    with pytest.raises(it.DataError, match="The batch holds 'idx', which .*ForCausalLM|LMHeadModel does not take"):
+    with pytest.raises(
+        it.DataError, match="The batch holds 'idx', which (LlamaForCausalLM|GPT2LMHeadModel) does not take"
+    ):
         session.module(**batch, idx=torch.arange(len(batch["labels"])))
+
+
+@pytest.mark.parametrize("stack", [stack for stack in STACKS if stack != "core"])
+def test_other_stacks_refuse_them_too(stack, tmp_path):
+    session = make_session(tmp_path, "llama", stack)
+    batch = dict(next(iter(session.datamodule.test_dataloader())))
+    del batch["labels"]
+    assert session.module(**batch, return_type="logits").ndim == 3
+    with pytest.raises(it.DataError, match="The batch holds 'idx'"):
+        session.module(**batch, idx=torch.arange(3))

@@ -86,6 +86,51 @@ def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, cap
     assert changed[-1] == wanted[0] | wanted[1]
 
 
+@pytest.mark.filterwarnings("ignore:Final phase max_transition_epoch:UserWarning")  # it says what any last phase gets
+def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+
+    def fit(session: it.ITSession, run: str, epochs: int, *callbacks: Callback, **options) -> Trainer:
+        phases = {0: PHASES[0], 1: {**PHASES[1], "max_transition_epoch": epochs}}
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path / run,
+            callbacks=[
+                FinetuningScheduler(
+                    ft_schedule=finetuning_schedule(session["model"], phases), epoch_transitions_only=True
+                ),
+                FTSCheckpoint(tmp_path / run / "checkpoints", monitor="val_loss"),
+                *callbacks,
+            ],
+        )
+        trainer.fit(**session, weights_only=True, **options)
+        return trainer
+
+    first = fit(make("bridge"), "first", 2)
+    best = first.checkpoint_callback.best_model_path
+    other = make("bridge")
+    [found] = first.validate(**other, ckpt_path=best, verbose=False, weights_only=True)
+    assert found["val_loss"] == pytest.approx(first.checkpoint_callback.best_model_score.item())
+    saved = torch.load(best, weights_only=True)["state_dict"]
+    found_again = {name: item for name, item in other["model"].named_parameters() if "qkv" not in name}
+    assert all(torch.equal(item, saved[name]) for name, item in found_again.items())
+
+    last = tmp_path / "last.ckpt"
+    cut = make("bridge")
+    fit(cut, "cut", 2).save_checkpoint(last)
+    resumed, snapshots = make("bridge"), Snapshots()
+    fit(resumed, "resumed", 3, snapshots, ckpt_path=last)
+    [after] = snapshots.weights
+    before = torch.load(last, weights_only=True)["state_dict"]
+    names = resumed["model"]._hook.it_name_parameters(module=resumed["model"])[0]
+    wanted = {each for phase in THAWED for name in phase if name in names for each in names[name]}
+    assert {name for name in after if "qkv" not in name and not torch.equal(after[name], before[name])} == wanted
+
+
 def test_real_names_and_the_rest(make):
     module = make("core")["model"]
     schedule = finetuning_schedule(module, {0: [r"model\.transformer\.ln_f\..*"], 1: [".*"]})

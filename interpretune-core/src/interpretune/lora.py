@@ -110,8 +110,8 @@ def _make(model: PreTrainedModel, lora: Any) -> None:
             model.add_adapter(config)
     except (ValueError, ImportError) as error:
         raise ConfigurationError(
-            f"ITConfig.lora cannot be added to {type(model).__name__}: {str(error).rstrip('.')}. Its linear modules are "
-            f"{', '.join(_linear_modules(model))}. If the installed peft is too old: {INSTALL}."
+            f"ITConfig.lora cannot be added to {type(model).__name__}: {str(error).rstrip('.')}. Its linear modules "
+            f"are {', '.join(_linear_modules(model))}. If the installed peft is too old: {INSTALL}."
         ) from error
 
 
@@ -123,8 +123,9 @@ def _load(model: PreTrainedModel, source: str, *, trainable: bool) -> None:
         what = "folder" if Path(source).is_dir() else "hub id"
         raise ModelLoadError(
             f"The LoRA adapter {source!r} ({what}) cannot be loaded into {type(model).__name__}: "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. ITConfig.lora takes a folder that model.save_pretrained "
-            "wrote while the model had an adapter, and the model must be the one that it was trained with."
+            f"{type(error).__name__}: {str(error).rstrip('.')}. ITConfig.lora takes a folder that "
+            "model.save_pretrained wrote while the model had an adapter, and the model must be the one that it was "
+            "trained with."
         ) from error
     astray = sorted({*getattr(info, "missing_keys", ()), *getattr(info, "unexpected_keys", ())})
     if astray:

@@ -123,11 +123,12 @@ def _classifies(cfg: ITConfig) -> bool:
 
 
 def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
-    """A classification head that was in memory already has as many outputs as it has."""
-    if _classifies(cfg) and model.config.num_labels != cfg.num_labels:
+    """A classification head that was in memory already keeps its size."""
+    is_classifier = type(model).__name__.endswith("Classification")
+    if is_classifier and cfg.num_labels > 0 and model.config.num_labels != cfg.num_labels:
         raise ConfigurationError(
-            f"num_labels is {cfg.num_labels}, and the head of {type(model).__name__} in hf_model has "
-            f"{model.config.num_labels} labels. Make the model with num_labels={cfg.num_labels}."
+            f"num_labels is {cfg.num_labels}, and the head of the {type(model).__name__} has {model.config.num_labels} "
+            f"labels. Make hf_model with num_labels={cfg.num_labels}."
         )
 
 
