@@ -27,11 +27,6 @@ SHOWN = 3
 INSTALL = '`pip install -U "interpretune-core[lora]"`'
 
 
-def has_lora(model: nn.Module) -> bool:
-    """Whether adapters are in the model, between its layers and their weights."""
-    return bool(getattr(model, "peft_config", None))
-
-
 def add_lora(model: PreTrainedModel, cfg: ITConfig) -> None:
     """Follow ``ITConfig.lora``: put new or saved LoRA matrices beside the model's weights, which are frozen.
 

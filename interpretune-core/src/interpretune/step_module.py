@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from interpretune.errors import TrainingError
 from interpretune.step_routing import TRAINING_STEP, loss_of
@@ -60,7 +59,7 @@ class StepModule(nn.Module):
             self.batch_idx += 1
         return {"loss": loss}
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> StepModule:
         """Put what is trained into train mode; a frozen model or latent model stays in eval mode."""
         super().train(mode)
         if mode:
@@ -88,10 +87,12 @@ def _drop_further_names(module: nn.Module, state_dict: dict[str, Any], prefix: s
     storages: set[int] = set()
     for name, value in own.items():
         if isinstance(value, Tensor):
-            storage = value.untyped_storage().data_ptr()
-            is_view = storage in storages or not value.is_contiguous()
-            state_dict[name] = value.clone(memory_format=torch.contiguous_format) if is_view else value
-            storages.add(storage)
+            storage = value.untyped_storage()
+            is_whole = value.is_contiguous() and value.nbytes == storage.nbytes()
+            if storage.data_ptr() in storages or not is_whole:
+                state_dict[name] = value.clone(memory_format=torch.contiguous_format)
+            else:
+                storages.add(storage.data_ptr())
 
 
 def _restore_further_names(module: StepModule, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
