@@ -65,6 +65,9 @@ class AnalysisCfg:
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
     row_budget: int | None = None
 
+    def __post_init__(self) -> None:
+        self.mode = AnalysisMode(self.mode)  # a string names a mode too
+
 
 def construct_names_filter(module: ITModule, target_hooks: tuple[Sequence[int], Sequence[str]]) -> NamesFilter:
     """A filter for the latent activations of some layers.
