@@ -10,11 +10,22 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    CTRLConfig,
+    CTRLForSequenceClassification,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForSequenceClassification,
+    T5GemmaConfig,
+    T5GemmaForSequenceClassification,
+    T5GemmaModuleConfig,
+)
 
 import interpretune as it
 from interpretune.lora import merge_lora
 from tests.analysis.sessions import STACKS, make_session
-from tests.tiny import TINY_MODELS, tiny_llama
+from tests.tiny import TINY_MODELS, VOCABULARY, tiny_llama
 
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 EIGHT_BITS = {"load_in_8bit": True}
@@ -201,6 +212,54 @@ def test_a_classification_head_answers_a_padded_row_like_the_row_alone(make, kin
         ]
     assert torch.allclose(together.logits, torch.stack(alone), atol=1e-5)
     assert torch.allclose(together.loss, nn.functional.cross_entropy(torch.stack(alone), batch["labels"]), atol=1e-5)
+
+
+def other_classifier(kind: str) -> tuple[Any, Any]:
+    """A classifier whose head has another name, and what it computes from a row alone."""
+    sizes = {"vocab_size": len(VOCABULARY), "num_labels": 2, "pad_token_id": 0, "initializer_range": 0.3}
+    if kind == "ctrl":
+        config = CTRLConfig(n_embd=32, dff=64, n_layer=2, n_head=4, n_positions=128, **sizes)
+        model = CTRLForSequenceClassification(config).eval()
+        return model, lambda row: model.classifier(model.transformer(row)[0])[0, -1]
+    names = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if kind == "modernbert-decoder":
+        config = ModernBertDecoderConfig(max_position_embeddings=128, **names, **sizes)
+        model = ModernBertDecoderForSequenceClassification(config).eval()
+        return model, lambda row: model.classifier(model.head(model.model(row)[0]))[0, -1]
+    model = BertForSequenceClassification(
+        BertConfig(**names, **sizes)
+    ).eval()  # an encoder answers from its first token
+    return model, lambda row: model(row).logits[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [(kind, side) for kind in ("ctrl", "modernbert-decoder") for side in ("left", "right")] + [("bert", "right")],
+)
+def test_so_does_a_head_of_another_name(make, kind, side):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, alone = other_classifier(kind)
+    session = make("gpt2", side, hf_model=model, num_labels=2, optimizer_init=None, init=True)
+    batch = next(iter(session.datamodule.test_dataloader()))
+    tokens, mask = batch["input_ids"].clone(), batch["attention_mask"]
+    tokens[0, mask[0].nonzero().max()] = 0  # a real token with the id of padding
+    with torch.no_grad():
+        together = session.module(input_ids=tokens, attention_mask=mask).logits
+        expected = torch.stack([alone(row[kept.bool()][None]) for row, kept in zip(tokens, mask, strict=True)])
+    assert torch.allclose(together, expected, atol=1e-5)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+def test_a_classifier_with_encoder_and_decoder_is_refused(make):
+    part = T5GemmaModuleConfig(
+        vocab_size=len(VOCABULARY), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    config = T5GemmaConfig(encoder=part, decoder=part, vocab_size=len(VOCABULARY), num_labels=2)
+    model = T5GemmaForSequenceClassification(config)
+    with pytest.raises(it.ConfigurationError, match="T5GemmaForSequenceClassification is an encoder with a decoder"):
+        make("gpt2", hf_model=model, num_labels=2, optimizer_init=None, init=True)
 
 
 @pytest.mark.parametrize(

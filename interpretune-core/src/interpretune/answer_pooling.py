@@ -9,22 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpretune.errors import ConfigurationError
 from interpretune.tokenization import answer_positions
 
-HEAD = "score"
-"""Under this name decoders of transformers keep the classification head that is applied to every position."""
+HEADS = ("score", "classifier")
+"""Under these names classifiers of transformers keep their head; that of a decoder is applied to every position."""
 
 
 def classification_head(model: nn.Module) -> nn.Module | None:
-    """The head of a decoder that classifies sequences; None for every other model."""
-    head = getattr(model, HEAD, None)
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
-    return head if is_classifier and isinstance(head, nn.Module) else None
+    """The head of a model that classifies sequences; None for every other model.
+
+    Raises:
+        ConfigurationError: The model has a decoder beside its encoder, and answers from the decoder's padding.
+    """
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return None
+    name = next((name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)), None)
+    if name == HEADS[0] and getattr(model.config, "is_encoder_decoder", False):
+        raise ConfigurationError(
+            f"{type(model).__name__} is an encoder with a decoder: it finds its answer by the id of padding in what "
+            "the decoder reads, which attention_mask does not describe. Classify with a decoder or an encoder alone "
+            "(is_encoder_decoder=False, where the class can do without its decoder)."
+        )
+    return getattr(model, name) if name is not None else None
 
 
 @contextlib.contextmanager
 def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None) -> Iterator[None]:
-    """Have a classification head answer from the last token that is not padding.
+    """Have the classification head of a decoder answer from the last token that is not padding.
 
     transformers takes the last token whose id is not that of padding. Where a row ends in a real token of that id (a
     closing ``<|endoftext|>`` that is the padding token too), that is a token too early, and where a batch of several
@@ -32,7 +44,7 @@ def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | 
     stands at every position, whichever the model then takes.
 
     Args:
-        model: Any model; those without such a head are left alone.
+        model: Any model; one whose head does not give logits at every position is left alone, as encoders are.
         tokens: ``[batch, pos]``.
         attention_mask: ``[batch, pos]``; None: nothing is padding.
     """
@@ -43,6 +55,8 @@ def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | 
     positions = answer_positions(torch.ones_like(tokens) if attention_mask is None else attention_mask)
 
     def spread(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
+        if logits.shape[:-1] != tokens.shape:
+            return logits
         rows = torch.arange(len(logits), device=logits.device)
         return logits[rows, positions.to(logits.device)].unsqueeze(1).expand_as(logits)
 
