@@ -11,7 +11,8 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune import AnalysisError, HookPointError
-from interpretune.analysis import AnalysisCfg, AnalysisMode, ModelInputs, run_analysis
+from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentRows, ModelInputs, run_analysis
+from interpretune.analysis import ablate as run_rows
 from interpretune.analysis.runner import analysis_step
 from tests.analysis.sessions import STACKS, padded, plain_model, unpadded_rows
 from tests.analysis.tiny_latents import RandomDictionary, activations_of, last_logits, splice_hooks
@@ -41,7 +42,9 @@ def inputs(session: it.ITSession) -> ModelInputs:
 def ablate(
     session: it.ITSession, inputs: ModelInputs, rows: Tensor = ROWS, name: str = LOWER, **options: Any
 ) -> Tensor:
-    return session.module.backend.ablate_latents(inputs, LATENTS, name, rows, **options)
+    prefill = session.module.backend.prefill(inputs, LATENTS)
+    assert prefill.kept is not None
+    return run_rows(prefill, LatentRows.single(name, rows), **options)
 
 
 def naive(session: it.ITSession, name: str) -> Tensor:
@@ -62,12 +65,14 @@ def naive(session: it.ITSession, name: str) -> Tensor:
 
 @pytest.mark.parametrize("name", [LOWER, UPPER])
 @pytest.mark.parametrize("budget", [1, 2, 100, None])
+@pytest.mark.parametrize("plain_loop", [False, True])
 def test_any_row_budget_gives_the_naive_logits_in_order_twice(
-    session: it.ITSession, inputs: ModelInputs, budget: int | None, name: str
+    session: it.ITSession, inputs: ModelInputs, budget: int | None, name: str, plain_loop: bool
 ) -> None:
     wanted = naive(session, name)
     for _ in range(2):
-        torch.testing.assert_close(ablate(session, inputs, name=name, row_budget=budget), wanted, rtol=0, atol=2e-4)
+        found = ablate(session, inputs, name=name, row_budget=budget, naive=plain_loop)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)
     assert (wanted[0] - wanted[2]).abs().max() > 1e-2  # the same example, another latent
 
 

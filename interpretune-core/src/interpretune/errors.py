@@ -75,5 +75,9 @@ class AnalysisError(InterpretuneError, RuntimeError):
     """An analysis was asked for something that its session or its inputs cannot give."""
 
 
+class ReplayRefusedError(AnalysisError):
+    """A model or a latent model cannot be replayed exactly; where there is a slow way, it is taken instead."""
+
+
 class CacheError(InterpretuneError, OSError):
     """A cache folder cannot be read or written."""

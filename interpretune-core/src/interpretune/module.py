@@ -222,6 +222,15 @@ class ITModule(nn.Module):
             logits = logits.unsqueeze(1)
         return logits.index_select(-1, self.answer_token_ids.to(logits.device))
 
+    @property
+    def answer_columns(self) -> Tensor | None:
+        """Ids of the only logits that ``standardize_logits`` looks at, ``[num_labels]``.
+
+        None where a class standardizes logits in a way of its own, which may look at all of them.
+        """
+        own = type(self).standardize_logits is not ITModule.standardize_logits
+        return None if own else self.answer_token_ids
+
     # ---------------------------------------------------------------------------------------------------------- logging
 
     def log(self, name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> None:

@@ -19,6 +19,26 @@ SKIPS_SPECIAL_TOKENS = "interpretune_skips_special_tokens"
 SCALED_BY_TRAINER = ("expected_average_only_in", "covariance_whitening")
 """Normalisations that SAELens's trainer makes outside of the SAE, and folds into its weights at the end."""
 
+NORMALIZES = ("constant_norm_rescale", "layer_norm")
+"""Normalisations that decoding undoes with what encoding noted."""
+
+NOTED_BY_ENCODE = ("ln_mu", "ln_std", "x_norm_coeff")
+
+LINEAR = (
+    "StandardSAE",
+    "GatedSAE",
+    "JumpReLUSAE",
+    "TopKSAE",
+    "StandardTrainingSAE",
+    "GatedTrainingSAE",
+    "JumpReLUTrainingSAE",
+    "TopKTrainingSAE",
+    "BatchTopKTrainingSAE",
+    "Transcoder",
+    "JumpReLUTranscoder",
+)
+"""SAELens classes whose decoder is ``latents @ W_dec + b_dec``."""
+
 DASHBOARD = "https://www.neuronpedia.org/{sae}/{{latent}}"
 
 
@@ -112,8 +132,25 @@ class SAELatentModel(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Reconstruction ``[batch, pos, d_out]`` of latents ``[batch, pos, d_sae]``."""
+        noted = {name: getattr(self.sae, name) for name in NOTED_BY_ENCODE if hasattr(self.sae, name)}
         output: Tensor = self.sae.decode(latents)
+        for name, value in noted.items():  # a decoder forgets the normalisation that it has undone
+            setattr(self.sae, name, value)
         return output
+
+    def decoder_rows(self, latents: Tensor) -> Tensor | None:
+        """Rows of ``W_dec``, ``[n, d_out]``; None where decoding undoes a normalisation or rescales latents."""
+        cfg = self.sae.cfg
+        rescales = getattr(cfg, "rescale_acts_by_decoder_norm", False)
+        if type(self.sae).__name__ not in LINEAR or cfg.normalize_activations in NORMALIZES or rescales:
+            return None
+        rows: Tensor = self.sae.W_dec[latents]
+        return rows
+
+    @property
+    def use_error_term(self) -> bool:
+        """Whether the SAE adds what it fails to reconstruct (SAELens's ``use_error_term``)."""
+        return bool(self.sae.use_error_term)
 
     def training_loss(self, activations: Tensor, targets: Tensor, step: int) -> Mapping[str, Tensor] | None:
         """The terms of SAELens's own loss for a ``TrainingSAE``; None for any other SAE.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from interpretune.analysis import AnalysisBackend, Edit, ModelInputs
-from interpretune.errors import HookPointError
+from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
+from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,9 @@ class TransformerLensBackend(AnalysisBackend):
         ids = sorted(set(known.all_special_ids)) if known is not None else []
         self._special = torch.tensor(ids, dtype=torch.long)
         wrapped = getattr(model, "original_model", None)
-        self._narrows = wrapped is not None and "logits_to_keep" in inspect.signature(wrapped.forward).parameters
+        arguments = set() if wrapped is None else set(inspect.signature(wrapped.forward).parameters)
+        self._narrows = "logits_to_keep" in arguments
+        self.takes_positions = "position_ids" in arguments
 
     @property
     def model(self) -> nn.Module:
@@ -47,28 +50,29 @@ class TransformerLensBackend(AnalysisBackend):
         """Special tokens of the session's tokenizer, or of the model's where there is no session."""
         return self._special.to(self.model_device)
 
-    def forward(self, inputs: ModelInputs, edits: Mapping[str, Edit], positions: Tensor | None = None) -> Tensor:
-        """Run the model; see ``AnalysisBackend.forward``.
+    def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
+        """Run the model; see ``AnalysisBackend.run_model``."""
+        arguments: dict[str, Any] = {"attention_mask": inputs.attention_mask, **inputs.extra, **options}
+        narrows = keep is not None and self._narrows
+        if narrows:
+            arguments["logits_to_keep"] = keep
+        logits: Tensor = self._model(inputs.tokens, **arguments)
+        return logits if keep is None or narrows else logits[:, keep]
 
-        TransformerLens skips hooks on names that it does not know, without a word: names are checked before the run,
-        and that every edit was made after it.
+    def create_replay(self) -> ReplayEngine:
+        """The replay of a bridge or of a hooked transformer."""
+        wrapped = getattr(self._model, "original_model", None)
+        return HookedReplay(self) if wrapped is None else BridgeReplay(self)
+
+    @contextlib.contextmanager
+    def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """TransformerLens hooks for the duration of a block.
+
+        TransformerLens skips hooks on names that it does not know, without a word; the callers check names.
         """
-        self.check_hook_points(list(edits))
-        fired: set[str] = set()
 
-        def hook_for(name: str, edit: Edit) -> Any:
-            def run_edit(activations: Tensor, hook: Any) -> Tensor:
-                fired.add(name)
-                return edit(activations)
+        def hook_for(edit: Edit) -> Any:
+            return lambda activations, hook: edit(activations)
 
-            return run_edit
-
-        arguments: dict[str, Any] = {"attention_mask": inputs.attention_mask, **inputs.extra}
-        columns = positions
-        if positions is not None and self._narrows:
-            arguments["logits_to_keep"], columns = positions.unique(return_inverse=True)
-        hooks = [(name, hook_for(name, edit)) for name, edit in edits.items()]
-        logits: Tensor = self._model.run_with_hooks(inputs.tokens, fwd_hooks=hooks, **arguments)
-        if missed := edits.keys() - fired:
-            raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
-        return logits if columns is None else logits[torch.arange(len(inputs), device=logits.device), columns]
+        with self._model.hooks(fwd_hooks=[(name, hook_for(edit)) for name, edit in edits.items()]):
+            yield

@@ -3,7 +3,7 @@ from .batch import AnalysisBatch, LatentValues, Peaks
 from .cache import AnalysisCache, SaveCfg
 from .dashboards import display_latent_dashboards
 from .hf_backend import HuggingFaceBackend
-from .inputs import ModelInputs
+from .inputs import ModelInputs, Points
 from .latent_model import ACTIVATION_HOOK, Edit, LatentModel, activation_name, layer_of
 from .metrics import (
     ActivationSummary,
@@ -19,6 +19,7 @@ from .metrics import (
 from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
 from .plots import latent_metrics_scatter, plot_latent_effects
 from .quality import LatentQuality, measure_latent_quality
+from .replay import LatentRows, Prefill, ReplayEngine, SelfCheck, ablate
 from .runner import run_analysis
 from .steps import logit_differences, loss_and_logit_diffs, run_with_ctx
 from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
@@ -37,13 +38,19 @@ __all__ = [
     "LatentMetrics",
     "LatentModel",
     "LatentQuality",
+    "LatentRows",
     "LatentTable",
     "LatentValues",
     "ModelInputs",
     "Peaks",
+    "Points",
     "PredSummary",
+    "Prefill",
+    "ReplayEngine",
     "SaveCfg",
+    "SelfCheck",
     "SplicedRun",
+    "ablate",
     "activation_name",
     "calc_activation_summary",
     "calculate_latent_metrics",

@@ -1,28 +1,35 @@
 """What an adapter supplies to let analyses reach into a model, and what follows from it.
 
-A backend supplies three things: the names of its hook points, a forward with edits at named hook points, and the
-special tokens. Caching, splicing latent models, gradients and exact ablation are written here, once, on top of those;
-a backend may override any of them with something faster.
+A backend supplies four things: the names of its hook points, hooks that edit activations there, a forward, and the
+special tokens. Caching, splicing latent models, gradients, interventions and the plain loop of ablations are written
+here, once, on top of those. A backend that can also run single tokens again over keys and values that it kept
+(``create_replay``) gets exact ablation at the price of a forward: ``interpretune.analysis.replay``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from interpretune.analysis.inputs import ModelInputs
+from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
-from interpretune.analysis.splicing import in_turn, splice
-from interpretune.errors import AnalysisError, HookPointError
+from interpretune.analysis.splicing import Observer, Splice, in_turn
+from interpretune.errors import HookPointError, ReplayRefusedError
 
-LOGIT_BUDGET = 64 * 1024 * 1024
-"""Most logits (batch x pos x vocab) that one forward of an ablation may hold, unless a row budget is given."""
+if TYPE_CHECKING:
+    from interpretune.analysis.replay.engine import ReplayEngine
+    from interpretune.analysis.replay.prefill import Prefill
+    from interpretune.analysis.replay.rows import LatentRows
+    from interpretune.analysis.replay.self_check import ReplayTrust
 
 
 @frozen(eq=False)
@@ -38,7 +45,7 @@ class SplicedRun:
     activations: Mapping[str, Tensor]
 
 
-class _AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this file
+class AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this package
     """Raised inside a forward when nothing that comes after is wanted."""
 
 
@@ -50,6 +57,11 @@ class AnalysisBackend(ABC):
     def model(self) -> nn.Module:
         """The model that is run."""
 
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of logits at each position."""
+
     @abstractmethod
     def hook_point_names(self) -> Sequence[str]:
         """Names of all hook points, aliases included."""
@@ -59,17 +71,33 @@ class AnalysisBackend(ABC):
         """Ids of special tokens, ``[n]``, on the model's device."""
 
     @abstractmethod
-    def forward(self, inputs: ModelInputs, edits: Mapping[str, Edit], positions: Tensor | None = None) -> Tensor:
-        """Run the model with each edit applied at its hook point.
+    def hooked(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
+        """Apply each edit at its hook point in every forward of a block; no hook stays on the model afterwards.
+
+        Args:
+            edits: Known hook points and what to do there.
+        """
+
+    @abstractmethod
+    def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
+        """Run the model.
 
         Args:
             inputs: The batch; its mask is honoured, on both padding sides.
-            edits: Known hook points and what to do there. No hook stays on the model afterwards.
-            positions: One position for each row, ``[batch]``; None: all.
+            keep: Positions of which logits are wanted, ascending, ``[k]``; None: all.
+            **options: Further arguments of the model's forward.
 
         Returns:
-            Logits ``[batch, pos, vocab]``, or ``[batch, vocab]`` at ``positions``.
+            Logits ``[batch, k, vocab]``.
         """
+
+    def create_replay(self) -> ReplayEngine:
+        """Make the engine that runs single tokens again over kept keys and values.
+
+        Raises:
+            ReplayRefusedError: The model cannot be replayed exactly, and why; ablations then run the plain loop.
+        """
+        raise ReplayRefusedError(f"{type(self).__name__} cannot replay single tokens.")
 
     # ---------------------------------------------------------------------------------------------------------- checks
 
@@ -129,9 +157,50 @@ class AnalysisBackend(ABC):
 
     # ------------------------------------------------------------------------------------------------------------ runs
 
+    def forward(
+        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None = None, **options: Any
+    ) -> Tensor:
+        """Run the model with each edit applied at its hook point.
+
+        Args:
+            inputs: The batch; its mask is honoured, on both padding sides.
+            edits: Hook points and what to do there.
+            points: Where logits are wanted; None: everywhere.
+            **options: Further arguments of the model's forward.
+
+        Returns:
+            Logits ``[batch, pos, vocab]``, or ``[n, vocab]`` at ``points``.
+
+        Raises:
+            HookPointError: A hook point is unknown, or the model never came by it.
+        """
+        with self.counted_hooks(edits):
+            if points is None:
+                return self.run_model(inputs, None, **options)
+            keep, where = points.positions.unique(return_inverse=True)
+            return self.run_model(inputs, keep, **options)[points.examples, where]
+
+    @contextlib.contextmanager
+    def counted_hooks(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """``hooked``, with names checked before and, unless the block fails, that each edit was made after."""
+        self.check_hook_points(list(edits))
+        fired: set[str] = set()
+
+        def counted(name: str, edit: Edit) -> Edit:
+            def apply(activations: Tensor) -> Tensor:
+                fired.add(name)
+                return edit(activations)
+
+            return apply
+
+        with self.hooked({name: counted(name, edit) for name, edit in edits.items()}):
+            yield
+        if missed := edits.keys() - fired:
+            raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
+
     def run(self, inputs: ModelInputs) -> Tensor:
         """Logits ``[batch, vocab]`` at the answer position, without latent models."""
-        return self.forward(inputs, {}, inputs.answer_positions)
+        return self.forward(inputs, {}, inputs.answers)
 
     def run_with_cache(self, inputs: ModelInputs, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits ``[batch, vocab]`` at the answer position and activations ``[batch, pos, ...]`` at named hook points.
@@ -140,7 +209,7 @@ class AnalysisBackend(ABC):
             HookPointError: A name is unknown.
         """
         cache: dict[str, Tensor] = {}
-        logits = self.forward(inputs, _keep(names, cache), inputs.answer_positions)
+        logits = self.forward(inputs, _keep(names, cache), inputs.answers)
         return logits, cache
 
     def capture(self, inputs: ModelInputs, names: Sequence[str]) -> dict[str, Tensor]:
@@ -150,7 +219,7 @@ class AnalysisBackend(ABC):
             HookPointError: A name is unknown.
         """
         cache: dict[str, Tensor] = {}
-        with contextlib.suppress(_AllCaptured), torch.no_grad():
+        with contextlib.suppress(AllCaptured), torch.no_grad():
             self.forward(inputs, _keep(names, cache, stop=True))
         return cache
 
@@ -174,36 +243,63 @@ class AnalysisBackend(ABC):
                 one hook point.
         """
         edits, recorded = self.splice_edits(inputs, latent_models, latent_edits or {}, record)
-        logits = self.forward(inputs, edits, inputs.answer_positions)
+        logits = self.forward(inputs, edits, inputs.answers)
         return SplicedRun(logits, recorded)
 
     def splice_edits(
         self,
         inputs: ModelInputs,
         latent_models: Sequence[LatentModel],
-        latent_edits: Mapping[str, Edit],
-        record: Sequence[str],
+        latent_edits: Mapping[str, Edit] | None = None,
+        record: Sequence[str] = (),
     ) -> tuple[dict[str, Edit], dict[str, Tensor]]:
         """Edits that splice latent models in, and the mapping that a forward with them fills with activations.
 
-        Where a transcoder writes to a place at which an autoencoder reads, the autoencoder reads what it wrote.
+        Raises:
+            HookPointError: As ``run_spliced``.
         """
-        _check_distinct(latent_models)
-        latent_models = sorted(latent_models, key=lambda item: item.hook_point == item.output_hook_point)
+        latent_edits = latent_edits or {}
         names = [activation_name(latent_model) for latent_model in latent_models]
         for name in (*latent_edits, *record):
             if name not in names:
                 raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {names}.")
-        self.check_hook_points([n for item in latent_models for n in (item.hook_point, item.output_hook_point)])
-        chains: dict[str, list[Edit]] = {}
         recorded: dict[str, Tensor] = {}
-        for name, latent_model in zip(names, latent_models, strict=True):
-            untouched = self.untouched_positions(inputs) if latent_model.skips_special_tokens else None
-            sink = recorded if name in record else None
-            read, write = splice(latent_model, name, untouched, latent_edits.get(name), sink)
-            chains.setdefault(latent_model.hook_point, []).append(read)
-            chains.setdefault(latent_model.output_hook_point, []).append(write)
-        return {place: in_turn(chain) for place, chain in chains.items()}, recorded
+
+        def recorder(name: str) -> Observer | None:
+            return (lambda latents: recorded.__setitem__(name, latents.detach())) if name in record else None
+
+        splices = [
+            Splice(item, self.untouched_by(item, inputs), latent_edits.get(name), recorder(name))
+            for name, item in zip(names, latent_models, strict=True)
+        ]
+        return self.chain(splices), recorded
+
+    def chain(self, splices: Sequence[Splice], first: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
+        """One edit for each hook point out of several splices.
+
+        Where a transcoder writes to a place at which an autoencoder reads, the autoencoder reads what it wrote.
+
+        Args:
+            splices: The splices.
+            first: Edits that come before all splices at their hook points.
+
+        Raises:
+            HookPointError: A hook point is missing, or two latent models read at one hook point.
+        """
+        models = [splice.latent_model for splice in splices]
+        _check_distinct(models)
+        self.check_hook_points([n for item in models for n in (item.hook_point, item.output_hook_point)])
+        chains: dict[str, list[Edit]] = {name: [edit] for name, edit in (first or {}).items()}
+        for splice in sorted(splices, key=lambda s: s.latent_model.hook_point == s.latent_model.output_hook_point):
+            read, write = splice.edits()
+            if read is not None:
+                chains.setdefault(splice.latent_model.hook_point, []).append(read)
+            chains.setdefault(splice.latent_model.output_hook_point, []).append(write)
+        return {place: in_turn(chain) for place, chain in chains.items()}
+
+    def untouched_by(self, latent_model: LatentModel, inputs: ModelInputs) -> Tensor | None:
+        """``untouched_positions`` for a latent model that skips special tokens, None for any other."""
+        return self.untouched_positions(inputs) if latent_model.skips_special_tokens else None
 
     def untouched_positions(self, inputs: ModelInputs) -> Tensor:
         """Positions that a latent model with ``skips_special_tokens`` leaves as they are, ``[batch, pos]``, bool.
@@ -216,6 +312,53 @@ class AnalysisBackend(ABC):
         untouched[torch.arange(len(inputs), device=untouched.device), inputs.answer_positions] = False
         return untouched
 
+    # ------------------------------------------------------------------------------------------------------- ablations
+
+    @functools.cached_property
+    def replays(self) -> ReplayTrust:
+        """What is known of the replays of this model: whether there are any, and the self-checks made so far."""
+        from interpretune.analysis.replay.self_check import ReplayTrust
+
+        return ReplayTrust()
+
+    def prefill(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        points: Points | None = None,
+        observers: Mapping[str, Observer] | None = None,
+        *,
+        self_check: bool = True,
+    ) -> Prefill:
+        """Run a batch with latent models spliced in and keep what it takes to run single tokens of it again.
+
+        Before replays are trusted with latent models that are new to this backend, a few of them are compared with
+        whole forwards. Where they disagree, or the model cannot be replayed, a warning says so and ablations take the
+        plain loop.
+
+        Args:
+            inputs: The batch.
+            latent_models: Spliced in together.
+            points: Tokens to be run again; None: the answer position of each example.
+            observers: See the latents at all positions, ``[batch, pos, d_sae]``, by activation name; what is not looked
+                at is not kept.
+            self_check: Make the comparison.
+
+        Raises:
+            HookPointError: A hook point is missing, or two latent models read at one hook point.
+        """
+        return self.replays.prefill(self, inputs, latent_models, points, observers, self_check)
+
+    def ablate(
+        self, prefill: Prefill, rows: LatentRows, columns: Tensor | None = None, row_budget: int | None = None
+    ) -> Tensor:
+        """Logits with chosen latents set at the points of a prefill; see ``interpretune.analysis.replay.ablate``."""
+        from interpretune.analysis.replay.ablation import ablate
+
+        return ablate(prefill, rows, columns, row_budget)
+
+    # ------------------------------------------------------------------------------------------------------- gradients
+
     def gradients(
         self,
         inputs: ModelInputs,
@@ -223,7 +366,7 @@ class AnalysisBackend(ABC):
         objective: Callable[[Tensor], Tensor],
         names: Sequence[str],
     ) -> tuple[SplicedRun, dict[str, Tensor]]:
-        """Gradients of a scalar with respect to latent activations, by one forward and one backward.
+        """Gradients of a scalar with respect to latent activations at all positions, by one forward and one backward.
 
         The gradient at a latent includes what flows through latent models above it. Parameters get no gradient, and the
         graph begins at the first latent model.
@@ -238,73 +381,22 @@ class AnalysisBackend(ABC):
             The run (detached) and the gradients ``[batch, pos, d_sae]`` by name.
         """
         leaves: dict[str, Tensor] = {}
-
-        def watch(name: str) -> Edit:
-            def require(activations: Tensor) -> Tensor:
-                leaf = activations if activations.requires_grad else activations.detach().requires_grad_()
-                leaves[name] = leaf
-                return leaf
-
-            return require
-
-        modules = [item for item in latent_models if isinstance(item, nn.Module)]
-        with torch.enable_grad(), frozen_parameters(self.model, *modules):
-            run = self.run_spliced(inputs, latent_models, {name: watch(name) for name in names})
+        with torch.enable_grad(), frozen_parameters(self.model, *latent_models):
+            run = self.run_spliced(inputs, latent_models, {name: watch(name, leaves) for name in names})
             grads = torch.autograd.grad(objective(run.answer_logits), [leaves[name] for name in names])
         activations = {name: leaf.detach() for name, leaf in leaves.items()}
         return SplicedRun(run.answer_logits.detach(), activations), dict(zip(names, grads, strict=True))
 
-    @torch.no_grad()
-    def ablate_latents(
-        self,
-        inputs: ModelInputs,
-        latent_models: Sequence[LatentModel],
-        name: str,
-        rows: Tensor,
-        columns: Tensor | None = None,
-        row_budget: int | None = None,
-    ) -> Tensor:
-        """Answer logits with one latent at a time set to zero at the answer position, all latent models spliced in.
 
-        The plain loop: every row is a whole forward. It is the reference that faster ways are held against.
+def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
+    """An edit that changes nothing and notes the activations as something to take gradients with respect to."""
 
-        Args:
-            inputs: The batch.
-            latent_models: Spliced in together.
-            name: Activation name of the latent model whose latents are ablated.
-            rows: Pairs (example, latent), ``[n, 2]``.
-            columns: Ids of the logits to return, ``[c]``; None: all.
-            row_budget: Most rows in one forward; None: chosen so that the logits stay small.
+    def require(activations: Tensor) -> Tensor:
+        leaf = activations if activations.requires_grad else activations.detach().requires_grad_()
+        leaves[name] = leaf
+        return leaf
 
-        Returns:
-            ``[n, c]``, in the order of ``rows``.
-
-        Raises:
-            AnalysisError: A row names an example or a latent that does not exist, or the budget is below one row.
-        """
-        width = {activation_name(item): item.d_sae for item in latent_models}.get(name, 0)
-        _check_rows(rows, len(inputs), width, name, row_budget)
-        if not len(rows):
-            return torch.empty(0, self.vocab_size if columns is None else len(columns), device=inputs.tokens.device)
-        results = []
-        positions = inputs.answer_positions
-        budget = row_budget or max(1, LOGIT_BUDGET // (inputs.tokens.shape[1] * self.vocab_size))
-        for chunk in rows.split(budget):
-            examples, latents = chunk.unbind(-1)
-
-            def zero(activations: Tensor, examples: Tensor = examples, latents: Tensor = latents) -> Tensor:
-                ablated = activations.clone()
-                ablated[torch.arange(len(examples), device=ablated.device), positions[examples], latents] = 0
-                return ablated
-
-            logits = self.run_spliced(inputs.select(examples), latent_models, {name: zero}).answer_logits
-            results.append(logits if columns is None else logits[:, columns])
-        return torch.cat(results)
-
-    @property
-    @abstractmethod
-    def vocab_size(self) -> int:
-        """Number of logits at each position."""
+    return require
 
 
 def _keep(names: Sequence[str], cache: dict[str, Tensor], *, stop: bool = False) -> dict[str, Edit]:
@@ -314,24 +406,12 @@ def _keep(names: Sequence[str], cache: dict[str, Tensor], *, stop: bool = False)
         def store(activations: Tensor) -> Tensor:
             cache[name] = activations.detach().clone()
             if stop and len(cache) == len(set(names)):
-                raise _AllCaptured
+                raise AllCaptured
             return activations
 
         return store
 
     return {name: keep(name) for name in names}
-
-
-def _check_rows(rows: Tensor, examples: int, latents: int, name: str, row_budget: int | None) -> None:
-    if row_budget is not None and row_budget < 1:
-        raise AnalysisError(f"row_budget is {row_budget}; an ablation needs room for one row at least.")
-    if latents == 0:
-        raise AnalysisError(f"No latent model with the activations {name!r} is spliced in.")
-    if len(rows) and (rows.min() < 0 or rows[:, 0].max() >= examples or rows[:, 1].max() >= latents):
-        raise AnalysisError(
-            f"Rows to ablate at {name} go beyond the batch of {examples} examples or the {latents} latents: "
-            f"largest are example {int(rows[:, 0].max())} and latent {int(rows[:, 1].max())}."
-        )
 
 
 def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
@@ -346,9 +426,18 @@ def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
 
 
 @contextlib.contextmanager
-def frozen_parameters(*modules: nn.Module) -> Iterator[None]:
-    """Turn parameter gradients off for the duration of a block and restore each flag afterwards."""
-    flags = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+def frozen_parameters(*owners: object) -> Iterator[None]:
+    """Turn parameter gradients off for the duration of a block and restore each flag afterwards.
+
+    Args:
+        *owners: Modules; anything that is no module has no parameters.
+    """
+    flags = [
+        (parameter, parameter.requires_grad)
+        for owner in owners
+        if isinstance(owner, nn.Module)
+        for parameter in owner.parameters()
+    ]
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:

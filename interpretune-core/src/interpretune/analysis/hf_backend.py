@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from interpretune.analysis.backend import AnalysisBackend
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit
-from interpretune.errors import HookPointError
+from interpretune.analysis.replay.hf_engine import HuggingFaceReplay
 from interpretune.tokenization import position_ids
 
 if TYPE_CHECKING:
@@ -67,75 +67,88 @@ class HuggingFaceBackend(AnalysisBackend):
         """Special tokens of the tokenizer."""
         return self._special.to(self.model_device)
 
-    def forward(self, inputs: ModelInputs, edits: Mapping[str, Edit], positions: Tensor | None = None) -> Tensor:
-        """Run the model; see ``AnalysisBackend.forward``."""
-        self.check_hook_points(list(edits))
+    def takes(self, argument: str) -> bool:
+        """Whether the model's forward has an argument of this name."""
+        return argument in self._forward_arguments
+
+    def place_of(self, hook_point: str) -> tuple[str, str]:
+        """Module path and side (``in`` or ``out``) of a known hook point."""
+        path, side = self._aliases.get(hook_point, hook_point).rsplit(":", 1)
+        return path, side
+
+    @property
+    def blocks(self) -> tuple[str, nn.ModuleList] | None:
+        """Path and list of the decoder's blocks; None where there is no such list."""
+        return decoder_blocks(self._model)
+
+    def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
+        """Run the model; see ``AnalysisBackend.run_model``."""
         arguments: dict[str, Any] = {
             "input_ids": inputs.tokens,
             "attention_mask": inputs.attention_mask,
             "use_cache": False,
             **inputs.extra,
+            **options,
         }
-        if "position_ids" in self._forward_arguments:
+        if self.takes("position_ids"):
             arguments.setdefault("position_ids", position_ids(inputs.attention_mask))
-        columns = positions
-        if positions is not None and "logits_to_keep" in self._forward_arguments:
-            kept, columns = positions.unique(return_inverse=True)
-            arguments["logits_to_keep"] = kept
-        with self._hooked(edits) as fired:
-            logits: Tensor = self._model(**arguments).logits
-        if missed := edits.keys() - fired:
-            raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
-        return logits if columns is None else logits[torch.arange(len(inputs), device=logits.device), columns]
+        narrows = keep is not None and self.takes("logits_to_keep")
+        if narrows:
+            arguments["logits_to_keep"] = keep
+        logits: Tensor = self._model(**arguments).logits
+        return logits if keep is None or narrows else logits[:, keep]
+
+    def create_replay(self) -> HuggingFaceReplay:
+        """The replay of models whose attention transformers lets us choose."""
+        return HuggingFaceReplay(self)
 
     @contextlib.contextmanager
-    def _hooked(self, edits: Mapping[str, Edit]) -> Iterator[set[str]]:
-        fired: set[str] = set()
+    def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """Torch forward hooks for the duration of a block."""
         handles = []
         try:
             for name, edit in edits.items():
-                path, side = self._aliases.get(name, name).rsplit(":", 1)
-                handles.append(_attach(self._modules[path], side, name, edit, fired))
-            yield fired
+                path, side = self.place_of(name)
+                handles.append(_attach(self._modules[path], side, edit))
+            yield
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _attach(module: nn.Module, side: str, name: str, edit: Edit, fired: set[str]) -> Any:
+def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
     """Apply an edit to the first tensor that a module takes or returns."""
-
-    def apply(activations: Tensor) -> Tensor:
-        fired.add(name)
-        return edit(activations)
-
     if side == "out":
 
         def after(_: nn.Module, args: Any, output: Any) -> Any:
-            return (apply(output[0]), *output[1:]) if isinstance(output, tuple) else apply(output)
+            return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
 
         return module.register_forward_hook(after)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
-            return (apply(args[0]), *args[1:]), kwargs
+            return (edit(args[0]), *args[1:]), kwargs
         first = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, first: apply(kwargs[first])}
+        return args, {**kwargs, first: edit(kwargs[first])}
 
     return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
+def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
+    """Path and list of a decoder's blocks; None where no list has as many modules as the configuration has layers."""
+    n_layers = model.config.get_text_config().num_hidden_layers
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+            return path, module
+    return None
+
+
 def _decoder_aliases(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Usual names of a decoder's places, each with the module path and side that it stands for."""
-    n_layers = model.config.get_text_config().num_hidden_layers
-    lists = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    ]
-    if not lists:
+    found = decoder_blocks(model)
+    if found is None:
         return
-    path, layers = lists[0]
+    path, layers = found
     for i, layer in enumerate(layers):
         block, place = f"blocks.{i}", f"{path}.{i}"
         yield f"{block}.hook_resid_pre", f"{place}:in"

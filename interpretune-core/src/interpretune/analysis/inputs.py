@@ -5,10 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from attrs import field, frozen
 from torch import Tensor
 
 from interpretune.tokenization import ATTENTION_MASK, answer_positions, mask_of, tokens_of
+
+
+@frozen(eq=False)
+class Points:
+    """Places in a batch: one token of one example each.
+
+    Attributes:
+        examples: ``[n]``.
+        positions: ``[n]``.
+    """
+
+    examples: Tensor
+    positions: Tensor
+
+    def of(self, values: Tensor) -> Tensor:
+        """What stands at the points: ``[batch, pos, ...]`` to ``[n, ...]``."""
+        return values[self.examples, self.positions]
+
+    def select(self, which: Tensor) -> Points:
+        """The given points, in the given order; points may repeat."""
+        return Points(self.examples[which], self.positions[which])
+
+    def __len__(self) -> int:
+        return len(self.examples)
 
 
 @frozen(eq=False)
@@ -40,6 +65,11 @@ class ModelInputs:
     def answer_positions(self) -> Tensor:
         """Last non-padding position of each row, ``[batch]``."""
         return answer_positions(self.attention_mask)
+
+    @property
+    def answers(self) -> Points:
+        """The answer position of each row."""
+        return Points(torch.arange(len(self), device=self.tokens.device), self.answer_positions)
 
     def select(self, rows: Tensor) -> ModelInputs:
         """The given rows, ``[n]``, in the given order; rows may repeat."""

@@ -58,7 +58,10 @@ class LatentModel(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Reconstruction, ``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``."""
+        """Reconstruction, ``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``.
+
+        May be called more than once after one ``encode``, with latents of the same tokens.
+        """
         ...
 
     def dashboard_url(self) -> str | None:
@@ -94,12 +97,32 @@ class HasDecoderNorms(Protocol):
 
 
 @runtime_checkable
+class HasDecoderRows(Protocol):
+    """What a latent model may have beside: the declaration that its decoder is linear.
+
+    Then ablating a latent changes the output by ``-activation x decoder row``, and nothing is decoded again.
+    """
+
+    def decoder_rows(self, latents: Tensor) -> Tensor | None:
+        """What each of the given latents writes for an activation of 1, ``[n]`` to ``[n, d_out]``.
+
+        None where the decoder is not linear as configured, for instance because it undoes a normalisation.
+        """
+        ...
+
+
+@runtime_checkable
 class HasSave(Protocol):
     """What a latent model may have beside: a format of its own."""
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to load it again into a folder."""
         ...
+
+
+def has_error_term(latent_model: LatentModel) -> bool:
+    """Whether what the latent model fails to reconstruct is added to its output (attribute ``use_error_term``)."""
+    return bool(getattr(latent_model, "use_error_term", False))
 
 
 def activation_name(latent_model: LatentModel) -> str:

@@ -54,7 +54,8 @@ class AnalysisCfg:
             None: computed.
         answer_indices: For ``ablation``: answer positions, ``[batch]`` for each batch; None: computed.
         alive_latents: For ``ablation``: alive latents by activation name, for each batch; None: computed.
-        row_budget: Most rows in one forward of an ablation; None: chosen by the backend.
+        row_budget: Most rows that run at a time in an ablation; None: chosen from the free memory.
+        self_check: Compare a few replayed ablations with whole forwards before replays are trusted.
     """
 
     mode: AnalysisMode = AnalysisMode.clean_no_sae
@@ -64,6 +65,7 @@ class AnalysisCfg:
     answer_indices: Sequence[Tensor] | None = None
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
     row_budget: int | None = None
+    self_check: bool = True
 
     def __post_init__(self) -> None:
         self.mode = AnalysisMode(self.mode)  # a string names a mode too

@@ -2,46 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
+from attrs import frozen
+from torch import Tensor, where
 
-from interpretune.analysis.latent_model import Edit, LatentModel
+from interpretune.analysis.inputs import Points
+from interpretune.analysis.latent_model import Edit, LatentModel, has_error_term
 from interpretune.errors import HookPointError
 
+Observer = Callable[[Tensor], None]
+"""Takes note of activations ``[batch, pos, ...]`` and changes nothing."""
 
-def splice(
-    latent_model: LatentModel, name: str, untouched: Tensor | None, edit: Edit | None, sink: dict[str, Tensor] | None
-) -> tuple[Edit, Edit]:
-    """Two edits: read and encode at the input's hook point, decode and write at the output's."""
-    pending: list[Tensor] = []
 
-    def read(activations: Tensor) -> Tensor:
+@frozen(eq=False)
+class Splice:
+    """One latent model in one forward.
+
+    With an error term the output is ``x + decode(edited latents) - decode(latents)``: the identity, and no work, unless
+    latents are edited. Gradients with respect to ``x`` then pass as through the identity.
+
+    Attributes:
+        latent_model: The latent model.
+        untouched: Positions that stay as they are, ``[batch, pos]``, bool; None: no position.
+        edit: Change of the latents ``[batch, pos, d_sae]``.
+        see_latents: Sees the latents after the edit.
+        see_at: Where ``see_latents`` is wanted, ``[n, 1, d_sae]``, in a splice that is the identity; None: everywhere.
+        see_output: Sees what is written, ``[batch, pos, ...]``.
+        output: Is written instead of a reconstruction, ``[batch, d_out]`` at one position of each row; nothing is read.
+    """
+
+    latent_model: LatentModel
+    untouched: Tensor | None = None
+    edit: Edit | None = None
+    see_latents: Observer | None = None
+    see_at: Points | None = None
+    see_output: Observer | None = None
+    output: Tensor | None = None
+
+    def edits(self) -> tuple[Edit | None, Edit]:
+        """Two edits: read and encode at the input's hook point, decode and write at the output's.
+
+        The first is None where nothing is read.
+        """
+        given = self.output
+        if given is not None:
+            return None, lambda activations: given.reshape(activations.shape).to(activations.dtype)
+        pending: list[tuple[Tensor, Tensor]] = []
+        keeps_error = has_error_term(self.latent_model)
+        identity = keeps_error and self.edit is None
+
+        def read(activations: Tensor) -> Tensor:
+            if identity and self.see_latents is None:
+                return activations
+            flat, untouched = self._checked(activations.flatten(2)), self.untouched
+            if identity and self.see_at is not None:
+                flat = self.see_at.of(flat).unsqueeze(1)
+                untouched = None if untouched is None else self.see_at.of(untouched).unsqueeze(1)
+            latents = self.latent_model.encode(flat.detach() if keeps_error and not identity else flat)
+            if untouched is not None:
+                latents = latents.masked_fill(untouched.unsqueeze(-1), 0)
+            clean = latents
+            if self.edit is not None:
+                latents = self.edit(latents)
+            if self.see_latents is not None:
+                self.see_latents(latents)
+            if not identity:
+                pending.append((clean, latents))
+            return activations
+
+        def write(activations: Tensor) -> Tensor:
+            if not identity:
+                activations = self._written(activations, *pending.pop())
+            if self.see_output is not None:
+                self.see_output(activations)
+            return activations
+
+        return read, write
+
+    def _written(self, activations: Tensor, clean: Tensor, latents: Tensor) -> Tensor:
         flat = activations.flatten(2)
-        if flat.shape[-1] != latent_model.d_in:
-            raise HookPointError(
-                f"The latent model {latent_model.name!r} reads {latent_model.d_in} numbers at "
-                f"{latent_model.hook_point}, where this model has {flat.shape[-1]}."
-            )
-        latents = latent_model.encode(flat)
-        if untouched is not None:
-            latents = latents.masked_fill(untouched.unsqueeze(-1), 0)
-        if edit is not None:
-            latents = edit(latents)
-        if sink is not None:
-            sink[name] = latents.detach()
-        pending.append(latents)
-        return activations
-
-    def write(activations: Tensor) -> Tensor:
-        flat = activations.flatten(2)
-        output = latent_model.decode(pending.pop()).to(flat.dtype)
-        if untouched is not None:
-            output = torch.where(untouched.unsqueeze(-1), flat, output)
+        output = self.latent_model.decode(latents).to(flat.dtype)
+        if has_error_term(self.latent_model):
+            output = flat + output - self.latent_model.decode(clean).to(flat.dtype).detach()
+        if self.untouched is not None:
+            output = where(self.untouched.unsqueeze(-1), flat, output)
         return output.reshape(activations.shape)
 
-    return read, write
+    def _checked(self, flat: Tensor) -> Tensor:
+        if flat.shape[-1] != self.latent_model.d_in:
+            raise HookPointError(
+                f"The latent model {self.latent_model.name!r} reads {self.latent_model.d_in} numbers at "
+                f"{self.latent_model.hook_point}, where this model has {flat.shape[-1]}."
+            )
+        return flat
 
 
 def in_turn(edits: Sequence[Edit]) -> Edit:

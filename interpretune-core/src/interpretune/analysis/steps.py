@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from interpretune.analysis.backend import SplicedRun
 from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks, alive_at, at_positions
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.replay.gradients import attribute
+from interpretune.analysis.replay.prefill import Prefill
+from interpretune.analysis.replay.prefill import prefill as run_once
+from interpretune.analysis.replay.rows import LatentRows
 from interpretune.errors import AnalysisError, DataError
 
 if TYPE_CHECKING:
@@ -112,84 +115,99 @@ def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: Anal
     """The passes of the four modes; core's answer to ``it_run_analysis``."""
     mode = analysis_cfg.mode
     backend, latent_models = module.backend, list(module.latent_models)
+    if mode is AnalysisMode.clean_no_sae:
+        with torch.no_grad():
+            analysis_batch.answer_logits = backend.run(inputs)
+        return
     names = [
         name
         for name in map(activation_name, latent_models)
         if analysis_cfg.names_filter is None or analysis_cfg.names_filter(name)
     ]
-    if mode is AnalysisMode.clean_no_sae:
-        with torch.no_grad():
-            analysis_batch.answer_logits = backend.run(inputs)
-        return
-    if mode is AnalysisMode.attr_patching:
-        labels = analysis_batch.orig_labels
-
-        def summed_differences(logits: Tensor) -> Tensor:
-            return logit_differences(module.standardize_logits(logits)[:, -1, :], labels).sum()
-
-        run, gradients = backend.gradients(inputs, latent_models, summed_differences, names)
+    peaks: dict[str, Peaks] = {}
+    observers = {name: _peak_finder(name, inputs, analysis_batch.alive_latents, peaks) for name in names}
+    if mode is AnalysisMode.clean_w_sae:
+        clean = run_once(backend, inputs, latent_models, observers=observers)
     else:
-        with torch.no_grad():
-            run, gradients = backend.run_spliced(inputs, latent_models, record=names), {}
-    _store(module, analysis_batch, run, gradients, inputs)
-    if mode is AnalysisMode.ablation:
+        clean = backend.prefill(inputs, latent_models, observers=observers, self_check=analysis_cfg.self_check)
+    _store(module, analysis_batch, clean, peaks)
+    if mode is AnalysisMode.attr_patching:
+        analysis_batch.gradients = _gradients(module, analysis_batch, clean)
+    elif mode is AnalysisMode.ablation:
         analysis_batch.ablated_logits = {
-            name: _ablate(module, analysis_batch, inputs, name, analysis_cfg.row_budget) for name in names
+            name: _ablate(module, analysis_batch, clean, name, analysis_cfg.row_budget) for name in names
         }
 
 
-def _store(
-    module: ITModule,
-    analysis_batch: AnalysisBatch,
-    run: SplicedRun,
-    gradients: Mapping[str, Tensor],
-    inputs: ModelInputs,
-) -> None:
-    """Reduce full activations to the answer position and to the alive latents, those already named or those found."""
-    alive = analysis_batch.alive_latents
+def _peak_finder(
+    name: str, inputs: ModelInputs, alive: Mapping[str, Tensor], peaks: dict[str, Peaks]
+) -> Callable[[Tensor], None]:
+    """Notes where latents are most active in each prompt: those already named, or those active at some answer."""
     positions = inputs.answer_positions
     first = inputs.attention_mask.to(torch.int64).argmax(dim=-1)
     padding = ~inputs.attention_mask.bool().unsqueeze(-1)
-    found: dict[str, dict[str, Any]] = {"alive": {}, "values": {}, "gradients": {}, "peaks": {}}
-    for name, activations in run.activations.items():
-        at_answer = at_positions(activations, positions)
-        latents = alive[name].to(at_answer.device) if name in alive else alive_at(at_answer)
-        d_sae = at_answer.shape[-1]
-        found["alive"][name] = latents
-        found["values"][name] = LatentValues(latents, at_answer[:, latents], d_sae)
+
+    def find(activations: Tensor) -> None:
+        latents = (
+            alive[name].to(activations.device) if name in alive else alive_at(at_positions(activations, positions))
+        )
         highest, where = activations[..., latents].masked_fill(padding, -torch.inf).max(dim=1)
-        found["peaks"][name] = Peaks(latents, highest, where - first.unsqueeze(-1))
-        if name in gradients:
-            found["gradients"][name] = LatentValues(
-                latents, at_positions(gradients[name], positions)[:, latents], d_sae
-            )
-    analysis_batch.answer_logits = run.answer_logits
-    analysis_batch.alive_latents = found["alive"]
-    analysis_batch.activations = found["values"]
-    analysis_batch.gradients = found["gradients"]
-    analysis_batch.peaks = found["peaks"]
+        peaks[name] = Peaks(latents, highest, where - first.unsqueeze(-1))
+
+    return find
+
+
+def _store(module: ITModule, analysis_batch: AnalysisBatch, clean: Prefill, peaks: Mapping[str, Peaks]) -> None:
+    """Keep what the clean run says of the alive latents at the answer position."""
+    analysis_batch.answer_logits = clean.logits
+    analysis_batch.alive_latents = {name: item.latents for name, item in peaks.items()}
+    analysis_batch.activations = {name: _of_alive(clean.latents[name], item.latents) for name, item in peaks.items()}
+    analysis_batch.peaks = peaks
     analysis_batch.dashboard_urls = {
         activation_name(item): url for item in module.latent_models if (url := item.dashboard_url())
     }
 
 
-def _ablate(
-    module: ITModule, analysis_batch: AnalysisBatch, inputs: ModelInputs, name: str, row_budget: int | None
-) -> Tensor:
-    """Answers' logits without each alive latent, ``[batch, n_alive, num_labels]``.
+def _of_alive(values: Tensor, latents: Tensor) -> LatentValues:
+    return LatentValues(latents, values[:, latents], values.shape[-1])
 
-    A latent that is inactive in an example has no effect there: such rows keep the clean logits and cost nothing.
-    """
-    assert analysis_batch.answer_logits is not None  # set by _store
-    alive = analysis_batch.activations[name]
-    clean = module.standardize_logits(analysis_batch.answer_logits)[:, -1, :]
-    ablated = clean.unsqueeze(1).repeat(1, len(alive.latents), 1)
-    examples, columns = (alive.values > 0).nonzero().unbind(-1)
-    rows = torch.stack([examples, alive.latents[columns]], dim=-1)
-    if len(rows):
-        logits = module.backend.ablate_latents(inputs, module.latent_models, name, rows, row_budget=row_budget)
-        ablated[examples, columns] = module.standardize_logits(logits)[:, -1, :]
-    return ablated
+
+def _answers(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:
+    """Logits of the answers, ``[n, num_labels]``, of all logits or of the columns that were computed."""
+    return module.standardize_logits(logits)[:, -1, :] if columns is None else logits
+
+
+def _gradients(module: ITModule, analysis_batch: AnalysisBatch, clean: Prefill) -> dict[str, LatentValues]:
+    """Gradients of the summed logit differences at the answer position."""
+    labels, columns, names = analysis_batch.orig_labels, module.answer_columns, list(analysis_batch.activations)
+    if clean.kept is not None:
+        found = attribute(
+            clean,
+            lambda logits, points: logit_differences(_answers(module, logits, columns), labels[points]).sum(),
+            names,
+            columns,
+        )
+    else:
+        _, everywhere = clean.backend.gradients(
+            clean.inputs,
+            list(clean.latent_models.values()),
+            lambda logits: logit_differences(_answers(module, logits, None), labels).sum(),
+            names,
+        )
+        found = {name: clean.points.of(values) for name, values in everywhere.items()}
+    return {name: _of_alive(found[name], item.latents) for name, item in analysis_batch.activations.items()}
+
+
+def _ablate(
+    module: ITModule, analysis_batch: AnalysisBatch, clean: Prefill, name: str, row_budget: int | None
+) -> Tensor:
+    """Answers' logits without each alive latent, ``[batch, n_alive, num_labels]``."""
+    alive, columns = analysis_batch.activations[name], module.answer_columns
+    batch, n_alive = alive.values.shape
+    examples = torch.arange(batch, device=alive.latents.device).repeat_interleave(n_alive)
+    rows = LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1))
+    logits = clean.backend.ablate(clean, rows, columns, row_budget)
+    return _answers(module, logits, columns).reshape(batch, n_alive, -1)
 
 
 def _ablation_effects(alive: LatentValues, ablated: Tensor, clean: Tensor, labels: Tensor) -> LatentValues:

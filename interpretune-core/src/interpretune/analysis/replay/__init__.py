@@ -1,0 +1,5 @@
+"""Runs single tokens again over kept keys and values: exact ablations at the price of a forward."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,232 @@
+"""Exact ablation of chosen latents: by replays of single tokens, and by the plain loop that they are held against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from interpretune.analysis.backend import AllCaptured
+from interpretune.analysis.inputs import Points
+from interpretune.analysis.latent_model import Edit, HasDecoderRows
+from interpretune.analysis.replay.prefill import Prefill
+from interpretune.analysis.replay.prefix import Rows
+from interpretune.analysis.replay.rows import Changes, LatentRows
+from interpretune.errors import AnalysisError
+
+MOST_ROWS = 1024
+"""Rows of one replay, where memory allows; more are no faster."""
+NAIVE_TOKENS = 4096
+"""Tokens of one forward of the plain loop; more are no faster."""
+SHARE_OF_FREE_MEMORY = 0.25
+
+
+@torch.no_grad()
+def ablate(
+    prefill: Prefill,
+    rows: LatentRows,
+    columns: Tensor | None = None,
+    row_budget: int | None = None,
+    *,
+    naive: bool = False,
+) -> Tensor:
+    """Logits at the rows' tokens with latents set, all latent models spliced in.
+
+    Rows that set latents to what they are change nothing: they get the clean logits and are not computed.
+
+    Args:
+        prefill: The clean run.
+        rows: What is set where; their order is that of the result.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+        row_budget: Most rows that run at a time; None: chosen from the free memory.
+        naive: Take the plain loop, a whole forward for each row, also where tokens can be replayed.
+
+    Returns:
+        ``[n, c]``.
+
+    Raises:
+        AnalysisError: A row names an example or a latent that does not exist, or the budget is below one row.
+    """
+    _check(prefill, rows, row_budget)
+    clean = prefill.logits if columns is None else prefill.logits[:, columns]
+    result = clean[rows.points]
+    slow = naive or prefill.kept is None
+    for names, which in _groups(prefill, rows):
+        which = which[rows.points[which].argsort(stable=True)]
+        size = row_budget or (_naive_budget(prefill) if slow else replay_budget(prefill, columns))
+        for chunk in which.split(size):
+            run = run_naively if slow else _replay
+            result[chunk] = run(prefill, rows.select(chunk), names, columns)
+    return result
+
+
+def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Rows that change something, grouped by the latent models that they change."""
+    names = list(rows.changes)
+    touched = torch.zeros(len(rows), len(names), dtype=torch.bool, device=rows.points.device)
+    for column, (name, item) in enumerate(rows.changes.items()):
+        points = rows.points[item.rows]
+        before = prefill.latents[name][points, item.latents]
+        effective = (before != item.values) & ~prefill.untouched[name][points]
+        touched[item.rows[effective], column] = True
+    for pattern in touched.unique(dim=0):
+        if pattern.any():
+            changed = tuple(name for name, is_changed in zip(names, pattern.tolist(), strict=True) if is_changed)
+            yield changed, (touched == pattern).all(dim=-1).nonzero().flatten()
+
+
+def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
+    lowest = prefill.lowest(names)
+    kept = prefill.require_kept()
+    output, edits = None, {name: rows.changes[name].edit() for name in names}
+    if kept.entries[lowest].puts_output:
+        del edits[lowest]
+        output = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
+    return prefill.run_rows(lowest, Rows.of(rows.points), output, edits, columns)
+
+
+def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes) -> Tensor:
+    """What a latent model with a linear decoder writes in each row, ``[n, d_out]``, without decoding anything.
+
+    ``output + sum over changed latents of (new - old activation) * decoder row``.
+    """
+    model: Any = prefill.latent_models[name]
+    assert isinstance(model, HasDecoderRows)
+    output = prefill.require_kept().outputs[name].flatten(1)[points]
+    before = prefill.latents[name][points[changes.rows], changes.latents]
+    written = model.decoder_rows(changes.latents)
+    assert written is not None
+    step = (changes.values.to(before.dtype) - before).unsqueeze(-1) * written
+    return output.index_add(0, changes.rows, step.to(output.dtype))
+
+
+def run_naively(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
+    """The plain loop's step: every row is a whole forward of its example."""
+    points = prefill.points.select(rows.points)
+    inputs = prefill.inputs.select(points.examples)
+    edits, _ = prefill.backend.splice_edits(
+        inputs,
+        list(prefill.latent_models.values()),
+        {name: rows.changes[name].edit(points.positions) for name in names},
+    )
+    logits = prefill.backend.forward(inputs, edits, _in_own_row(points))
+    return logits if columns is None else logits[:, columns]
+
+
+@torch.no_grad()
+def ablate_everywhere(
+    prefill: Prefill, rows: LatentRows, columns: Tensor | None = None, row_budget: int | None = None
+) -> Tensor:
+    """Logits at the rows' tokens with latents set at every position of their examples.
+
+    Every row runs all its tokens, from the lowest latent model that the rows change up.
+
+    Args:
+        prefill: The clean run.
+        rows: What is set where.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+        row_budget: Most rows that run at a time; None: chosen from the free memory.
+
+    Returns:
+        ``[n, c]``.
+
+    Raises:
+        AnalysisError: As ``ablate``.
+    """
+    _check(prefill, rows, row_budget)
+    backend, models = prefill.backend, list(prefill.latent_models.values())
+    names = tuple(rows.changes)
+    engine = None if prefill.kept is None else prefill.kept.engine
+    start, hidden = 0, prefill.logits
+    if engine is not None and names:
+        depths = {name: engine.depth(model.hook_point) for name, model in prefill.latent_models.items()}
+        start = int(min(depths[name] for name in names))
+        while below := [
+            depths[key]
+            for key, model in prefill.latent_models.items()
+            if depths[key] < start <= engine.depth(model.output_hook_point)
+        ]:
+            start = int(min(below))
+        edits, _ = backend.splice_edits(prefill.inputs, models)
+        hidden = _residual_before(prefill, edits, start)
+        models = [model for name, model in prefill.latent_models.items() if depths[name] >= start]
+    results = []
+    for chunk in torch.arange(len(rows), device=rows.points.device).split(row_budget or _naive_budget(prefill)):
+        part = rows.select(chunk)
+        points = prefill.points.select(part.points)
+        inputs = prefill.inputs.select(points.examples)
+        edits, _ = backend.splice_edits(inputs, models, {name: item.edit() for name, item in part.changes.items()})
+        here = _in_own_row(points)
+        if engine is None:
+            logits = backend.forward(inputs, edits, here)
+        else:
+            logits = engine.run_from(inputs, start, hidden[points.examples], edits, here)
+        results.append(logits if columns is None else logits[:, columns])
+    width = prefill.backend.vocab_size if columns is None else len(columns)
+    return torch.cat(results) if results else prefill.logits.new_empty(0, width)
+
+
+def _residual_before(prefill: Prefill, edits: Mapping[str, Edit], block: int) -> Tensor:
+    """The residual stream before a block with latent models spliced in below, ``[batch, pos, d_model]``."""
+    place = f"blocks.{block}.hook_resid_pre"
+    seen: list[Tensor] = []
+
+    def stop(activations: Tensor) -> Tensor:
+        seen.append(activations)
+        raise AllCaptured
+
+    with contextlib.suppress(AllCaptured):
+        prefill.backend.forward(prefill.inputs, {**edits, place: stop})
+    return seen[0]
+
+
+def _in_own_row(points: Points) -> Points:
+    """The same positions where every point has a row of its own."""
+    return Points(torch.arange(len(points), device=points.positions.device), points.positions)
+
+
+def _check(prefill: Prefill, rows: LatentRows, row_budget: int | None) -> None:
+    if row_budget is not None and row_budget < 1:
+        raise AnalysisError(f"row_budget is {row_budget}; an ablation needs room for one row at least.")
+    rows.check(len(prefill.points), {name: item.d_sae for name, item in prefill.latent_models.items()})
+
+
+# ------------------------------------------------------------------------------------------------------------- budgets
+
+
+def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
+    """Rows of one replay: as many as fit into a share of the free memory.
+
+    A row costs the widest things that live at the same time: latents of what is spliced in, the MLP, scores over the
+    prefix, and logits.
+    """
+    longest = prefill.inputs.tokens.shape[1]
+    size = torch.finfo(prefill.logits.dtype).bits // 8
+    config: Any = getattr(prefill.backend.model, "config", None) or getattr(prefill.backend.model, "cfg", None)
+    heads = int(getattr(config, "num_attention_heads", 0) or getattr(config, "n_heads", 16))
+    width = max((item.d_in for item in prefill.latent_models.values()), default=1024)
+    latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
+    logits = prefill.backend.vocab_size if columns is None else len(columns)
+    numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits
+    return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * _free_bytes(prefill.logits.device)) // (numbers * size)))
+
+
+def _naive_budget(prefill: Prefill) -> int:
+    """Rows of one forward of the plain loop: their latents and logits at all positions fit into the same share."""
+    longest = prefill.inputs.tokens.shape[1]
+    size = torch.finfo(prefill.logits.dtype).bits // 8
+    latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
+    numbers = longest * (3 * latents + 2 * prefill.backend.vocab_size)
+    most = max(1, int(SHARE_OF_FREE_MEMORY * _free_bytes(prefill.logits.device)) // (numbers * size))
+    return min(most, max(1, NAIVE_TOKENS // longest))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,181 @@
+"""What a backend supplies so that single tokens can be run again."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.analysis.inputs import ModelInputs, Points
+from interpretune.analysis.latent_model import Edit
+from interpretune.analysis.replay.prefix import Prefix, Rows
+from interpretune.errors import ReplayRefusedError
+
+
+class ReplayEngine(ABC):
+    """Keeps keys and values of a forward and runs single tokens over them, from any block up.
+
+    The residual stream before block ``i`` must be the hook point ``blocks.{i}.hook_resid_pre``.
+    """
+
+    @property
+    @abstractmethod
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+
+    @abstractmethod
+    def depth(self, hook_point: str) -> float:
+        """Where a hook point lies: ``i`` at the input of block ``i``, ``i + 0.5`` within it, ``i + 0.9`` at its output.
+
+        Raises:
+            ReplayRefusedError: It lies in no block.
+        """
+
+    @abstractmethod
+    def prefill(
+        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
+    ) -> tuple[Tensor, Prefix]:
+        """One forward of the whole batch that keeps keys and values of ``first_block`` and all blocks above.
+
+        Returns:
+            Logits at the points, ``[n, vocab]``, and the prefix.
+
+        Raises:
+            ReplayRefusedError: The forward has shown that this model cannot be replayed exactly.
+        """
+
+    @abstractmethod
+    def replay(
+        self,
+        prefix: Prefix,
+        rows: Rows,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """Run one token for each row, from block ``start`` up.
+
+        Args:
+            prefix: Is not changed.
+            rows: Which token.
+            start: First block to run; ``n_blocks`` runs none.
+            hidden: Residual stream before block ``start``, ``[n, d_model]``.
+            edits: At hook points of what runs; activations are ``[n, 1, ...]``.
+            columns: Ids of the logits wanted, ``[c]``; None: all.
+
+        Returns:
+            ``[n, c]``.
+        """
+
+    @abstractmethod
+    def run_from(
+        self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
+    ) -> Tensor:
+        """Run whole rows from block ``start`` up.
+
+        Args:
+            inputs: The rows.
+            start: First block to run.
+            hidden: Residual stream before it, ``[n, pos, d_model]``.
+            edits: At hook points of what runs.
+            points: Where logits are wanted.
+
+        Returns:
+            ``[len(points), vocab]``.
+        """
+
+
+@contextlib.contextmanager
+def blocks_below_skipped(blocks: Sequence[nn.Module], start: int, hidden: Tensor, *, in_tuple: bool) -> Iterator[None]:
+    """Let a model run block ``start`` and what is above it on the given residual stream.
+
+    The blocks below do nothing and the last of them hands out ``hidden``. Block 0 itself is given ``hidden`` in the
+    place of the embedding.
+
+    Args:
+        blocks: The model's blocks, in order.
+        start: First block to run.
+        hidden: ``[n, pos, d_model]``.
+        in_tuple: The model expects the residual stream in a tuple.
+    """
+
+    def skipped(hidden_states: Tensor, *_: object, **__: object) -> object:
+        return (hidden_states,) if in_tuple else hidden_states
+
+    def handed_out(*_: object, **__: object) -> object:
+        return (hidden,) if in_tuple else hidden
+
+    with contextlib.ExitStack() as stack:
+        for index in range(start):
+            stack.enter_context(_replaced_forward(blocks[index], handed_out if index == start - 1 else skipped))
+        if start == 0:
+
+            def put_in(_: nn.Module, args: tuple, kwargs: dict) -> tuple:  # type: ignore[type-arg]
+                return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+            handle = blocks[0].register_forward_pre_hook(put_in, with_kwargs=True, prepend=True)
+            stack.callback(handle.remove)
+        yield
+
+
+@contextlib.contextmanager
+def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
+    """Let a model's own unembedding compute some columns only, so that its scaling and soft-capping stay in force.
+
+    Args:
+        head: The unembedding.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+
+    Yields:
+        Whether only the columns are computed. False where the unembedding is no plain linear map.
+    """
+    if columns is None or type(head) is not nn.Linear:
+        yield columns is None
+        return
+    weight = head.weight[columns]
+    bias = None if head.bias is None else head.bias[columns]
+
+    def narrow(activations: Tensor) -> Tensor:
+        return nn.functional.linear(activations, weight, bias)
+
+    with _replaced_forward(head, narrow):
+        yield True
+
+
+@contextlib.contextmanager
+def _replaced_forward(module: nn.Module, forward: object) -> Iterator[None]:
+    """Let one module compute something else, whatever wraps its class; what stood there comes back."""
+    attributes = module.__dict__  # not setattr: some wrappers hand attributes on to what they wrap
+    before = attributes.get("forward")
+    attributes["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del attributes["forward"]
+        else:
+            attributes["forward"] = before
+
+
+@torch.no_grad()
+def check_causal(logits_of: Callable[[ModelInputs], Tensor], device: torch.device) -> None:
+    """Refuse a model whose logits at a token depend on a later token.
+
+    Args:
+        logits_of: Runs the model on ``ModelInputs`` and returns logits ``[batch, pos, vocab]``.
+        device: Device of the model.
+
+    Raises:
+        ReplayRefusedError: The model looks ahead.
+    """
+    tokens = torch.tensor([[1, 1, 1], [1, 1, 2]], device=device)
+    logits = logits_of(ModelInputs(tokens, torch.ones_like(tokens)))
+    difference = (logits[0, 1] - logits[1, 1]).abs().max().item()
+    if not difference <= 64 * torch.finfo(logits.dtype).eps * max(1.0, logits.abs().max().item()):
+        raise ReplayRefusedError(
+            f"The model is not causal: another third token changes its logits at the second by {difference:.3g}."
+        )

@@ -1,0 +1,259 @@
+"""One spliced forward that keeps what replays of single tokens need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from interpretune.analysis.inputs import ModelInputs, Points
+from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name
+from interpretune.analysis.replay.engine import ReplayEngine
+from interpretune.analysis.replay.prefix import Prefix, Rows
+from interpretune.analysis.splicing import Observer, Splice
+from interpretune.errors import HookPointError, ReplayRefusedError
+
+if TYPE_CHECKING:
+    from interpretune.analysis.backend import AnalysisBackend
+
+
+@frozen(eq=False)
+class Entry:
+    """Where a replay begins that changes latents of one latent model and of none below it.
+
+    Attributes:
+        start: First block to run.
+        hands_in: The latent model's output is the residual stream before that block.
+        puts_output: The output is computed from the kept one and put in; False: the latent model is spliced in, and
+            its latents are edited.
+        above: Activation names of the other latent models that run.
+    """
+
+    start: int
+    hands_in: bool
+    puts_output: bool
+    above: tuple[str, ...]
+
+
+@frozen(eq=False)
+class Kept:
+    """What a prefill keeps for replays.
+
+    Attributes:
+        engine: Runs tokens again.
+        prefix: Keys and values.
+        entries: Where replays begin, by activation name, from the lowest latent model to the highest.
+        hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
+        outputs: What each latent model wrote at the points, ``[n, ...]``, by activation name.
+    """
+
+    engine: ReplayEngine
+    prefix: Prefix
+    entries: Mapping[str, Entry]
+    hidden: Mapping[int, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+@frozen(eq=False)
+class Prefill:
+    """A forward with latent models spliced in, and what it takes to run its points again.
+
+    Attributes:
+        backend: What ran it.
+        inputs: The batch.
+        latent_models: Spliced in together, by activation name.
+        points: The tokens that can be run again.
+        logits: At the points, ``[n, vocab]``.
+        latents: At the points, ``[n, d_sae]``, by activation name; what is not active is 0.
+        untouched: Points that a latent model leaves as they are, ``[n]``, by activation name.
+        kept: What replays need; None: they were refused.
+    """
+
+    backend: AnalysisBackend
+    inputs: ModelInputs
+    latent_models: Mapping[str, LatentModel]
+    points: Points
+    logits: Tensor
+    latents: Mapping[str, Tensor]
+    untouched: Mapping[str, Tensor]
+    kept: Kept | None
+
+    def run_rows(
+        self,
+        name: str,
+        rows: Rows,
+        output: Tensor | None,
+        latent_edits: Mapping[str, Edit],
+        columns: Tensor | None = None,
+        observers: Mapping[str, Observer] | None = None,
+    ) -> Tensor:
+        """Run rows from the place of one latent model up.
+
+        Args:
+            name: Activation name of the lowest latent model that the rows change.
+            rows: Which points.
+            output: What that latent model writes, ``[n, d_out]``; None: it is spliced in.
+            latent_edits: Edits of latents ``[n, 1, d_sae]`` of what is spliced in, by activation name.
+            columns: Ids of the logits wanted, ``[c]``; None: all.
+            observers: See the latents of what is spliced in, by activation name.
+
+        Returns:
+            ``[n, c]``.
+
+        Raises:
+            ReplayRefusedError: The model cannot be replayed.
+        """
+        kept, seen = self.require_kept(), observers or {}
+        entry = kept.entries[name]
+        spliced = list(entry.above)
+        hidden = output if output is not None and entry.hands_in else kept.hidden[entry.start][rows.points]
+        if output is None or not entry.hands_in:
+            spliced.append(name)
+        edits = self.backend.chain(
+            [
+                Splice(
+                    self.latent_models[key],
+                    untouched=self._untouched_rows(key, rows),
+                    edit=latent_edits.get(key),
+                    see_latents=seen.get(key),
+                    output=output if key == name else None,
+                )
+                for key in spliced
+            ]
+        )
+        return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
+
+    def require_kept(self) -> Kept:
+        """What replays need.
+
+        Raises:
+            ReplayRefusedError: They were refused for this model.
+        """
+        if self.kept is None:
+            raise ReplayRefusedError("This prefill keeps nothing to replay from; the warning before it says why.")
+        return self.kept
+
+    def lowest(self, names: Sequence[str]) -> str:
+        """The lowest in the model of some latent models, by activation name."""
+        return next(name for name in self.require_kept().entries if name in names)
+
+    def _untouched_rows(self, name: str, rows: Rows) -> Tensor | None:
+        untouched = self.untouched[name][rows.points]
+        return untouched.unsqueeze(-1) if bool(untouched.any()) else None
+
+
+@torch.no_grad()
+def prefill(
+    backend: AnalysisBackend,
+    inputs: ModelInputs,
+    latent_models: Sequence[LatentModel],
+    points: Points | None = None,
+    observers: Mapping[str, Observer] | None = None,
+    engine: ReplayEngine | None = None,
+) -> Prefill:
+    """Run a batch with latent models spliced in and keep what replays of the points need.
+
+    Args:
+        backend: Runs the model.
+        inputs: The batch.
+        latent_models: Spliced in together.
+        points: Tokens to be run again; None: the answer position of each example.
+        observers: See the latents at all positions, ``[batch, pos, d_sae]``, by activation name; what is not looked at
+            is not kept.
+        engine: Runs tokens again; None: nothing is kept.
+
+    Raises:
+        HookPointError: A hook point is missing, or two latent models read at one hook point.
+        ReplayRefusedError: The engine finds that the model cannot be replayed exactly.
+    """
+    points = inputs.answers if points is None else points
+    models = {activation_name(item): item for item in latent_models}
+    observers = observers or {}
+    for name in observers:
+        if name not in models:
+            raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {list(models)}.")
+    backend.check_hook_points([place for item in latent_models for place in (item.hook_point, item.output_hook_point)])
+    entries = find_entries(engine, latent_models) if engine is not None else {}
+    latents: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    hidden: dict[int, Tensor] = {}
+
+    def see_latents(name: str) -> Observer:
+        def see(values: Tensor) -> None:
+            if name in observers:
+                observers[name](values)
+            latents[name] = values.squeeze(1) if values.shape[:2] == (len(points), 1) else points.of(values)
+
+        return see
+
+    def keep_hidden(block: int) -> Edit:
+        def keep(activations: Tensor) -> Tensor:
+            hidden[block] = points.of(activations)
+            return activations
+
+        return keep
+
+    splices = [
+        Splice(
+            item,
+            untouched=backend.untouched_by(item, inputs),
+            see_latents=see_latents(name),
+            see_at=None if name in observers else points,
+            see_output=lambda written, name=name: outputs.__setitem__(name, points.of(written)),  # type: ignore[misc]
+        )
+        for name, item in models.items()
+    ]
+    starts = {entry.start for entry in entries.values() if not (entry.hands_in and entry.puts_output)}
+    first = {
+        f"blocks.{block}.hook_resid_pre": keep_hidden(block) for block in starts if engine and block < engine.n_blocks
+    }
+    edits = backend.chain(splices, first)
+    kept = None
+    if engine is None:
+        logits = backend.forward(inputs, edits, points)
+    else:
+        lowest = min((entry.start for entry in entries.values()), default=engine.n_blocks)
+        logits, prefix = engine.prefill(inputs, edits, points, lowest)
+        kept = Kept(engine, prefix, entries, hidden, outputs)
+    nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
+    untouched = {
+        name: nothing if (left := backend.untouched_by(item, inputs)) is None else points.of(left)
+        for name, item in models.items()
+    }
+    return Prefill(backend, inputs, models, points, logits, latents, untouched, kept)
+
+
+def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> dict[str, Entry]:
+    """Where replays begin, by activation name, from the lowest latent model to the highest.
+
+    Raises:
+        ReplayRefusedError: A latent model stands outside of all blocks.
+    """
+    depths = {
+        activation_name(item): (engine.depth(item.hook_point), engine.depth(item.output_hook_point))
+        for item in latent_models
+    }
+    places = {activation_name(item): (item.hook_point, item.output_hook_point) for item in latent_models}
+    entries = {}
+
+    def order(item: LatentModel) -> tuple[float, bool]:
+        """By where it writes; a transcoder comes before an autoencoder that reads what it wrote."""
+        return depths[activation_name(item)][1], item.hook_point == item.output_hook_point
+
+    for item in sorted(latent_models, key=order):
+        name = activation_name(item)
+        others = [other for other in depths if other != name]
+        linear = isinstance(item, HasDecoderRows) and item.decoder_rows(torch.zeros(0, dtype=torch.long)) is not None
+        depth = depths[name][1] if linear else depths[name][0]
+        alone = not any(item.output_hook_point in places[other] for other in others)
+        hands_in = linear and alone and not math.isclose(depth % 1, 0.5)
+        start = math.ceil(depth) if hands_in else math.floor(depth)
+        # a latent model that reads below the first block and writes above it must run too
+        while spanning := [int(depths[other][0]) for other in others if depths[other][0] < start <= depths[other][1]]:
+            start, hands_in = min(spanning), False
+        entries[name] = Entry(start, hands_in, linear, tuple(other for other in others if depths[other][1] >= start))
+    return entries

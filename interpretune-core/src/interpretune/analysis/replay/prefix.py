@@ -1,0 +1,147 @@
+"""Keys and values of a batch, kept from one forward, and attention of many single tokens over them.
+
+In a causal model a change at one token leaves all earlier tokens as they were. Rows that change the same token of the
+same example differently therefore share everything that the token attends to, and only the token itself runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from interpretune.analysis.inputs import Points
+
+Slots = slice | Tensor
+"""Which slots of an example a token attends to, itself excepted: a run of them, or ids ``[n]``."""
+
+
+@frozen(eq=False)
+class LayerKeys:
+    """Keys and values of one block.
+
+    Attributes:
+        keys: As attention uses them (rotated), ``[batch, kv_heads, pos, d_head]``.
+        values: ``[batch, kv_heads, pos, d_head]``.
+        slots: For each point, what it attends to.
+    """
+
+    keys: Tensor
+    values: Tensor
+    slots: Sequence[Slots]
+
+
+@frozen(eq=False)
+class Prefix:
+    """What a replay needs of a batch.
+
+    Attributes:
+        points: The tokens that can be run again.
+        tokens: Their ids, ``[n]``.
+        position_ids: Their positions among real tokens, ``[n]``.
+        layers: Keys and values, by block.
+    """
+
+    points: Points
+    tokens: Tensor
+    position_ids: Tensor
+    layers: Mapping[int, LayerKeys]
+
+
+@frozen(eq=False)
+class Rows:
+    """Rows of a replay: each runs the token of one point.
+
+    Attributes:
+        points: Point of each row, ascending, ``[n]``.
+        segments: Runs of rows of one point: (point, first row, last row + 1).
+    """
+
+    points: Tensor
+    segments: Sequence[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, points: Tensor) -> Rows:
+        """Rows of ascending points."""
+        values, counts = points.unique_consecutive(return_counts=True)
+        stops = counts.cumsum(0).tolist()
+        starts = [0, *stops[:-1]]
+        return cls(points, list(zip(values.tolist(), starts, stops, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def slots_of(visible: Tensor) -> list[Slots]:
+    """Slots of each point out of a mask ``[n, pos]``, bool; runs become slices, which copy nothing."""
+    found: list[Slots] = []
+    for row in visible:
+        ids = row.nonzero().flatten()
+        runs = len(ids) == 0 or int(ids[-1] - ids[0]) + 1 == len(ids)
+        found.append((slice(int(ids[0]), int(ids[-1]) + 1) if len(ids) else slice(0, 0)) if runs else ids)
+    return found
+
+
+def visible_slots(attention_mask: Tensor, points: Points, window: int | None) -> list[Slots]:
+    """What each point attends to under causal attention, itself excepted.
+
+    Args:
+        attention_mask: ``[batch, pos]``.
+        points: The points.
+        window: Slots that a token sees, its own included; None: all before it.
+    """
+    slot = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    behind = points.positions.unsqueeze(-1) - slot
+    seen = (behind > 0) & attention_mask[points.examples].bool()
+    return slots_of(seen if window is None else seen & (behind < window))
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layer: LayerKeys,
+    points: Points,
+    rows: Rows,
+    scale: float,
+    softcap: float | None = None,
+    softmax_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Attention of single tokens over the kept keys and values of their example and over themselves.
+
+    Args:
+        query: ``[n, heads, d_head]``.
+        key: Of the token itself, ``[n, kv_heads, d_head]``; query heads share them in groups.
+        value: Of the token itself, ``[n, kv_heads, d_head]``.
+        layer: The block's keys and values.
+        points: All points of the prefix.
+        rows: Which rows run which point.
+        scale: Factor of the scores.
+        softcap: Scores are bent to ``softcap * tanh(scores / softcap)``; None: they are not.
+        softmax_dtype: The dtype in which the model normalises scores; None: their own.
+
+    Returns:
+        ``[n, heads, d_head]``.
+    """
+    n, heads, width = query.shape
+    kv_heads, width_out = value.shape[1:]
+    group = heads // kv_heads
+    grouped = query.reshape(n, kv_heads, group, width)
+    own = (grouped * key.unsqueeze(2)).sum(-1, keepdim=True) * scale
+    parts = []
+    for point, start, stop in rows.segments:
+        example, slots = int(points.examples[point]), layer.slots[point]
+        keys, values = layer.keys[example][:, slots], layer.values[example][:, slots]
+        size = (stop - start) * group
+        asked = grouped[start:stop].transpose(0, 1).reshape(kv_heads, size, width)
+        scores = torch.bmm(asked, keys.transpose(1, 2)) * scale
+        scores = torch.cat([scores, own[start:stop].transpose(0, 1).reshape(kv_heads, size, 1)], dim=-1)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(values.dtype)
+        mine = value[start:stop].transpose(0, 1).unsqueeze(2).expand(-1, -1, group, -1)
+        mixed = torch.bmm(weights[..., :-1], values) + weights[..., -1:] * mine.reshape(kv_heads, size, width_out)
+        parts.append(mixed.reshape(kv_heads, stop - start, group, width_out).transpose(0, 1))
+    return torch.cat(parts).reshape(n, heads, width_out)

@@ -1,0 +1,162 @@
+"""Compares replays with the plain loop before they are trusted, and falls back to it where they disagree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from interpretune.analysis.inputs import ModelInputs, Points
+from interpretune.analysis.latent_model import LatentModel
+from interpretune.analysis.replay.ablation import ablate
+from interpretune.analysis.replay.engine import ReplayEngine
+from interpretune.analysis.replay.prefill import Prefill, prefill
+from interpretune.analysis.replay.rows import Changes, LatentRows
+from interpretune.analysis.splicing import Observer
+from interpretune.errors import ReplayRefusedError
+
+if TYPE_CHECKING:
+    from interpretune.analysis.backend import AnalysisBackend
+
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest difference of logits, as a share of the largest logit. Some models normalise attention in float32 always."""
+
+
+@frozen
+class SelfCheck:
+    """Result of a comparison of replays with the plain loop.
+
+    Attributes:
+        rows: Rows compared.
+        longest: Slots of the longest batch compared.
+        max_abs_error: Largest difference of a logit.
+        tolerance: Largest difference allowed, in logits.
+    """
+
+    rows: int
+    longest: int
+    max_abs_error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether replays are right; NaN is not."""
+        return self.max_abs_error <= self.tolerance
+
+
+class ReplayTrust:
+    """What is known of the replays of one backend: the engine, and which latent models they were checked with."""
+
+    def __init__(self) -> None:
+        self._engine: ReplayEngine | None = None
+        self._looked = False
+        self._checks: list[tuple[tuple[LatentModel, ...], SelfCheck | None]] = []
+
+    def prefill(
+        self,
+        backend: AnalysisBackend,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        points: Points | None,
+        observers: Mapping[str, Observer] | None,
+        self_check: bool,
+    ) -> Prefill:
+        """A prefill whose replays can be trusted, or one without replays; see ``AnalysisBackend.prefill``."""
+        models = tuple(latent_models)
+        engine = self._find_engine(backend)
+        known = [check for checked, check in self._checks if _same(checked, models)]
+        if None in known or any(check is not None and not check.passed for check in known):
+            engine = None
+        try:
+            filled = prefill(backend, inputs, latent_models, points, observers, engine)
+        except ReplayRefusedError as refusal:
+            if engine is None:
+                raise
+            self._checks.append((models, None))
+            _warn(str(refusal))
+            return prefill(backend, inputs, latent_models, points, observers)
+        longest = max((check.longest for check in known if check is not None), default=0)
+        if filled.kept is None or not self_check or inputs.tokens.shape[1] <= 2 * longest:
+            return filled
+        return self._checked(filled, models)
+
+    def checks(self) -> list[SelfCheck]:
+        """The comparisons made so far."""
+        return [check for _, check in self._checks if check is not None]
+
+    def _find_engine(self, backend: AnalysisBackend) -> ReplayEngine | None:
+        if not self._looked:
+            self._looked = True
+            try:
+                self._engine = backend.create_replay()
+            except ReplayRefusedError as refusal:
+                _warn(str(refusal))
+        return self._engine
+
+    def _checked(self, filled: Prefill, models: tuple[LatentModel, ...]) -> Prefill:
+        try:
+            check = compare_with_plain_loop(filled, strongest_rows(filled))
+            if not check.passed:  # latents near a threshold depend on the shapes of a forward: take the same shape
+                check = compare_with_plain_loop(filled, one_row_each(filled))
+        except ReplayRefusedError as refusal:
+            self._checks.append((models, None))
+            _warn(str(refusal))
+            return evolve(filled, kept=None)
+        self._checks.append((models, check))
+        if check.passed:
+            return filled
+        _warn(
+            f"Replayed logits differ from those of whole forwards by {check.max_abs_error:.3g}; allowed were "
+            f"{check.tolerance:.3g}."
+        )
+        return evolve(filled, kept=None)
+
+
+def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
+    """Replay some rows and run them in whole forwards too."""
+    fast, slow = ablate(filled, rows), ablate(filled, rows, naive=True)
+    difference = (fast - slow).abs().max().item() if len(rows) else 0.0
+    scale = max(1.0, slow.abs().max().item()) if len(rows) else 1.0
+    return SelfCheck(
+        len(rows), filled.inputs.tokens.shape[1], difference, TOLERANCES.get(filled.logits.dtype, 1e-2) * scale
+    )
+
+
+def strongest_rows(filled: Prefill) -> LatentRows:
+    """For each latent model the point and latent with the largest activation, to be ablated alone."""
+    points: list[int] = []
+    changes: dict[str, Changes] = {}
+    for name, latents in filled.latents.items():
+        if latents.max() <= 0:
+            continue
+        point, latent = divmod(int(latents.argmax()), latents.shape[1])
+        changes[name] = _ablation(len(points), latent, latents)
+        points.append(point)
+    return LatentRows(torch.tensor(points, dtype=torch.long, device=filled.logits.device), changes)
+
+
+def one_row_each(filled: Prefill) -> LatentRows:
+    """Every point once, with the strongest latent of the lowest latent model ablated."""
+    name = next(iter(filled.require_kept().entries))
+    latents = filled.latents[name]
+    points = torch.arange(len(latents), device=latents.device)
+    return LatentRows.single(name, torch.stack([points, latents.argmax(-1)], dim=-1))
+
+
+def _ablation(row: int, latent: int, like: Tensor) -> Changes:
+    device = like.device
+    return Changes(torch.tensor([row], device=device), torch.tensor([latent], device=device), like.new_zeros(1))
+
+
+def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"{reason} Ablations run a whole forward for each row instead: exact, and slow.", UserWarning, stacklevel=4
+    )

@@ -1,0 +1,288 @@
+"""Replay of TransformerLens models, through their own hook points.
+
+Rotated queries and keys, values, and the output of attention before its projection are hook points of every block. A
+replay runs rows of one token each, for which the model's own attention would see nothing but the token itself, and puts
+attention over the shared prefix in at ``hook_z``. Everything else is the model's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from interpretune.analysis import Edit, ModelInputs, Points
+from interpretune.analysis.replay import (
+    LayerKeys,
+    Prefix,
+    ReplayEngine,
+    Rows,
+    attend,
+    blocks_below_skipped,
+    check_causal,
+    columns_only,
+    slots_of,
+)
+from interpretune.errors import ReplayRefusedError
+from interpretune.tokenization import position_ids
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from interpretune_tlens.backend import TransformerLensBackend
+
+PARTS = (("query", ("hook_rot_q", "hook_q")), ("key", ("hook_rot_k", "hook_k")), ("value", ("hook_v",)))
+
+
+@frozen
+class AttentionParts:
+    """How one block attends.
+
+    Attributes:
+        scale: Factor of the scores.
+        softcap: Scores are bent to ``softcap * tanh(scores / softcap)``; None: they are not.
+        softmax_dtype: The dtype in which scores are normalised; None: their own.
+    """
+
+    scale: float
+    softcap: float | None
+    softmax_dtype: torch.dtype | None
+
+
+class TransformerLensReplay(ReplayEngine):
+    """What bridges and hooked transformers have in common."""
+
+    def __init__(self, backend: TransformerLensBackend) -> None:
+        """Look at the model.
+
+        Raises:
+            ReplayRefusedError: It cannot be replayed exactly, and why.
+        """
+        self._backend = backend
+        self._model: Any = backend.model
+        self._blocks: list[nn.Module] = list(self._model.blocks)
+        known = set(backend.hook_point_names())
+        self._names = [{part: _first(block, names, known) for part, names in PARTS} for block in range(self.n_blocks)]
+        self._refuse_unknown()
+        self._parts = [self._attention_of(block) for block in self._blocks]
+        check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
+
+    @abstractmethod
+    def _refuse_unknown(self) -> None:
+        """Refuse configurations whose attention has parts that a replay does not know."""
+
+    @abstractmethod
+    def _attention_of(self, block: Any) -> AttentionParts:
+        """How a block attends."""
+
+    @abstractmethod
+    def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
+        """Run one token a row from block ``start`` up, ``[n, c]``; hooks are on the model."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self._blocks)
+
+    def depth(self, hook_point: str) -> float:
+        """See ``ReplayEngine.depth``."""
+        kind, _, rest = hook_point.partition(".")
+        block, _, place = rest.partition(".")
+        if kind != "blocks" or not block.isdecimal():
+            raise ReplayRefusedError(f"{hook_point} lies in no block.")
+        return int(block) + {"hook_resid_pre": 0.0, "hook_in": 0.0, "hook_resid_post": 0.9, "hook_out": 0.9}.get(
+            place, 0.5
+        )
+
+    def prefill(
+        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
+    ) -> tuple[Tensor, Prefix]:
+        """See ``ReplayEngine.prefill``."""
+        if inputs.extra:
+            raise ReplayRefusedError(f"The batch has further inputs ({', '.join(inputs.extra)}).")
+        keys: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
+        visible: dict[int, Tensor] = {}
+        own = torch.arange(inputs.tokens.shape[1], device=inputs.tokens.device) == points.positions.unsqueeze(-1)
+
+        def keep(sink: dict[int, Tensor], block: int) -> Edit:
+            def note(activations: Tensor) -> Tensor:
+                sink[block] = activations.transpose(1, 2)
+                return activations
+
+            return note
+
+        def note_visible(block: int) -> Edit:
+            def note(scores: Tensor) -> Tensor:
+                seen = scores[points.examples, 0, points.positions] > torch.finfo(scores.dtype).min / 2
+                visible[block] = seen & ~own
+                return scores
+
+            return note
+
+        notes: dict[str, Edit] = {}
+        for block in range(first_block, self.n_blocks):
+            notes[self._names[block]["key"]] = keep(keys, block)
+            notes[self._names[block]["value"]] = keep(values, block)
+            notes[f"blocks.{block}.attn.hook_attn_scores"] = note_visible(block)
+        if clash := notes.keys() & edits.keys():
+            raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
+        logits = self._backend.forward(inputs, {**edits, **notes}, points)
+        layers: dict[int, LayerKeys] = {}
+        slots, last = slots_of(own & False), None
+        for block in sorted(keys):
+            if last is None or not torch.equal(visible[block], last):
+                slots, last = slots_of(visible[block]), visible[block]
+            layers[block] = LayerKeys(keys[block], values[block], slots)
+        places = points.of(position_ids(inputs.attention_mask))
+        return logits, Prefix(points, points.of(inputs.tokens), places, layers)
+
+    def replay(
+        self,
+        prefix: Prefix,
+        rows: Rows,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """See ``ReplayEngine.replay``."""
+        hooks: dict[str, Edit] = {}
+        for block in range(start, self.n_blocks):
+            hooks |= self._attention_edits(block, prefix, rows, edits.get(f"blocks.{block}.attn.hook_z"))
+        with self._backend.counted_hooks({**edits, **hooks}):
+            return self._run_tokens(prefix, rows, start, hidden, columns)
+
+    def _attention_edits(self, block: int, prefix: Prefix, rows: Rows, after: Edit | None) -> dict[str, Edit]:
+        """Hooks that note a block's query, key and value and put attention over the prefix in at ``hook_z``."""
+        seen: dict[str, Tensor] = {}
+        about, layer = self._parts[block], prefix.layers[block]
+
+        def note(part: str) -> Edit:
+            def keep(activations: Tensor) -> Tensor:
+                seen[part] = activations[:, 0]
+                return activations
+
+            return keep
+
+        def put(activations: Tensor) -> Tensor:
+            parts = (seen.pop("query"), seen.pop("key"), seen.pop("value"))
+            mixed = attend(*parts, layer, prefix.points, rows, about.scale, about.softcap, about.softmax_dtype)
+            mixed = mixed.unsqueeze(1).to(activations.dtype)
+            return mixed if after is None else after(mixed)
+
+        edits = {name: note(part) for part, name in self._names[block].items()}
+        return {**edits, f"blocks.{block}.attn.hook_z": put}
+
+
+class BridgeReplay(TransformerLensReplay):
+    """Replays a ``TransformerBridge``: the Hugging Face model that it wraps runs from a block of its choice up."""
+
+    def _refuse_unknown(self) -> None:
+        config = self._model.cfg
+        if getattr(config, "positional_embedding_type", None) == "alibi":
+            raise ReplayRefusedError("The model's attention has a bias by distance (alibi).")
+        for block in self._blocks:
+            attention: Any = getattr(block, "attn", None)
+            original = getattr(attention, "original_component", None)
+            if original is None:
+                raise ReplayRefusedError(f"{block.name} of the bridge has no attention.")
+            if getattr(original, "sinks", None) is not None:
+                raise ReplayRefusedError("The model's attention has sinks.")
+
+    def _attention_of(self, block: Any) -> AttentionParts:
+        attention, original = block.attn, block.attn.original_component
+        width = getattr(original, "head_dim", None) or self._model.cfg.d_head
+        scale = getattr(original, "scaling", None)
+        if not isinstance(scale, float):
+            scale = width**-0.5
+            if getattr(attention.config, "scale_attn_by_inverse_layer_idx", False):
+                scale /= attention._layer_idx + 1
+        return AttentionParts(
+            scale,
+            getattr(original, "attn_logit_softcapping", None),
+            torch.float32 if hasattr(attention, "hook_rot_q") else None,
+        )
+
+    def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
+        tokens = prefix.tokens[rows.points].unsqueeze(-1)
+        arguments: dict[str, Any] = {"attention_mask": torch.ones_like(tokens)}
+        if self._backend.takes_positions:
+            arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
+        with (
+            blocks_below_skipped(self._blocks, start, hidden.unsqueeze(1), in_tuple=False),
+            columns_only(self._model.unembed.original_component, columns) as narrowed,
+        ):
+            logits: Tensor = self._model(tokens, **arguments)[:, -1]
+        return logits if narrowed else logits[:, columns]
+
+    def run_from(
+        self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
+    ) -> Tensor:
+        """See ``ReplayEngine.run_from``."""
+        with blocks_below_skipped(self._blocks, start, hidden, in_tuple=False):
+            return self._backend.forward(inputs, edits, points)
+
+
+class HookedReplay(TransformerLensReplay):
+    """Replays a ``HookedTransformer``, which can start at any block."""
+
+    def _refuse_unknown(self) -> None:
+        config = self._model.cfg
+        kind = config.positional_embedding_type
+        if kind not in ("standard", "rotary"):
+            raise ReplayRefusedError(f"The model has position embeddings of the kind {kind!r}.")
+        for name in ("use_logn_attn", "use_attention_sinks", "use_attn_result", "use_split_qkv_input", "use_attn_in"):
+            if getattr(config, name, False):
+                raise ReplayRefusedError(f"The model is configured with {name}.")
+
+    def _attention_of(self, block: Any) -> AttentionParts:
+        softcap = self._model.cfg.attn_scores_soft_cap
+        used = softcap if softcap is not None and softcap > 0 else None
+        return AttentionParts(1 / block.attn.attn_scale, used, None)
+
+    def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
+        # The model reads positions off the running sum of the mask: this mask says where the one token of a row stands.
+        mask = (prefix.position_ids[rows.points] + 1).unsqueeze(-1)
+        with _unembedding(self._model, columns):
+            logits: Tensor = self._model(hidden.unsqueeze(1), start_at_layer=start, attention_mask=mask)
+        return logits[:, -1]
+
+    def run_from(
+        self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
+    ) -> Tensor:
+        """See ``ReplayEngine.run_from``."""
+        with self._backend.counted_hooks(edits):
+            logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=inputs.attention_mask)
+        return points.of(logits)
+
+
+@contextlib.contextmanager
+def _unembedding(model: HookedTransformer, columns: Tensor | None) -> Iterator[None]:
+    """Let a hooked transformer unembed some columns only."""
+    if columns is None:
+        yield
+        return
+    unembed: Any = model.unembed
+    weight, bias = unembed.W_U[:, columns].T, unembed.b_U[columns]
+
+    def narrow(residual: Tensor) -> Tensor:
+        return nn.functional.linear(residual, weight, bias)
+
+    unembed.__dict__["forward"] = narrow
+    try:
+        yield
+    finally:
+        del unembed.__dict__["forward"]
+
+
+def _first(block: int, names: Sequence[str], known: set[str]) -> str:
+    for name in names:
+        if (path := f"blocks.{block}.attn.{name}") in known:
+            return path
+    raise ReplayRefusedError(f"Block {block} has no hook point {' or '.join(names)} in its attention.")
