@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
+from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint, FTSEarlyStopping
 from lightning.pytorch import Callback, Trainer
 
 import interpretune as it
@@ -129,6 +129,52 @@ def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path
     names = resumed["model"]._hook.it_name_parameters(module=resumed["model"])[0]
     wanted = {each for phase in THAWED for name in phase if name in names for each in names[name]}
     assert {name for name in after if "qkv" not in name and not torch.equal(after[name], before[name])} == wanted
+
+
+def scheduled(session: it.ITSession, *callbacks: Callback, **options) -> it.ITSession:
+    """The session with a schedule of two phases among the Trainer's callbacks."""
+    phases = {number: PHASES[number]["params"] for number in (0, 1)}
+    schedule = FinetuningScheduler(ft_schedule=finetuning_schedule(session["model"], phases), **options)
+    session["model"].it_cfg.trainer_kwargs = {"callbacks": [schedule, *callbacks]}
+    return session
+
+
+STOP = it.EarlyStopping(monitor="val_loss", min_delta=100.0, patience=1)
+
+
+def test_early_stop_ends_the_phases_of_a_schedule_under_core_s_names(make, tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    snapshots, run = Snapshots(), tmp_path / "run"
+    session = scheduled(make(), snapshots)
+    module = session["model"]
+    real = {name: names for found in module._hook.it_name_parameters(module=module) for name, names in found.items()}
+    wanted = [{each for name in THAWED[phase] if name in real for each in real[name]} for phase in (0, 1)]
+    before = {name: item.detach().clone() for name, item in module.named_parameters()}
+    cfg = it.LoopConfig(max_epochs=9, run_dir=run, early_stopping=STOP, progress=False)
+    result = it.fit(**session, loop_cfg=cfg)
+    changed = [{name for name in before if not torch.equal(each[name], before[name])} for each in snapshots.weights]
+    assert changed == [wanted[0], wanted[0], wanted[0] | wanted[1]]
+    assert result.stopped_early
+    assert (result.checkpoint, result.best_checkpoint.parent) == (
+        run / "checkpoints" / "last.ckpt",
+        run / "checkpoints",
+    )
+    tested = it.test(**session, loop_cfg=it.LoopConfig(progress=False))  # where the schedule has no business
+    assert set(tested.metrics) == {"test_loss", "test_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("options", "callbacks", "loop", "message"),
+    [
+        ({}, [], {"early_stopping": STOP}, "LoopConfig.run_dir is None: there is no folder for checkpoints"),
+        ({"epoch_transitions_only": True}, [], {"early_stopping": STOP, "run_dir": "run"}, "True. would drop it"),
+        ({}, [FTSEarlyStopping("val_loss")], {"early_stopping": STOP, "run_dir": "run"}, "one early stop, and there a"),
+    ],
+)
+def test_loops_that_a_schedule_does_not_go_with(make, options, callbacks, loop, message):
+    session = scheduled(make(), *callbacks, **options)
+    with pytest.raises(it.ConfigurationError, match=message):
+        it.fit(**session, loop_cfg=it.LoopConfig(progress=False, **loop))
 
 
 def test_real_names_and_the_rest(make):

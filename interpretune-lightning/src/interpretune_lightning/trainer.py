@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from interpretune import (
@@ -21,12 +21,11 @@ from interpretune import (
     TrainingError,
 )
 from interpretune.loops.config import LAST
+from interpretune_lightning.loop_callbacks import CHECKPOINTS, NEWEST, loop_callbacks
 
 if TYPE_CHECKING:
     from interpretune_lightning.config import ITLightningConfig
 
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in a run's folder."""
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 
 
@@ -79,9 +78,10 @@ def _lightning_module(loop: str, model: Any, kwargs: dict[str, Any]) -> Any:
 def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopConfig) -> LoopResult:
     """Run one of core's loops with a Trainer made for it."""
     trainer_cfg: ITLightningConfig = module.it_cfg  # type: ignore[assignment]  # composed in by this adapter
-    options = {**_trainer_options(cfg, loop), **trainer_cfg.trainer_kwargs}
-    own = _callbacks(cfg) if loop == "fit" else []
-    options["callbacks"] = [*own, *_as_list(options.get("callbacks"))]
+    given = trainer_cfg.trainer_kwargs
+    callbacks = loop_callbacks(cfg, loop, _as_list(given.get("callbacks")))
+    saves = any(isinstance(item, ModelCheckpoint) for item in callbacks)
+    options = {**_trainer_options(cfg, loop), "enable_checkpointing": saves, **given, "callbacks": callbacks}
     trainer = Trainer(**options)
     arguments: dict[str, Any] = {"ckpt_path": _checkpoint(cfg, loop), "weights_only": True}
     if loop in ("validate", "test"):
@@ -94,15 +94,22 @@ def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopCon
         returned = getattr(trainer, loop)(module, datamodule=datamodule, **arguments)
     if loop == "predict":
         return LoopResult(predictions=returned or (), global_step=module.global_step)
-    checkpoints = [item for item in own if isinstance(item, ModelCheckpoint)]
-    stoppers = [item for item in own if isinstance(item, EarlyStopping)]
-    best = next((item.best_model_path for item in checkpoints if item.monitor), "")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if loop != "fit":
+        return LoopResult(metrics=metrics, global_step=module.global_step)
+    if cfg.run_folder is not None and cfg.checkpoint_every_n_steps is not None:  # the end is no multiple of the steps
+        trainer.save_checkpoint(_last(cfg.run_folder), weights_only=False)
+    # not those that were handed over: schedules put others in their place
+    checkpoints = [item for item in trainer.checkpoint_callbacks if isinstance(item, ModelCheckpoint)]
+    newest = (item.last_model_path for item in checkpoints if item.last_model_path)
+    best = (item.best_model_path for item in checkpoints if item.monitor not in (None, NEWEST) and item.best_model_path)
+    stoppers = [item for item in trainer.early_stopping_callbacks if isinstance(item, EarlyStopping)]
     return LoopResult(
-        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+        metrics=metrics,
         global_step=module.global_step,
-        checkpoint=Path(checkpoints[0].last_model_path) if checkpoints and checkpoints[0].last_model_path else None,
-        best_checkpoint=Path(best) if best else None,
-        stopped_early=any(item.stopped_epoch > 0 for item in stoppers),
+        checkpoint=next(map(Path, newest), None),
+        best_checkpoint=next(map(Path, best), None),
+        stopped_early=any(item.stopped_epoch > 0 or item.wait_count >= max(1, item.patience) for item in stoppers),
     )
 
 
@@ -112,50 +119,32 @@ def _trainer_options(cfg: LoopConfig, loop: str) -> dict[str, Any]:
         *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
         "log_every_n_steps",
     )
-    writes = loop == "fit" and cfg.run_dir is not None
+    writes = loop == "fit" and cfg.run_folder is not None
     return {
         **{name: getattr(cfg, name) for name in passed},
         "gradient_clip_algorithm": cfg.gradient_clip_algorithm if cfg.gradient_clip_val is not None else None,
         "enable_progress_bar": cfg.progress,
         "enable_model_summary": cfg.progress,
-        "enable_checkpointing": writes,
-        "default_root_dir": cfg.run_dir,
-        "logger": CSVLogger(str(cfg.run_dir), name="metrics") if writes else False,
+        "default_root_dir": cfg.run_folder,
+        "logger": CSVLogger(str(cfg.run_folder), name="metrics") if writes else False,
     }
 
 
-def _callbacks(cfg: LoopConfig) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if cfg.run_dir is not None:
-        folder = Path(cfg.run_dir) / CHECKPOINTS
-        callbacks.append(
-            ModelCheckpoint(
-                folder,
-                every_n_train_steps=cfg.checkpoint_every_n_steps,
-                every_n_epochs=1 if cfg.checkpoint_every_n_steps is None else None,
-                save_last=True,
-            )
-        )
-        if cfg.early_stopping is not None:
-            rule = cfg.early_stopping
-            callbacks.append(ModelCheckpoint(folder, "best-{step}", monitor=rule.monitor, mode=rule.mode))
-    if cfg.early_stopping is not None:
-        rule = cfg.early_stopping
-        callbacks.append(EarlyStopping(rule.monitor, mode=rule.mode, patience=rule.patience, min_delta=rule.min_delta))
-    return callbacks
+def _last(run_folder: Path) -> Path:
+    return run_folder / CHECKPOINTS / "last.ckpt"
 
 
 def _checkpoint(cfg: LoopConfig, loop: str) -> str | None:
-    last = Path(cfg.run_dir or ".") / CHECKPOINTS / "last.ckpt"
+    last = _last(cfg.run_folder or Path())
     if cfg.resume_from is None:
-        if loop == "fit" and cfg.run_dir is not None and last.exists():
+        if loop == "fit" and cfg.run_folder is not None and last.exists():
             raise CheckpointError(
-                f"{cfg.run_dir} holds checkpoints of an earlier run. Go on with it (resume_from='last'), or choose "
+                f"{cfg.run_folder} holds checkpoints of an earlier run. Go on with it (resume_from='last'), or choose "
                 "another run_dir."
             )
         return None
     if str(cfg.resume_from) != LAST:
-        return str(cfg.resume_from)
+        return str(Path(cfg.resume_from).expanduser())
     if last.exists():
         return str(last)
     if loop != "fit":
