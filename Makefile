@@ -8,7 +8,7 @@ PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretu
 SOURCES := $(PACKAGES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test lint format bench-overhead clean
+.PHONY: setup demo test lint format bench-overhead bench-ablation clean
 
 setup: $(INSTALLED)
 
@@ -37,8 +37,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-overhead: $(INSTALLED)  ## a composed module against a bare PyTorch loop; writes benchmarks/out/overhead.json
+bench-overhead: $(INSTALLED)  ## composed modules against hand-written ones; writes benchmarks/out/overhead.json
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-ablation: $(INSTALLED)  ## exact ablation beside the plain loop; writes benchmarks/out/ablation.json
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.ablation $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
