@@ -21,10 +21,10 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path):
-    def make(framework: str = "lightning", **settings: Any) -> it.ITSession:
+    def make(framework: str = "lightning", kind: str = "gpt2", **settings: Any) -> it.ITSession:
         adam = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
         options = {"module_cls": it.ClassificationModule, "optimizer_init": adam, **settings}
-        return make_session(tmp_path, adapters=(framework,), init=False, **options)
+        return make_session(tmp_path, kind, adapters=(framework,), init=False, **options)
 
     return make
 
@@ -78,3 +78,26 @@ def test_a_metric_that_is_no_number_is_no_improvement_in_both_loops(make, framew
     result = it.fit(**session, loop_cfg=it.LoopConfig(max_epochs=9, early_stopping=stop, progress=False))
     assert result.stopped_early
     assert result.global_step == 3 * epochs
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_lora_on_quantized_weights_goes_on_from_a_checkpoint(make, tmp_path, bits):
+    quantized: dict[str, Any] = {
+        "hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization={f"load_in_{bits}bit": True}),
+        "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
+    }
+    options: dict[str, Any] = {"run_dir": tmp_path / "run", "resume_from": "last", "progress": False}
+    it.fit(**make("lightning", "llama", **quantized), loop_cfg=it.LoopConfig(max_epochs=1, **options))
+    session = make("lightning", "llama", **quantized)
+    assert it.fit(**session, loop_cfg=it.LoopConfig(max_epochs=2, **options)).global_step == 6
+    other = make("lightning", "llama", **quantized)
+    it.validate(**other, loop_cfg=it.LoopConfig(**options))
+    trained = {name: item for name, item in session["model"].named_parameters() if item.requires_grad}
+    assert trained
+    for name, item in trained.items():
+        assert torch.equal(other["model"].get_parameter(name), item), name
+    if bits == 4:
+        with torch.no_grad():
+            other["model"].model.model.layers[1].mlp.up_proj.weight.bitwise_not_()
+        with pytest.raises(it.CheckpointError, match=r"quantized weights model.model.layers.1.mlp.up_proj.weight have"):
+            it.validate(**other, loop_cfg=it.LoopConfig(**options))

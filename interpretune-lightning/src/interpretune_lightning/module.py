@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from attrs import asdict
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
@@ -123,7 +124,30 @@ class LightningModuleEntry(_UserModule):
                 "session['model'].load_state_dict(torch.load(path, weights_only=True)['state_dict'])."
             )
         Identity.of(self).check(checkpoint[CHECKPOINT_KEY], "The checkpoint", holds_frozen_weights=True)
+        _drop_quantization_states(self, checkpoint["state_dict"])
         super().on_load_checkpoint(checkpoint)
+
+
+def _drop_quantization_states(module: ITModule, state_dict: dict[str, Any]) -> None:
+    """Take the scales of weights in 4 bits out of a checkpoint: bitsandbytes saves them and does not load them.
+
+    Raises:
+        CheckpointError: They are not those of this session, whose weights would mean something else with them.
+    """
+    for name, part in module.named_modules():
+        weight = f"{name}.weight"
+        if getattr(getattr(part, "weight", None), "quant_state", None) is None:
+            continue
+        for key, own in part.state_dict(prefix=f"{name}.").items():
+            if key != weight and not key.startswith(f"{weight}."):
+                continue
+            if key not in state_dict or not torch.equal(state_dict[key].cpu(), own.cpu()):
+                raise CheckpointError(
+                    f"The checkpoint belongs to another model: this session's quantized weights {weight} have other "
+                    "values. Load the model that the checkpoint was trained on."
+                )
+            if key != weight:
+                del state_dict[key]
 
 
 def _for_trainer(setup: OptimizerSetup) -> Any:
