@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import interpretune as it
 from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, run_analysis
-from interpretune.analysis.runner import analysis_step
+from interpretune.analysis.runner import analysis_step, run_analysis_step
 from interpretune_lightning import AnalysisCallback
 from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
 from tests.analysis.sessions import STACKS, make_session, stack_options
@@ -84,6 +85,18 @@ def test_a_cache_that_is_full_already_is_refused(tmp_path):
     trainer.test(**session, verbose=False)
     with pytest.raises(it.AnalysisError, match="clean_no_sae holds 3 batches already. Give each AnalysisCfg a new"):
         trainer.test(**session, verbose=False)
+
+
+def test_results_that_several_processes_would_keep_apart_are_refused(tmp_path):
+    session = make_session(tmp_path, adapters=("lightning",), module_cls=AnalysesInItsTestStep)
+    module, cfg = session["model"], AnalysisCfg()
+    module.analysis_cfg = cfg
+    module._trainer = SimpleNamespace(world_size=2, callbacks=[AnalysisCallback(AnalysisCfg())])
+    batch = next(iter(session["datamodule"].val_dataloader()))
+    with pytest.raises(it.AnalysisError, match="clean_no_sae runs in 2 processes, .*Give AnalysisCallback.analysis_cf"):
+        module.test_step(batch, 0)
+    with pytest.raises(it.AnalysisError, match="runs in 2 processes"):
+        run_analysis_step(module, next(iter(session["datamodule"].val_dataloader())), 0, cfg)
 
 
 @pytest.mark.parametrize(("processes", "n_rows"), [(2, 7), (3, 10)])

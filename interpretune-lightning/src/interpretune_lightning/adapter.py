@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from interpretune import (
     AdapterDeclaration,
+    AnalysisError,
     ClassContribution,
     ITDataModule,
     ITModule,
@@ -11,6 +14,8 @@ from interpretune import (
     LoopResult,
     hookimpl,
 )
+from interpretune.analysis import AnalysisCfg
+from interpretune_lightning.analysis_callback import merges_analysis
 from interpretune_lightning.config import ITLightningConfig
 from interpretune_lightning.datamodule import ITLightningDataModule, LightningDataModuleEntry
 from interpretune_lightning.module import ITLightningModule, LightningModuleEntry
@@ -39,6 +44,22 @@ class LightningAdapter:
     def it_run_loop(self, module: ITModule, datamodule: ITDataModule, loop: str, loop_cfg: LoopConfig) -> LoopResult:
         """Hand over to a Trainer."""
         return run_loop(module, datamodule, loop, loop_cfg)
+
+    @hookimpl(wrapper=True)
+    def it_run_analysis(self, module: ITModule, analysis_cfg: AnalysisCfg) -> Generator[None, bool, bool]:
+        """With several processes, each sees its share of the batches: see that somebody joins the results.
+
+        Raises:
+            AnalysisError: Nobody does.
+        """
+        trainer = getattr(module, "_trainer", None)
+        if trainer is not None and trainer.world_size > 1 and not merges_analysis(trainer, analysis_cfg):
+            raise AnalysisError(
+                f"The analysis {analysis_cfg.mode} runs in {trainer.world_size} processes, each of which would keep "
+                "the results of its own share of the batches. Give AnalysisCallback(analysis_cfg) to the Trainer, which "
+                "joins them, or analyse in one process."
+            )
+        return (yield)
 
 
 adapter = LightningAdapter()

@@ -93,3 +93,9 @@ class AnalysisCallback(Callback):
                 "data module to trainer.test(**session), with a test_dataloader that does not shuffle."
             )
         return sampler
+
+
+def merges_analysis(trainer: LightningTrainer, analysis_cfg: AnalysisCfg) -> bool:
+    """Whether one of the trainer's callbacks joins the results of this analysis."""
+    callbacks = (item for item in trainer.callbacks if isinstance(item, AnalysisCallback))  # type: ignore[attr-defined]
+    return any(analysis_cfg is cfg for callback in callbacks for cfg in callback.analysis_cfgs)
