@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -84,22 +86,26 @@ REFUSED = {
 
 
 def make_model(kind: str, dtype: torch.dtype = torch.float64) -> Any:
-    """A model with random weights, evaluation mode; attention by sdpa where the architecture has it."""
+    """A model with random weights, evaluation mode; attention by sdpa where the architecture has it.
+
+    Gemma 2 attends eagerly and gives NaN with padding in float64, in transformers itself. GPT-OSS needs float32.
+    """
     config = (CONFIGS | REFUSED)[kind]()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = hf.AutoModelForCausalLM.from_config(config).eval()
         for name, parameter in model.named_parameters():
-            if parameter.ndim < 2 and "norm" not in name:  # biases that matter
+            if parameter.ndim < 2 and not re.search(r"(norm|ln_\w+)\.weight", name):  # biases that matter
                 parameter.data.normal_(std=0.1)
             elif parameter.ndim == 2:
                 parameter.data.normal_(std=0.25)
     return model.to(dtype)
 
 
-def backend_of(model: Any) -> HuggingFaceBackend:
-    """Core's backend, without a tokenizer."""
-    return HuggingFaceBackend(model)
+def backend_of(model: Any, special: Sequence[int] = ()) -> HuggingFaceBackend:
+    """Core's backend; of a tokenizer it needs the special tokens alone."""
+    tokenizer: Any = SimpleNamespace(all_special_ids=list(special))
+    return HuggingFaceBackend(model, tokenizer)
 
 
 def batch_of(lengths: Sequence[int], side: str, seed: int = 0) -> ModelInputs:
@@ -116,7 +122,10 @@ def batch_of(lengths: Sequence[int], side: str, seed: int = 0) -> ModelInputs:
 def dictionary(hook_point: str, seed: int, *, d_sae: int = 40, **settings: Any) -> RandomDictionary:
     """A random dictionary in float64 whose decoder is declared linear, unless ``linear=False``."""
     kind = RandomDictionary if not settings.pop("linear", True) else LinearDictionary
-    return kind(hook_point, WIDTH, d_sae, seed=seed, **settings).double()
+    error = settings.pop("error", False)
+    made = kind(hook_point, WIDTH, d_sae, seed=seed, **settings).double()
+    made.use_error_term = error
+    return made
 
 
 class LinearDictionary(RandomDictionary):

@@ -88,6 +88,9 @@ def activations_of(latent_model: Any) -> str:
 
 def place_of(model: Any, hook_point: str) -> tuple[nn.Module, str]:
     """Module of a Hugging Face GPT-2 or Llama and the side of it where a hook point lies."""
+    if ":" in hook_point:
+        path, side = hook_point.split(":")
+        return model.get_submodule(path), side
     _, layer, rest = hook_point.split(".", 2)
     is_gpt2 = hasattr(model, "transformer")
     block = (model.transformer.h if is_gpt2 else model.model.layers)[int(layer)]

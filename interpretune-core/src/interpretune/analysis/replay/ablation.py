@@ -65,18 +65,25 @@ def ablate(
 
 
 def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Rows that change something, grouped by the latent models that they change."""
+    """Rows that change something, grouped by the latent models whose latents they set.
+
+    In a row that changes something, every latent that is set counts: one that is 0 in the clean run may become active
+    by what the row changes below.
+    """
     names = list(rows.changes)
     touched = torch.zeros(len(rows), len(names), dtype=torch.bool, device=rows.points.device)
+    changing = torch.zeros(len(rows), dtype=torch.bool, device=rows.points.device)
     for column, (name, item) in enumerate(rows.changes.items()):
         points = rows.points[item.rows]
-        before = prefill.latents[name][points, item.latents]
-        effective = (before != item.values) & ~prefill.untouched[name][points]
-        touched[item.rows[effective], column] = True
-    for pattern in touched.unique(dim=0):
-        if pattern.any():
-            changed = tuple(name for name, is_changed in zip(names, pattern.tolist(), strict=True) if is_changed)
-            yield changed, (touched == pattern).all(dim=-1).nonzero().flatten()
+        spliced = ~prefill.untouched[name][points]
+        touched[item.rows[spliced], column] = True
+        changing[item.rows[(prefill.latents[name][points, item.latents] != item.values) & spliced]] = True
+    remaining = changing.nonzero().flatten()
+    while len(remaining):
+        pattern = touched[remaining[0]]
+        alike = (touched[remaining] == pattern).all(dim=-1)
+        yield tuple(name for name, is_set in zip(names, pattern.tolist(), strict=True) if is_set), remaining[alike]
+        remaining = remaining[~alike]
 
 
 def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
@@ -140,9 +147,11 @@ def ablate_everywhere(
     _check(prefill, rows, row_budget)
     backend, models = prefill.backend, list(prefill.latent_models.values())
     names = tuple(rows.changes)
+    if not names:
+        return ablate(prefill, rows, columns)
     engine = None if prefill.kept is None else prefill.kept.engine
     start, hidden = 0, prefill.logits
-    if engine is not None and names:
+    if engine is not None:
         depths = {name: engine.depth(model.hook_point) for name, model in prefill.latent_models.items()}
         start = int(min(depths[name] for name in names))
         while below := [

@@ -11,7 +11,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs, Points
-from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name
+from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
 from interpretune.analysis.replay.engine import ReplayEngine
 from interpretune.analysis.replay.prefix import Prefix, Rows
 from interpretune.analysis.splicing import Observer, Splice
@@ -183,10 +183,12 @@ def prefill(
     hidden: dict[int, Tensor] = {}
 
     def see_latents(name: str) -> Observer:
+        at_points = name not in observers and has_error_term(models[name])  # the splice is the identity
+
         def see(values: Tensor) -> None:
             if name in observers:
                 observers[name](values)
-            latents[name] = values.squeeze(1) if values.shape[:2] == (len(points), 1) else points.of(values)
+            latents[name] = values.squeeze(1) if at_points else points.of(values)
 
         return see
 
@@ -218,7 +220,8 @@ def prefill(
     else:
         lowest = min((entry.start for entry in entries.values()), default=engine.n_blocks)
         logits, prefix = engine.prefill(inputs, edits, points, lowest)
-        kept = Kept(engine, prefix, entries, hidden, outputs)
+        in_order = {name: entries[name] for name in outputs}  # within a block, only the forward tells which is lower
+        kept = Kept(engine, prefix, in_order, hidden, outputs)
     nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
     untouched = {
         name: nothing if (left := backend.untouched_by(item, inputs)) is None else points.of(left)
@@ -228,7 +231,7 @@ def prefill(
 
 
 def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> dict[str, Entry]:
-    """Where replays begin, by activation name, from the lowest latent model to the highest.
+    """Where replays begin, by activation name.
 
     Raises:
         ReplayRefusedError: A latent model stands outside of all blocks.
@@ -239,12 +242,7 @@ def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> 
     }
     places = {activation_name(item): (item.hook_point, item.output_hook_point) for item in latent_models}
     entries = {}
-
-    def order(item: LatentModel) -> tuple[float, bool]:
-        """By where it writes; a transcoder comes before an autoencoder that reads what it wrote."""
-        return depths[activation_name(item)][1], item.hook_point == item.output_hook_point
-
-    for item in sorted(latent_models, key=order):
+    for item in latent_models:
         name = activation_name(item)
         others = [other for other in depths if other != name]
         linear = isinstance(item, HasDecoderRows) and item.decoder_rows(torch.zeros(0, dtype=torch.long)) is not None

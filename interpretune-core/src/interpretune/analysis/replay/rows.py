@@ -95,10 +95,14 @@ class LatentRows:
             latents: Ids for each row, ``[k]`` each.
             values: What they are set to, ``[k]`` for each row, or one number for all.
         """
-        sizes = torch.tensor([len(ids) for ids in latents], device=points.device)
+        sizes = torch.tensor([len(ids) for ids in latents], dtype=torch.long, device=points.device)
         rows = torch.arange(len(points), device=points.device).repeat_interleave(sizes)
         flat = torch.cat(list(latents)) if len(latents) else points.new_empty(0)
-        given = values if isinstance(values, float) else torch.cat(list(values))
+        given: Tensor | float = 0.0
+        if isinstance(values, (int, float)):
+            given = values
+        elif len(values):
+            given = torch.cat(list(values))
         return cls(points, {name: Changes(rows, flat, _spread(given, rows))})
 
     def __len__(self) -> int:
@@ -117,7 +121,8 @@ class LatentRows:
             widths: Number of latents by activation name.
 
         Raises:
-            AnalysisError: What is beyond the batch or the dictionary, or no latent model has such activations.
+            AnalysisError: What is beyond the batch or the dictionary, no latent model has such activations, or a row
+                sets a latent twice.
         """
         for name, item in self.changes.items():
             if name not in widths:
@@ -132,9 +137,14 @@ class LatentRows:
                     f"Rows to ablate at {name} go beyond the batch of {points} examples or the {widths[name]} latents: "
                     f"one names example {int(examples[first])} and latent {int(latents[first])}."
                 )
+            changes, times = (item.rows * widths[name] + latents).unique(return_counts=True)
+            if (times > 1).any():
+                row, latent = divmod(int(changes[times > 1][0]), widths[name])
+                raise AnalysisError(f"Row {row} sets latent {latent} at {name} twice; name it once.")
 
 
 def _spread(values: Tensor | float, rows: Tensor) -> Tensor:
     if isinstance(values, Tensor):
         return values.expand(len(rows))
-    return torch.full((len(rows),), values, device=rows.device)
+    dtype = torch.float32 if rows.device.type == "mps" else torch.float64  # as exact as the model may be
+    return torch.full((len(rows),), values, dtype=dtype, device=rows.device)
