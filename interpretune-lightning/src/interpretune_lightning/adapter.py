@@ -56,8 +56,8 @@ class LightningAdapter:
         if trainer is not None and trainer.world_size > 1 and not merges_analysis(trainer, analysis_cfg):
             raise AnalysisError(
                 f"The analysis {analysis_cfg.mode} runs in {trainer.world_size} processes, each of which would keep "
-                "the results of its own share of the batches. Give AnalysisCallback(analysis_cfg) to the Trainer, which "
-                "joins them, or analyse in one process."
+                "the results of its own share of the batches. Give AnalysisCallback(analysis_cfg) to the Trainer, "
+                "which joins them, or analyse in one process."
             )
         return (yield)
 

@@ -22,6 +22,7 @@ from interpretune import (
 )
 from interpretune.loops.config import LAST
 from interpretune_lightning.loop_callbacks import CHECKPOINTS, NEWEST, loop_callbacks
+from interpretune_lightning.whole_files import checkpoint_plugins
 
 if TYPE_CHECKING:
     from interpretune_lightning.config import ITLightningConfig
@@ -81,8 +82,8 @@ def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopCon
     given = trainer_cfg.trainer_kwargs
     callbacks = loop_callbacks(cfg, loop, _as_list(given.get("callbacks")))
     saves = any(isinstance(item, ModelCheckpoint) for item in callbacks)
-    options = {**_trainer_options(cfg, loop), "enable_checkpointing": saves, **given, "callbacks": callbacks}
-    trainer = Trainer(**options)
+    fixed = {"callbacks": callbacks, "plugins": checkpoint_plugins(given)}
+    trainer = Trainer(**{**_trainer_options(cfg, loop), "enable_checkpointing": saves, **given, **fixed})
     arguments: dict[str, Any] = {"ckpt_path": _checkpoint(cfg, loop), "weights_only": True}
     if loop in ("validate", "test"):
         arguments["verbose"] = cfg.progress
