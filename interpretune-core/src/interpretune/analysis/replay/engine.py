@@ -163,19 +163,24 @@ def _replaced_forward(module: nn.Module, forward: object) -> Iterator[None]:
 
 @torch.no_grad()
 def check_causal(logits_of: Callable[[ModelInputs], Tensor], device: torch.device) -> None:
-    """Refuse a model whose logits at a token depend on a later token.
+    """Refuse a model whose logits at a token depend on a later token, or on chance.
 
     Args:
         logits_of: Runs the model on ``ModelInputs`` and returns logits ``[batch, pos, vocab]``.
         device: Device of the model.
 
     Raises:
-        ReplayRefusedError: The model looks ahead.
+        ReplayRefusedError: The model looks ahead, or does not repeat itself.
     """
-    tokens = torch.tensor([[1, 1, 1], [1, 1, 2]], device=device)
+    tokens = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 2]], device=device)
     logits = logits_of(ModelInputs(tokens, torch.ones_like(tokens)))
-    difference = (logits[0, 1] - logits[1, 1]).abs().max().item()
-    if not difference <= 64 * torch.finfo(logits.dtype).eps * max(1.0, logits.abs().max().item()):
+    tolerance = 64 * torch.finfo(logits.dtype).eps * max(1.0, logits.abs().max().item())
+    repeated, difference = ((logits[0, 1] - logits[row, 1]).abs().max().item() for row in (1, 2))
+    if not repeated <= tolerance:
+        raise ReplayRefusedError(
+            f"The model does not repeat itself: the same tokens twice differ by {repeated:.3g} (dropout in training?)."
+        )
+    if not difference <= tolerance:
         raise ReplayRefusedError(
             f"The model is not causal: another third token changes its logits at the second by {difference:.3g}."
         )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from attrs import evolve, frozen
-from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import LatentModel
@@ -101,12 +100,14 @@ class ReplayTrust:
         try:
             check = compare_with_plain_loop(filled, strongest_rows(filled))
             if not check.passed:  # latents near a threshold depend on the shapes of a forward: take the same shape
-                check = compare_with_plain_loop(filled, one_row_each(filled))
+                again = [compare_with_plain_loop(filled, one_row_each(filled, name)) for name in filled.latents]
+                check = next((item for item in again if not item.passed), again[0])
         except ReplayRefusedError as refusal:
             self._checks.append((models, None))
             _warn(str(refusal))
             return evolve(filled, kept=None)
-        self._checks.append((models, check))
+        if check.rows:
+            self._checks.append((models, check))
         if check.passed:
             return filled
         _warn(
@@ -127,29 +128,32 @@ def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
 
 
 def strongest_rows(filled: Prefill) -> LatentRows:
-    """For each latent model the point and latent with the largest activation, to be ablated alone."""
-    points: list[int] = []
-    changes: dict[str, Changes] = {}
-    for name, latents in filled.latents.items():
-        if latents.max() <= 0:
-            continue
-        point, latent = divmod(int(latents.argmax()), latents.shape[1])
-        changes[name] = _ablation(len(points), latent, latents)
-        points.append(point)
-    return LatentRows(torch.tensor(points, dtype=torch.long, device=filled.logits.device), changes)
+    """For each latent model the point and latent with the largest activation, to be ablated alone.
+
+    One more row is of the example with the most padding: the others may have none.
+    """
+    found = [
+        (name, *divmod(int(latents.argmax()), latents.shape[1]))
+        for name, latents in filled.latents.items()
+        if latents.max() > 0
+    ]
+    padded = int(filled.inputs.attention_mask.sum(-1)[filled.points.examples].argmin())
+    active = [name for name in filled.require_kept().entries if filled.latents[name][padded].max() > 0]
+    found += [(name, padded, int(filled.latents[name][padded].argmax())) for name in active[:1]]
+    points = torch.tensor([point for _, point, _ in found], dtype=torch.long, device=filled.logits.device)
+    changes = {}
+    for name in {name for name, _, _ in found}:
+        rows = [(i, latent) for i, (owner, _, latent) in enumerate(found) if owner == name]
+        ids, latents = torch.tensor(rows, device=points.device).unbind(-1)
+        changes[name] = Changes(ids, latents, filled.latents[name].new_zeros(len(ids)))
+    return LatentRows(points, changes)
 
 
-def one_row_each(filled: Prefill) -> LatentRows:
-    """Every point once, with the strongest latent of the lowest latent model ablated."""
-    name = next(iter(filled.require_kept().entries))
+def one_row_each(filled: Prefill, name: str) -> LatentRows:
+    """Every point once, with the strongest latent of one latent model ablated."""
     latents = filled.latents[name]
     points = torch.arange(len(latents), device=latents.device)
     return LatentRows.single(name, torch.stack([points, latents.argmax(-1)], dim=-1))
-
-
-def _ablation(row: int, latent: int, like: Tensor) -> Changes:
-    device = like.device
-    return Changes(torch.tensor([row], device=device), torch.tensor([latent], device=device), like.new_zeros(1))
 
 
 def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
