@@ -4,6 +4,17 @@ from .cache import AnalysisCache, SaveCfg
 from .dashboards import display_latent_dashboards
 from .hf_backend import HuggingFaceBackend
 from .inputs import ModelInputs, Points
+from .interventions import (
+    Add,
+    Intervention,
+    Patch,
+    ProjectOut,
+    Scale,
+    SetTo,
+    generate_with_interventions,
+    interventions_in_place,
+    run_with_interventions,
+)
 from .latent_model import ACTIVATION_HOOK, Edit, LatentModel, activation_name, layer_of
 from .metrics import (
     ActivationSummary,
@@ -27,6 +38,7 @@ from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 __all__ = [
     "ACTIVATION_HOOK",
     "ActivationSummary",
+    "Add",
     "AnalysisBackend",
     "AnalysisBatch",
     "AnalysisCache",
@@ -35,6 +47,7 @@ __all__ = [
     "Context",
     "Edit",
     "HuggingFaceBackend",
+    "Intervention",
     "LatentMetrics",
     "LatentModel",
     "LatentQuality",
@@ -42,13 +55,17 @@ __all__ = [
     "LatentTable",
     "LatentValues",
     "ModelInputs",
+    "Patch",
     "Peaks",
     "Points",
     "PredSummary",
     "Prefill",
+    "ProjectOut",
     "ReplayEngine",
     "SaveCfg",
+    "Scale",
     "SelfCheck",
+    "SetTo",
     "SplicedRun",
     "ablate",
     "activation_name",
@@ -61,6 +78,8 @@ __all__ = [
     "display_ref_vs_sae_logit_diffs",
     "effect_correlations",
     "frozen_parameters",
+    "generate_with_interventions",
+    "interventions_in_place",
     "latent_metrics_scatter",
     "layer_of",
     "logit_differences",
@@ -69,4 +88,5 @@ __all__ = [
     "plot_latent_effects",
     "run_analysis",
     "run_with_ctx",
+    "run_with_interventions",
 ]

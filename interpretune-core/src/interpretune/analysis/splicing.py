@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 from torch import Tensor, where
+from torch.nn.functional import pad
 
 from interpretune.analysis.inputs import Points
 from interpretune.analysis.latent_model import Edit, LatentModel, has_error_term
@@ -24,7 +25,8 @@ class Splice:
 
     Attributes:
         latent_model: The latent model.
-        untouched: Positions that stay as they are, ``[batch, pos]``, bool; None: no position.
+        untouched: Positions that stay as they are, ``[batch, pos]``, bool; None: no position. Tokens that are generated
+            after them are touched.
         edit: Change of the latents ``[batch, pos, d_sae]``.
         see_latents: Sees the latents after the edit.
         see_at: Where ``see_latents`` is wanted, ``[n, 1, d_sae]``, in a splice that is the identity; None: everywhere.
@@ -55,7 +57,8 @@ class Splice:
         def read(activations: Tensor) -> Tensor:
             if identity and self.see_latents is None:
                 return activations
-            flat, untouched = self._checked(activations.flatten(2)), self.untouched
+            flat = self._checked(activations.flatten(2))
+            untouched = self._untouched(flat.shape[1])
             if identity and self.see_at is not None:
                 flat = self.see_at.of(flat).unsqueeze(1)
                 untouched = None if untouched is None else self.see_at.of(untouched).unsqueeze(1)
@@ -85,9 +88,18 @@ class Splice:
         output = self.latent_model.decode(latents).to(flat.dtype)
         if has_error_term(self.latent_model):
             output = flat + output - self.latent_model.decode(clean).to(flat.dtype).detach()
-        if self.untouched is not None:
-            output = where(self.untouched.unsqueeze(-1), flat, output)
+        untouched = self._untouched(flat.shape[1])
+        if untouched is not None:
+            output = where(untouched.unsqueeze(-1), flat, output)
         return output.reshape(activations.shape)
+
+    def _untouched(self, length: int) -> Tensor | None:
+        """For a forward of so many slots: of the prompt, of the prompt and new tokens, or of new tokens alone."""
+        if self.untouched is None or length == self.untouched.shape[1]:
+            return self.untouched
+        if length < self.untouched.shape[1]:
+            return None
+        return pad(self.untouched, (0, length - self.untouched.shape[1]))
 
     def _checked(self, flat: Tensor) -> Tensor:
         if flat.shape[-1] != self.latent_model.d_in:

@@ -10,7 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.backend import AllCaptured, frozen_parameters, watch
-from interpretune.analysis.latent_model import HasDecoderRows
+from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.ablation import replay_budget
 from interpretune.analysis.replay.prefill import Prefill
 from interpretune.analysis.replay.prefix import Rows
@@ -212,16 +212,15 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
         seen.append(values)
         raise AllCaptured
 
+    output: Tensor | None = None
+    edits: dict[str, Edit] = {}
     with torch.enable_grad(), _frozen(prefill):
         if kept.entries[upstream].puts_output:
-            output = kept.outputs[upstream].flatten(1)[points].detach().requires_grad_()
-            leaves[upstream] = output
-            run = lambda: prefill.run_rows(upstream, rows, output, {}, None, {downstream: stop})  # noqa: E731
+            output = leaves[upstream] = kept.outputs[upstream].flatten(1)[points].detach().requires_grad_()
         else:
-            edit = {upstream: watch(upstream, leaves)}
-            run = lambda: prefill.run_rows(upstream, rows, None, edit, None, {downstream: stop})  # noqa: E731
+            edits[upstream] = watch(upstream, leaves)
         with contextlib.suppress(AllCaptured):
-            run()
+            prefill.run_rows(upstream, rows, output, edits, observers={downstream: stop})
         chosen = seen[0].squeeze(1)[torch.arange(len(rows), device=points.device), latents]
         return torch.autograd.grad(chosen.sum(), leaves[upstream])[0].flatten(1)
 

@@ -74,6 +74,7 @@ class HuggingFaceReplay(ReplayEngine):
         """
         self._backend = backend
         self._model: Any = backend.model
+        self._text_config: Any = self._model.config.get_text_config()
         name = type(self._model).__name__
         if backend.blocks is None:
             raise ReplayRefusedError(f"{name} has no list of as many blocks as its configuration says.")
@@ -81,7 +82,7 @@ class HuggingFaceReplay(ReplayEngine):
             raise ReplayRefusedError(f"{name} has an attention of its own (no AttentionInterface).")
         self._path, blocks = backend.blocks
         self._blocks: list[nn.Module] = list(blocks)
-        self._windows = windows_of(self._model.config.get_text_config(), len(self._blocks))
+        self._windows = windows_of(self._text_config, len(self._blocks))
         self._in_tuple = False
         check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
 
@@ -145,7 +146,7 @@ class HuggingFaceReplay(ReplayEngine):
         columns: Tensor | None,
     ) -> Tensor:
         """See ``ReplayEngine.replay``."""
-        eager: bool = self._model.config.get_text_config()._attn_implementation == "eager"
+        eager: bool = self._text_config._attn_implementation == "eager"
         running = _Running(prefix, rows, self._windows, torch.float32 if eager else None)
         head: Any = self._model.get_output_embeddings()
         arguments: dict[str, Any] = {"input_ids": prefix.tokens[rows.points].unsqueeze(-1), "use_cache": False}

@@ -1,0 +1,1 @@
+"""Speed, measured in pairs and reported as ratios; never asserted by a timed test."""

@@ -1,0 +1,53 @@
+"""Dictionaries for benchmarks, fitted in seconds: wide, sparse, and good enough that the model still works."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class FittedDictionary(nn.Module):
+    """ReLU latents along directions of real activations; the decoder is their ridge regression."""
+
+    def __init__(self, hook_point: str, activations: Tensor, answers: Tensor, d_sae: int, alive: int) -> None:
+        """Fit.
+
+        Args:
+            hook_point: Where it stands.
+            activations: ``[n, d_in]``.
+            answers: Those at answer positions, ``[m, d_in]``.
+            d_sae: Number of latents.
+            alive: How many of them shall be active at an answer, in the median.
+        """
+        super().__init__()
+        self.name = self.hook_point = self.output_hook_point = hook_point
+        self.d_in, self.d_sae, self.skips_special_tokens = activations.shape[1], d_sae, False
+        draw = torch.Generator().manual_seed(0)
+        mean = activations.mean(0)
+        centred = activations - mean
+        pairs = torch.randint(len(centred), (2, d_sae), generator=draw)
+        directions = nn.functional.normalize(centred[pairs[0]] + 0.5 * centred[pairs[1]], dim=-1)
+        scores = (answers - mean) @ directions.T
+        threshold = scores.topk(alive + 1, dim=-1).values[:, -1].median()
+        self.w_enc = nn.Parameter(directions.T.contiguous(), requires_grad=False)
+        self.b_enc = nn.Parameter(-(mean @ directions.T) - threshold, requires_grad=False)
+        latents = self.encode(activations)
+        gram = latents @ latents.T
+        gram.diagonal().add_(0.01 * gram.diagonal().mean())
+        self.w_dec = nn.Parameter(latents.T @ torch.linalg.solve(gram, centred), requires_grad=False)
+        self.b_dec = nn.Parameter(mean, requires_grad=False)
+
+    def encode(self, activations: Tensor) -> Tensor:
+        """``[..., d_in]`` to ``[..., d_sae]``."""
+        return torch.relu(nn.functional.linear(activations, self.w_enc.T, self.b_enc))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """``[..., d_sae]`` to ``[..., d_in]``."""
+        return latents @ self.w_dec + self.b_dec
+
+    def decoder_rows(self, latents: Tensor) -> Tensor:
+        """Rows of the decoder."""
+        return self.w_dec[latents]
+
+    def dashboard_url(self) -> str | None:
+        """There is none."""
