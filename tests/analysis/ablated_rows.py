@@ -32,6 +32,7 @@ def rows_of(rows: Sequence[Row]) -> LatentRows:
 def active_rows(prefill: Prefill, name: str, value: float = 0.0) -> LatentRows:
     """Every active latent of one latent model alone, and one that is not active."""
     pairs = (prefill.latents[name] > 0).nonzero()
+    assert prefill.latents[name].isfinite().all()
     assert len(pairs)
     inactive = (prefill.latents[name] == 0).nonzero()[:1]
     return LatentRows.single(name, torch.cat([pairs, inactive]), value)
@@ -43,13 +44,14 @@ def error_of(prefill: Prefill, rows: LatentRows, **options: Any) -> float:
     wanted = ablate(prefill, rows, naive=True)
     effects = (wanted - prefill.logits[rows.points]).abs().amax()
     assert effects > 1e-3
-    found = [ablate(prefill, rows, **options) for _ in range(2)]
-    return max((item - wanted).abs().max().item() for item in found)
+    found = torch.stack([ablate(prefill, rows, **options) for _ in range(2)])
+    return (found - wanted).abs().max().item()
 
 
 def worst_error(prefill: Prefill) -> float:
     """Largest of ``error_of`` over all latent models, each ablated by itself."""
-    return max(error_of(prefill, active_rows(prefill, activation_name(m))) for m in prefill.latent_models.values())
+    errors = [error_of(prefill, active_rows(prefill, activation_name(m))) for m in prefill.latent_models.values()]
+    return torch.tensor(errors).max().item()  # NaN where one is
 
 
 def reference(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from interpretune_tlens.backend import TransformerLensBackend
 
 PARTS = (("query", ("hook_rot_q", "hook_q")), ("key", ("hook_rot_k", "hook_k")), ("value", ("hook_v",)))
+NEEDED = ("hook_attn_scores", "hook_z")
 
 
 @frozen
@@ -64,13 +65,28 @@ class TransformerLensReplay(ReplayEngine):
             ReplayRefusedError: It cannot be replayed exactly, and why.
         """
         self._backend = backend
-        self._model: Any = backend.model
-        self._blocks: list[nn.Module] = list(self._model.blocks)
+        model: Any = backend.model
+        self._model = model
+        self._blocks: list[nn.Module] = list(model.blocks)
         known = set(backend.hook_point_names())
         self._names = [{part: _first(block, names, known) for part, names in PARTS} for block in range(self.n_blocks)]
         self._refuse_unknown()
         self._parts = [self._attention_of(block) for block in self._blocks]
-        check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
+        fired: set[str] = set()
+
+        def noted(name: str) -> Edit:
+            def note(activations: Tensor) -> Tensor:
+                fired.add(name)
+                return activations
+
+            return note
+
+        names = [name for parts in self._names for name in parts.values()]
+        names += [f"blocks.{block}.attn.{place}" for block in range(self.n_blocks) for place in NEEDED]
+        with backend.hooked({name: noted(name) for name in names if name in known}):
+            check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
+        if silent := [name for name in names if name not in fired]:
+            raise ReplayRefusedError(f"The model never runs {silent[0]}, which a replay reads.")
 
     @abstractmethod
     def _refuse_unknown(self) -> None:
@@ -130,7 +146,8 @@ class TransformerLensReplay(ReplayEngine):
             notes[self._names[block]["key"]] = keep(keys, block)
             notes[self._names[block]["value"]] = keep(values, block)
             notes[f"blocks.{block}.attn.hook_attn_scores"] = note_visible(block)
-        if clash := notes.keys() & edits.keys():
+        queries = {self._names[block]["query"] for block in range(first_block, self.n_blocks)}
+        if clash := (notes.keys() | queries) & edits.keys():
             raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
         logits = self._backend.forward(inputs, {**edits, **notes}, points)
         layers: dict[int, LayerKeys] = {}

@@ -1,0 +1,248 @@
+"""Replays of bridges and hooked transformers give the logits of whole forwards; all backends agree on effects."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformers import AutoTokenizer
+
+from interpretune.analysis import ablate, activation_name
+from interpretune.analysis.replay.ablation import ablate_everywhere
+from interpretune.analysis.replay.gradients import attribute, latent_edges
+from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
+from interpretune_tlens import replay as tlens_replay
+from interpretune_tlens.backend import TransformerLensBackend
+from tests.analysis.ablated_rows import ATOL, Row, active_rows, error_of, rows_of, worst_error
+from tests.analysis.tiny_architectures import (
+    BLOCKS,
+    VOCABULARY,
+    WIDTH,
+    WINDOW,
+    backend_of,
+    batch_of,
+    dictionary,
+    make_model,
+)
+
+BRIDGED = ("llama", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "granite", "phi", "cohere")
+HOOKED = ("llama", "gpt2", "mistral", "qwen3", "neox", "opt")
+RAGGED = (9, 4, 12, 1)
+EQUAL = (12, 12, 12)
+Make = Callable[..., TransformerLensBackend]
+
+
+@pytest.fixture(scope="module")
+def backend(llama_folder: Path) -> Make:
+    """Bridges normalise scores in float32 always, and with padding they give NaN in float64."""
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+
+    @cache
+    def make(stack: str, kind: str, dtype: torch.dtype = torch.float64) -> TransformerLensBackend:
+        model = make_model(kind, dtype)
+        model.config.architectures = [type(model).__name__]
+        build = loading._bridge if stack == "bridge" else loading._hooked
+        cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=stack == "bridge")
+        return TransformerLensBackend(build(model, tokenizer, cfg, torch.device("cpu")).eval())
+
+    return make
+
+
+def models_at(*places: str, dtype: torch.dtype = torch.float64) -> list[Any]:
+    return [dictionary(place, i).to(dtype) for i, place in enumerate(places)]
+
+
+TWO = ("blocks.1.hook_resid_post", "blocks.3.hook_mlp_out")
+LOW, HIGH = (f"{place}.hook_sae_acts_post" for place in TWO)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", HOOKED)
+def test_hooked_transformers_are_exact(backend: Make, kind: str, side: str) -> None:
+    for lengths in (RAGGED, (11,)):
+        assert worst_error(backend("hooked", kind).prefill(batch_of(lengths, side), models_at(*TWO))) < ATOL
+
+
+@pytest.mark.parametrize("kind", BRIDGED)
+def test_bridges_are_exact_to_1e_10_in_float64_and_to_2e_5_in_float32(backend: Make, kind: str) -> None:
+    """A replay normalises scores in float32 too: nothing comes from that."""
+    double, single = (backend("bridge", kind, dtype) for dtype in (torch.float64, torch.float32))
+    for lengths in (EQUAL, (11,)):
+        assert worst_error(double.prefill(batch_of(lengths, "left"), models_at(*TWO))) < ATOL
+    for side in ("left", "right"):
+        prefill = single.prefill(batch_of(RAGGED, side), models_at(*TWO, dtype=torch.float32))
+        assert worst_error(prefill) < 2e-5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_hooked_transformer_like_gemma_is_exact(side: str) -> None:
+    """Local attention, soft-capped scores and logits, normed queries and keys, grouped heads, norms after sublayers."""
+    cfg = HookedTransformerConfig(
+        n_layers=BLOCKS, d_model=WIDTH, n_ctx=64, d_head=8, n_heads=4, n_key_value_heads=2, d_mlp=48,
+        d_vocab=VOCABULARY, act_fn="gelu_pytorch_tanh", normalization_type="RMS", rotary_dim=8,
+        positional_embedding_type="rotary",
+        use_local_attn=True, window_size=WINDOW, attn_types=["local", "global"] * 2, attn_scores_soft_cap=5.0,
+        output_logits_soft_cap=6.0, use_qk_norm=True, use_normalization_before_and_after=True, gated_mlp=True,
+        dtype=torch.float64, device="cpu", seed=0, initializer_range=0.25,
+    )  # fmt: skip
+    with torch.random.fork_rng(), loading._quiet():
+        model = HookedTransformer(cfg).eval()
+    prefill = TransformerLensBackend(model, NoSpecialTokens).prefill(batch_of(RAGGED, side), models_at(*TWO))
+    assert worst_error(prefill) < ATOL
+    columns = torch.tensor([7, 3])
+    rows = active_rows(prefill, LOW)
+    torch.testing.assert_close(ablate(prefill, rows, columns), ablate(prefill, rows)[:, columns], rtol=0, atol=ATOL)
+
+
+class NoSpecialTokens:
+    """Stands in for a tokenizer without special tokens."""
+
+    all_special_ids = ()
+
+
+PLACES = {
+    "embedding": [("blocks.0.hook_resid_pre", None)],
+    "last": [("blocks.3.hook_resid_post", None)],
+    "hook_z": [("blocks.1.attn.hook_z", None)],
+    "attn_out": [("blocks.2.hook_attn_out", None), ("blocks.1.hook_resid_post", None)],
+    "transcoder": [("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"), ("blocks.1.hook_mlp_out", None)],
+    "all of one block, the highest first": [
+        ("blocks.1.hook_resid_post", None),
+        ("blocks.1.hook_mlp_out", None),
+        ("blocks.1.attn.hook_z", None),
+    ],
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"linear": False}, {"error": True, "skips": True}], ids=str)
+@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("stack", ["bridge", "hooked"])
+def test_every_place_of_latent_models_is_exact(
+    backend: Make, stack: str, places: str, settings: dict[str, bool]
+) -> None:
+    models = [dictionary(read, i, output=write, **settings) for i, (read, write) in enumerate(PLACES[places])]
+    lengths = EQUAL if stack == "bridge" else RAGGED
+    prefill = backend(stack, "llama").prefill(batch_of(lengths, "left"), models)
+    assert worst_error(prefill) < ATOL
+    assert error_of(prefill, rows_of(together(prefill))) < ATOL
+
+
+def together(prefill: Any) -> list[Row]:
+    """Half of all latents of all latent models are set, in each example."""
+    sets = {name: dict.fromkeys(range(0, 40, 2), 0.2) for name in prefill.latent_models}
+    return [(point, sets) for point in range(len(prefill.points))]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
+def test_all_backends_agree_on_effects(backend: Make, kind: str) -> None:
+    inputs, found = batch_of(EQUAL, "left"), {}
+    core = backend_of(make_model(kind))
+    for name, each in {"core": core, **{stack: backend(stack, kind) for stack in ("bridge", "hooked")}}.items():
+        prefill = each.prefill(inputs, models_at(*TWO))
+        assert prefill.kept is not None
+        rows = active_rows(prefill, LOW)
+        effects = ablate(prefill, rows) - prefill.logits[rows.points]
+        everywhere = ablate_everywhere(prefill, rows) - prefill.logits[rows.points]
+        slopes = attribute(prefill, lambda logits, _: logits[:, :5].sum(), [LOW, HIGH])
+        edges = [edge.values.flatten() for edge in latent_edges(prefill, LOW, HIGH)]
+        found[name] = torch.cat([effects.flatten(), everywhere.flatten(), *map(torch.flatten, slopes.values()), *edges])
+    assert found["core"].abs().max() > 1e-1
+    torch.testing.assert_close(found["hooked"], found["core"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["bridge"], found["core"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", ["bridge", "hooked"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_replays_leave_no_hooks_and_no_replaced_parts(backend: Make, stack: str, kind: str) -> None:
+    each = backend(stack, kind)
+    modules = list(each.model.modules())
+    prefill = each.prefill(batch_of(EQUAL, "left"), models_at(*TWO))
+    rows = active_rows(prefill, LOW)
+    before = traces(modules)
+    ablate(prefill, rows, torch.tensor([3, 4]))
+    ablate_everywhere(prefill, rows)
+    attribute(prefill, lambda logits, _: logits.sum(), [LOW, HIGH])
+    latent_edges(prefill, LOW, HIGH)
+    with pytest.raises(ZeroDivisionError), fails_in_attention():
+        ablate(prefill, rows)
+    assert traces(modules) == before
+    assert worst_error(prefill) < ATOL
+
+
+def traces(modules: list[Any]) -> list[tuple[bool, int, int]]:
+    return [("forward" in m.__dict__, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
+
+
+@contextlib.contextmanager
+def fails_in_attention() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tlens_replay, "attend", lambda *_: 1 / 0)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+REASONS = {
+    ("bridge", "bloom"): "bias by distance",
+    ("bridge", "falcon"): "bias by distance",
+    ("bridge", "gpt_oss"): "attention has sinks",
+    ("bridge", "bert"): "not causal",
+    ("bridge", "neox"): "never runs blocks.0.attn.hook_rot_q",
+    ("bridge", "opt"): "never runs blocks.0.attn.hook_attn_scores",
+    ("bridge", "llama4"): "never runs blocks.0.attn.hook_rot_q",
+    ("hooked", "bloom"): "position embeddings of the kind 'alibi'",
+    ("hooked", "gpt_oss"): "use_attention_sinks",
+}
+
+
+@pytest.mark.parametrize(("stack", "kind"), REASONS)
+def test_refused_architectures_warn_once_and_take_the_plain_loop(backend: Make, stack: str, kind: str) -> None:
+    dtype = torch.float32 if kind == "gpt_oss" else torch.float64
+    each, inputs, models = backend(stack, kind, dtype), batch_of((9, 9), "left"), models_at(TWO[0], dtype=dtype)
+    with pytest.warns(UserWarning, match=f"{REASONS[stack, kind]}.*whole forward for each row instead") as seen:
+        prefill = each.prefill(inputs, models)
+    assert len(seen) == 1
+    assert prefill.kept is None
+    assert each.prefill(inputs, models).kept is None
+    rows = active_rows(prefill, LOW)
+    point, latent = int(rows.points[0]), int(rows.changes[LOW].latents[0])
+
+    def zero(latents: torch.Tensor) -> torch.Tensor:
+        return latents.clone().index_put_(
+            (torch.tensor(point), torch.tensor(8), torch.tensor(latent)), latents.new_zeros(())
+        )
+
+    with torch.no_grad():
+        wanted = each.run_spliced(inputs, models, {LOW: zero}).answer_logits[point]
+    found = ablate(prefill, rows)[0]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert (found - prefill.logits[point]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+@pytest.mark.parametrize("stack", ["bridge", "hooked"])
+def test_latent_models_inside_of_attention_are_refused(backend: Make, stack: str, part: str) -> None:
+    item = dictionary(f"blocks.1.attn.hook_{part}", 3)
+    with pytest.warns(UserWarning, match=f"stands at blocks.1.attn.hook_{part}, inside of attention") as seen:
+        prefill = backend(stack, "gpt2").prefill(batch_of(EQUAL, "left"), [item])
+    assert len(seen) == 1
+    assert ablate(prefill, active_rows(prefill, activation_name(item))).isfinite().all()
+
+
+@pytest.mark.parametrize("stack", ["bridge", "hooked"])
+def test_the_self_check_finds_wrong_replays(backend: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = tlens_replay.attend
+    monkeypatch.setattr(tlens_replay, "attend", lambda *args: attend(*args[:6], 1.01 * args[6], *args[7:]))
+    each = TransformerLensBackend(backend(stack, "mistral").model)
+    with pytest.warns(UserWarning, match="Replayed logits differ from those of whole forwards"):
+        prefill = each.prefill(batch_of(EQUAL, "left"), models_at(*TWO))
+    right = backend(stack, "mistral").prefill(batch_of(EQUAL, "left"), models_at(*TWO), self_check=False)
+    monkeypatch.undo()
+    rows = active_rows(prefill, LOW)
+    torch.testing.assert_close(ablate(prefill, rows), ablate(right, rows), rtol=0, atol=ATOL)
