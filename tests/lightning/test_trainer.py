@@ -222,6 +222,20 @@ def test_a_checkpoint_of_a_stranger_is_refused(make, trainer_of, tmp_path, check
         trainer_of().test(**make(), ckpt_path=tmp_path / "stranger.ckpt", weights_only=True, verbose=False)
 
 
+def test_a_checkpoint_is_known_by_the_model_before_a_strategy_shards_it(make, trainer_of):
+    session = make()
+    trainer_of(max_epochs=1).fit(**session)
+    module = session["model"]
+    whole: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    module.on_save_checkpoint(whole)
+    for item in module.parameters():
+        item.data = item.data.flatten()[:1]  # as FSDP does
+    module.on_save_checkpoint(shared)
+    assert shared == whole
+    module.on_load_checkpoint({**whole, "state_dict": {}})
+
+
 def test_accumulation_clipping_and_precision_are_the_trainer_s(make, trainer_of):
     """Against core's loop, which is compared with a bare PyTorch loop elsewhere."""
     core = make(("core",))

@@ -79,7 +79,8 @@ class LightningModuleEntry(_UserModule):
         """Bring the session to life where the trainer is the first to ask for it."""
         if "stage" not in kwargs:
             super().setup(*args, **kwargs)
-        elif not self._it_state.initialised:
+            return
+        if not self._it_state.initialised:
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
             if datamodule is None:
                 raise ConfigurationError(
@@ -87,6 +88,7 @@ class LightningModuleEntry(_UserModule):
                     "**session) first, or trainer.fit(**session), which hands over both."
                 )
             it_init(module=self, datamodule=datamodule)
+        self._it_identity = Identity.of(self)  # before a strategy leaves this process a share of each parameter
 
     def on_fit_start(self) -> None:
         """Put what is trained into train mode."""
@@ -109,7 +111,8 @@ class LightningModuleEntry(_UserModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the checkpoint belongs to."""
-        checkpoint[CHECKPOINT_KEY] = asdict(Identity.of(self)) | {"stack": list(Identity.of(self).stack)}
+        identity = self._it_identity
+        checkpoint[CHECKPOINT_KEY] = asdict(identity) | {"stack": list(identity.stack)}
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -123,7 +126,7 @@ class LightningModuleEntry(_UserModule):
                 "The checkpoint was not made by an interpretune session. Load its weights yourself: "
                 "session['model'].load_state_dict(torch.load(path, weights_only=True)['state_dict'])."
             )
-        Identity.of(self).check(checkpoint[CHECKPOINT_KEY], "The checkpoint", holds_frozen_weights=True)
+        self._it_identity.check(checkpoint[CHECKPOINT_KEY], "The checkpoint", holds_frozen_weights=True)
         _drop_quantization_states(self, checkpoint["state_dict"])
         super().on_load_checkpoint(checkpoint)
 
