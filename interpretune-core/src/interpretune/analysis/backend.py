@@ -27,7 +27,7 @@ from interpretune.errors import HookPointError, ReplayRefusedError
 
 if TYPE_CHECKING:
     from interpretune.analysis.replay.engine import ReplayEngine
-    from interpretune.analysis.replay.prefill import Prefill
+    from interpretune.analysis.replay.prefill import LatentObserver, Prefill
     from interpretune.analysis.replay.rows import LatentRows
     from interpretune.analysis.replay.self_check import ReplayTrust
 
@@ -326,7 +326,7 @@ class AnalysisBackend(ABC):
         inputs: ModelInputs,
         latent_models: Sequence[LatentModel],
         points: Points | None = None,
-        observers: Mapping[str, Observer] | None = None,
+        observers: Mapping[str, LatentObserver] | None = None,
         *,
         self_check: bool = True,
     ) -> Prefill:
@@ -340,8 +340,7 @@ class AnalysisBackend(ABC):
             inputs: The batch.
             latent_models: Spliced in together.
             points: Tokens to be run again; None: the answer position of each example.
-            observers: See the latents at all positions, ``[batch, pos, d_sae]``, by activation name; what is not looked
-                at is not kept.
+            observers: See the latents at all positions, by activation name; what is not looked at is not kept.
             self_check: Make the comparison.
 
         Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -108,8 +107,3 @@ def alive_at(activations: Tensor) -> Tensor:
         Ids, ascending, ``[n_alive]``.
     """
     return (activations > 0).any(dim=0).nonzero().flatten()
-
-
-def at_positions(values: Tensor, positions: Tensor) -> Tensor:
-    """One position of each row: ``[batch, pos, d]`` and ``[batch]`` to ``[batch, d]``."""
-    return values[torch.arange(len(positions), device=values.device), positions]

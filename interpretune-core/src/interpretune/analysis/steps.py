@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
-from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks, alive_at, at_positions
+from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks, alive_at
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.replay.gradients import attribute
-from interpretune.analysis.replay.prefill import Prefill
+from interpretune.analysis.replay.prefill import LatentObserver, Prefill
 from interpretune.analysis.replay.prefill import prefill as run_once
 from interpretune.analysis.replay.rows import LatentRows
 from interpretune.errors import AnalysisError, DataError
@@ -124,13 +125,13 @@ def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: Anal
         for name in map(activation_name, latent_models)
         if analysis_cfg.names_filter is None or analysis_cfg.names_filter(name)
     ]
-    peaks: dict[str, Peaks] = {}
-    observers = {name: _peak_finder(name, inputs, analysis_batch.alive_latents, peaks) for name in names}
+    highest: dict[str, _Highest] = {}
+    observers = {name: _peak_finder(name, len(inputs), highest) for name in names}
     if mode is AnalysisMode.clean_w_sae:
         clean = run_once(backend, inputs, latent_models, observers=observers)
     else:
         clean = backend.prefill(inputs, latent_models, observers=observers, self_check=analysis_cfg.self_check)
-    _store(module, analysis_batch, clean, peaks)
+    _store(module, analysis_batch, clean, highest)
     if mode is AnalysisMode.attr_patching:
         analysis_batch.gradients = _gradients(module, analysis_batch, clean)
     elif mode is AnalysisMode.ablation:
@@ -139,30 +140,45 @@ def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: Anal
         }
 
 
-def _peak_finder(
-    name: str, inputs: ModelInputs, alive: Mapping[str, Tensor], peaks: dict[str, Peaks]
-) -> Callable[[Tensor], None]:
-    """Notes where latents are most active in each prompt: those already named, or those active at some answer."""
-    positions = inputs.answer_positions
-    first = inputs.attention_mask.to(torch.int64).argmax(dim=-1)
-    padding = ~inputs.attention_mask.bool().unsqueeze(-1)
+@frozen(eq=False)
+class _Highest:
+    """The highest activation of every latent in each prompt, and its position counted without padding."""
 
-    def find(activations: Tensor) -> None:
-        latents = (
-            alive[name].to(activations.device) if name in alive else alive_at(at_positions(activations, positions))
-        )
-        highest, where = activations[..., latents].masked_fill(padding, -torch.inf).max(dim=1)
-        peaks[name] = Peaks(latents, highest, where - first.unsqueeze(-1))
+    values: Tensor
+    positions: Tensor
+
+    def of(self, latents: Tensor) -> Peaks:
+        """Those of some latents."""
+        return Peaks(latents, self.values[:, latents], self.positions[:, latents])
+
+
+def _peak_finder(name: str, batch: int, highest: dict[str, _Highest]) -> LatentObserver:
+    """Notes where latents are most active in each prompt."""
+
+    def find(latents: Tensor, inputs: ModelInputs, examples: Tensor) -> None:
+        if name not in highest:
+            shape = (batch, latents.shape[-1])
+            highest[name] = _Highest(latents.new_zeros(shape), examples.new_zeros(shape))
+        for row, example in enumerate(examples.tolist()):
+            real = inputs.attention_mask[row].nonzero().flatten()
+            values, where = latents[row, real].max(dim=0)
+            highest[name].values[example] = values
+            highest[name].positions[example] = real[where] - real[0]
 
     return find
 
 
-def _store(module: ITModule, analysis_batch: AnalysisBatch, clean: Prefill, peaks: Mapping[str, Peaks]) -> None:
-    """Keep what the clean run says of the alive latents at the answer position."""
+def _store(module: ITModule, analysis_batch: AnalysisBatch, clean: Prefill, highest: Mapping[str, _Highest]) -> None:
+    """Keep what the clean run says of the alive latents: those already named, or those active at some answer."""
+    named = analysis_batch.alive_latents
+    alive = {
+        name: named[name].to(clean.logits.device) if name in named else alive_at(clean.latents[name])
+        for name in highest
+    }
     analysis_batch.answer_logits = clean.logits
-    analysis_batch.alive_latents = {name: item.latents for name, item in peaks.items()}
-    analysis_batch.activations = {name: _of_alive(clean.latents[name], item.latents) for name, item in peaks.items()}
-    analysis_batch.peaks = peaks
+    analysis_batch.alive_latents = alive
+    analysis_batch.activations = {name: _of_alive(clean.latents[name], latents) for name, latents in alive.items()}
+    analysis_batch.peaks = {name: highest[name].of(latents) for name, latents in alive.items()}
     analysis_batch.dashboard_urls = {
         activation_name(item): url for item in module.latent_models if (url := item.dashboard_url())
     }

@@ -178,6 +178,7 @@ def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: i
     gradients = [
         _downstream_gradients(prefill, upstream, downstream, points[chunk], latents[chunk])
         for chunk in torch.arange(len(points), device=points.device).split(row_budget or replay_budget(prefill, None))
+        if len(chunk)
     ]
     gradient = torch.cat(gradients) if gradients else prefill.latents[upstream].new_empty(0, 0)
     model = prefill.latent_models[upstream]
@@ -222,7 +223,11 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
         with contextlib.suppress(AllCaptured):
             prefill.run_rows(upstream, rows, output, edits, observers={downstream: stop})
         chosen = seen[0].squeeze(1)[torch.arange(len(rows), device=points.device), latents]
-        return torch.autograd.grad(chosen.sum(), leaves[upstream])[0].flatten(1)
+        if upstream not in leaves or not chosen.requires_grad:  # it reads before, or beside, what upstream writes
+            like = kept.outputs[upstream] if kept.entries[upstream].puts_output else prefill.latents[upstream]
+            return torch.zeros_like(like.flatten(1)[points])
+        found = torch.autograd.grad(chosen.sum(), leaves[upstream], allow_unused=True, materialize_grads=True)
+        return found[0].flatten(1)
 
 
 def _frozen(prefill: Prefill) -> contextlib.AbstractContextManager[None]:

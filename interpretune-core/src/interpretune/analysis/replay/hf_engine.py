@@ -73,8 +73,9 @@ class HuggingFaceReplay(ReplayEngine):
             ReplayRefusedError: It cannot be replayed exactly, and why.
         """
         self._backend = backend
-        self._model: Any = backend.model
-        self._text_config: Any = self._model.config.get_text_config()
+        model: Any = backend.model
+        self._model = model
+        self._text_config: Any = model.config.get_text_config()
         name = type(self._model).__name__
         if backend.blocks is None:
             raise ReplayRefusedError(f"{name} has no list of as many blocks as its configuration says.")

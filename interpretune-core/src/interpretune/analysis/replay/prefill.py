@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
+from interpretune.analysis.replay.buckets import Bucket, length_buckets, one_prefix, together
 from interpretune.analysis.replay.engine import ReplayEngine
 from interpretune.analysis.replay.prefix import Prefix, Rows
 from interpretune.analysis.splicing import Observer, Splice
@@ -19,6 +20,10 @@ from interpretune.errors import HookPointError, ReplayRefusedError
 
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
+
+
+LatentObserver = Callable[[Tensor, ModelInputs, Tensor], None]
+"""Sees latents ``[b, pos, d_sae]`` of some examples of a batch, these examples' inputs, and their ids ``[b]``."""
 
 
 @frozen(eq=False)
@@ -152,8 +157,10 @@ def prefill(
     inputs: ModelInputs,
     latent_models: Sequence[LatentModel],
     points: Points | None = None,
-    observers: Mapping[str, Observer] | None = None,
+    observers: Mapping[str, LatentObserver] | None = None,
     engine: ReplayEngine | None = None,
+    *,
+    buckets: bool = True,
 ) -> Prefill:
     """Run a batch with latent models spliced in and keep what replays of the points need.
 
@@ -162,9 +169,9 @@ def prefill(
         inputs: The batch.
         latent_models: Spliced in together.
         points: Tokens to be run again; None: the answer position of each example.
-        observers: See the latents at all positions, ``[batch, pos, d_sae]``, by activation name; what is not looked at
-            is not kept.
+        observers: See the latents at all positions, by activation name; what is not looked at is not kept.
         engine: Runs tokens again; None: nothing is kept.
+        buckets: Split the batch by length where that saves work on padding.
 
     Raises:
         HookPointError: A hook point is missing, or two latent models read at one hook point.
@@ -178,6 +185,48 @@ def prefill(
             raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {list(models)}.")
     backend.check_hook_points([place for item in latent_models for place in (item.hook_point, item.output_hook_point)])
     entries = find_entries(engine, latent_models) if engine is not None else {}
+    whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
+    parts = length_buckets(inputs, points) if buckets else [whole]
+    seen = [_run_bucket(backend, part, models, observers, entries, engine) for part in parts]
+
+    def joined(values: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
+        return {key: together(parts, [item[key] for item in values]) for key in values[0]}
+
+    kept = None
+    if engine is not None:
+        prefix = one_prefix(parts, [item.prefix for item in seen if item.prefix is not None], points)
+        in_order = {name: entries[name] for name in seen[0].outputs}  # in a block, only the forward tells what is lower
+        hidden, outputs = joined([item.hidden for item in seen]), joined([item.outputs for item in seen])
+        kept = Kept(engine, prefix, in_order, hidden, outputs)
+    logits = together(parts, [item.logits for item in seen])
+    nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
+    untouched = {
+        name: nothing if (left := backend.untouched_by(item, inputs)) is None else points.of(left)
+        for name, item in models.items()
+    }
+    return Prefill(backend, inputs, models, points, logits, joined([i.latents for i in seen]), untouched, kept)
+
+
+@frozen(eq=False)
+class _Seen:
+    """What the forward of one bucket has shown at its points."""
+
+    logits: Tensor
+    prefix: Prefix | None
+    latents: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    hidden: Mapping[int, Tensor]
+
+
+def _run_bucket(
+    backend: AnalysisBackend,
+    bucket: Bucket,
+    models: Mapping[str, LatentModel],
+    observers: Mapping[str, LatentObserver],
+    entries: Mapping[str, Entry],
+    engine: ReplayEngine | None,
+) -> _Seen:
+    inputs, points = bucket.inputs, bucket.points
     latents: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     hidden: dict[int, Tensor] = {}
@@ -187,7 +236,7 @@ def prefill(
 
         def see(values: Tensor) -> None:
             if name in observers:
-                observers[name](values)
+                observers[name](values, inputs, bucket.examples)
             latents[name] = values.squeeze(1) if at_points else points.of(values)
 
         return see
@@ -214,20 +263,11 @@ def prefill(
         f"blocks.{block}.hook_resid_pre": keep_hidden(block) for block in starts if engine and block < engine.n_blocks
     }
     edits = backend.chain(splices, first)
-    kept = None
     if engine is None:
-        logits = backend.forward(inputs, edits, points)
-    else:
-        lowest = min((entry.start for entry in entries.values()), default=engine.n_blocks)
-        logits, prefix = engine.prefill(inputs, edits, points, lowest)
-        in_order = {name: entries[name] for name in outputs}  # within a block, only the forward tells which is lower
-        kept = Kept(engine, prefix, in_order, hidden, outputs)
-    nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
-    untouched = {
-        name: nothing if (left := backend.untouched_by(item, inputs)) is None else points.of(left)
-        for name, item in models.items()
-    }
-    return Prefill(backend, inputs, models, points, logits, latents, untouched, kept)
+        return _Seen(backend.forward(inputs, edits, points), None, latents, outputs, hidden)
+    lowest = min((entry.start for entry in entries.values()), default=engine.n_blocks)
+    logits, prefix = engine.prefill(inputs, edits, points, lowest)
+    return _Seen(logits, prefix, latents, outputs, hidden)
 
 
 def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> dict[str, Entry]:

@@ -23,13 +23,13 @@ class LayerKeys:
     """Keys and values of one block.
 
     Attributes:
-        keys: As attention uses them (rotated), ``[batch, kv_heads, pos, d_head]``.
-        values: ``[batch, kv_heads, pos, d_head]``.
+        keys: As attention uses them (rotated), ``[kv_heads, pos, d_head]`` for each example.
+        values: ``[kv_heads, pos, d_head]`` for each example.
         slots: For each point, what it attends to.
     """
 
-    keys: Tensor
-    values: Tensor
+    keys: Sequence[Tensor] | Tensor
+    values: Sequence[Tensor] | Tensor
     slots: Sequence[Slots]
 
 

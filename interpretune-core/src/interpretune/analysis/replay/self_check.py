@@ -13,9 +13,8 @@ from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import LatentModel
 from interpretune.analysis.replay.ablation import ablate
 from interpretune.analysis.replay.engine import ReplayEngine
-from interpretune.analysis.replay.prefill import Prefill, prefill
+from interpretune.analysis.replay.prefill import LatentObserver, Prefill, prefill
 from interpretune.analysis.replay.rows import Changes, LatentRows
-from interpretune.analysis.splicing import Observer
 from interpretune.errors import ReplayRefusedError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class ReplayTrust:
         inputs: ModelInputs,
         latent_models: Sequence[LatentModel],
         points: Points | None,
-        observers: Mapping[str, Observer] | None,
+        observers: Mapping[str, LatentObserver] | None,
         self_check: bool,
     ) -> Prefill:
         """A prefill whose replays can be trusted, or one without replays; see ``AnalysisBackend.prefill``."""
@@ -100,7 +99,15 @@ class ReplayTrust:
         try:
             check = compare_with_plain_loop(filled, strongest_rows(filled))
             if not check.passed:  # latents near a threshold depend on the shapes of a forward: take the same shape
-                again = [compare_with_plain_loop(filled, one_row_each(filled, name)) for name in filled.latents]
+                same = prefill(
+                    filled.backend,
+                    filled.inputs,
+                    models,
+                    filled.points,
+                    engine=filled.require_kept().engine,
+                    buckets=False,
+                )
+                again = [compare_with_plain_loop(same, one_row_each(same, name)) for name in same.latents]
                 check = next((item for item in again if not item.passed), again[0])
         except ReplayRefusedError as refusal:
             self._checks.append((models, None))
@@ -128,18 +135,16 @@ def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
 
 
 def strongest_rows(filled: Prefill) -> LatentRows:
-    """For each latent model the point and latent with the largest activation, to be ablated alone.
+    """For each latent model its strongest latent in the longest example, to be ablated alone.
 
-    One more row is of the example with the most padding: the others may have none.
+    One more row is of the shortest example, the one with the most padding: between them, errors of windows and of masks
+    show.
     """
-    found = [
-        (name, *divmod(int(latents.argmax()), latents.shape[1]))
-        for name, latents in filled.latents.items()
-        if latents.max() > 0
-    ]
-    padded = int(filled.inputs.attention_mask.sum(-1)[filled.points.examples].argmin())
-    active = [name for name in filled.require_kept().entries if filled.latents[name][padded].max() > 0]
-    found += [(name, padded, int(filled.latents[name][padded].argmax())) for name in active[:1]]
+    sizes = filled.inputs.attention_mask.sum(-1)[filled.points.examples]
+    longest, shortest = int(sizes.argmax()), int(sizes.argmin())
+    active = {name: filled.latents[name].amax(-1) > 0 for name in filled.require_kept().entries}
+    wanted = [(name, longest) for name in active] + [(name, shortest) for name in list(active)[:1]]
+    found = [(name, point, int(filled.latents[name][point].argmax())) for name, point in wanted if active[name][point]]
     points = torch.tensor([point for _, point, _ in found], dtype=torch.long, device=filled.logits.device)
     changes = {}
     for name in {name for name, _, _ in found}:
