@@ -40,7 +40,9 @@ def test_the_demo_writes_figures_tables_and_a_summary(tiny_demo, tmp_path, capsy
         examples = pq.read_table(tmp_path / "out" / mode / "examples.parquet")
         assert examples.num_rows == (4 if mode == "ablation" else 10)
     effects = pq.read_table(tmp_path / "out" / "ablation" / "latents.parquet")["effect"].to_numpy()
-    assert len(effects) == summary["ablations"] > 0
+    assert len(effects) == summary["ablation_cost"]["ablations"] > 0
+    assert summary["ablation_cost"]["loop_forwards"] >= summary["ablation_cost"]["alive_latents"]
+    assert summary["ablation_cost"]["replayed"].startswith("replayed")
     assert abs(effects).max() > 1e-3
     assert len(list((tmp_path / "out" / "figures").glob("*.html"))) == 3
     assert "Top positive ablation effects" in printed.err
@@ -56,7 +58,7 @@ def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, capsy
     monkeypatch.setattr("interpretune_saelens.training.SAETrainer", refuse)
     assert main(tiny_demo) == 0
     second = json.loads(capsys.readouterr().out)
-    for name in ("correct", "quality", "ablation_attribution_pearson", "ablations"):
+    for name in ("correct", "quality", "ablation_attribution_pearson"):
         assert second[name] == first[name]
 
 

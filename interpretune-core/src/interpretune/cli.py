@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1")
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
     demo.add_argument("--limit", type=_positive, help="most rows to analyse")
-    demo.add_argument("--ablation-rows", type=_positive, default=12, help="rows to ablate, rounded up to whole batches")
+    demo.add_argument("--ablation-rows", type=_positive, help="rows to ablate, up to whole batches (default: all)")
     demo.add_argument("--batch-size", type=_positive, default=4, help="rows in a batch")
     demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table")
     demo.add_argument("--training-scale", type=float, default=1.0, help="length of the training of latent models")

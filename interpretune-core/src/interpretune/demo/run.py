@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import asdict, evolve
@@ -48,6 +48,9 @@ from interpretune.session import ITSession, ITSessionConfig, it_init, it_session
 from interpretune.stack import ExecutionContext, build_context
 from interpretune.tokenization import load_tokenizer
 
+if TYPE_CHECKING:
+    from interpretune.module import ITModule
+
 PATTERN = "Text: {task_prompt}"
 JOIN = "\nClaim: "
 SUFFIX = "\nThe claim is supported by the text (Yes/No):"
@@ -70,7 +73,7 @@ class DemoOptions:
         data: JSONL file, folder, or hub data set and subset; None: the rows of the package.
         answers: Answer words for the labels 0 and 1.
         limit: Most rows to analyse.
-        ablation_rows: Rows to ablate, rounded up to whole batches: every alive latent costs a forward.
+        ablation_rows: Rows to ablate, rounded up to whole batches; None: all that are analysed.
         batch_size: Rows in a batch.
         top_k: Latents in each table.
         output: Folder for figures, tables and the summary.
@@ -87,7 +90,7 @@ class DemoOptions:
     data: str | None = None
     answers: Sequence[str] = ANSWERS
     limit: int | None = None
-    ablation_rows: int = 12
+    ablation_rows: int | None = None
     batch_size: int = 4
     top_k: int = 3
     output: Path = Path("interpretune-demo")
@@ -250,7 +253,8 @@ def _default_layers(shared: ITSharedConfig) -> tuple[int, int]:
 def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console: Console) -> dict[str, Any]:
     module, datamodule = session.module, session.datamodule
     caches: dict[AnalysisMode, AnalysisCache] = {}
-    ablation_batches = -(-options.ablation_rows // options.batch_size)
+    rows = options.ablation_rows
+    ablation_batches = -1 if rows is None else -(-rows // options.batch_size)
     modes = (AnalysisMode.clean_no_sae, AnalysisMode.clean_w_sae, AnalysisMode.attr_patching, AnalysisMode.ablation)
     for mode in modes:
         cfg = AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save_cfg=SaveCfg(prompts=True, tokens=True)))
@@ -261,10 +265,35 @@ def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console
         limit = ablation_batches if mode is AnalysisMode.ablation else -1
         with watch.part(f"analysis {mode}", console):
             caches[mode] = run_analysis(module, datamodule, cfg, limit_batches=limit, console=console)
+    cost = _ablation_cost(module, caches[AnalysisMode.ablation], watch)
+    console.print(
+        f"{cost['ablations']} ablations of {cost['alive_latents']} alive latents in {cost['seconds']} s; "
+        f"{cost['replayed']}. One by one they would have cost {cost['loop_forwards']} forward passes of a batch.",
+        highlight=False,
+        soft_wrap=True,
+    )
     with watch.part("quality of the latent models", console):
         batches = itertools.islice(datamodule.test_dataloader(), -(-QUALITY_ROWS // options.batch_size))
         quality = measure_latent_quality(module, batches)
-    return _report(session, options, caches, quality, console)
+    return _report(session, options, caches, quality, console) | {"ablation_cost": cost}
+
+
+def _ablation_cost(module: ITModule, cache: AnalysisCache, watch: Stopwatch) -> dict[str, Any]:
+    """What was ablated, and what the loop over single latents would have taken."""
+    values = [item for batch in cache.activations for item in batch.values()]
+    checks = module.backend.replays.checks()
+    if checks and all(check.passed for check in checks):
+        worst = max(check.max_abs_error for check in checks)
+        way = f"replayed, within {worst:.1e} logits of whole forwards where they were compared"
+    else:
+        way = "run as whole forwards"
+    return {
+        "ablations": sum(int((item.values > 0).sum()) for item in values),
+        "alive_latents": len({(name, i) for b in cache.alive_latents for name, ids in b.items() for i in ids.tolist()}),
+        "loop_forwards": sum(len(item.latents) for item in values),
+        "seconds": watch.seconds[f"analysis {AnalysisMode.ablation}"],
+        "replayed": way,
+    }
 
 
 def _report(
@@ -331,9 +360,6 @@ def _report(
         "stack": list(session.context.names),
         "rows": sum(map(len, clean.orig_labels)),
         "ablated_rows": sum(map(len, caches[AnalysisMode.ablation].orig_labels)),
-        "ablations": sum(
-            int((v.values > 0).sum()) for b in caches[AnalysisMode.ablation].activations for v in b.values()
-        ),
         "correct": correct,
         "quality": [{name: _finite(value) for name, value in asdict(item).items()} for item in quality],
         "ablation_attribution_pearson": {name: _finite(r) for name, r in correlations.items()},
