@@ -24,8 +24,12 @@ def rows_of(rows: Sequence[Row]) -> LatentRows:
     changes = {}
     for name in names:
         flat = [(i, *pair) for i, (_, sets) in enumerate(rows) for pair in sets.get(name, {}).items()]
-        owners, latents, values = zip(*flat, strict=True)
-        changes[name] = Changes(torch.tensor(owners), torch.tensor(latents), torch.tensor(values, dtype=torch.float64))
+        owners, latents, values = zip(*flat, strict=True) if flat else ((), (), ())
+        changes[name] = Changes(
+            torch.tensor(owners, dtype=torch.long),
+            torch.tensor(latents, dtype=torch.long),
+            torch.tensor(values, dtype=torch.float64),
+        )
     return LatentRows(torch.tensor([point for point, _ in rows], dtype=torch.long), changes)
 
 
