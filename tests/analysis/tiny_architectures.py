@@ -88,7 +88,9 @@ REFUSED = {
 def make_model(kind: str, dtype: torch.dtype = torch.float64) -> Any:
     """A model with random weights, evaluation mode; attention by sdpa where the architecture has it.
 
-    Gemma 2 attends eagerly and gives NaN with padding in float64, in transformers itself. GPT-OSS needs float32.
+    Gemma 2 attends eagerly and gives NaN with padding in float64, in transformers itself. GPT-OSS needs float32. Norms
+    of float64 models compute in float64: in transformers they round to float32, where a difference in the last digit of
+    float64 may become one of 1e-9.
     """
     config = (CONFIGS | REFUSED)[kind]()
     with torch.random.fork_rng():
@@ -99,7 +101,28 @@ def make_model(kind: str, dtype: torch.dtype = torch.float64) -> Any:
                 parameter.data.normal_(std=0.1)
             elif parameter.ndim == 2:
                 parameter.data.normal_(std=0.25)
-    return model.to(dtype)
+    model.to(dtype)
+    if dtype == torch.float64:
+        probe = torch.tensor([[5, 6, 7]])
+        with torch.no_grad():
+            before = model(input_ids=probe).logits
+            for module in model.modules():
+                if type(module).__module__.startswith("transformers.") and type(module).__name__.endswith("Norm"):
+                    module.__class__ = _in_float64(type(module))
+            torch.testing.assert_close(model(input_ids=probe).logits, before, rtol=0, atol=1e-4)
+    return model
+
+
+def _in_float64(norm: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """A norm of transformers that does not round on its way."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        centered = x - x.mean(-1, keepdim=True) if norm.__name__.endswith("LayerNorm") else x
+        eps = self.variance_epsilon if hasattr(self, "variance_epsilon") else self.eps
+        weight = 1 + self.weight if norm.__name__.startswith("Gemma") else getattr(self, "weight", 1)
+        return centered * torch.rsqrt(centered.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+    return type(norm.__name__, (norm,), {"forward": forward})
 
 
 def backend_of(model: Any, special: Sequence[int] = ()) -> HuggingFaceBackend:

@@ -31,7 +31,7 @@ from tests.analysis.tiny_architectures import (
     make_model,
 )
 
-BRIDGED = ("llama", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "granite", "phi", "cohere")
+BRIDGED = ("llama", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "granite", "cohere")
 HOOKED = ("llama", "gpt2", "mistral", "qwen3", "neox", "opt")
 RAGGED = (9, 4, 12, 1)
 EQUAL = (12, 12, 12)
