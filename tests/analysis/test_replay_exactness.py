@@ -160,6 +160,19 @@ def test_any_points_of_any_example_can_be_run_again(kind: str, side: str) -> Non
         torch.testing.assert_close(ablate(prefill, rows_of(rows)), wanted, rtol=0, atol=ATOL)
 
 
+@pytest.mark.parametrize("settings", [{}, {"linear": False}, {"error": True}], ids=str)
+def test_points_may_lie_in_one_example_alone(settings: dict[str, bool]) -> None:
+    """The batch is split by length: one of its parts has no points."""
+    for lengths, example in (((2, 12, 2), 1), ((2, 12, 2), 2), ((12, 2), 0)):
+        inputs = batch_of(lengths, "left")
+        points = Points(torch.tensor([example, example]), torch.tensor([11, 10]))
+        models = models_at("resid_post", **settings)
+        prefill = backend().prefill(inputs, models, points)
+        assert worst_error(prefill) < ATOL
+        wanted = backend().prefill(inputs.select(torch.tensor([example])), models).logits
+        torch.testing.assert_close(prefill.logits[:1], wanted, rtol=0, atol=ATOL)
+
+
 def test_points_of_texts_of_one_token_keep_their_order() -> None:
     inputs = batch_of((1, 1), "left")
     there, back = (
