@@ -99,8 +99,7 @@ def expected(folder: Path, stack: str, steps: int, accumulate: int, every: int) 
 
 @pytest.mark.parametrize("stack", TIED)
 def test_trainer(stack, tmp_path):
-    dropout = 0.1 if stack == "core" else 0.0
-    session = make(tmp_path, stack, dropout=dropout)
+    session = make(tmp_path, stack)
     losses, logit_diffs = expected(tmp_path, stack, steps=3, accumulate=2, every=1)
     trainer = code_of("trainer")["make_trainer"](
         session, every=1, output_dir=str(tmp_path / "run"), max_steps=3, gradient_accumulation_steps=2, **QUIET
@@ -133,7 +132,7 @@ def test_trainer_resumes(stack, tmp_path):
 def test_accelerate(stack, tmp_path):
     from accelerate import Accelerator
 
-    session = make(tmp_path, stack, dropout=0.1 if stack == "core" else 0.0)
+    session = make(tmp_path, stack)
     losses, logit_diffs = expected(tmp_path, stack, steps=3, accumulate=2, every=1)
     torch.manual_seed(3)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from interpretune import ModelLoadError
 from interpretune_tlens import ITLensFromPretrainedConfig, ITLensFromPretrainedNoProcessingConfig
 from interpretune_tlens.parameter_names import name_parameters
 from tests.analysis.sessions import make_session
-from tests.tiny import VOCABULARY, tiny_gpt2, tiny_llama
+from tests.tiny import VOCABULARY, save_tiny_model, tiny_gpt2, tiny_llama
 
 # peft asks transformers by an old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -96,6 +98,41 @@ def test_same_losses_as_without_transformer_lens(tmp_path, kind):
     assert len(losses["core"]) == 30  # epochs of three batches, hence of two optimizer steps
     assert losses["core"][-6:].mean() < 0.7 * losses["core"][:6].mean()
     torch.testing.assert_close(losses["bridge"], losses["core"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+def test_dropout_is_that_of_the_model_also_after_a_validation(tmp_path):
+    """Of the embedding, which the bridge does not hold, and after attention, which it would leave out."""
+    model = save_tiny_model(tmp_path / "model", "gpt2")
+    config = json.loads((model / "config.json").read_text())
+    config |= dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.1)
+    (model / "config.json").write_text(json.dumps(config))
+    loop = it.LoopConfig(max_epochs=3, seed=7, progress=False)
+    losses = {}
+    stacks = [("core",), ("transformer_lens",), ("lightning", "transformer_lens")]
+    if not importlib.util.find_spec("interpretune_lightning"):
+        del stacks[2:]
+    for adapters in stacks:
+        session = trainable_session(
+            tmp_path, stack="bridge" if "transformer_lens" in adapters else "core", adapters=adapters
+        )
+        it.fit(**session, loop_cfg=loop)
+        losses[adapters] = torch.tensor(session.module.losses)
+    for adapters in stacks[1:]:
+        torch.testing.assert_close(losses[adapters], losses["core",], atol=1e-4, rtol=0, msg=f"{adapters}")
+
+
+def test_every_part_of_the_wrapped_model_keeps_its_mode(tmp_path):
+    session = trainable_session(tmp_path)
+    model = session.module.model.original_model
+    session.module.set_training_mode()
+    model.transformer.h[1].attn.eval()
+    before = {name: part.training for name, part in model.named_modules()}
+    it.validate(**session, loop_cfg=it.LoopConfig(progress=False))
+    assert {name: part.training for name, part in model.named_modules()} == before
+    assert before["transformer.drop"]
+    assert not any(part.training for part in copy.deepcopy(session.module.model).eval().original_model.modules())
+    assert {name: part.training for name, part in model.named_modules()} == before
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neox", "phi3", "mixtral"])

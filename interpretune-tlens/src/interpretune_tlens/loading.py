@@ -24,6 +24,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
 from interpretune.model_loading import device_of
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
+from interpretune_tlens.dropout import run_dropout_after_attention, show_modes
 from interpretune_tlens.trainable import Inventory, freeze_added_parameters, freeze_joint_parameters
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def _bridge(
         freeze_added_parameters(before)
     else:
         bridge.enable_compatibility_mode(disable_warnings=True, **tl_cfg.processing)
+    run_dropout_after_attention(bridge)
+    show_modes(bridge)
     return bridge
 
 
