@@ -44,7 +44,8 @@ class Identity:
     Attributes:
         stack: Adapters that decide what the module is made of; extensions may come and go.
         parameters: Hash of the names and shapes of all parameters.
-        frozen_weights: Hash of a sample of the frozen parameters, which are not in the checkpoint.
+        frozen_weights: Hash of a sample of the frozen parameters, which are not in the checkpoint. A frozen view of
+            trained ones changes with them and is left out.
     """
 
     stack: tuple[str, ...]
@@ -61,9 +62,14 @@ class Identity:
         """
         adapters = module.context.adapters if module.context is not None else ()
         shapes, sample = hashlib.sha256(), hashlib.sha256()
-        for name, parameter in module.named_parameters():
+        parameters = dict(module.named_parameters())
+        learns = {
+            name for name, item in parameters.items() if (item.requires_grad if trained is None else name in trained)
+        }
+        changing = {_memory(parameters[name]) for name in learns}
+        for name, parameter in parameters.items():
             shapes.update(f"{name} {tuple(parameter.shape)}".encode())
-            if not (parameter.requires_grad if trained is None else name in trained):
+            if name not in learns and (not parameter.numel() or _memory(parameter) not in changing):
                 sample.update(_sample(parameter))
         return cls(
             stack=tuple(item.name for item in adapters if item.declaration.level is not Level.extension),
@@ -251,6 +257,10 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Copies on the CPU: safetensors takes no views of common memory."""
     return {name: item.detach().cpu().clone().contiguous() for name, item in _own_tensors(module).items()}
+
+
+def _memory(parameter: Tensor) -> int:
+    return parameter.untyped_storage().data_ptr()
 
 
 def _sample(parameter: Tensor) -> bytes:
