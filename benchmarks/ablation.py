@@ -35,6 +35,8 @@ from interpretune.demo.offline_model import offline_model
 RESULT = Path(__file__).parent / "out" / "ablation.json"
 QUESTION = "{premise}\nClaim: {hypothesis}\nSupported (Yes/No):"
 ANSWERS = (" Yes", " No")
+FITTED_ON = 4000
+"""Tokens that dictionaries are fitted on."""
 BACKENDS = ("transformers", "bridge", "hooked")
 
 
@@ -78,7 +80,7 @@ def fit(backend: AnalysisBackend, batches: Sequence[ModelInputs], options: argpa
     """Two dictionaries, the upper one fitted with the lower one spliced in."""
     fitted: list[Any] = []
     for name in options.sites:
-        seen, answers = [], []
+        seen = []
         for inputs in batches:
             kept: list[Tensor] = []
             edits, _ = backend.splice_edits(inputs, fitted)
@@ -89,8 +91,7 @@ def fit(backend: AnalysisBackend, batches: Sequence[ModelInputs], options: argpa
             flat = kept[0].flatten(2)
             mask = inputs.attention_mask.bool() & (inputs.attention_mask.cumsum(-1) > 1)
             seen.append(flat[mask].float())
-            answers.append(inputs.answers.of(flat).float())
-        dictionary = FittedDictionary(name, torch.cat(seen)[:4000], torch.cat(answers), options.width, options.alive)
+        dictionary = FittedDictionary(name, torch.cat(seen)[:FITTED_ON], options.width, options.alive)
         fitted.append(dictionary.to(flat.dtype))
     return fitted
 
@@ -366,13 +367,13 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--sites", nargs=2, default=["blocks.15.hook_resid_post", "blocks.22.hook_resid_post"])
     parser.add_argument("--width", type=int, default=16384, help="latents of a dictionary (default: %(default)s)")
-    parser.add_argument("--alive", type=int, default=50, help="latents active at an answer (default: %(default)s)")
+    parser.add_argument("--alive", type=int, default=50, help="latents active at a token (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", default="left", choices=["left", "right"])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--row-budget", type=int)
-    parser.add_argument("--sample", type=int, default=4, help="latents of each dictionary in the loop (%(default)s)")
+    parser.add_argument("--sample", type=int, default=3, help="latents of each dictionary in the loop (%(default)s)")
     parser.add_argument("--whole-loop", action="store_true", help="run the loop for every latent: hours, not minutes")
     options = parser.parse_args()
     logging.disable_progress_bar()

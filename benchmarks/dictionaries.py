@@ -7,39 +7,42 @@ from torch import Tensor, nn
 
 
 class FittedDictionary(nn.Module):
-    """ReLU latents along directions of real activations; the decoder is their ridge regression."""
+    """ReLU latents along whitened directions of real activations; the decoder is their ridge regression."""
 
-    def __init__(self, hook_point: str, activations: Tensor, answers: Tensor, d_sae: int, alive: int) -> None:
+    def __init__(self, hook_point: str, activations: Tensor, d_sae: int, alive: int) -> None:
         """Fit.
 
         Args:
             hook_point: Where it stands.
             activations: ``[n, d_in]``.
-            answers: Those at answer positions, ``[m, d_in]``.
             d_sae: Number of latents.
-            alive: How many of them shall be active at an answer, in the median.
+            alive: How many of them shall be active at a token, on average.
         """
         super().__init__()
         self.name = self.hook_point = self.output_hook_point = hook_point
-        self.d_in, self.d_sae, self.skips_special_tokens = activations.shape[1], d_sae, False
+        self.d_in, self.d_sae, self.skips_special_tokens = activations.shape[1], d_sae, True
         draw = torch.Generator().manual_seed(0)
         mean = activations.mean(0)
         centred = activations - mean
-        pairs = torch.randint(len(centred), (2, d_sae), generator=draw)
-        directions = nn.functional.normalize(centred[pairs[0]] + 0.5 * centred[pairs[1]], dim=-1)
-        scores = (answers - mean) @ directions.T
-        threshold = scores.topk(alive + 1, dim=-1).values[:, -1].median()
-        self.w_enc = nn.Parameter(directions.T.contiguous(), requires_grad=False)
-        self.b_enc = nn.Parameter(-(mean @ directions.T) - threshold, requires_grad=False)
+        values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+        whiten = axes * (values.clamp(min=0) + 1e-2 * values.mean()).rsqrt()
+        white = centred @ whiten
+        one, other = torch.randint(len(white), (2, d_sae), generator=draw)
+        directions = nn.functional.normalize(white[one] + 0.5 * white[other], dim=-1)
+        often = max(1, round(alive * len(white) / d_sae))
+        thresholds = (white @ directions.T).topk(often, dim=0).values[-1] * 0.98
+        weight = whiten @ directions.T
+        self.w_enc = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+        self.b_enc = nn.Parameter(-(mean @ weight) - thresholds, requires_grad=False)
         latents = self.encode(activations)
         gram = latents @ latents.T
-        gram.diagonal().add_(0.01 * gram.diagonal().mean())
+        gram.diagonal().add_(0.003 * gram.diagonal().mean())
         self.w_dec = nn.Parameter(latents.T @ torch.linalg.solve(gram, centred), requires_grad=False)
         self.b_dec = nn.Parameter(mean, requires_grad=False)
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[..., d_in]`` to ``[..., d_sae]``."""
-        return torch.relu(nn.functional.linear(activations, self.w_enc.T, self.b_enc))
+        return torch.relu(nn.functional.linear(activations, self.w_enc, self.b_enc))
 
     def decode(self, latents: Tensor) -> Tensor:
         """``[..., d_sae]`` to ``[..., d_in]``."""

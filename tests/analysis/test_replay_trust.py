@@ -81,6 +81,7 @@ def test_batches_with_further_inputs_take_the_plain_loop() -> None:
     with one_warning(r"The batch has further inputs \(token_type_ids\)"):
         prefill = backend.prefill(inputs, [LOWER])
     assert backend.prefill(inputs, [LOWER]).kept is None
+    assert backend.prefill(INPUTS, [LOWER]).kept is not None  # it says nothing of other batches
     rows = active_rows(prefill, LOW)
 
     def without(row: int) -> Tensor:
@@ -115,6 +116,15 @@ def test_a_model_with_dropout_in_training_is_refused() -> None:
     backend.model.train()
     with one_warning("does not repeat itself"):
         assert backend.prefill(INPUTS, [LOWER]).kept is None
+
+
+def test_bfloat16_is_held_to_a_tolerance_of_its_own_which_is_reported() -> None:
+    backend = backend_of(make_model("llama", torch.bfloat16))
+    items = [dictionary("blocks.1.hook_resid_post", 1).bfloat16(), dictionary("blocks.2.hook_mlp_out", 2).bfloat16()]
+    prefill = backend.prefill(INPUTS, items)
+    assert prefill.kept is not None
+    check = backend.replays.checks()[0]
+    assert 1e-4 < check.max_abs_error <= check.tolerance < 0.1 * prefill.logits.abs().max()
 
 
 def test_latents_that_a_row_names_twice_are_refused() -> None:

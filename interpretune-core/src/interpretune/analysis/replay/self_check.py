@@ -52,6 +52,7 @@ class ReplayTrust:
     def __init__(self) -> None:
         self._engine: ReplayEngine | None = None
         self._looked = False
+        self._warned: set[str] = set()
         self._checks: list[tuple[tuple[LatentModel, ...], SelfCheck | None]] = []
 
     def prefill(
@@ -69,13 +70,16 @@ class ReplayTrust:
         known = [check for checked, check in self._checks if _same(checked, models)]
         if None in known or any(check is not None and not check.passed for check in known):
             engine = None
+        elif engine is not None and inputs.extra:  # says nothing of other batches
+            self._warn(f"The batch has further inputs ({', '.join(inputs.extra)}).")
+            engine = None
         try:
             filled = prefill(backend, inputs, latent_models, points, observers, engine)
         except ReplayRefusedError as refusal:
             if engine is None:
                 raise
             self._checks.append((models, None))
-            _warn(str(refusal))
+            self._warn(str(refusal))
             return prefill(backend, inputs, latent_models, points, observers)
         longest = max((check.longest for check in known if check is not None), default=0)
         if filled.kept is None or not self_check or inputs.tokens.shape[1] <= 2 * longest:
@@ -92,7 +96,7 @@ class ReplayTrust:
             try:
                 self._engine = backend.create_replay()
             except ReplayRefusedError as refusal:
-                _warn(str(refusal))
+                self._warn(str(refusal))
         return self._engine
 
     def _checked(self, filled: Prefill, models: tuple[LatentModel, ...]) -> Prefill:
@@ -111,17 +115,24 @@ class ReplayTrust:
                 check = next((item for item in again if not item.passed), again[0])
         except ReplayRefusedError as refusal:
             self._checks.append((models, None))
-            _warn(str(refusal))
+            self._warn(str(refusal))
             return evolve(filled, kept=None)
         if check.rows:
             self._checks.append((models, check))
         if check.passed:
             return filled
-        _warn(
+        self._warn(
             f"Replayed logits differ from those of whole forwards by {check.max_abs_error:.3g}; allowed were "
             f"{check.tolerance:.3g}."
         )
         return evolve(filled, kept=None)
+
+    def _warn(self, reason: str) -> None:
+        """Say once why ablations are slow."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            text = f"{reason} Ablations run a whole forward for each row instead: exact, and slow."
+            warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
@@ -163,9 +174,3 @@ def one_row_each(filled: Prefill, name: str) -> LatentRows:
 
 def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
-
-
-def _warn(reason: str) -> None:
-    warnings.warn(
-        f"{reason} Ablations run a whole forward for each row instead: exact, and slow.", UserWarning, stacklevel=4
-    )
