@@ -51,6 +51,16 @@ class AnalysesInItsTestStep(it.ClassificationModule):
         analysis_step(self, batch, batch_idx, self.analysis_cfg)
 
 
+def test_run_analysis_takes_the_session_in_every_context(tmp_path):
+    found = {}
+    for adapters in (("core",), ("lightning",)):
+        session = make_session(tmp_path, adapters=adapters)
+        found[adapters] = tables(run_analysis(**session, analysis_cfg=AnalysisCfg()))
+    assert_same_rows(found["lightning",], found["core",])
+    with pytest.raises(it.ConfigurationError, match=r"run_analysis\(\*\*session, analysis_cfg=AnalysisCfg"):
+        run_analysis(**session)
+
+
 @pytest.mark.parametrize("mode", list(AnalysisMode))
 @pytest.mark.parametrize("stack", STACKS)
 def test_callback_and_step_give_the_numbers_of_the_runner(tmp_path, stack, mode):

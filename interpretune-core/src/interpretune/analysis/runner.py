@@ -10,6 +10,7 @@ from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
+from interpretune.errors import ConfigurationError
 from interpretune.loops.evaluate import eval_mode
 from interpretune.progress import progress_bar
 
@@ -30,13 +31,15 @@ def analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: An
 
 
 def run_analysis(
-    module: ITModule,
-    datamodule: ITDataModule,
-    analysis_cfg: AnalysisCfg,
+    module: ITModule | None = None,
+    datamodule: ITDataModule | None = None,
+    analysis_cfg: AnalysisCfg | None = None,
     limit_batches: int = -1,
     console: Console | None = None,
+    *,
+    model: ITModule | None = None,
 ) -> AnalysisCache:
-    """Run an analysis over the test batches of a session.
+    """Run an analysis over the test batches of a session: ``run_analysis(**session, analysis_cfg=AnalysisCfg(...))``.
 
     A module with an ``analysis_test_step`` of its own is asked to run it; any other gets ``analysis_step``.
 
@@ -46,23 +49,33 @@ def run_analysis(
         analysis_cfg: The mode and its inputs.
         limit_batches: Stop after so many batches; negative: use all.
         console: Where progress is shown; None: nowhere.
+        model: The module, under framework adapters that call it so.
 
     Returns:
         ``analysis_cfg.analysis_cache``.
+
+    Raises:
+        ConfigurationError: The module, the data module or the configuration is missing.
     """
+    owner = module if module is not None else model
+    if owner is None or datamodule is None or analysis_cfg is None:
+        raise ConfigurationError(
+            "run_analysis needs a module, a data module and what to do: call it as "
+            "run_analysis(**session, analysis_cfg=AnalysisCfg(mode=...))."
+        )
     loader = datamodule.test_dataloader()
     total = len(loader) if limit_batches < 0 else min(limit_batches, len(loader))
-    hook = module._hook
-    hook.it_open_analysis(module=module, analysis_cfg=analysis_cfg)
+    hook = owner._hook
+    hook.it_open_analysis(module=owner, analysis_cfg=analysis_cfg)
     try:
-        with eval_mode(module), progress_bar(console, shown=console is not None) as progress:
+        with eval_mode(owner), progress_bar(console, shown=console is not None) as progress:
             task = progress.add_task(f"{analysis_cfg.mode}", total=total)
             for batch_idx, batch in zip(range(total), loader, strict=False):
-                run_analysis_step(module, module.batch_to_device(batch), batch_idx, analysis_cfg)
-                module.global_step += 1
+                run_analysis_step(owner, owner.batch_to_device(batch), batch_idx, analysis_cfg)
+                owner.global_step += 1
                 progress.advance(task)
     finally:
-        hook.it_close_analysis(module=module, analysis_cfg=analysis_cfg)
+        hook.it_close_analysis(module=owner, analysis_cfg=analysis_cfg)
     return analysis_cfg.analysis_cache
 
 
