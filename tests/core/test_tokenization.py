@@ -201,3 +201,9 @@ def test_an_unknown_tokenizer_says_how_to_use_a_local_folder():
 def test_no_tokenizer_at_all_says_what_to_set():
     with pytest.raises(it.InterpretuneError, match="model_name_or_path.*tokenizer_name"):
         load("")
+
+
+def test_an_answer_outside_the_vocabulary_is_named():
+    with pytest.raises(it.TokenizationError, match=r"answer ' Xylophone' is not in this tokenizer's vocabulary.*<unk>"):
+        single_token_ids(tiny_tokenizer(), ("Yes", " Xylophone"))
+    assert single_token_ids(tiny_tokenizer(), ("<unk>",)) == [VOCABULARY["<unk>"]]

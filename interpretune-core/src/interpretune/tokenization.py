@@ -150,11 +150,17 @@ def single_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -
     """The token of each answer word.
 
     Raises:
-        TokenizationError: A word is not one token in this tokenizer; the message shows its pieces.
+        TokenizationError: A word is not one token in this tokenizer, or is not in its vocabulary; the message shows its
+            pieces.
     """
     ids = []
     for word in words:
         pieces = tokenizer.encode(word, add_special_tokens=False)
+        if getattr(tokenizer, "unk_token_id", None) in pieces and str(tokenizer.unk_token) not in word:
+            raise TokenizationError(
+                f"The answer {word!r} is not in this tokenizer's vocabulary: it becomes "
+                f"{tokenizer.convert_ids_to_tokens(pieces)}. Use a word that is one token."
+            )
         if len(pieces) != 1:
             shown = tokenizer.convert_ids_to_tokens(pieces)
             near = [variant for variant in (word.strip(), f" {word.strip()}") if variant != word]
