@@ -109,12 +109,20 @@ class ITModule(nn.Module):
             name_padding(self.model, datamodule.tokenizer.pad_token_id)
         answers = self.it_cfg.generative_step_cfg.answers
         if answers:
+            self._check_answers(self.require_datamodule().itdm_cfg.num_labels, answers)
             tokenizer = self.require_datamodule().tokenizer
             self.register_buffer(
                 "_answer_token_ids", torch.tensor(single_token_ids(tokenizer, answers)), persistent=False
             )
             self.to(self.device)
         self.load_metric()
+
+    def _check_answers(self, num_labels: int | None, answers: Sequence[str]) -> None:
+        if num_labels is not None and len(answers) != num_labels:
+            raise ConfigurationError(
+                f"GenerativeClassificationConfig.answers has {len(answers)} words, {tuple(answers)}, and "
+                f"ITDataModuleConfig.num_labels is {num_labels}. Name one answer for each label, in the labels' order."
+            )
 
     def load_metric(self) -> None:
         """Load ``self.metric``; override it to use one."""
