@@ -118,6 +118,23 @@ def test_a_filter_that_matches_nothing_is_refused(session: it.ITSession) -> None
         construct_names_filter(session.module, ([0], ["hook_sae_acts"]))
 
 
+def test_a_filter_may_be_names(session: it.ITSession) -> None:
+    first, second = map(activations_of, LATENTS)
+    for names in (second, [second], {second}):
+        assert set(run(session, AnalysisMode.clean_w_sae, names_filter=names).activations[0]) == {second}
+    with pytest.raises(HookPointError, match=rf"names_filter names no.such, and no latent model.*{first}"):
+        run(session, AnalysisMode.clean_w_sae, names_filter=[first, "no.such"])
+    with pytest.raises(HookPointError, match=rf"chooses no latent activation.*{first}.*construct_names_filter"):
+        run(session, AnalysisMode.clean_w_sae, names_filter=lambda name: name == "no.such")
+    with pytest.raises(it.ConfigurationError, match="names_filter is 3.*construct_names_filter"):
+        AnalysisCfg(names_filter=3)
+
+
+def test_an_unknown_mode_lists_the_modes() -> None:
+    with pytest.raises(it.ConfigurationError, match=r"'clean_wsae'; the modes are 'clean_no_sae', 'clean_w_sae',"):
+        AnalysisCfg(mode="clean_wsae")
+
+
 @pytest.mark.parametrize("answers", [("Yes",), ("Yes", "No", "maybe")])
 def test_answers_and_labels_must_be_as_many(tmp_path: Path, answers: tuple[str, ...]) -> None:
     cfg = it.GenerativeClassificationConfig(answers=answers)

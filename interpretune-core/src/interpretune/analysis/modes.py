@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.latent_model import activation_name, layer_of
-from interpretune.errors import HookPointError
+from interpretune.errors import ConfigurationError, HookPointError
 
 if TYPE_CHECKING:
     from interpretune.module import ITModule
@@ -49,7 +49,8 @@ class AnalysisCfg:
     Attributes:
         mode: The analysis.
         analysis_cache: Takes the result of each batch.
-        names_filter: Chooses the latent activations that are recorded; None: all. All latent models are spliced in.
+        names_filter: Chooses the latent activations that are recorded: their names, or a predicate on names; None: all.
+            All latent models are spliced in.
         base_logit_diffs: For ``ablation``: clean logit differences with latent models, ``[batch]`` for each batch;
             None: computed.
         answer_indices: For ``ablation``: answer positions, ``[batch]`` for each batch; None: computed.
@@ -60,7 +61,7 @@ class AnalysisCfg:
 
     mode: AnalysisMode = AnalysisMode.clean_no_sae
     analysis_cache: AnalysisCache = field(default_factory=AnalysisCache)
-    names_filter: NamesFilter | None = None
+    names_filter: NamesFilter | Collection[str] | None = None
     base_logit_diffs: Sequence[Tensor] | None = None
     answer_indices: Sequence[Tensor] | None = None
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
@@ -68,7 +69,48 @@ class AnalysisCfg:
     self_check: bool = True
 
     def __post_init__(self) -> None:
-        self.mode = AnalysisMode(self.mode)  # a string names a mode too
+        try:
+            self.mode = AnalysisMode(self.mode)  # a string names a mode too
+        except ValueError as error:
+            raise ConfigurationError(
+                f"AnalysisCfg.mode is {self.mode!r}; the modes are {', '.join(map(repr, map(str, AnalysisMode)))}."
+            ) from error
+        if isinstance(self.names_filter, str):
+            self.names_filter = [self.names_filter]
+        names = self.names_filter
+        if names is None or callable(names):
+            return
+        if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+            raise ConfigurationError(
+                f"AnalysisCfg.names_filter is {names!r}; give it names of activations, or a predicate on names such as "
+                "construct_names_filter(module, (layers, ['hook_sae_acts_post']))."
+            )
+
+    def choose_names(self, names: Sequence[str]) -> list[str]:
+        """Those of some activation names that ``names_filter`` chooses, in their order.
+
+        Raises:
+            HookPointError: It chooses none, or names one that is not there: what is not recorded would look like an
+                effect of exactly zero.
+        """
+        wanted = self.names_filter
+        if wanted is None:
+            return list(names)
+        if not callable(wanted):
+            absent = [name for name in wanted if name not in names]
+            if absent:
+                raise HookPointError(
+                    f"AnalysisCfg.names_filter names {', '.join(absent)}, and no latent model has such activations. "
+                    f"The session's latent activations are {list(names)}."
+                )
+            wanted = frozenset(wanted).__contains__
+        chosen = [name for name in names if wanted(name)]
+        if not chosen:
+            raise HookPointError(
+                "AnalysisCfg.names_filter chooses no latent activation. The session's latent activations are "
+                f"{list(names)}; construct_names_filter makes a filter of their layers."
+            )
+        return chosen
 
 
 def construct_names_filter(module: ITModule, target_hooks: tuple[Sequence[int], Sequence[str]]) -> NamesFilter:

@@ -120,11 +120,7 @@ def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: Anal
         with torch.no_grad():
             analysis_batch.answer_logits = backend.run(inputs)
         return
-    names = [
-        name
-        for name in map(activation_name, latent_models)
-        if analysis_cfg.names_filter is None or analysis_cfg.names_filter(name)
-    ]
+    names = analysis_cfg.choose_names([activation_name(item) for item in latent_models])
     highest: dict[str, _Highest] = {}
     observers = {name: _peak_finder(name, len(inputs), highest) for name in names}
     if mode is AnalysisMode.clean_w_sae:
