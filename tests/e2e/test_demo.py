@@ -81,6 +81,7 @@ INTERRUPTED_IN_TRAINING = """
 import os, signal, sys
 from sae_lens import SAETrainer
 from interpretune.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test that runs behind nohup has it ignored
 step = SAETrainer.step
 def interrupted_step(self, batch):
     if self.n_training_steps == 3:
