@@ -152,7 +152,8 @@ class ITDataModule:
         if split not in self.dataset:
             raise DataError(
                 f"The data set has no split {split!r}; it has {sorted(self.dataset)}. "
-                "Call it_init(**session) first, or prepare that split."
+                "Call it_init(**session) first where it was not, and give every split a source: "
+                'data={"train": ..., "validation": ...}. (A file alone becomes \'validation\'.)'
             )
         options: dict[str, Any] = {
             "batch_size": batch_size,

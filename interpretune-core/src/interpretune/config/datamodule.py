@@ -48,8 +48,9 @@ class ITDataModuleConfig(ITSharedConfig):
     """Configuration of an ``ITDataModule``; subclass it with ``@dataclass(kw_only=True)`` to add fields.
 
     Attributes:
-        data: What the default ``prepare_data`` reads: a JSONL file, a mapping from split to JSONL file, a folder
-            saved by ``datasets``, or a hub data set and its subset such as ``super_glue/rte``.
+        data: What the default ``prepare_data`` reads: a mapping from split to JSONL file (``train``, ``validation``,
+            ``test``), a JSONL file alone, which becomes ``validation``, a folder saved by ``datasets``, or a hub data
+            set and its subset such as ``super_glue/rte``.
         text_fields: Columns that make up the prompt.
         label_field: Column of the integer labels.
         num_labels: Number of labels; rows with a label outside ``range(num_labels)`` are refused.
