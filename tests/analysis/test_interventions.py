@@ -47,10 +47,9 @@ def inputs_of(session: it.ITSession, side: str = "left") -> ModelInputs:
 
 def by_hand(session: it.ITSession, change: Callable[[Tensor], Tensor], place: str = PLACE) -> Tensor:
     """Logits after the last token of each unpadded row, with ``change`` made to its activations ``[1, pos, d]``."""
-    model, rows = plain_model("llama"), []
+    model = plain_model("llama")
     with torch.no_grad(), hooked(model, [(place, change)]):
-        for tokens in tokens_of(session):
-            rows.append(model(input_ids=tokens.unsqueeze(0)).logits[0, -1])
+        rows = [model(input_ids=tokens.unsqueeze(0)).logits[0, -1] for tokens in tokens_of(session)]
     return torch.stack(rows)
 
 
@@ -66,7 +65,7 @@ def out(x: Tensor) -> Tensor:
 
 
 CHANGES: dict[str, tuple[Callable[..., Intervention], Callable[[Tensor], Tensor]]] = {
-    "set": (lambda **at: SetTo(value=VECTOR, **at), lambda x: VECTOR.expand_as(x)),
+    "set": (lambda **at: SetTo(value=VECTOR, **at), VECTOR.expand_as),
     "add": (lambda **at: Add(value=VECTOR, scale=-2.0, **at), lambda x: x - 2 * VECTOR),
     "scale": (lambda **at: Scale(factor=0.5, **at), lambda x: x * 0.5),
     "project": (lambda **at: ProjectOut(direction=VECTOR, **at), out),

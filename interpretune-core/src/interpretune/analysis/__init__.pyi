@@ -30,7 +30,18 @@ from .metrics import (
 from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
 from .plots import latent_metrics_scatter, plot_latent_effects
 from .quality import LatentQuality, measure_latent_quality
-from .replay import LatentRows, Prefill, ReplayEngine, SelfCheck, ablate
+from .replay import (
+    LatentEdges,
+    LatentRows,
+    Prefill,
+    ReplayEngine,
+    SelfCheck,
+    ablate,
+    ablate_everywhere,
+    attribute,
+    integrated_gradients,
+    latent_edges,
+)
 from .runner import run_analysis
 from .steps import logit_differences, loss_and_logit_diffs, run_with_ctx
 from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
@@ -48,6 +59,7 @@ __all__ = [
     "Edit",
     "HuggingFaceBackend",
     "Intervention",
+    "LatentEdges",
     "LatentMetrics",
     "LatentModel",
     "LatentQuality",
@@ -68,7 +80,9 @@ __all__ = [
     "SetTo",
     "SplicedRun",
     "ablate",
+    "ablate_everywhere",
     "activation_name",
+    "attribute",
     "calc_activation_summary",
     "calculate_latent_metrics",
     "compute_correct",
@@ -79,7 +93,9 @@ __all__ = [
     "effect_correlations",
     "frozen_parameters",
     "generate_with_interventions",
+    "integrated_gradients",
     "interventions_in_place",
+    "latent_edges",
     "latent_metrics_scatter",
     "layer_of",
     "logit_differences",

@@ -1,5 +1,6 @@
-from .ablation import ablate
+from .ablation import ablate, ablate_everywhere
 from .engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only
+from .gradients import LatentEdges, attribute, integrated_gradients, latent_edges
 from .hf_engine import HuggingFaceReplay, windows_of
 from .prefill import Entry, Kept, Prefill
 from .prefix import LayerKeys, Prefix, Rows, attend, slots_of, visible_slots
@@ -11,6 +12,7 @@ __all__ = [
     "Entry",
     "HuggingFaceReplay",
     "Kept",
+    "LatentEdges",
     "LatentRows",
     "LayerKeys",
     "Prefill",
@@ -19,10 +21,14 @@ __all__ = [
     "Rows",
     "SelfCheck",
     "ablate",
+    "ablate_everywhere",
     "attend",
+    "attribute",
     "blocks_below_skipped",
     "check_causal",
     "columns_only",
+    "integrated_gradients",
+    "latent_edges",
     "slots_of",
     "visible_slots",
     "windows_of",
