@@ -150,9 +150,13 @@ def find_adapter(
         f"No installed adapter is called {name!r}"
         + (f", which {wanted_by} requires" if wanted_by else "")
         + f". Installed: {', '.join(adapters) or 'none'}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-        + f" By convention an adapter is published as interpretune-<name>: try `pip install interpretune-"
-        f"{name.replace('_', '')}`; `interpretune adapters` shows what is installed."
+        + (
+            f" Did you mean {near[0]!r}?"
+            if near
+            else " By convention an adapter is published as interpretune-<name>: try `pip install interpretune-"
+            f"{name.replace('_', '')}`."
+        )
+        + " `interpretune adapters` shows what is installed."
     )
 
 
