@@ -86,3 +86,11 @@ def test_numbers_below_1_and_an_output_that_cannot_be_written_are_refused_at_onc
     blocked.write_text("")
     assert main(["demo", "--adapters", "core", "--output", str(blocked / "out")]) == EXIT_ERROR
     assert "--output" in capsys.readouterr().err
+
+
+def test_help_shows_each_default_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "rows in a batch (default: 4)" in text
+    assert "(default: None)" not in text

@@ -61,22 +61,32 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="which latents drive a model's yes/no answers: four analyses, tables, figures",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
     demo.add_argument("--sae-release", help="release or folder of latent models (default: train two)")
     demo.add_argument("--layers", type=int, nargs="+", help="layers with latent models (default: 1/2 and 3/4 up)")
-    demo.add_argument("--hook", default="hook_resid_post", help="place in a layer at which to train")
+    demo.add_argument(
+        "--hook", default="hook_resid_post", help="place in a layer at which to train (default: %(default)s)"
+    )
     demo.add_argument("--data", help="JSONL file, folder, or hub data set and subset (default: rows of the package)")
-    demo.add_argument("--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1")
+    demo.add_argument(
+        "--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1 (default: %(default)s)"
+    )
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
-    demo.add_argument("--limit", type=_positive, help="most rows to analyse")
+    demo.add_argument("--limit", type=_positive, help="most rows to analyse (default: all)")
     demo.add_argument("--ablation-rows", type=_positive, help="rows to ablate, up to whole batches (default: all)")
-    demo.add_argument("--batch-size", type=_positive, default=4, help="rows in a batch")
-    demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table")
-    demo.add_argument("--training-scale", type=float, default=1.0, help="length of the training of latent models")
-    demo.add_argument("--seed", type=int, default=0, help="seed of everything that is trained")
-    demo.add_argument("--output", type=Path, default=Path("interpretune-demo"), help="folder for results")
+    demo.add_argument("--batch-size", type=_positive, default=4, help="rows in a batch (default: %(default)s)")
+    demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table (default: %(default)s)")
+    demo.add_argument(
+        "--training-scale",
+        type=float,
+        default=1.0,
+        help="length of the training of latent models (default: %(default)s)",
+    )
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything that is trained (default: %(default)s)")
+    demo.add_argument(
+        "--output", type=Path, default=Path("interpretune-demo"), help="folder for results (default: %(default)s)"
+    )
     demo.add_argument("--cache-dir", type=Path, help="folder for models and trained latent models")
     demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
     demo.set_defaults(run=_demo)
