@@ -352,6 +352,13 @@ def test_no_text_fields(settings, text_fields):
     assert "text_fields is empty" in refused(it.ConfigurationError, settings, text_fields=text_fields)
 
 
+def test_an_error_in_one_split_names_its_file_alone(settings, jsonl, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", nli_rows(4))
+    message = refused(it.DataError, settings, data={"train": other, "validation": jsonl}, text_fields=("nothing",))
+    assert "Split 'train' of" in message
+    assert message.count(".jsonl") == message.count("other.jsonl") == 1
+
+
 def test_missing_columns_are_named_with_those_found(settings, own_cache):
     message = refused(it.DataError, settings, text_fields=("premise", "question"), label_field="answer")
     for part in ("'question', 'answer'", "'premise', 'hypothesis'", "rows.jsonl", "Set text_fields and label_field"):
@@ -398,7 +405,7 @@ def test_a_missing_file_a_broken_file_and_an_empty_file(settings, jsonl, tmp_pat
     jsonl.write_text('{"premise": "the dog')
     assert "rows.jsonl is not a JSONL file" in refused(it.DataError, settings)
     jsonl.write_text("")
-    assert "rows.jsonl" in refused(it.DataError, settings)
+    assert "rows.jsonl is empty" in refused(it.DataError, settings)
 
 
 def test_data_that_are_nowhere(settings):

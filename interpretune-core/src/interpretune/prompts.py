@@ -35,7 +35,8 @@ def read_rows(cfg: ITDataModuleConfig) -> dict[str, datasets.Dataset]:
     splits = {}
     for split, dataset in _load(cfg.data).items():
         rows = dataset.select(range(min(cfg.limit_rows, len(dataset)))) if cfg.limit_rows is not None else dataset
-        where = f"Split {split!r} of {_name(cfg.data)}"
+        source = cfg.data[split] if isinstance(cfg.data, Mapping) else cfg.data
+        where = f"Split {split!r} of {source}"
         wanted = (*cfg.text_fields, cfg.label_field)
         missing = [name for name in wanted if name not in rows.column_names]
         if missing:
@@ -89,13 +90,16 @@ def _load_json(path: Path) -> datasets.Dataset:
         raise DataError(f"The data file {path} does not exist.")
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return datasets.Dataset.from_list(rows)
+        loaded = datasets.Dataset.from_list(rows)
     except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DataError(f"{path} is not a JSONL file with one object a line: {error}.") from error
+    if not rows:
+        raise DataError(f"The data file {path} is empty. Write one JSON object a line.")
+    return loaded
 
 
 def _name(source: Any) -> str:
-    return ", ".join(map(str, source.values())) if isinstance(source, Mapping) else str(source)
+    return ", ".join(dict.fromkeys(map(str, source.values()))) if isinstance(source, Mapping) else str(source)
 
 
 def _check_labels(labels: Any, num_labels: int | None, where: str) -> None:
