@@ -208,3 +208,8 @@ def test_the_marks_of_quantization_are_removed_so_that_a_converted_model_can_be_
     saved = AutoModelForCausalLM.from_pretrained(folder)
     assert same_weights(saved, tiny_gpt2())
     assert "quantization_config" not in saved.config.to_dict()
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "runs/nowhere/model", "~/nowhere-at-all"])
+def test_a_path_to_nothing_is_not_asked_of_the_hub(name):
+    assert f"is {name!r}, and no such folder exists" in refused(it.ModelLoadError, model_name_or_path=name)

@@ -30,15 +30,28 @@ def resolve_source(name_or_path: str, cache_dir: str | Path | None = None) -> st
         cache_dir: Where converted models are kept.
 
     Raises:
-        ModelLoadError: A GGUF file is missing or cannot be converted.
+        ModelLoadError: A GGUF file or a folder is missing, or a file cannot be converted.
     """
     if not name_or_path.lower().endswith(".gguf"):
+        if not _may_be_a_hub_id(name_or_path) and not Path(name_or_path).expanduser().exists():
+            raise ModelLoadError(
+                f"model_name_or_path is {name_or_path!r}, and no such folder exists. Give a folder with a saved model, "
+                "a GGUF file, or a hub id (owner/name)."
+            )
         return name_or_path
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise ModelLoadError(f"The GGUF file {path} does not exist.")
     target = cache_root(cache_dir) / "models" / f"{path.stem}-{file_sha256(path)[:12]}"
     return str(build_once(target, lambda folder: convert_gguf(path, folder)))
+
+
+def _may_be_a_hub_id(name_or_path: str) -> bool:
+    return (
+        name_or_path.count("/") <= 1
+        and not name_or_path.startswith(("/", "./", "../", "~"))
+        and "\\" not in name_or_path
+    )
 
 
 def convert_gguf(path: Path, folder: Path) -> None:
