@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import interpretune as it
+from interpretune.session import compose_class
 from tests.tiny import nli_rows, tiny_gpt2
 
 RECORDER = """
@@ -372,3 +373,15 @@ def test_several_rows_without_a_mask_are_refused(gpt2_folder):
 
     with pytest.raises(it.DataError, match="attention_mask"):
         session.module(input_ids=torch.ones(2, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("wrong", [dict, torch.nn.Linear(1, 1), None])
+def test_what_is_no_module_class_is_refused(wrong):
+    with pytest.raises(it.ConfigurationError, match=r"(?s)module_cls is .*derives from ITModule"):
+        compose_class(wrong, "module", it.build_context(("core",)))
+
+
+def test_a_mapping_is_no_loop_configuration(make_session):
+    session = make_session()
+    with pytest.raises(it.ConfigurationError, match=r"validate got a dict as loop_cfg. Write loop_cfg=LoopConfig"):
+        it.validate(**session, loop_cfg={"limit_val_batches": 1})

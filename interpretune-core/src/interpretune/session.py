@@ -104,8 +104,15 @@ def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any
         context: The stack.
 
     Raises:
-        ConfigurationError: Python cannot order the bases.
+        ConfigurationError: It is no class, or not one that can stand before the bases.
     """
+    own_bases = user_class.__mro__[:-1] if isinstance(user_class, type) else ()
+    if not own_bases or any(base.__module__ == "builtins" for base in own_bases):
+        wanted = ITModule if kind == "module" else ITDataModule
+        raise ConfigurationError(
+            f"{kind}_cls is {user_class!r}. Give a class that derives from {wanted.__name__}, not an object: the "
+            "session makes it."
+        )
     behind = [base for _, base in context.bases(kind)]
     entries = [base for _, base in context.bases(f"{kind}_entry")]
     own = [] if user_class in behind else [user_class]

@@ -86,6 +86,10 @@ def _start(
     owner = module if module is not None else model
     if owner is None or datamodule is None:
         raise ConfigurationError(f"{loop} needs a module and a data module: call it as {loop}(**session).")
+    if loop_cfg is not None and not isinstance(loop_cfg, LoopConfig):
+        raise ConfigurationError(
+            f"{loop} got a {type(loop_cfg).__name__} as loop_cfg. Write loop_cfg=LoopConfig(max_epochs=1, ...)."
+        )
     if not owner._it_state.initialised:
         it_init(module=owner, datamodule=datamodule)
     cfg = loop_cfg or LoopConfig()
