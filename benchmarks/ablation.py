@@ -8,6 +8,8 @@ for a sample of the latents and extrapolated, unless ``--whole-loop``.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import statistics
 import time
@@ -128,6 +130,8 @@ def peak_of(device: torch.device, work: Callable[[], Any]) -> tuple[int, Any]:
         before = torch.cuda.memory_allocated(device)
         result = work()
         return torch.cuda.max_memory_allocated(device) - before, result
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the allocator holds would hide what the work needs
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the high-water mark begins anew
     result = work()
@@ -373,7 +377,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--row-budget", type=int)
-    parser.add_argument("--sample", type=int, default=3, help="latents of each dictionary in the loop (%(default)s)")
+    parser.add_argument("--sample", type=int, default=2, help="latents of each dictionary in the loop (%(default)s)")
     parser.add_argument("--whole-loop", action="store_true", help="run the loop for every latent: hours, not minutes")
     options = parser.parse_args()
     logging.disable_progress_bar()

@@ -266,9 +266,11 @@ def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console
         with watch.part(f"analysis {mode}", console):
             caches[mode] = run_analysis(module, datamodule, cfg, limit_batches=limit, console=console)
     cost = _ablation_cost(module, caches[AnalysisMode.ablation], watch)
+    way = f"replayed, within {cost['max_abs_error']:.1e} logits of whole forwards where they were compared"
     console.print(
-        f"{cost['ablations']} ablations of {cost['alive_latents']} alive latents in {cost['seconds']} s; "
-        f"{cost['replayed']}. One by one they would have cost {cost['loop_forwards']} forward passes of a batch.",
+        f"{cost['ablations']} ablations of {cost['alive_latents']} alive latents in {cost['seconds']} s, "
+        f"{way if cost['replayed'] else 'run as whole forwards'}. Latent by latent they would have cost "
+        f"{cost['loop_forwards']} forward passes of a batch.",
         highlight=False,
         soft_wrap=True,
     )
@@ -282,17 +284,15 @@ def _ablation_cost(module: ITModule, cache: AnalysisCache, watch: Stopwatch) -> 
     """What was ablated, and what the loop over single latents would have taken."""
     values = [item for batch in cache.activations for item in batch.values()]
     checks = module.backend.replays.checks()
-    if checks and all(check.passed for check in checks):
-        worst = max(check.max_abs_error for check in checks)
-        way = f"replayed, within {worst:.1e} logits of whole forwards where they were compared"
-    else:
-        way = "run as whole forwards"
+    replayed = bool(checks) and all(check.passed for check in checks)
+    worst = max((check.max_abs_error for check in checks), default=math.nan)
     return {
         "ablations": sum(int((item.values > 0).sum()) for item in values),
         "alive_latents": len({(name, i) for b in cache.alive_latents for name, ids in b.items() for i in ids.tolist()}),
         "loop_forwards": sum(len(item.latents) for item in values),
         "seconds": watch.seconds[f"analysis {AnalysisMode.ablation}"],
-        "replayed": way,
+        "replayed": replayed,
+        "max_abs_error": _finite(worst),
     }
 
 
