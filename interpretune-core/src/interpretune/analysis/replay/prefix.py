@@ -128,15 +128,15 @@ def attend(
     n, heads, width = query.shape
     kv_heads, width_out = value.shape[1:]
     group = heads // kv_heads
-    grouped = query.reshape(n, kv_heads, group, width)
-    own = (grouped * key.unsqueeze(2)).sum(-1, keepdim=True) * scale
+    grouped = query.reshape(n, kv_heads, group, width) * scale
+    own = (grouped * key.unsqueeze(2)).sum(-1, keepdim=True)
     parts = []
     for point, start, stop in rows.segments:
         example, slots = int(points.examples[point]), layer.slots[point]
         keys, values = layer.keys[example][:, slots], layer.values[example][:, slots]
         size = (stop - start) * group
         asked = grouped[start:stop].transpose(0, 1).reshape(kv_heads, size, width)
-        scores = torch.bmm(asked, keys.transpose(1, 2)) * scale
+        scores = torch.bmm(asked, keys.transpose(1, 2))
         scores = torch.cat([scores, own[start:stop].transpose(0, 1).reshape(kv_heads, size, 1)], dim=-1)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
