@@ -14,6 +14,7 @@ from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngi
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformers import PreTrainedTokenizerBase
 
 
@@ -66,13 +67,24 @@ class TransformerLensBackend(AnalysisBackend):
 
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
-        """TransformerLens hooks for the duration of a block.
+        """Hooks on the model's hook points for the duration of a block.
 
-        TransformerLens skips hooks on names that it does not know, without a word; the callers check names.
+        ``model.hooks`` of a bridge resolves all its aliases anew for each hook, which takes longer than a replay, and
+        in compatibility mode it calls a hook once for each alias.
         """
-
-        def hook_for(edit: Edit) -> Any:
-            return lambda activations, hook: edit(activations)
-
-        with self._model.hooks(fwd_hooks=[(name, hook_for(edit)) for name, edit in edits.items()]):
+        points = self._model.hook_dict if edits else {}
+        with contextlib.ExitStack() as stack:
+            for name, edit in edits.items():
+                stack.enter_context(_hooked_point(points[name], edit))
             yield
+
+
+@contextlib.contextmanager
+def _hooked_point(point: HookPoint, edit: Edit) -> Iterator[None]:
+    point.add_hook(lambda activations, hook: edit(activations))
+    handle = point.fwd_hooks[-1]
+    try:
+        yield
+    finally:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)

@@ -128,20 +128,22 @@ def attend(
     n, heads, width = query.shape
     kv_heads, width_out = value.shape[1:]
     group = heads // kv_heads
-    grouped = query.reshape(n, kv_heads, group, width) * scale
-    own = (grouped * key.unsqueeze(2)).sum(-1, keepdim=True)
-    parts = []
+    grouped = (query * scale).reshape(n, kv_heads, group, width).transpose(0, 1)
+    own = (grouped * key.transpose(0, 1).unsqueeze(2)).sum(-1, keepdim=True)
+    mine = value.transpose(0, 1).unsqueeze(2)
+    result = query.new_empty(n, kv_heads, group, width_out)
     for point, start, stop in rows.segments:
         example, slots = int(points.examples[point]), layer.slots[point]
         keys, values = layer.keys[example][:, slots], layer.values[example][:, slots]
         size = (stop - start) * group
-        asked = grouped[start:stop].transpose(0, 1).reshape(kv_heads, size, width)
-        scores = torch.bmm(asked, keys.transpose(1, 2))
-        scores = torch.cat([scores, own[start:stop].transpose(0, 1).reshape(kv_heads, size, 1)], dim=-1)
+        asked = grouped[:, start:stop].reshape(kv_heads, size, width)
+        scores = asked.new_empty(kv_heads, size, keys.shape[1] + 1)
+        scores[..., :-1] = torch.bmm(asked, keys.transpose(1, 2))
+        scores[..., -1:] = own[:, start:stop].reshape(kv_heads, size, 1)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(values.dtype)
-        mine = value[start:stop].transpose(0, 1).unsqueeze(2).expand(-1, -1, group, -1)
-        mixed = torch.bmm(weights[..., :-1], values) + weights[..., -1:] * mine.reshape(kv_heads, size, width_out)
-        parts.append(mixed.reshape(kv_heads, stop - start, group, width_out).transpose(0, 1))
-    return torch.cat(parts).reshape(n, heads, width_out)
+        itself = weights[..., -1:].reshape(kv_heads, stop - start, group, 1) * mine[:, start:stop]
+        mixed = torch.baddbmm(itself.reshape(kv_heads, size, width_out), weights[..., :-1], values)
+        result[start:stop] = mixed.reshape(kv_heads, stop - start, group, width_out).transpose(0, 1)
+    return result.reshape(n, heads, width_out)
