@@ -81,3 +81,11 @@ class ReplayRefusedError(AnalysisError):
 
 class CacheError(InterpretuneError, OSError):
     """A cache folder cannot be read or written."""
+
+
+class StoreError(InterpretuneError, RuntimeError):
+    """A result store cannot be written or read, is damaged, or belongs to another run."""
+
+
+class PlanError(InterpretuneError, ValueError):
+    """Operations do not fit together, or one did not do what it declares."""
