@@ -1,4 +1,4 @@
-from .backend import AnalysisBackend, SplicedRun, frozen_parameters
+from .backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
 from .batch import AnalysisBatch, LatentValues, Peaks
 from .cache import AnalysisCache, SaveCfg
 from .dashboards import display_latent_dashboards
@@ -28,6 +28,7 @@ from .metrics import (
     effect_correlations,
 )
 from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
+from .operations.latent_analyses import logit_differences
 from .plots import latent_metrics_scatter, plot_latent_effects
 from .quality import LatentQuality, measure_latent_quality
 from .replay import (
@@ -43,11 +44,12 @@ from .replay import (
     latent_edges,
 )
 from .runner import run_analysis
-from .steps import logit_differences, loss_and_logit_diffs, run_with_ctx
+from .steps import loss_and_logit_diffs, run_with_ctx
 from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 
 __all__ = [
     "ACTIVATION_HOOK",
+    "CAPABILITIES",
     "ActivationSummary",
     "Add",
     "AnalysisBackend",

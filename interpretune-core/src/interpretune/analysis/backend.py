@@ -49,8 +49,18 @@ class AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never 
     """Raised inside a forward when nothing that comes after is wanted."""
 
 
+CAPABILITIES = frozenset({"forward", "splice", "gradients", "ablation", "interventions"})
+"""What operations can ask of a backend; one that can edit activations at hook points has them all."""
+
+
 class AnalysisBackend(ABC):
-    """Runs a model with edits at named hook points."""
+    """Runs a model with edits at named hook points.
+
+    Attributes:
+        capabilities: Which of ``CAPABILITIES`` it offers.
+    """
+
+    capabilities: frozenset[str] = CAPABILITIES
 
     @property
     @abstractmethod

@@ -96,6 +96,10 @@ class AnalysisBatch:
     pieces: list[list[str]] | None = None
     prompts: list[str] | None = None
 
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.orig_labels)
+
 
 def alive_at(activations: Tensor) -> Tensor:
     """Latents with an activation above 0 for some example.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import torch
 from attrs import field, frozen, validators
@@ -57,7 +58,7 @@ class Field:
     name: str = field()
     dtype: str = field(default="float", validator=validators.in_(DTYPES))
     per: Per = field(default=Per.example, converter=Per)
-    shape: tuple[str, ...] = field(default=(), converter=tuple)
+    shape: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
     ragged: bool = False
     about: str = ""
 

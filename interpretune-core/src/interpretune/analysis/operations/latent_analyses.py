@@ -1,0 +1,291 @@
+"""The operations that the analyses of latents are composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import functional
+
+from interpretune.analysis.batch import LatentValues, alive_at
+from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.inputs import ModelInputs
+from interpretune.analysis.latent_model import activation_name
+from interpretune.analysis.operations.operation import operation
+from interpretune.analysis.replay.gradients import attribute
+from interpretune.analysis.replay.prefill import LatentObserver, Prefill
+from interpretune.analysis.replay.prefill import prefill as run_once
+from interpretune.analysis.replay.rows import LatentRows
+from interpretune.errors import AnalysisError, DataError
+
+if TYPE_CHECKING:
+    from interpretune.analysis.backend import AnalysisBackend
+    from interpretune.module import ITModule
+
+ALIVE = Field("alive_latents", "object", Per.batch, about="latents active at some answer, by activation name")
+ANSWER_LOGITS = Field("answer_logits", shape=("vocab",), about="logits at the answer position")
+LOGIT_DIFFS = Field("logit_diffs", about="logit of the correct answer minus that of the other, logits")
+BASE_LOGIT_DIFFS = Field("base_logit_diffs", about="logit differences that effects are counted from, logits")
+ACTIVATIONS = Field("activations", per=Per.latent, about="at the answer position")
+GRADIENTS = Field("gradients", per=Per.latent, about="of the summed logit differences, at the answer position")
+ABLATED_LOGITS = Field("ablated_logits", per=Per.latent, shape=("answer",), about="answers' logits without the latent")
+EFFECTS = Field("effects", per=Per.latent, about="effect on the logit difference, logits")
+
+# ------------------------------------------------------------------------------------------------------------ passes
+
+
+@operation(writes=Field("answer_indices", "int64", about="answer position in the padded row"))
+def answer_positions(inputs: ModelInputs) -> Tensor:
+    """The last token of each row that is no padding."""
+    return inputs.answer_positions
+
+
+@operation(writes=ANSWER_LOGITS, needs={"forward"}, forwards=1)
+def plain_forward(inputs: ModelInputs, backend: AnalysisBackend) -> Tensor:
+    """One forward without latent models."""
+    return backend.run(inputs)
+
+
+@frozen(eq=False)
+class HighestActivations:
+    """The highest activation of every latent in each prompt, ``[batch, d_sae]``, and its position without padding."""
+
+    values: Tensor
+    positions: Tensor
+
+
+@operation(
+    writes=(
+        Field("clean", "object", Per.batch, about="Prefill of the batch with all latent models spliced in"),
+        Field("highest", "object", Per.batch, about="HighestActivations by activation name"),
+    ),
+    needs={"splice", "latent_models"},
+    forwards=1,
+    volatile={"self_check"},
+)
+def spliced_run(
+    inputs: ModelInputs,
+    backend: AnalysisBackend,
+    latent_models: Sequence[Any],
+    replays: bool,
+    *,
+    names: Sequence[str] | None = None,
+    self_check: bool = True,
+) -> dict[str, Any]:
+    """One forward with all latent models spliced in; what replays need is kept where something replays."""
+    recorded = [activation_name(item) for item in latent_models] if names is None else list(names)
+    highest: dict[str, HighestActivations] = {}
+    observers = {name: _peak_finder(name, len(inputs), highest) for name in recorded}
+    if replays:
+        clean = backend.prefill(inputs, list(latent_models), observers=observers, self_check=self_check)
+    else:
+        clean = run_once(backend, inputs, list(latent_models), observers=observers)
+    return {"clean": clean, "highest": highest}
+
+
+def _peak_finder(name: str, batch: int, highest: dict[str, HighestActivations]) -> LatentObserver:
+    """Notes where latents are most active in each prompt."""
+
+    def find(latents: Tensor, inputs: ModelInputs, examples: Tensor) -> None:
+        if name not in highest:
+            shape = (batch, latents.shape[-1])
+            highest[name] = HighestActivations(latents.new_zeros(shape), examples.new_zeros(shape))
+        for row, example in enumerate(examples.tolist()):
+            real = inputs.attention_mask[row].nonzero().flatten()
+            values, where = latents[row, real].max(dim=0)
+            highest[name].values[example] = values
+            highest[name].positions[example] = real[where] - real[0]
+
+    return find
+
+
+@operation(writes=ANSWER_LOGITS)
+def spliced_logits(clean: Prefill) -> Tensor:
+    """Logits of the spliced run."""
+    return clean.logits
+
+
+@operation(writes=ALIVE)
+def find_alive(
+    clean: Prefill,
+    highest: Mapping[str, HighestActivations],
+    batch_idx: int,
+    *,
+    known: Sequence[Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Latents that are active at the answer position of some example of the batch, or those that are ``known``."""
+    if known is not None and batch_idx >= len(known):
+        raise AnalysisError(missing_batch("alive_latents", len(known), batch_idx))
+    named = {} if known is None else known[batch_idx]
+    device = clean.logits.device
+    return {name: named[name].to(device) if name in named else alive_at(clean.latents[name]) for name in highest}
+
+
+@operation(writes=ACTIVATIONS)
+def activations_of_alive(clean: Prefill, alive_latents: Mapping[str, Tensor]) -> dict[str, LatentValues]:
+    """Activations of the alive latents."""
+    return {name: _of_alive(clean.latents[name], ids) for name, ids in alive_latents.items()}
+
+
+@operation(
+    writes=(
+        Field("peak_values", per=Per.latent, about="highest activation in the prompt"),
+        Field("peak_positions", "int64", per=Per.latent, about="its position, counted without padding"),
+    )
+)
+def peaks_of_alive(
+    highest: Mapping[str, HighestActivations], alive_latents: Mapping[str, Tensor]
+) -> dict[str, dict[str, LatentValues]]:
+    """Where in each prompt the alive latents are most active."""
+    return {
+        "peak_values": {name: _of_alive(highest[name].values, ids) for name, ids in alive_latents.items()},
+        "peak_positions": {name: _of_alive(highest[name].positions, ids) for name, ids in alive_latents.items()},
+    }
+
+
+@operation(writes=ABLATED_LOGITS, needs={"ablation", "latent_models"}, volatile={"row_budget"})
+def ablate_alive(
+    module: ITModule,
+    clean: Prefill,
+    activations: Mapping[str, LatentValues],
+    *,
+    row_budget: int | None = None,
+) -> dict[str, LatentValues]:
+    """Answers' logits with each alive latent set to zero at the answer position."""
+    columns, found = module.answer_columns, {}
+    for name, alive in activations.items():
+        batch, n_alive = alive.values.shape
+        examples = torch.arange(batch, device=alive.latents.device).repeat_interleave(n_alive)
+        rows = LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1))
+        logits = clean.backend.ablate(clean, rows, columns, row_budget)
+        answers = answers_of(module, logits, columns).reshape(batch, n_alive, -1)
+        found[name] = LatentValues(alive.latents, answers, alive.d_sae)
+    return found
+
+
+@operation(
+    writes=GRADIENTS,
+    needs={"gradients", "latent_models"},
+    forwards=1,
+)
+def gradients_of_alive(
+    module: ITModule, clean: Prefill, orig_labels: Tensor, alive_latents: Mapping[str, Tensor]
+) -> dict[str, LatentValues]:
+    """Gradients of the summed logit differences by the alive latents' activations."""
+    columns, names = module.answer_columns, list(alive_latents)
+    if clean.kept is not None:
+        found = attribute(
+            clean,
+            lambda logits, points: logit_differences(answers_of(module, logits, columns), orig_labels[points]).sum(),
+            names,
+            columns,
+        )
+    else:
+        _, everywhere = clean.backend.gradients(
+            clean.inputs,
+            list(clean.latent_models.values()),
+            lambda logits: logit_differences(answers_of(module, logits, None), orig_labels).sum(),
+            names,
+        )
+        found = {name: clean.points.of(values) for name, values in everywhere.items()}
+    return {name: _of_alive(found[name], ids) for name, ids in alive_latents.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+@operation(writes=Field("answers", shape=("answer",), about="logits of the answers"), reads=("module", ANSWER_LOGITS))
+def answer_columns(module: ITModule, answer_logits: Tensor) -> Tensor:
+    """Logits reduced to the answers, as the module says."""
+    return answers_of(module, answer_logits, None)
+
+
+@operation(writes=Field("loss", per=Per.batch, about="mean of the batch, nats unless the module has its own loss"))
+def mean_loss(module: ITModule, answer_logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss of the answer tokens."""
+    loss: Tensor = getattr(module, "loss_fn", functional.cross_entropy)(answer_logits, labels)
+    return loss
+
+
+@operation(writes=Field("preds", "int64", about="answer with the highest logit"))
+def predict_answers(answers: Tensor) -> Tensor:
+    """Predicted answers."""
+    return answers.argmax(dim=-1)
+
+
+@operation(writes=LOGIT_DIFFS)
+def differ_answers(answers: Tensor, orig_labels: Tensor) -> Tensor:
+    """Logit differences."""
+    return logit_differences(answers, orig_labels)
+
+
+@operation(writes=BASE_LOGIT_DIFFS)
+def count_from_clean(logit_diffs: Tensor) -> Tensor:
+    """Effects are counted from the run itself."""
+    return logit_diffs
+
+
+@operation(writes=EFFECTS, reads=("activations", ABLATED_LOGITS, BASE_LOGIT_DIFFS, "orig_labels"))
+def ablation_effects(
+    activations: Mapping[str, LatentValues],
+    ablated_logits: Mapping[str, LatentValues],
+    base_logit_diffs: Tensor,
+    orig_labels: Tensor,
+) -> dict[str, LatentValues]:
+    """Clean logit difference minus that without the latent; exactly 0 where the latent is not active."""
+    found = {}
+    for name, alive in activations.items():
+        without = logit_differences(ablated_logits[name].values, orig_labels.unsqueeze(-1))
+        effects = base_logit_diffs.to(without.device).unsqueeze(-1) - without
+        found[name] = LatentValues(alive.latents, effects.masked_fill(alive.values <= 0, 0), alive.d_sae)
+    return found
+
+
+@operation(writes=EFFECTS)
+def attribution_effects(
+    activations: Mapping[str, LatentValues], gradients: Mapping[str, LatentValues]
+) -> dict[str, LatentValues]:
+    """Attribution patching: activation times gradient."""
+    return {
+        name: LatentValues(item.latents, item.values * gradients[name].values, item.d_sae)
+        for name, item in activations.items()
+    }
+
+
+def logit_differences(answers: Tensor, labels: Tensor) -> Tensor:
+    """Logit of the correct answer minus that of the other.
+
+    Args:
+        answers: Logits of the two answers, ``[..., 2]``.
+        labels: Correct answer, broadcastable to ``[...]``.
+
+    Returns:
+        ``[...]``, in logits.
+
+    Raises:
+        DataError: There are not two answers.
+    """
+    if answers.shape[-1] != 2:
+        raise DataError(f"A logit difference is defined for two answers; this task has {answers.shape[-1]}.")
+    labels = labels.expand(answers.shape[:-1]).unsqueeze(-1)
+    return (answers.gather(-1, labels) - answers.gather(-1, 1 - labels)).squeeze(-1)
+
+
+def missing_batch(name: str, batches: int, batch_idx: int) -> str:
+    """What to say where results of another analysis are asked for that it has not."""
+    return (
+        f"{name} has {batches} batches, and batch {batch_idx} is asked for. Run the clean analysis over at least as "
+        "many batches."
+    )
+
+
+def answers_of(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:
+    """Logits of the answers, ``[n, num_labels]``, of all logits or of the columns that were computed."""
+    return module.standardize_logits(logits)[:, -1, :] if columns is None else logits
+
+
+def _of_alive(values: Tensor, latents: Tensor) -> LatentValues:
+    return LatentValues(latents, values[:, latents], values.shape[-1])
