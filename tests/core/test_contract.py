@@ -31,6 +31,7 @@ HOOKS = {
     "it_run_loop": ("module", "datamodule", "loop", "loop_cfg"),
     "it_create_backend": ("module",),
     "it_run_analysis": ("module", "analysis_batch", "analysis_cfg", "inputs"),
+    "it_contribute_operations": ("module",),
     "it_open_analysis": ("module", "analysis_cfg"),
     "it_close_analysis": ("module", "analysis_cfg"),
     "it_configure_latents": ("request",),

@@ -13,6 +13,7 @@ from interpretune.analysis.hf_backend import HuggingFaceBackend
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel
 from interpretune.analysis.modes import AnalysisCfg
+from interpretune.analysis.operations import Operation, latent_analyses
 from interpretune.analysis.steps import run_mode
 from interpretune.answer_pooling import pooled_at_answer
 from interpretune.batch_keys import check_batch_keys, forward_signature
@@ -142,6 +143,11 @@ class CoreAdapter:
         """Run one of the four modes."""
         run_mode(module, analysis_batch, analysis_cfg, inputs)
         return True
+
+    @hookimpl
+    def it_contribute_operations(self) -> list[Operation]:
+        """The operations that the four modes are composed of."""
+        return [value for value in vars(latent_analyses).values() if isinstance(value, Operation)]
 
     @hookimpl
     def it_end_session(self, module: ITModule) -> None:

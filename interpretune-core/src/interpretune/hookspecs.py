@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from interpretune.analysis.inputs import ModelInputs
     from interpretune.analysis.latent_model import LatentModel
     from interpretune.analysis.modes import AnalysisCfg
+    from interpretune.analysis.operations import Operation, Plan
     from interpretune.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
     from interpretune.datamodule import ITDataModule
     from interpretune.loops.config import LoopConfig, LoopResult
@@ -195,13 +196,25 @@ def it_run_analysis(
 
 
 @hookspec
-def it_open_analysis(module: ITModule, analysis_cfg: AnalysisCfg) -> None:
-    """An analysis over a data set begins. Called by ``run_analysis`` before the first batch. All run."""
+def it_contribute_operations(module: ITModule) -> Sequence[Operation] | None:
+    """Offer operations that plans and configuration files can name.
+
+    Called when operations are looked up by name. Collected; two operations of one name are refused.
+    """
 
 
 @hookspec
-def it_close_analysis(module: ITModule, analysis_cfg: AnalysisCfg) -> None:
-    """An analysis over a data set has ended, also after an exception. Called by ``run_analysis``. All run."""
+def it_open_analysis(module: ITModule, analysis_cfg: AnalysisCfg | Plan) -> None:
+    """An analysis over a data set begins.
+
+    Called before the first batch, by ``run_analysis`` with a configuration and by ``AnalysisRunner`` with a plan. All
+    run.
+    """
+
+
+@hookspec
+def it_close_analysis(module: ITModule, analysis_cfg: AnalysisCfg | Plan) -> None:
+    """An analysis over a data set has ended, also after an exception. Called as ``it_open_analysis``. All run."""
 
 
 @hookspec(firstresult=True)

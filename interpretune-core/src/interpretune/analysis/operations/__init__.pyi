@@ -1,4 +1,6 @@
+from . import latent_analyses
 from .execution import PlanRun, run_plan, run_summaries
+from .loading import find_operation, load_operations, offered_operations
 from .mode_plans import operations_of, plan_of
 from .operation import SOURCES, Operation, operation
 from .plan import Plan
@@ -8,6 +10,10 @@ __all__ = [
     "Operation",
     "Plan",
     "PlanRun",
+    "find_operation",
+    "latent_analyses",
+    "load_operations",
+    "offered_operations",
     "operation",
     "operations_of",
     "plan_of",

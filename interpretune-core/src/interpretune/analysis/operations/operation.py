@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import torch
 from attrs import evolve, field, frozen
-from torch import Tensor
 
+from interpretune.analysis.content_hash import hash_function, hash_of
 from interpretune.analysis.fields import Field, Per
 from interpretune.errors import PlanError
 
@@ -98,9 +94,9 @@ class Operation:
         digest = hashlib.sha256()
         told = [self.name, *map(repr, self.reads), *map(str, self.writes)]
         lasting = sorted(self.options.keys() - self.volatile)
-        told += [f"{name}={_hash_of(self.options[name], self.name)}" for name in lasting]
+        told += [f"{name}={hash_of(self.options[name], f'Operation {self.name}')}" for name in lasting]
         digest.update(json.dumps(told).encode())
-        _hash_function(self.function, digest, self.name, set())
+        hash_function(self.function, digest, f"Operation {self.name}")
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -165,77 +161,3 @@ def operation(
         )
 
     return declare
-
-
-# ------------------------------------------------------------------------------------------------------------- hashing
-
-
-def _hash_function(function: Any, digest: Any, owner: str, seen: set[int]) -> None:
-    """Hash source, closure, and what a function refers to of its own module."""
-    if isinstance(function, functools.partial):
-        digest.update(_hash_of([list(function.args), function.keywords], owner).encode())
-        function = function.func
-    if not isinstance(function, FunctionType):
-        digest.update(f"{type(function).__module__}.{getattr(function, '__qualname__', type(function))}".encode())
-        return
-    if id(function) in seen:
-        return
-    seen.add(id(function))
-    digest.update(f"{function.__module__}.{function.__qualname__}".encode())
-    _hash_code(function.__code__, digest, owner)
-    referred = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-    closed = dict(
-        zip(function.__code__.co_freevars, (c.cell_contents for c in function.__closure__ or ()), strict=True)
-    )
-    for name, value in sorted({**referred, **closed}.items()):
-        digest.update(name.encode())
-        if isinstance(value, FunctionType) and value.__module__ == function.__module__:
-            _hash_function(value, digest, owner, seen)
-        elif isinstance(value, (FunctionType, ModuleType, type)) or callable(value):
-            digest.update(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', name)}".encode())
-        elif name in closed or isinstance(value, (bool, int, float, str, tuple, Tensor)):
-            digest.update(_hash_of(value, owner).encode())
-
-
-def _hash_code(code: CodeType, digest: Any, owner: str) -> None:
-    digest.update(code.co_code)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            _hash_code(constant, digest, owner)
-        else:
-            digest.update(_hash_of(constant, owner).encode())
-    digest.update(repr(code.co_names).encode())
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*inner)
-
-
-def _hash_of(value: Any, owner: str) -> str:
-    """Hash of a setting: numbers, strings, tensors, attrs and enum values, and containers of them."""
-    digest = hashlib.sha256(type(value).__name__.encode())
-    if isinstance(value, Tensor):
-        dense = value.detach().cpu().contiguous()
-        digest.update(f"{dense.dtype}{tuple(dense.shape)}".encode())
-        digest.update(dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b"")
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            digest.update(f"{key}:{_hash_of(value[key], owner)}".encode())
-    elif isinstance(value, (frozenset, set)):
-        digest.update(json.dumps(sorted(_hash_of(item, owner) for item in value)).encode())
-    elif value is None or value is ... or isinstance(value, (bool, int, float, complex, str, bytes, Enum)):
-        digest.update(repr(value).encode())
-    elif hasattr(type(value), "__attrs_attrs__"):
-        digest.update(_hash_of({a.name: getattr(value, a.name) for a in type(value).__attrs_attrs__}, owner).encode())
-    elif isinstance(value, Sequence):
-        for item in value:
-            digest.update(_hash_of(item, owner).encode())
-    elif callable(value):
-        _hash_function(value, digest, owner, set())
-    else:
-        raise PlanError(
-            f"Operation {owner} depends on a {type(value).__name__}, whose content cannot be hashed: give it as "
-            "options of numbers, strings and tensors, so that other settings are never taken for the same analysis."
-        )
-    return digest.hexdigest()
