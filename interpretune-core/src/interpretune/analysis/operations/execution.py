@@ -46,7 +46,7 @@ class PlanRun:
         given = {**sources, "replays": self._replays}
         results = []
         for plan, keys in zip(self.plans, self._keys, strict=True):
-            computed |= {keys[name]: given[name] for name in plan.sources}
+            computed |= {keys[name]: given[name] for name in plan.sources if name in given}
             for op in plan.operations:
                 if op.per_run or all(keys[item.name] in computed for item in op.writes):
                     continue
