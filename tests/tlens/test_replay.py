@@ -13,10 +13,11 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
+import interpretune as it
 from interpretune.analysis import ablate, activation_name
 from interpretune.analysis.replay.ablation import ablate_everywhere
 from interpretune.analysis.replay.gradients import attribute, latent_edges
-from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
+from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens import replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
 from tests.analysis.ablated_rows import ATOL, Row, active_rows, error_of, rows_of, worst_error
@@ -184,6 +185,27 @@ def fails_in_attention() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tlens_replay, "attend", lambda *_: 1 / 0)
         yield
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_bridge_with_quantized_weights_is_replayed_with_4_bits_and_refused_with_8(
+    llama_folder: Path, bits: int
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    source = {
+        "model_name_or_path": str(llama_folder),
+        "device": "cpu",
+        "hf_from_pretrained_cfg": it.HFFromPretrainedConfig(quantization={f"load_in_{bits}bit": True}),
+    }
+    model = loading.load_model(ITLensConfig(**source, tl_cfg=ITLensFromPretrainedNoProcessingConfig(use_bridge=True)))
+    each = TransformerLensBackend(model.eval(), AutoTokenizer.from_pretrained(llama_folder))
+    prefilled = lambda: each.prefill(batch_of(RAGGED, "left"), models_at(TWO[0], dtype=torch.float32))  # noqa: E731
+    if bits == 4:
+        assert worst_error(prefilled()) < 2e-5
+        return
+    with pytest.warns(UserWarning, match="has 8-bit weights.*whole forward for each row instead") as seen:
+        assert prefilled().kept is None
+    assert len(seen) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,15 +82,33 @@ def check_trainable(model: nn.Module, cfg: ITConfig) -> None:
         )
 
 
+def rounds_activations(model: nn.Module) -> bool:
+    """Whether activations are rounded to 8 bits together with the weights, as bitsandbytes' 8-bit layers do."""
+    bitsandbytes = sys.modules.get("bitsandbytes")
+    return bitsandbytes is not None and any(isinstance(m, bitsandbytes.nn.Linear8bitLt) for m in model.modules())
+
+
 def keep_weights_in_place(model: nn.Module) -> None:
     """Keep 4-bit weights on a CPU as they were quantized.
 
     On some CPUs bitsandbytes repacks them in the first evaluation forward, for a kernel that has no backward: from then
-    on gradients of everything below such a layer are lost without an error, and results are in bfloat16.
+    on gradients of everything below such a layer are lost without an error, and results are in bfloat16. That cannot be
+    undone, because the scales are rounded: a warning says so where it has happened already.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain flag of theirs
+    repacked = []
+    for name, module in model.named_modules():
+        if "support_avx512bf16_for_cpu" in vars(module):  # hasattr is true of wrappers too
+            module.support_avx512bf16_for_cpu = False
+            if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+                repacked.append(name)
+    if repacked:
+        warnings.warn(
+            f"bitsandbytes has repacked the 4-bit weights of {len(repacked)} layers ({repacked[0]}, ...) in an earlier "
+            "forward of this model on the CPU: gradients of what lies below them are wrong. Load the model anew, and "
+            "hand it over before its first forward.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_source(cfg: ITConfig) -> None:

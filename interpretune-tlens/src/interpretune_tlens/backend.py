@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
+from interpretune.quantization import keep_weights_in_place
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class TransformerLensBackend(AnalysisBackend):
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model: Any = model
+        keep_weights_in_place(model)
         known: Any = tokenizer if tokenizer is not None else self._model.tokenizer
         ids = sorted(set(known.all_special_ids)) if known is not None else []
         self._special = torch.tensor(ids, dtype=torch.long)

@@ -23,6 +23,7 @@ from interpretune.analysis.backend import AnalysisBackend
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.replay.hf_engine import HuggingFaceReplay
+from interpretune.quantization import keep_weights_in_place
 from interpretune.tokenization import position_ids
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class HuggingFaceBackend(AnalysisBackend):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model = model
+        keep_weights_in_place(model)
         ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
         self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
         self._forward_arguments = set(inspect.signature(model.forward).parameters)

@@ -16,6 +16,7 @@ from interpretune.analysis.replay.engine import ReplayEngine
 from interpretune.analysis.replay.prefill import LatentObserver, Prefill, prefill
 from interpretune.analysis.replay.rows import Changes, LatentRows
 from interpretune.errors import ReplayRefusedError
+from interpretune.quantization import rounds_activations
 
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
@@ -94,6 +95,7 @@ class ReplayTrust:
         if not self._looked:
             self._looked = True
             try:
+                _refuse_rounded_activations(backend)
                 self._engine = backend.create_replay()
             except ReplayRefusedError as refusal:
                 self._warn(str(refusal))
@@ -131,8 +133,18 @@ class ReplayTrust:
         """Say once why ablations are slow."""
         if reason not in self._warned:
             self._warned.add(reason)
-            text = f"{reason} Ablations run a whole forward for each row instead: exact, and slow."
+            text = f"{reason} Ablations run a whole forward for each row instead, which is slow."
             warnings.warn(text, UserWarning, stacklevel=5)
+
+
+def _refuse_rounded_activations(backend: AnalysisBackend) -> None:
+    """Refuse 8-bit weights: rounding makes a large error out of a last digit, and a few rows need not show it."""
+    if rounds_activations(backend.model):
+        raise ReplayRefusedError(
+            f"{type(backend.model).__name__} has 8-bit weights: bitsandbytes rounds activations to 8 bits too, in "
+            "columns that the whole batch chooses (unless llm_int8_threshold is 0), so that effects have noise of that "
+            "size. 4-bit weights have none of this and are replayed."
+        )
 
 
 def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
