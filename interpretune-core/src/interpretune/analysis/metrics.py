@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.modes import AnalysisMode
 from interpretune.errors import AnalysisError
@@ -95,14 +94,14 @@ def calc_activation_summary(analysis_cache: AnalysisCache) -> ActivationSummary:
         AnalysisError: The cache has no latent activations.
     """
     names = names_with(analysis_cache, "activations")
-    latents, means, counts, contexts = {}, {}, {}, {}
-    for name in names:
-        batches = [batch[name] for batch in analysis_cache.activations]
-        ids, (total, active) = _accumulate(batches, [lambda item: item.values, lambda item: (item.values > 0).float()])
-        latents[name] = ids
-        counts[name] = active.long()
-        means[name] = total / active.clamp(min=1)
-        contexts[name] = _contexts(analysis_cache, name)
+    sums = {name: _LatentSums(2) for name in names}
+    for batch in analysis_cache.activations:
+        for name, item in batch.items():
+            sums[name].add(item.latents, item.values, item.values > 0)
+    latents = {name: item.latents for name, item in sums.items()}
+    counts = {name: item.sums[1].long() for name, item in sums.items()}
+    means = {name: item.sums[0] / item.sums[1].clamp(min=1) for name, item in sums.items()}
+    contexts = _contexts(analysis_cache, names)
     urls = {name: url for batch in analysis_cache.dashboard_urls for name, url in batch.items()}
     total_examples = sum(len(labels) for labels in analysis_cache.orig_labels)
     return ActivationSummary(latents, means, counts, contexts, urls, total_examples)
@@ -171,21 +170,13 @@ def calculate_latent_metrics(
     if filter_by_correct and pred_summ is not None:
         pairs = zip(pred_summ.batch_predictions, analysis_cache.orig_labels, strict=True)
         chosen = [predictions == labels for predictions, labels in pairs]
+    sums = {name: _LatentSums(2) for name in names}
+    for keep, effects, activations in zip(chosen, analysis_cache.effects, analysis_cache.activations, strict=True):
+        for name, item in effects.items():
+            sums[name].add(item.latents, item.values[keep], activations[name].values[keep] > 0)
     tables = {}
     for name in names:
-        effects, activations = [
-            [batch[name] for batch in getattr(analysis_cache, f)] for f in ("effects", "activations")
-        ]
-        selected = [
-            LatentValues(item.latents, item.values[keep], item.d_sae)
-            for item, keep in zip(effects, chosen, strict=True)
-        ]
-        active = [
-            LatentValues(item.latents, (item.values[keep] > 0).float(), item.d_sae)
-            for item, keep in zip(activations, chosen, strict=True)
-        ]
-        ids, (total,) = _accumulate(selected, [lambda item: item.values])
-        _, (times,) = _accumulate(active, [lambda item: item.values])
+        ids, (total, times) = sums[name].latents, sums[name].sums
         counts = _lookup(summary.latents[name], summary.num_samples_active[name], ids)
         tables[name] = LatentTable(
             latents=ids,
@@ -234,18 +225,25 @@ def names_with(analysis_cache: AnalysisCache, what: str) -> list[str]:
     return names
 
 
-def _accumulate(
-    batches: Sequence[LatentValues], columns: Sequence[Callable[[LatentValues], Tensor]]
-) -> tuple[Tensor, list[Tensor]]:
-    """Sum columns over all examples of all batches; the cost follows the alive latents."""
-    ids = torch.cat([item.latents for item in batches]).unique()
-    sums = []
-    for column in columns:
-        total = torch.zeros(len(ids))
-        for item in batches:
-            total.index_add_(0, torch.searchsorted(ids, item.latents), column(item).float().sum(dim=0))
-        sums.append(total)
-    return ids, sums
+class _LatentSums:
+    """Sums over examples for each latent that was ever alive, batch by batch; the cost follows the alive latents.
+
+    Attributes:
+        latents: Ids, ascending, ``[n]``.
+        sums: ``[columns, n]``.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.latents = torch.empty(0, dtype=torch.long)
+        self.sums = torch.zeros(columns, 0)
+
+    def add(self, latents: Tensor, *columns: Tensor) -> None:
+        """Add a batch: ids ``[n_alive]`` and a value for each example and latent, ``[batch, n_alive]``."""
+        merged, where = torch.cat([self.latents, latents]).unique(return_inverse=True)
+        new = torch.stack([column.float().sum(dim=0) for column in columns])
+        sums = self.sums.new_zeros(len(columns), len(merged))
+        self.sums = sums.index_add_(1, where, torch.cat([self.sums, new], dim=1))
+        self.latents = merged
 
 
 def _lookup(ids: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
@@ -256,24 +254,24 @@ def _lookup(ids: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(ids[places] == wanted, values[places], torch.zeros_like(values[places]))
 
 
-def _contexts(analysis_cache: AnalysisCache, name: str) -> dict[int, list[Context]]:
-    """For each latent the prompts in which it is most active anywhere."""
-    found: dict[int, list[Context]] = {}
+def _contexts(analysis_cache: AnalysisCache, names: Sequence[str]) -> dict[str, dict[int, list[Context]]]:
+    """For each latent model and latent the prompts in which it is most active anywhere."""
+    found: dict[str, dict[int, list[Context]]] = {name: {} for name in names}
     first = 0
     for batch in analysis_cache.batches:
-        peaks = batch.peaks.get(name)
-        if peaks is not None:
+        for name, peaks in batch.peaks.items():
+            known = found[name]
             for column, latent in enumerate(peaks.latents.tolist()):
                 top = peaks.values[:, column].topk(min(CONTEXTS_KEPT, len(peaks.values)))
+                contexts = known.setdefault(latent, [])
                 for value, row in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                    if value <= 0:
+                    if value <= 0 or (len(contexts) == CONTEXTS_KEPT and value <= contexts[-1].activation):
                         continue
                     tokens = batch.tokens[row] if batch.tokens is not None else None
                     pieces = batch.pieces[row] if batch.pieces is not None else None
                     position = int(peaks.positions[row, column])
-                    found.setdefault(latent, []).append(Context(first + row, value, position, tokens, pieces))
-        first += len(batch.orig_labels)
-    return {
-        latent: sorted(contexts, key=lambda item: item.activation, reverse=True)[:CONTEXTS_KEPT]
-        for latent, contexts in found.items()
-    }
+                    contexts.append(Context(first + row, value, position, tokens, pieces))
+                    contexts.sort(key=lambda item: item.activation, reverse=True)
+                    del contexts[CONTEXTS_KEPT:]
+        first += len(batch)
+    return {name: {latent: kept for latent, kept in known.items() if kept} for name, known in found.items()}

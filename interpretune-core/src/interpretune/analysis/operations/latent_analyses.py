@@ -194,6 +194,29 @@ def gradients_of_alive(
     return {name: _of_alive(found[name], ids) for name, ids in alive_latents.items()}
 
 
+# -------------------------------------------------------------------------------------------------------------- texts
+
+
+@operation(writes=Field("tokens", "int64", ragged=True, about="ids of the real tokens"))
+def real_tokens(inputs: ModelInputs) -> list[Tensor]:
+    """Tokens without padding."""
+    return [row[mask] for row, mask in zip(inputs.tokens, inputs.attention_mask.bool(), strict=True)]
+
+
+@operation(writes=Field("pieces", "string", ragged=True, about="text of each real token"))
+def token_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[list[str]]:
+    """Text of each token."""
+    tokenizer = module.require_datamodule().tokenizer
+    return [[tokenizer.decode([token]) for token in row.tolist()] for row in tokens]
+
+
+@operation(writes=Field("prompts", "string", about="text of the example"))
+def prompt_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[str]:
+    """Text of each example, without special tokens."""
+    texts: list[str] = module.require_datamodule().tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return texts
+
+
 # ----------------------------------------------------------------------------------------------------------- numbers
 
 

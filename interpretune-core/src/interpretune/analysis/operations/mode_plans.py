@@ -9,11 +9,13 @@ from attrs import frozen
 from interpretune.analysis.latent_model import LatentModel, activation_name
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.operations import latent_analyses as parts
-from interpretune.analysis.operations.operation import Operation, operation
+from interpretune.analysis.operations.operation import SOURCES, Operation, operation
 from interpretune.analysis.operations.plan import Plan
 from interpretune.errors import AnalysisError
 
 RESULTS = (
+    "labels",
+    "orig_labels",
     "answer_indices",
     "loss",
     "preds",
@@ -82,8 +84,7 @@ def plan_of(
     """The plan of a mode.
 
     Args:
-        cfg: The mode and its inputs; ``analysis_cache.save_cfg.intermediates`` says whether logits and gradients are
-            kept.
+        cfg: The mode and its inputs; ``analysis_cache.save_cfg`` says whether texts, logits and gradients are kept.
         latent_models: Those of the session.
         further: Operations that run beside those of the mode.
         keep: Fields that are results; None: those of the mode and of ``further``.
@@ -92,12 +93,18 @@ def plan_of(
         PlanError: The further operations do not fit to those of the mode.
         HookPointError: The configuration chooses latent activations that are not there.
     """
-    mode = operations_of(cfg, latent_models)
-    operations = [*mode.passes, *mode.numbers, *further]
-    wanted = RESULTS + (INTERMEDIATES if cfg.analysis_cache.save_cfg.intermediates else ())
-    written = [item.name for op in operations for item in op.writes if item.stored]
-    own = {item.name for op in further for item in op.writes}
-    return Plan.of(operations, [n for n in written if n in wanted or n in own] if keep is None else keep)
+    mode, save = operations_of(cfg, latent_models), cfg.analysis_cache.save_cfg
+    texts = [parts.real_tokens, parts.token_texts] if save.tokens else []
+    texts += [parts.real_tokens, parts.prompt_texts] if save.prompts else []
+    wanted = {*RESULTS, *(INTERMEDIATES if save.intermediates else ())}
+    wanted |= {"tokens", "pieces"} if save.tokens else set()
+    wanted |= {"prompts"} if save.prompts else set()
+    wanted |= {item.name for op in further for item in op.writes}
+    operations = [*mode.passes, *mode.numbers, *texts, *further]
+    there = [*SOURCES.values(), *(item for op in operations for item in op.writes)]
+    return Plan.of(
+        operations, [item.name for item in there if item.name in wanted and item.stored] if keep is None else keep
+    )
 
 
 def _known_diffs(cfg: AnalysisCfg) -> Operation:
