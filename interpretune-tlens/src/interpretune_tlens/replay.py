@@ -26,6 +26,7 @@ from interpretune.analysis.replay import (
     blocks_below_skipped,
     check_causal,
     columns_only,
+    replaced_forward,
     slots_of,
 )
 from interpretune.errors import ReplayRefusedError
@@ -58,20 +59,21 @@ class AttentionParts:
 class TransformerLensReplay(ReplayEngine):
     """What bridges and hooked transformers have in common."""
 
+    backend: TransformerLensBackend
+
     def __init__(self, backend: TransformerLensBackend) -> None:
         """Look at the model.
 
         Raises:
             ReplayRefusedError: It cannot be replayed exactly, and why.
         """
-        self._backend = backend
         model: Any = backend.model
+        super().__init__(backend, list(model.blocks))
         self._model = model
-        self._blocks: list[nn.Module] = list(model.blocks)
         known = set(backend.hook_point_names())
         self._names = [{part: _first(block, names, known) for part, names in PARTS} for block in range(self.n_blocks)]
         self._refuse_unknown()
-        self._parts = [self._attention_of(block) for block in self._blocks]
+        self._parts = [self._attention_of(block) for block in self.blocks]
         fired: set[str] = set()
 
         def noted(name: str) -> Edit:
@@ -100,11 +102,6 @@ class TransformerLensReplay(ReplayEngine):
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         """Run one token a row from block ``start`` up, ``[n, c]``; hooks are on the model."""
 
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks."""
-        return len(self._blocks)
-
     def depth(self, hook_point: str) -> float:
         """See ``ReplayEngine.depth``."""
         kind, _, rest = hook_point.partition(".")
@@ -119,8 +116,6 @@ class TransformerLensReplay(ReplayEngine):
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
     ) -> tuple[Tensor, Prefix]:
         """See ``ReplayEngine.prefill``."""
-        if inputs.extra:
-            raise ReplayRefusedError(f"The batch has further inputs ({', '.join(inputs.extra)}).")
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         visible: dict[int, Tensor] = {}
@@ -149,7 +144,7 @@ class TransformerLensReplay(ReplayEngine):
         queries = {self._names[block]["query"] for block in range(first_block, self.n_blocks)}
         if clash := (notes.keys() | queries) & edits.keys():
             raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
-        logits = self._backend.forward(inputs, {**edits, **notes}, points)
+        logits = self.backend.forward(inputs, {**edits, **notes}, points)
         layers: dict[int, LayerKeys] = {}
         slots, last = slots_of(own & False), None
         for block in sorted(keys):
@@ -172,7 +167,7 @@ class TransformerLensReplay(ReplayEngine):
         hooks: dict[str, Edit] = {}
         for block in range(start, self.n_blocks):
             hooks |= self._attention_edits(block, prefix, rows, edits.get(f"blocks.{block}.attn.hook_z"))
-        with self._backend.counted_hooks({**edits, **hooks}):
+        with self.backend.counted_hooks({**edits, **hooks}):
             return self._run_tokens(prefix, rows, start, hidden, columns)
 
     def _attention_edits(self, block: int, prefix: Prefix, rows: Rows, after: Edit | None) -> dict[str, Edit]:
@@ -204,7 +199,7 @@ class BridgeReplay(TransformerLensReplay):
         config = self._model.cfg
         if getattr(config, "positional_embedding_type", None) == "alibi":
             raise ReplayRefusedError("The model's attention has a bias by distance (alibi).")
-        for block in self._blocks:
+        for block in self.blocks:
             attention: Any = getattr(block, "attn", None)
             original = getattr(attention, "original_component", None)
             if original is None:
@@ -229,21 +224,14 @@ class BridgeReplay(TransformerLensReplay):
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         tokens = prefix.tokens[rows.points].unsqueeze(-1)
         arguments: dict[str, Any] = {"attention_mask": torch.ones_like(tokens)}
-        if self._backend.takes_positions:
+        if self.backend.takes_positions:
             arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
         with (
-            blocks_below_skipped(self._blocks, start, hidden.unsqueeze(1), in_tuple=False),
+            blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple),
             columns_only(self._model.unembed.original_component, columns) as narrowed,
         ):
             logits: Tensor = self._model(tokens, **arguments)[:, -1]
         return logits if narrowed else logits[:, columns]
-
-    def run_from(
-        self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
-    ) -> Tensor:
-        """See ``ReplayEngine.run_from``."""
-        with blocks_below_skipped(self._blocks, start, hidden, in_tuple=False):
-            return self._backend.forward(inputs, edits, points)
 
 
 class HookedReplay(TransformerLensReplay):
@@ -274,7 +262,7 @@ class HookedReplay(TransformerLensReplay):
         self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
     ) -> Tensor:
         """See ``ReplayEngine.run_from``."""
-        with self._backend.counted_hooks(edits):
+        with self.backend.counted_hooks(edits):
             logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=inputs.attention_mask)
         return points.of(logits)
 
@@ -291,11 +279,8 @@ def _unembedding(model: HookedTransformer, columns: Tensor | None) -> Iterator[N
     def narrow(residual: Tensor) -> Tensor:
         return nn.functional.linear(residual, weight, bias)
 
-    unembed.__dict__["forward"] = narrow
-    try:
+    with replaced_forward(unembed, narrow):
         yield
-    finally:
-        del unembed.__dict__["forward"]
 
 
 def _first(block: int, names: Sequence[str], known: set[str]) -> str:

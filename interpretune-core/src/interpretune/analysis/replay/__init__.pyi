@@ -1,5 +1,5 @@
 from .ablation import ablate, ablate_everywhere
-from .engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only
+from .engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only, replaced_forward
 from .gradients import LatentEdges, attribute, integrated_gradients, latent_edges
 from .hf_engine import HuggingFaceReplay, windows_of
 from .prefill import Entry, Kept, Prefill
@@ -29,6 +29,7 @@ __all__ = [
     "columns_only",
     "integrated_gradients",
     "latent_edges",
+    "replaced_forward",
     "slots_of",
     "visible_slots",
     "windows_of",

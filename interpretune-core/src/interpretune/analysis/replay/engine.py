@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +15,33 @@ from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.replay.prefix import Prefix, Rows
 from interpretune.errors import ReplayRefusedError
 
+if TYPE_CHECKING:
+    from interpretune.analysis.backend import AnalysisBackend
+
 
 class ReplayEngine(ABC):
     """Keeps keys and values of a forward and runs single tokens over them, from any block up.
 
     The residual stream before block ``i`` must be the hook point ``blocks.{i}.hook_resid_pre``.
+
+    Attributes:
+        backend: Runs the model.
+        blocks: Its blocks, in order.
+        in_tuple: They return the residual stream in a tuple.
     """
 
+    backend: AnalysisBackend
+    blocks: Sequence[nn.Module]
+    in_tuple = False
+
+    def __init__(self, backend: AnalysisBackend, blocks: Sequence[nn.Module]) -> None:
+        self.backend = backend
+        self.blocks = list(blocks)
+
     @property
-    @abstractmethod
     def n_blocks(self) -> int:
         """Number of blocks."""
+        return len(self.blocks)
 
     @abstractmethod
     def depth(self, hook_point: str) -> float:
@@ -39,6 +56,8 @@ class ReplayEngine(ABC):
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
     ) -> tuple[Tensor, Prefix]:
         """One forward of the whole batch that keeps keys and values of ``first_block`` and all blocks above.
+
+        Batches with further inputs (``inputs.extra``) do not come here: they are refused before.
 
         Returns:
             Logits at the points, ``[n, vocab]``, and the prefix.
@@ -71,7 +90,6 @@ class ReplayEngine(ABC):
             ``[n, c]``.
         """
 
-    @abstractmethod
     def run_from(
         self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
     ) -> Tensor:
@@ -87,6 +105,8 @@ class ReplayEngine(ABC):
         Returns:
             ``[len(points), vocab]``.
         """
+        with blocks_below_skipped(self.blocks, start, hidden, in_tuple=self.in_tuple):
+            return self.backend.forward(inputs, edits, points)
 
 
 @contextlib.contextmanager
@@ -111,7 +131,7 @@ def blocks_below_skipped(blocks: Sequence[nn.Module], start: int, hidden: Tensor
 
     with contextlib.ExitStack() as stack:
         for index in range(start):
-            stack.enter_context(_replaced_forward(blocks[index], handed_out if index == start - 1 else skipped))
+            stack.enter_context(replaced_forward(blocks[index], handed_out if index == start - 1 else skipped))
         if start == 0:
 
             def put_in(_: nn.Module, args: tuple, kwargs: dict) -> tuple:  # type: ignore[type-arg]
@@ -142,13 +162,18 @@ def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
     def narrow(activations: Tensor) -> Tensor:
         return nn.functional.linear(activations, weight, bias)
 
-    with _replaced_forward(head, narrow):
+    with replaced_forward(head, narrow):
         yield True
 
 
 @contextlib.contextmanager
-def _replaced_forward(module: nn.Module, forward: object) -> Iterator[None]:
-    """Let one module compute something else, whatever wraps its class; what stood there comes back."""
+def replaced_forward(module: nn.Module, forward: object) -> Iterator[None]:
+    """Let one module compute something else, whatever wraps its class; what stood there comes back.
+
+    Args:
+        module: The module.
+        forward: What it computes in the block; without ``self``.
+    """
     attributes = module.__dict__  # not setattr: some wrappers hand attributes on to what they wrap
     before = attributes.get("forward")
     attributes["forward"] = forward

@@ -66,13 +66,14 @@ class _KeepingCache(DynamicCache):  # type: ignore[misc]
 class HuggingFaceReplay(ReplayEngine):
     """Replays a model whose attention goes through transformers' ``AttentionInterface``."""
 
+    backend: HuggingFaceBackend
+
     def __init__(self, backend: HuggingFaceBackend) -> None:
         """Look at the model.
 
         Raises:
             ReplayRefusedError: It cannot be replayed exactly, and why.
         """
-        self._backend = backend
         model: Any = backend.model
         self._model = model
         self._text_config: Any = model.config.get_text_config()
@@ -82,19 +83,13 @@ class HuggingFaceReplay(ReplayEngine):
         if not getattr(self._model, "_supports_attention_backend", False):
             raise ReplayRefusedError(f"{name} has an attention of its own (no AttentionInterface).")
         self._path, blocks = backend.blocks
-        self._blocks: list[nn.Module] = list(blocks)
-        self._windows = windows_of(self._text_config, len(self._blocks))
-        self._in_tuple = False
+        super().__init__(backend, list(blocks))
+        self._windows = windows_of(self._text_config, self.n_blocks)
         check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks."""
-        return len(self._blocks)
 
     def depth(self, hook_point: str) -> float:
         """See ``ReplayEngine.depth``."""
-        path, side = self._backend.place_of(hook_point)
+        path, side = self.backend.place_of(hook_point)
         parts = path.removeprefix(f"{self._path}.").split(".")
         if not path.startswith(f"{self._path}.") or not parts[0].isdecimal():
             raise ReplayRefusedError(f"{hook_point} lies in no block.")
@@ -104,16 +99,14 @@ class HuggingFaceReplay(ReplayEngine):
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
     ) -> tuple[Tensor, Prefix]:
         """See ``ReplayEngine.prefill``."""
-        if inputs.extra:
-            raise ReplayRefusedError(f"The batch has further inputs ({', '.join(inputs.extra)}).")
         cache = _KeepingCache(first_block)
 
         def note(_: nn.Module, __: Any, output: Any) -> None:
-            self._in_tuple = isinstance(output, tuple)
+            self.in_tuple = isinstance(output, tuple)
 
-        handle = self._blocks[0].register_forward_hook(note)
+        handle = self.blocks[0].register_forward_hook(note)
         try:
-            logits = self._backend.forward(inputs, edits, points, past_key_values=cache, use_cache=True)
+            logits = self.backend.forward(inputs, edits, points, past_key_values=cache, use_cache=True)
         finally:
             handle.remove()
         self._check_kept(cache, inputs, first_block)
@@ -151,12 +144,12 @@ class HuggingFaceReplay(ReplayEngine):
         running = _Running(prefix, rows, self._windows, torch.float32 if eager else None)
         head: Any = self._model.get_output_embeddings()
         arguments: dict[str, Any] = {"input_ids": prefix.tokens[rows.points].unsqueeze(-1), "use_cache": False}
-        if self._backend.takes("position_ids"):
+        if self.backend.takes("position_ids"):
             arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
         with (
-            blocks_below_skipped(self._blocks, start, hidden.unsqueeze(1), in_tuple=self._in_tuple),
+            blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple),
             columns_only(head, columns) as narrowed,
-            self._backend.counted_hooks(edits),
+            self.backend.counted_hooks(edits),
             self._attention(running),
         ):
             logits: Tensor = self._model(**arguments).logits[:, -1]
@@ -167,17 +160,10 @@ class HuggingFaceReplay(ReplayEngine):
             )
         return logits if narrowed else logits[:, columns]
 
-    def run_from(
-        self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
-    ) -> Tensor:
-        """See ``ReplayEngine.run_from``."""
-        with blocks_below_skipped(self._blocks, start, hidden, in_tuple=self._in_tuple):
-            return self._backend.forward(inputs, edits, points)
-
     @contextlib.contextmanager
     def _attention(self, running: _Running) -> Iterator[None]:
         """Let the model's attention go through ``replay_attention``."""
-        owners: list[Any] = [self._model, *(part for block in self._blocks for part in block.modules())]
+        owners: list[Any] = [self._model, *(part for block in self.blocks for part in block.modules())]
         configs = {id(owner.config): owner.config for owner in owners if hasattr(owner, "config")}
         before = {key: config._attn_implementation for key, config in configs.items()}
         token = _running.set(running)
