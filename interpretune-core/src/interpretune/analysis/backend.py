@@ -1,32 +1,28 @@
-"""What an adapter supplies to let analyses reach into a model, and what follows from it.
+"""What analyses ask of a model: latent models spliced in, gradients, ablations.
 
-A backend supplies four things: the names of its hook points, hooks that edit activations there, a forward, and the
-special tokens. Caching, splicing latent models, gradients, interventions and the plain loop of ablations are written
-here, once, on top of those. A backend that can also run single tokens again over keys and values that it kept
-(``create_replay``) gets exact ablation at the price of a forward: ``interpretune.analysis.replay``.
+All of it is written once, on top of what an adapter supplies (``interpretune.analysis.hooked_model``). A backend that
+can also run single tokens again over keys and values that it kept (``create_replay``) gets exact ablation at the price
+of a forward: ``interpretune.analysis.replay``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from interpretune.analysis.hooked_model import HookedModel
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
 from interpretune.analysis.splicing import Observer, Splice, in_turn
-from interpretune.errors import HookPointError, ReplayRefusedError
+from interpretune.errors import HookPointError
 
 if TYPE_CHECKING:
-    from interpretune.analysis.replay.engine import ReplayEngine
     from interpretune.analysis.replay.prefill import LatentObserver, Prefill
     from interpretune.analysis.replay.rows import LatentRows
     from interpretune.analysis.replay.self_check import ReplayTrust
@@ -45,87 +41,18 @@ class SplicedRun:
     activations: Mapping[str, Tensor]
 
 
-class AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this package
-    """Raised inside a forward when nothing that comes after is wanted."""
-
-
 CAPABILITIES = frozenset({"forward", "splice", "gradients", "ablation", "interventions"})
 """What operations can ask of a backend; one that can edit activations at hook points has them all."""
 
 
-class AnalysisBackend(ABC):
-    """Runs a model with edits at named hook points.
+class AnalysisBackend(HookedModel):
+    """Runs a model with latent models spliced in and with edits at named hook points.
 
     Attributes:
         capabilities: Which of ``CAPABILITIES`` it offers.
     """
 
     capabilities: frozenset[str] = CAPABILITIES
-
-    @property
-    @abstractmethod
-    def model(self) -> nn.Module:
-        """The model that is run."""
-
-    @property
-    @abstractmethod
-    def vocab_size(self) -> int:
-        """Number of logits at each position."""
-
-    @abstractmethod
-    def hook_point_names(self) -> Sequence[str]:
-        """Names of all hook points, aliases included."""
-
-    @abstractmethod
-    def special_token_ids(self) -> Tensor:
-        """Ids of special tokens, ``[n]``, on the model's device."""
-
-    @abstractmethod
-    def hooked(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
-        """Apply each edit at its hook point in every forward of a block; no hook stays on the model afterwards.
-
-        Args:
-            edits: Known hook points and what to do there.
-        """
-
-    @abstractmethod
-    def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
-        """Run the model.
-
-        Args:
-            inputs: The batch; its mask is honoured, on both padding sides.
-            keep: Positions of which logits are wanted, ascending, ``[k]``; None: all.
-            **options: Further arguments of the model's forward.
-
-        Returns:
-            Logits ``[batch, k, vocab]``.
-        """
-
-    def create_replay(self) -> ReplayEngine:
-        """Make the engine that runs single tokens again over kept keys and values.
-
-        Raises:
-            ReplayRefusedError: The model cannot be replayed exactly, and why; ablations then run the plain loop.
-        """
-        raise ReplayRefusedError(f"{type(self).__name__} cannot replay single tokens.")
-
-    # ---------------------------------------------------------------------------------------------------------- checks
-
-    def check_hook_points(self, names: Sequence[str]) -> None:
-        """Refuse names that the model does not have.
-
-        Raises:
-            HookPointError: With the nearest names that exist.
-        """
-        known = self.hook_point_names()
-        lookup = set(known)
-        for name in names:
-            if name not in lookup:
-                near = get_close_matches(name, known, n=3, cutoff=0.5)
-                raise HookPointError(
-                    f"The model has no hook point {name!r}. "
-                    + (f"Nearest: {', '.join(near)}." if near else f"It has, among others: {', '.join(known[:8])}.")
-                )
 
     @torch.no_grad()
     def check_latent_models(self, latent_models: Sequence[LatentModel]) -> None:
@@ -159,79 +86,6 @@ class AnalysisBackend(ABC):
                     f"The latent model {item.name!r} writes {written} numbers at {place}, where this model has "
                     f"{width}. Was it trained on another model?"
                 )
-
-    @property
-    def model_device(self) -> torch.device:
-        """Device of the model's parameters."""
-        return next(self.model.parameters()).device
-
-    # ------------------------------------------------------------------------------------------------------------ runs
-
-    def forward(
-        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None = None, **options: Any
-    ) -> Tensor:
-        """Run the model with each edit applied at its hook point.
-
-        Args:
-            inputs: The batch; its mask is honoured, on both padding sides.
-            edits: Hook points and what to do there.
-            points: Where logits are wanted; None: everywhere.
-            **options: Further arguments of the model's forward.
-
-        Returns:
-            Logits ``[batch, pos, vocab]``, or ``[n, vocab]`` at ``points``.
-
-        Raises:
-            HookPointError: A hook point is unknown, or the model never came by it.
-        """
-        with self.counted_hooks(edits):
-            if points is None:
-                return self.run_model(inputs, None, **options)
-            keep, where = points.positions.unique(return_inverse=True)
-            return self.run_model(inputs, keep, **options)[points.examples, where]
-
-    @contextlib.contextmanager
-    def counted_hooks(self, edits: Mapping[str, Edit]) -> Iterator[None]:
-        """``hooked``, with names checked before and, unless the block fails, that each edit was made after."""
-        self.check_hook_points(list(edits))
-        fired: set[str] = set()
-
-        def counted(name: str, edit: Edit) -> Edit:
-            def apply(activations: Tensor) -> Tensor:
-                fired.add(name)
-                return edit(activations)
-
-            return apply
-
-        with self.hooked({name: counted(name, edit) for name, edit in edits.items()}):
-            yield
-        if missed := edits.keys() - fired:
-            raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
-
-    def run(self, inputs: ModelInputs) -> Tensor:
-        """Logits ``[batch, vocab]`` at the answer position, without latent models."""
-        return self.forward(inputs, {}, inputs.answers)
-
-    def run_with_cache(self, inputs: ModelInputs, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits ``[batch, vocab]`` at the answer position and activations ``[batch, pos, ...]`` at named hook points.
-
-        Raises:
-            HookPointError: A name is unknown.
-        """
-        cache: dict[str, Tensor] = {}
-        logits = self.forward(inputs, _keep(names, cache), inputs.answers)
-        return logits, cache
-
-    def capture(self, inputs: ModelInputs, names: Sequence[str]) -> dict[str, Tensor]:
-        """Activations ``[batch, pos, ...]`` at named hook points, by a forward that ends where the last one is reached.
-
-        Raises:
-            HookPointError: A name is unknown.
-        """
-        cache: dict[str, Tensor] = {}
-        with contextlib.suppress(AllCaptured), torch.no_grad():
-            self.forward(inputs, _keep(names, cache, stop=True))
-        return cache
 
     def run_spliced(
         self,
@@ -406,21 +260,6 @@ def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
         return leaf
 
     return require
-
-
-def _keep(names: Sequence[str], cache: dict[str, Tensor], *, stop: bool = False) -> dict[str, Edit]:
-    """Edits that change nothing and keep copies; with ``stop`` the last of them ends the forward."""
-
-    def keep(name: str) -> Edit:
-        def store(activations: Tensor) -> Tensor:
-            cache[name] = activations.detach().clone()
-            if stop and len(cache) == len(set(names)):
-                raise AllCaptured
-            return activations
-
-        return store
-
-    return {name: keep(name) for name in names}
 
 
 def _check_distinct(latent_models: Sequence[LatentModel]) -> None:

@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from interpretune.analysis.backend import AllCaptured
+from interpretune.analysis.hooked_model import AllCaptured
 from interpretune.analysis.inputs import Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.prefill import Prefill

@@ -9,7 +9,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from interpretune.analysis.backend import AllCaptured, frozen_parameters, watch
+from interpretune.analysis.backend import frozen_parameters, watch
+from interpretune.analysis.hooked_model import AllCaptured
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.ablation import replay_budget
 from interpretune.analysis.replay.prefill import Prefill
