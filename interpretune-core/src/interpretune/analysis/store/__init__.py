@@ -1,0 +1,5 @@
+"""Results on disk: written batch by batch, safe against kills, read as a stream and by any Arrow reader."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+from .manifest import Manifest, ShardEntry, TableEntry
+from .migrations import SCHEMA_VERSION
+from .store import AnalysisStore
+from .stored_batch import StoredBatch
+from .writer import StoreWriter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AnalysisStore",
+    "Manifest",
+    "ShardEntry",
+    "StoreWriter",
+    "StoredBatch",
+    "TableEntry",
+]

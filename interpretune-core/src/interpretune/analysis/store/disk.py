@@ -1,0 +1,178 @@
+"""Files of a store: whole or absent, with names that stay inside the folder, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from interpretune.errors import StoreBusyError, StoreError
+
+MANIFEST = "manifest.json"
+SHARDS, JOURNAL, TABLES, LOCKS = "shards", "journal", "tables", "locks"
+PARTIAL = ".partial"
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+def check_name(name: object, what: str) -> str:
+    """A name that becomes part of a path.
+
+    Args:
+        name: Found in a manifest or given by a caller.
+        what: What it names, for the error.
+
+    Raises:
+        StoreError: It could leave the store's folder, or is no name that every file system takes.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise StoreError(
+            f"{name!r} is no name for {what}: letters, digits, _, - and single dots are, without path separators."
+        )
+    return name
+
+
+def write_refused(path: Path, error: OSError) -> StoreError:
+    """The error of a file or folder that the operating system did not let us write."""
+    reason = error.strerror or str(error)
+    kept = "What was written before is kept and can be read."
+    if error.errno in _FULL:
+        return StoreError(
+            f"There is no room for {path} ({reason}). {kept} Free some space and start the same run again: it goes on "
+            "where it stopped."
+        )
+    if error.errno in _FORBIDDEN:
+        return StoreError(
+            f"{path} may not be written ({reason}). {kept} Choose a folder that you may write, or change the rights of "
+            f"{path.parent}."
+        )
+    return StoreError(f"{path} could not be written ({reason}). {kept} Look at the folder and start the run again.")
+
+
+def read_refused(path: Path, error: Exception) -> StoreError:
+    """The error of a file that is damaged or gone."""
+    return StoreError(
+        f"{path} cannot be read ({error}). Copy it from where the store comes from, or run the analysis again into "
+        "another folder."
+    )
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A file that appears at its place when it is whole, and not otherwise.
+
+    Args:
+        path: Final place.
+        durable: Wait until it is on the disk. Without, a killed process loses nothing, a power cut the last seconds.
+
+    Yields:
+        The place to write it to.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        try:
+            yield partial
+            if durable:
+                _sync(partial)
+            partial.replace(path)
+            if durable and os.name == "posix":  # elsewhere folders cannot be opened
+                _sync(path.parent)
+        except OSError as error:
+            raise write_refused(path, error) from error
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def make_folders(folder: Path) -> None:
+    """The folders of a store.
+
+    Raises:
+        StoreError: They cannot be made.
+    """
+    try:
+        for name in (SHARDS, JOURNAL, TABLES, LOCKS):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_refused(folder, error) from error
+
+
+def remove_partials(folder: Path, start: str) -> None:
+    """Remove what a killed writer left unfinished; the caller holds the lock under which it was written."""
+    for name in (SHARDS, JOURNAL):
+        for path in (folder / name).glob(f".{start}*{PARTIAL}"):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may be gone already.
+
+    Raises:
+        StoreError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_refused(path, error) from error
+
+
+def rank_prefix(rank: int) -> str:
+    """What the names of all files of a rank begin with."""
+    return f"r{rank:05d}-"
+
+
+def hold_rank(folder: Path, rank: int) -> FileLock:
+    """Become the one writer of a rank, until the lock is released or the process ends.
+
+    Raises:
+        StoreBusyError: Somebody else is.
+    """
+    path = folder / LOCKS / f"rank-{rank:05d}.lock"
+    lock = FileLock(path, thread_local=False)  # released by whichever thread closes
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreBusyError(
+            f"Another writer is at work on rank {rank} of {folder}. Wait for it or stop it; processes that share a "
+            "store each need a rank of their own."
+        ) from error
+    except OSError as error:
+        raise write_refused(path, error) from error
+    return lock
+
+
+@contextmanager
+def holding_manifest(folder: Path) -> Iterator[None]:
+    """Keep other writers from the manifest for a moment.
+
+    Raises:
+        StoreError: The lock cannot be written.
+    """
+    path = folder / LOCKS / "manifest.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise write_refused(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
