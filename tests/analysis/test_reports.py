@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def clean_and_spliced(n: int) -> tuple[AnalysisCache, AnalysisCache, np.ndarray,
         cache = AnalysisCache()
         for part in np.array_split(np.arange(n), 3):
             labels = torch.from_numpy(part % 2)
-            cache.batches.append(
+            cache.append(
                 AnalysisBatch(
                     labels=labels,
                     orig_labels=labels,
@@ -112,9 +113,11 @@ def test_largest_changes_of_logit_differences_come_first(capsys: pytest.CaptureF
 def test_prompts_are_decoded_from_tokens_where_only_those_were_saved() -> None:
     clean, spliced, _, _ = clean_and_spliced(3)
     tokenizer = tiny_tokenizer()
-    for i, batch in enumerate(spliced.batches):
-        batch.prompts, clean.batches[i].prompts = None, None
-        batch.tokens = [torch.tensor([VOCABULARY["<bos>"], VOCABULARY["Ada"], VOCABULARY["sees"], 50 + i])]
+    clean.batches = [replace(batch, prompts=None) for batch in clean.batches]
+    tokens = [[torch.tensor([VOCABULARY[w] for w in ("<bos>", "Ada", "sees")] + [50 + i])] for i in range(3)]
+    spliced.batches = [
+        replace(batch, prompts=None, tokens=row) for batch, row in zip(spliced.batches, tokens, strict=True)
+    ]
     table = display_ref_vs_sae_logit_diffs(spliced, clean, tokenizer)
     assert sorted(row[1] for row in rows_of(table)) == sorted(
         tokenizer.decode([VOCABULARY["Ada"], VOCABULARY["sees"], 50 + i]) for i in range(3)
@@ -202,38 +205,48 @@ def test_dashboards_link_to_published_pages_and_quote_prompts_otherwise(
 
 
 def test_dashboards_without_saved_tokens_say_how_to_save_them(results: RandomResults) -> None:
-    for batch in results.cache.batches:
-        batch.tokens = None
-    shown = display_latent_dashboards(calculate_latent_metrics(results.cache), "Dashboards")
+    bare = AnalysisCache(batches=[replace(batch, tokens=None) for batch in results.cache.batches])
+    shown = display_latent_dashboards(calculate_latent_metrics(bare), "Dashboards")
     assert "SaveCfg(tokens=True)" in shown[0]
 
 
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def test_parquet_files_are_read_without_interpretune(results: RandomResults, tmp_path: Path) -> None:
-    written = results.cache.write_parquet(tmp_path / "deep" / "down")
-    assert sorted(path.name for path in written) == ["examples.parquet", "latents.parquet"]
-    examples, latents = (
-        pq.read_table(tmp_path / "deep" / "down" / f"{name}.parquet") for name in ("examples", "latents")
-    )
-    assert examples["example"].to_pylist() == list(range(8))
-    assert examples["label"].to_pylist() == results.labels.tolist()
-    assert examples["prediction"].to_pylist() == results.predictions.tolist()
-    np.testing.assert_allclose(examples["logit_diff"], results.logit_diffs, rtol=1e-6)
-    dense = {
-        (name, what): np.zeros_like(results.effects[name])
-        for name in (LOWER, UPPER)
-        for what in ("activation", "effect")
-    }
-    for row in latents.to_pylist():
-        for what in ("activation", "effect"):
-            dense[row["hook"], what][row["example"], row["latent"]] = row[what]
+def test_results_are_written_as_parquet_and_read_without_interpretune(results: RandomResults, tmp_path: Path) -> None:
+    store = results.cache.write(tmp_path / "deep" / "down")
+    store.verify()
+    rows = pq.read_table(tmp_path / "deep" / "down" / "shards").sort_by("example")
+    assert rows["example"].to_pylist() == list(range(8))
+    assert rows["orig_labels"].to_pylist() == results.labels.tolist()
+    assert rows["preds"].to_pylist() == results.predictions.tolist()
+    np.testing.assert_allclose(rows["logit_diffs"], results.logit_diffs, rtol=1e-6)
+    shown = {"activations": results.activations, "effects": results.effects, "peak_values": results.peaks}
+    dense = {(name, what): np.zeros_like(results.effects[name]) for name in (LOWER, UPPER) for what in shown}
+    for example, latents in enumerate(rows["latents"].to_pylist()):
+        for entry in latents:
+            for what in shown:
+                dense[entry["hook"], what][example, entry["latent"]] = entry[what]
+    for (name, what), found in dense.items():
+        np.testing.assert_allclose(found, shown[what][name], rtol=1e-6)
+
+
+def test_a_cache_over_a_folder_gives_what_the_cache_in_memory_gives(results: RandomResults, tmp_path: Path) -> None:
+    results.cache.write(tmp_path / "store")
+    stored = AnalysisCache.of(tmp_path / "store")
+    both = [calculate_latent_metrics(cache, filter_by_correct=False) for cache in (stored, results.cache)]
     for name in (LOWER, UPPER):
-        np.testing.assert_allclose(dense[name, "activation"], results.activations[name], rtol=1e-6)
-        np.testing.assert_allclose(dense[name, "effect"], results.effects[name], rtol=1e-6)
-    assert len(latents) == sum((results.activations[name] > 0).sum() for name in (LOWER, UPPER))
-    assert not list(tmp_path.rglob("*.partial"))
+        found, wanted = (item.tables[name] for item in both)
+        for column in type(wanted).__attrs_attrs__:
+            assert torch.equal(getattr(found, column.name), getattr(wanted, column.name)), column.name
+    assert both[0].summary.dashboard_urls == {UPPER: PAGE}
+    assert [len(batch) for batch in stored.batches] == [len(batch) for batch in results.cache.batches]
+    assert stored.batches[-1].orig_labels.tolist() == results.cache.orig_labels[-1].tolist()
+    with pytest.raises(AnalysisError, match=r"This cache is a view of a store"):
+        stored.append(results.cache.batches[0])
+    with pytest.raises(AnalysisError, match=r"The cache is empty"):
+        AnalysisCache().write(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
 
 
 def test_saving_keeps_what_was_asked_for_and_leaves_the_batch_alone() -> None:

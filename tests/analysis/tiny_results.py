@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -48,7 +50,7 @@ class RandomResults:
         self.cache = AnalysisCache()
         start = 0
         for size in SIZES:
-            self.cache.batches.append(self._batch(slice(start, start + size)))
+            self.cache.append(self._batch(slice(start, start + size)))
             start += size
 
     def _batch(self, rows: slice) -> AnalysisBatch:
@@ -80,6 +82,4 @@ class RandomResults:
 
     def without_effects(self) -> AnalysisCache:
         """The cache of the same analysis with latent models and without effects."""
-        for batch in self.cache.batches:
-            batch.effects = {}
-        return self.cache
+        return AnalysisCache(batches=[replace(batch, effects={}) for batch in self.cache.batches])

@@ -49,4 +49,4 @@ if __name__ == "__main__":
     folder, devices, n_rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     trainer, cfgs = analyse(folder, devices, n_rows)
     for cfg in cfgs:
-        cfg.analysis_cache.write_parquet(folder / f"rank{trainer.global_rank}" / str(cfg.mode))
+        cfg.analysis_cache.write(folder / f"rank{trainer.global_rank}" / str(cfg.mode))

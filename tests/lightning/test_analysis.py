@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -22,8 +18,8 @@ from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batche
 from tests.analysis.sessions import STACKS, make_session, stack_options
 from tests.analysis.tiny_latents import RandomDictionary
 from tests.lightning.ddp_analysis import analyse
+from tests.other_process import one_thread, run_script
 
-ROOT = Path(__file__).parents[2]
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -112,30 +108,15 @@ def test_results_that_several_processes_would_keep_apart_are_refused(tmp_path):
 @pytest.mark.parametrize(("processes", "n_rows"), [(2, 7), (3, 10)])
 def test_processes_share_the_batches_and_merge_row_for_row(tmp_path, processes, n_rows):
     """7 rows in batches of 3 are 3 batches for 2 processes; 10 rows are 4 for 3: neither divides evenly."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the processes: sums depend on it in the last digit
-    try:
+    with one_thread():
         _, expected = analyse(tmp_path, 1, n_rows)
-    finally:
-        torch.set_num_threads(threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    script = ROOT / "tests" / "lightning" / "ddp_analysis.py"
-    run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(processes), str(n_rows)],
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_script(Path(__file__).with_name("ddp_analysis.py"), tmp_path, processes, n_rows)
     for cfg in expected:
-        for name, table in cfg.analysis_cache.to_tables().items():
-            assert name != "examples" or len(table) == n_rows
-            for rank in range(processes):
-                merged = pq.read_table(tmp_path / f"rank{rank}" / str(cfg.mode) / f"{name}.parquet")
-                assert merged.to_pylist() == table.to_pylist(), (cfg.mode, name, rank)
+        alone = tables(cfg.analysis_cache)
+        assert len(alone["examples"]) == n_rows
+        for rank in range(processes):
+            merged = AnalysisCache.of(tmp_path / f"rank{rank}" / str(cfg.mode))
+            assert tables(merged) == alone, (cfg.mode, rank)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

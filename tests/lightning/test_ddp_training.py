@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +9,7 @@ import pytest
 import torch
 
 from tests.lightning.ddp_training import WHAT, alone, make, trained
-
-ROOT = Path(__file__).parents[2]
+from tests.other_process import run_script
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +17,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The processes' folder, after both trainings."""
     folder = tmp_path_factory.mktemp("ddp")
     make(folder, WHAT[0])  # writes the model and the rows
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    environment["INTERPRETUNE_CACHE"] = str(folder / "interpretune-cache")
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "lightning" / "ddp_training.py"), str(folder)],
-        check=False,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    script = Path(__file__).with_name("ddp_training.py")
+    run_script(script, folder, INTERPRETUNE_CACHE=str(folder / "interpretune-cache"))
     return folder
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,24 +12,14 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from interpretune_lightning.whole_files import WholeFiles, checkpoint_plugins
 from tests.lightning.killed_training import train
-
-ROOT = Path(__file__).parents[2]
+from tests.other_process import run_script
 
 
 @pytest.mark.parametrize(("fatal", "steps"), [(2, 0), (4, 3)], ids=["first-last", "second-last"])
 def test_a_training_that_was_killed_while_it_saved_goes_on(tmp_path, caplog, fatal, steps):
     """Each epoch saves a file of its own and then ``last.ckpt``."""
     caplog.set_level(logging.ERROR, "lightning.pytorch")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "lightning" / "killed_training.py"), str(tmp_path), str(fatal)],
-        env=environment,
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        timeout=200,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-2000:]
+    run_script(Path(__file__).with_name("killed_training.py"), tmp_path, fatal, returncode=-signal.SIGKILL)
     folder = tmp_path / "run" / "checkpoints"
     found = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
     assert found.get("last.ckpt", 0) == steps

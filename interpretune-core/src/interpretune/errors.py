@@ -87,5 +87,9 @@ class StoreError(InterpretuneError, RuntimeError):
     """A result store cannot be written or read, is damaged, or belongs to another run."""
 
 
+class StoreBusyError(StoreError):
+    """Another process writes a result store."""
+
+
 class PlanError(AnalysisError, ValueError):
     """Operations do not fit together, or one did not do what it declares."""

@@ -29,6 +29,7 @@ from .metrics import (
 )
 from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
 from .operations.latent_analyses import logit_differences
+from .plan_runner import AnalysisRunner
 from .plots import latent_metrics_scatter, plot_latent_effects
 from .quality import LatentQuality, measure_latent_quality
 from .replay import (
@@ -45,6 +46,7 @@ from .replay import (
 )
 from .runner import run_analysis
 from .steps import loss_and_logit_diffs, run_with_ctx
+from .store import AnalysisStore
 from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "AnalysisCache",
     "AnalysisCfg",
     "AnalysisMode",
+    "AnalysisRunner",
+    "AnalysisStore",
     "Context",
     "Edit",
     "HuggingFaceBackend",

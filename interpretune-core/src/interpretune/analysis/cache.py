@@ -1,18 +1,34 @@
-"""Collects the results of an analysis, batch by batch, and hands them out as lists or as Arrow tables."""
+"""The results of an analysis as lists with one entry for each batch: a view over a result store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
-from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks
+from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.operations.latent_analyses import (
+    ABLATED_LOGITS,
+    ACTIVATIONS,
+    ANSWER_LOGITS,
+    EFFECTS,
+    GRADIENTS,
+    LOGIT_DIFFS,
+    answer_positions,
+    mean_loss,
+    peaks_of_alive,
+    predict_answers,
+    prompt_texts,
+    real_tokens,
+    token_texts,
+)
+from interpretune.analysis.operations.operation import SOURCES
+from interpretune.analysis.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.errors import AnalysisError
 from interpretune.tokenization import mask_of, tokens_of
 
@@ -22,6 +38,29 @@ if TYPE_CHECKING:
 BATCH_FIELDS = frozenset(item.name for item in fields(AnalysisBatch))
 DROPPED_FIELDS = ("answer_logits", "gradients", "ablated_logits")
 """Large intermediate results that no report reads: logits over the vocabulary and what effects are computed from."""
+LATENT_FIELDS = ("activations", "gradients", "ablated_logits", "effects", "peaks", "alive_latents")
+PEAKS = ("peak_values", "peak_positions")
+FIELDS: Mapping[str, Field] = {
+    item.name: item
+    for item in (
+        SOURCES["labels"],
+        SOURCES["orig_labels"],
+        *answer_positions.writes,
+        ANSWER_LOGITS,
+        *mean_loss.writes,
+        LOGIT_DIFFS,
+        *predict_answers.writes,
+        ACTIVATIONS,
+        GRADIENTS,
+        ABLATED_LOGITS,
+        EFFECTS,
+        *peaks_of_alive.writes,
+        *real_tokens.writes,
+        *token_texts.writes,
+        *prompt_texts.writes,
+    )
+}
+"""What a batch of an analysis is stored as."""
 
 
 @dataclass(kw_only=True)
@@ -39,25 +78,68 @@ class SaveCfg:
     intermediates: bool = False
 
 
-@dataclass
 class AnalysisCache:
-    """The results of one analysis.
+    """The results of one analysis, on the CPU.
 
-    Every field of ``AnalysisBatch`` is an attribute of the cache: a list with one entry for each batch
-    (``cache.logit_diffs``, ``cache.alive_latents``, ...).
+    Every field of ``AnalysisBatch`` is an attribute of the cache with one entry for each batch (``cache.logit_diffs``,
+    ``cache.alive_latents``, ...): a list, or for what is said of latents a sequence that reads each entry when it is
+    asked for. Rows live in memory, or in the folder of a store that an ``AnalysisRunner`` wrote:
+    ``AnalysisCache.of(store)``.
 
     Attributes:
         save_cfg: What is kept.
-        batches: One entry for each saved batch, on the CPU.
     """
 
-    save_cfg: SaveCfg = field(default_factory=SaveCfg)
-    batches: list[AnalysisBatch] = field(default_factory=list)
+    def __init__(
+        self, save_cfg: SaveCfg | None = None, batches: Iterable[AnalysisBatch] = (), store: AnalysisStore | None = None
+    ) -> None:
+        """An empty cache, one of given batches, or a view of a store.
+
+        Args:
+            save_cfg: What ``save`` keeps; None: numbers only.
+            batches: Results to begin with.
+            store: Results to look at; nothing can be added to them.
+        """
+        self.save_cfg = save_cfg if save_cfg is not None else SaveCfg()
+        self._store = store
+        self._writer: StoreWriter | None = None
+        self._urls: dict[str, str] = {} if store is None else _urls_of(store)
+        for batch in batches:
+            self.append(batch)
+
+    @classmethod
+    def of(cls, store: AnalysisStore | str | Path) -> AnalysisCache:
+        """A view of a store, or of the folder of one.
+
+        Raises:
+            StoreError: The folder is no store.
+        """
+        return cls(store=store if isinstance(store, AnalysisStore) else AnalysisStore.open(store))
+
+    @property
+    def store(self) -> AnalysisStore | None:
+        """Where the results are; None: there are none yet."""
+        return self._store
+
+    @property
+    def batches(self) -> Sequence[AnalysisBatch]:
+        """The results batch by batch, decoded when they are asked for; assign to replace them."""
+        return _Batches(self._store, self._urls)
+
+    @batches.setter
+    def batches(self, batches: Iterable[AnalysisBatch]) -> None:
+        replacement = list(batches)
+        self._store = self._writer = None
+        for batch in replacement:
+            self.append(batch)
 
     def __getattr__(self, name: str) -> Any:
-        if name in BATCH_FIELDS:
-            return [getattr(batch, name) for batch in self.batches]
-        raise AttributeError(f"{type(self).__name__} has no {name!r}; results are {', '.join(sorted(BATCH_FIELDS))}.")
+        if name not in BATCH_FIELDS:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}; results are {', '.join(sorted(BATCH_FIELDS))}."
+            )
+        column = _Column(self._store, self._urls, name)
+        return column if name in LATENT_FIELDS else list(column)
 
     def save(
         self, analysis_batch: AnalysisBatch, batch: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None
@@ -71,8 +153,9 @@ class AnalysisCache:
 
         Raises:
             AnalysisError: Prompts are to be saved and no tokenizer is given.
+            StoreError: The results are not of the fields of the batches before.
         """
-        kept = {item.name: _to_cpu(getattr(analysis_batch, item.name)) for item in fields(AnalysisBatch)}
+        kept = {item.name: getattr(analysis_batch, item.name) for item in fields(AnalysisBatch)}
         if not self.save_cfg.intermediates:
             kept |= {name: _EMPTY[name] for name in DROPPED_FIELDS}
         saved = AnalysisBatch(**kept)
@@ -86,90 +169,183 @@ class AnalysisCache:
                 if tokenizer is None:
                     raise AnalysisError("SaveCfg(prompts=True) needs a tokenizer: save(..., tokenizer=...).")
                 saved.prompts = tokenizer.batch_decode(rows, skip_special_tokens=True)
-        self.batches.append(saved)
+        self.append(saved)
+
+    def append(self, batch: AnalysisBatch) -> None:
+        """Keep all results of one batch.
+
+        Raises:
+            AnalysisError: The cache is a view of a folder.
+            StoreError: The results are not of the fields of the batches before.
+        """
+        values = _values_of(batch)
+        if self._store is None:
+            self._store, self._writer = AnalysisStore.in_memory([FIELDS[name] for name in FIELDS if name in values])
+        if self._writer is None:
+            raise AnalysisError("This cache is a view of a store; use a new AnalysisCache() for new results.")
+        first = self._store.n_examples
+        with torch.inference_mode(mode=False):  # what a trainer's test made can be used without restrictions later
+            self._writer.write(self._store.n_batches, range(first, first + len(batch)), values)
+        self._urls |= batch.dashboard_urls
 
     def to_tables(self) -> dict[str, pa.Table]:
         """Results as Arrow tables.
 
         Returns:
-            ``examples``: one row an example; ``latents``: one row for each example and alive latent with an activation
-            above 0.
+            ``examples``: one row an example; ``latents``: one row for each example and latent of which something is
+            said.
         """
-        examples: list[dict[str, Any]] = []
-        latents: list[dict[str, Any]] = []
-        for batch in self.batches:
-            first = len(examples)
-            for i, label in enumerate(batch.orig_labels.tolist()):
-                examples.append(
-                    {
-                        "example": first + i,
-                        "label": label,
-                        "prediction": batch.preds[i].item() if batch.preds is not None else None,
-                        "logit_diff": batch.logit_diffs[i].item() if batch.logit_diffs is not None else None,
-                        "prompt": batch.prompts[i] if batch.prompts is not None else None,
-                    }
-                )
-            for name, activations in batch.activations.items():
-                effects = batch.effects.get(name)
-                for row, column in (activations.values > 0).nonzero().tolist():
-                    latents.append(
-                        {
-                            "example": first + row,
-                            "hook": name,
-                            "latent": activations.latents[column].item(),
-                            "activation": activations.values[row, column].item(),
-                            "effect": effects.values[row, column].item() if effects is not None else None,
-                        }
-                    )
-        return {
-            "examples": pa.Table.from_pylist(examples, schema=EXAMPLES_SCHEMA),
-            "latents": pa.Table.from_pylist(latents, schema=LATENTS_SCHEMA),
+        store = self._store
+        if store is None:
+            return {"examples": pa.table({}), "latents": pa.table({})}
+        numbers = ["example", *(name for name, item in store.fields.items() if item.per is not Per.latent)]
+        found = {
+            "examples": list(store.record_batches(numbers)),
+            "latents": list(store.latents()) if len(numbers) <= len(store.fields) else [],
         }
+        return {name: pa.Table.from_batches(rows) if rows else pa.table({}) for name, rows in found.items()}
 
-    def write_parquet(self, folder: Path) -> list[Path]:
-        """Write the tables of ``to_tables`` to Parquet files that any Arrow reader opens.
+    def write(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> AnalysisStore:
+        """Write the results to a folder that any Parquet reader opens.
 
-        Returns:
-            The files.
+        Args:
+            folder: New, or empty.
+            about: What to note of the analysis in the manifest: JSON.
+
+        Raises:
+            AnalysisError: There are no results.
+            StoreError: The folder cannot be written or holds other results.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for name, table in self.to_tables().items():
-            path = folder / f"{name}.parquet"
-            partial = path.with_suffix(".partial")
-            pq.write_table(table, partial)
-            partial.replace(path)
-            written.append(path)
-        return written
+        store = self._store
+        if store is None:
+            raise AnalysisError("The cache is empty: run the analysis first.")
+        noted = {"latent_models": [{"name": name, "dashboard_url": url} for name, url in self._urls.items()]}
+        with StoreWriter.create(
+            folder, list(store.fields.values()), {**noted, **(about or {})}, key="", n_batches=store.n_batches
+        ) as writer:
+            for batch in store.batches():
+                if batch.index not in writer.done:
+                    writer.write(batch.index, batch.examples.tolist(), dict(batch))
+            writer.close()
+            return writer.seal()
+
+    def __repr__(self) -> str:
+        where = "in memory" if self._store is None or self._store.folder is None else str(self._store.folder)
+        return f"AnalysisCache({len(self.batches)} batches, {where})"
 
 
-EXAMPLES_SCHEMA = pa.schema(
-    [
-        pa.field("example", pa.int64(), metadata={"about": "position in the analysed split"}),
-        pa.field("label", pa.int64(), metadata={"about": "correct answer"}),
-        pa.field("prediction", pa.int64(), metadata={"about": "answer with the highest logit"}),
-        pa.field("logit_diff", pa.float64(), metadata={"about": "correct minus other answer, logits"}),
-        pa.field("prompt", pa.string(), metadata={"about": "text of the example"}),
-    ]
-)
-LATENTS_SCHEMA = pa.schema(
-    [
-        pa.field("example", pa.int64(), metadata={"about": "row of the examples table"}),
-        pa.field("hook", pa.string(), metadata={"about": "activation name of the latent model"}),
-        pa.field("latent", pa.int64(), metadata={"about": "id in the dictionary"}),
-        pa.field("activation", pa.float64(), metadata={"about": "at the answer position"}),
-        pa.field("effect", pa.float64(), metadata={"about": "on the logit difference, logits"}),
-    ]
-)
 _EMPTY: Mapping[str, Any] = {"answer_logits": None, "gradients": {}, "ablated_logits": {}}
 
 
-def _to_cpu(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _to_cpu(item) for name, item in value.items()}
-    if isinstance(value, Tensor):
-        with torch.inference_mode(mode=False):  # what a trainer's test made can be used without restrictions later
-            return (
-                value.detach().clone() if value.is_inference() and value.device.type == "cpu" else value.detach().cpu()
-            )
-    return value.cpu() if hasattr(value, "cpu") else value
+class _Column(Sequence[Any]):
+    """One field of ``AnalysisBatch`` of all batches, read while it is gone through."""
+
+    def __init__(self, store: AnalysisStore | None, urls: Mapping[str, str], name: str) -> None:
+        self._store, self._urls, self._name = store, urls, name
+        there = {} if store is None else store.fields
+        wanted = {"peaks": PEAKS, "alive_latents": ("activations",)}.get(name, (name,))
+        if name == "ablated_logits":
+            wanted = (name, "activations")
+        self._fields = [item for item in wanted if item in there]
+
+    def __len__(self) -> int:
+        return 0 if self._store is None else self._store.n_batches
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._store is None or not -len(self) <= index < len(self):
+            raise IndexError(f"There is no batch {index}; there are {len(self)}.")
+        number = self._store.batch_indices[index]
+        return self._made(self._store.batch(number, self._fields))
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._store is not None:
+            for batch in self._store.batches(self._fields):
+                yield self._made(batch)
+
+    def _made(self, batch: StoredBatch) -> Any:
+        return getattr(_batch_of(batch, self._urls, len(batch.examples)), self._name)
+
+
+class _Batches(Sequence[AnalysisBatch]):
+    """All batches, decoded when they are asked for."""
+
+    def __init__(self, store: AnalysisStore | None, urls: Mapping[str, str]) -> None:
+        self._store, self._urls = store, urls
+        self._fields = [] if store is None else [name for name in store.fields if name in FIELDS]
+
+    def __len__(self) -> int:
+        return 0 if self._store is None else self._store.n_batches
+
+    @overload
+    def __getitem__(self, index: int) -> AnalysisBatch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AnalysisBatch]: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._store is None or not -len(self) <= index < len(self):
+            raise IndexError(f"There is no batch {index}; there are {len(self)}.")
+        batch = self._store.batch(self._store.batch_indices[index], self._fields)
+        return _batch_of(batch, self._urls, len(batch.examples))
+
+    def __iter__(self) -> Iterator[AnalysisBatch]:
+        if self._store is not None:
+            for batch in self._store.batches(self._fields):
+                yield _batch_of(batch, self._urls, len(batch.examples))
+
+
+def _values_of(batch: AnalysisBatch) -> dict[str, Any]:
+    """A batch as values of fields."""
+    values: dict[str, Any] = {}
+    for name in FIELDS:
+        value = getattr(batch, name, None)
+        if value is not None and not (isinstance(value, Mapping) and not value):
+            values[name] = value
+    if batch.ablated_logits:
+        values["ablated_logits"] = {
+            name: LatentValues(batch.activations[name].latents, item, batch.activations[name].d_sae)
+            for name, item in batch.ablated_logits.items()
+        }
+    if batch.peaks:
+        widths = {name: item.d_sae for name, item in batch.activations.items()}
+        values["peak_values"] = {
+            name: LatentValues(item.latents, item.values, widths[name]) for name, item in batch.peaks.items()
+        }
+        values["peak_positions"] = {
+            name: LatentValues(item.latents, item.positions, widths[name]) for name, item in batch.peaks.items()
+        }
+    return values
+
+
+def _batch_of(batch: StoredBatch, urls: Mapping[str, str], n: int) -> AnalysisBatch:
+    """Values of fields as a batch; what is not stored stays None or empty."""
+    labels = torch.zeros(n, dtype=torch.long)
+    made = AnalysisBatch(labels=batch.get("labels", labels), orig_labels=batch.get("orig_labels", labels))
+    for name, value in batch.items():
+        if name in BATCH_FIELDS and name != "ablated_logits":
+            setattr(made, name, value)
+    if "ablated_logits" in batch:
+        made.ablated_logits = {name: item.values for name, item in batch["ablated_logits"].items()}
+    if set(PEAKS) <= batch.keys():
+        made.peaks = {
+            name: Peaks(item.latents, item.values, batch["peak_positions"][name].values)
+            for name, item in batch["peak_values"].items()
+        }
+    made.alive_latents = {name: item.latents for name, item in batch.get("activations", {}).items()}
+    made.dashboard_urls = dict(urls)
+    return made
+
+
+def _urls_of(store: AnalysisStore) -> dict[str, str]:
+    listed = store.manifest.about.get("latent_models", [])
+    return {item["name"]: item["dashboard_url"] for item in listed if item.get("dashboard_url")}

@@ -354,7 +354,7 @@ def _report(
     shown = [{"latent model": name, "Pearson r": r} for name, r in correlations.items()]
     _table(console, "Ablation against attribution patching, total effects on the same rows", shown)
     for mode, cache in caches.items():
-        cache.write_parquet(options.output / str(mode))
+        cache.write(options.output / str(mode))
     return {
         "model": session.module.it_cfg.model_name_or_path,
         "stack": list(session.context.names),

@@ -169,7 +169,6 @@ def ablate_alive(
 @operation(
     writes=GRADIENTS,
     needs={"gradients", "latent_models"},
-    forwards=1,
 )
 def gradients_of_alive(
     module: ITModule, clean: Prefill, orig_labels: Tensor, alive_latents: Mapping[str, Tensor]

@@ -1,0 +1,401 @@
+"""Runs plans over a split of the session's data into result stores."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import define, frozen
+from rich.console import Console
+from torch.utils.data import DataLoader, RandomSampler
+
+from interpretune.analysis.fields import Per
+from interpretune.analysis.identity import (
+    DataIdentity,
+    identify_data,
+    identify_latents,
+    identify_model,
+    identify_task,
+    library_versions,
+)
+from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.operations import Plan, PlanRun, plan_of, run_summaries
+from interpretune.analysis.runner import ANALYSIS_STEP
+from interpretune.analysis.steps import sources_of
+from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.errors import AnalysisError, ConfigurationError, StoreBusyError
+from interpretune.loops.evaluate import eval_mode
+from interpretune.progress import progress_bar
+
+if TYPE_CHECKING:
+    from interpretune.datamodule import ITDataModule
+    from interpretune.module import ITModule
+
+Analysis = Plan | AnalysisCfg | AnalysisMode | str
+"""A plan, or a mode with or without settings."""
+
+
+@frozen
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        plan: The plan in words.
+        folder: Where its store goes.
+        batches: Batches of the split.
+        remaining: Batches that are not there yet.
+        examples: Rows.
+        forwards: Forward passes of a batch that remain, replays not counted.
+        bytes: Estimated size of the store.
+        seconds: Estimated duration of what remains.
+    """
+
+    plan: str
+    folder: Path
+    batches: int
+    remaining: int
+    examples: int
+    forwards: float
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.plan}\n\n{self.folder}\n{self.examples} rows in {self.batches} batches, {self.remaining} to run: "
+            f"{self.forwards:g} forward passes of a batch beside replays, about {self.seconds:.0f} s; "
+            f"about {self.bytes / 1e6:.1f} MB when complete"
+        )
+
+
+class AnalysisRunner:
+    """Runs analyses over the test batches of a session, several in one pass, and goes on where a run was stopped.
+
+    Each analysis has a store of its own below ``root``, named after the analysis and its key. The key is a hash of
+    everything that changes the results: operations, settings and source, weights of the model and of the latent
+    models, the content of the batches, seed, and versions. What is there already is not run again.
+
+    With several processes (of ``torch.distributed``, or of ``torchrun``) each runs its share of the batches and writes
+    its own shards; they meet in the file system only, and whoever finds all batches there completes the store.
+    """
+
+    def __init__(
+        self,
+        module: ITModule | None = None,
+        datamodule: ITDataModule | None = None,
+        root: str | Path = "analyses",
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        console: Console | None = None,
+        model: ITModule | None = None,
+    ) -> None:
+        """Call it as ``AnalysisRunner(**session, root=...)``.
+
+        Args:
+            module: The session's module.
+            datamodule: The session's data module.
+            root: Folder of the stores.
+            limit: Most rows, up to whole batches; None: all.
+            seed: Of operations that draw; every batch has a seed of its own.
+            console: Where progress is shown; None: nowhere.
+            model: The module, under framework adapters that call it so.
+
+        Raises:
+            ConfigurationError: The module or the data module is missing, or the limit is not positive.
+        """
+        owner = module if module is not None else model
+        if owner is None or datamodule is None:
+            raise ConfigurationError(
+                "AnalysisRunner needs a module and a data module: AnalysisRunner(**session, root=...)."
+            )
+        if limit is not None and limit < 1:
+            raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
+        self.module = owner
+        self.datamodule = datamodule
+        self.root = Path(root)
+        self.seed = seed
+        self._limit = limit
+        self._console = console
+        self._rank, self._world_size = _process()
+
+    def run(self, analyses: Mapping[str, Analysis]) -> dict[str, AnalysisStore]:
+        """Run what is not there yet.
+
+        Args:
+            analyses: By name; names become folder names.
+
+        Returns:
+            The stores by name. In one of several processes, a store may lack batches of processes that still run.
+
+        Raises:
+            PlanError: An analysis does not fit together, or needs what the session has not.
+            StoreError: A store cannot be written, or another process writes it.
+            AnalysisError: The loader shuffles its rows.
+        """
+        jobs = self._jobs(analyses)
+        with contextlib.ExitStack() as stack:
+            for job in jobs:
+                if not job.is_complete:
+                    job.writer = stack.enter_context(job.open(self._rank, self._world_size))
+            writing = [job for job in jobs if job.writer is not None]
+            if writing:
+                self._run_batches(writing)
+            for job in writing:
+                _complete(job)
+        return {job.name: AnalysisStore.open(job.folder) for job in jobs}
+
+    def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:
+        """What ``run`` would do; the first batch is run to estimate, and nothing is written.
+
+        Raises:
+            PlanError: As ``run``.
+            AnalysisError: As ``run``.
+        """
+        told = {}
+        for job in self._jobs(analyses):
+            store, writer = AnalysisStore.in_memory(job.plan.kept)
+            job.writer = writer
+            start = time.perf_counter()
+            self._run_batches([job], only_first=True, show=False)
+            seconds = time.perf_counter() - start
+            first = sum(item.nbytes for item in store.record_batches())
+            done = AnalysisStore.open(job.folder).n_batches if job.folder.exists() else 0
+            remaining = len(job.data.sizes) - done
+            told[job.name] = DryRun(
+                plan=str(job.plan),
+                folder=job.folder,
+                batches=len(job.data.sizes),
+                remaining=remaining,
+                examples=sum(job.data.sizes),
+                forwards=job.plan.forwards * remaining,
+                bytes=round(first * sum(job.data.sizes) / job.data.sizes[0]),
+                seconds=seconds * remaining,
+            )
+        return told
+
+    # ------------------------------------------------------------------------------------------------------- the pass
+
+    def _run_batches(self, jobs: Sequence[_Job], *, only_first: bool = False, show: bool = True) -> None:
+        """One pass over the batches that some job lacks."""
+        numbers = [0] if only_first else range(self._rank, len(jobs[0].data.sizes), self._world_size)
+        lacking = {i: [job for job in jobs if only_first or i not in job.done] for i in numbers}
+        todo = [i for i in numbers if lacking[i]]
+        runs: dict[tuple[str, ...], PlanRun] = {}
+        hook = self.module._hook
+        opened = []
+        try:
+            for job in jobs:
+                hook.it_open_analysis(module=self.module, analysis_cfg=job.plan)
+                opened.append(job)
+            shown = show and self._console is not None
+            with eval_mode(self.module), progress_bar(self._console, shown=shown) as progress:
+                task = progress.add_task(", ".join(job.name for job in jobs), total=len(todo))
+                for number, batch in _batches(self._loader(), todo):
+                    here = lacking[number]
+                    names = tuple(job.name for job in here)
+                    run = runs.setdefault(names, PlanRun([job.plan for job in here]))
+                    moved = self.module.batch_to_device(batch)
+                    hook.it_run_step(
+                        module=self.module,
+                        step_name=ANALYSIS_STEP,
+                        step=_step(self.module, run, here, moved, number, self.seed),
+                    )
+                    progress.advance(task)
+        finally:
+            for job in opened:
+                hook.it_close_analysis(module=self.module, analysis_cfg=job.plan)
+
+    def _loader(self) -> Any:
+        loader = self.datamodule.test_dataloader()
+        if isinstance(getattr(loader, "sampler", None), RandomSampler):
+            raise AnalysisError(
+                "The test loader shuffles its rows: a run that was stopped could not go on, and no row could be found "
+                "again. Give test_dataloader(shuffle=False)."
+            )
+        return loader
+
+    # ----------------------------------------------------------------------------------------------------------- jobs
+
+    def _jobs(self, analyses: Mapping[str, Analysis]) -> list[_Job]:
+        plans = {name: self._plan(analysis) for name, analysis in analyses.items()}
+        for name, plan in plans.items():
+            if not name or Path(name).name != name or name.startswith("."):
+                raise ConfigurationError(f"The analysis {name!r} names a folder; use letters, digits, - and _ only.")
+            plan.check_backend(self.module.backend, self.module.latent_models)
+        with eval_mode(self.module):
+            data = identify_data(batch for _, batch in _batches(self._loader(), None, self._limit))
+        if not data.sizes:
+            raise AnalysisError("The test loader has no batches. Does the split have rows?")
+        about = self._about(data)
+        return [_Job.of(name, plan, data, about, self.root) for name, plan in plans.items()]
+
+    def _plan(self, analysis: Analysis) -> Plan:
+        if isinstance(analysis, Plan):
+            return analysis
+        cfg = analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=AnalysisMode(analysis))
+        return plan_of(cfg, self.module.latent_models)
+
+    def _about(self, data: DataIdentity) -> dict[str, Any]:
+        return {
+            "model": identify_model(self.module),
+            "latent_models": [identify_latents(item) for item in self.module.latent_models],
+            "task": identify_task(self.module),
+            "data": {"fingerprint": data.fingerprint, "examples": sum(data.sizes), **self._data_source()},
+            "seed": self.seed,
+            "stack": list(self.module.context.names),
+            "versions": library_versions(self.module),
+        }
+
+    def _data_source(self) -> dict[str, str]:
+        cfg = self.datamodule.itdm_cfg
+        return {"source": str(cfg.data), "split": "test"}
+
+
+@define(eq=False)
+class _Job:
+    """One analysis and its store."""
+
+    name: str
+    plan: Plan
+    data: DataIdentity
+    about: Mapping[str, Any]
+    folder: Path
+    key: str
+    writer: StoreWriter | None = None
+
+    @classmethod
+    def of(cls, name: str, plan: Plan, data: DataIdentity, about: Mapping[str, Any], root: Path) -> _Job:
+        told = {"plan": plan.key, **{part: about[part] for part in about if part != "stack"}}
+        told["data"] = data.fingerprint
+        told["model"] = {**about["model"], "source": ""}  # where weights lie does not change what they say
+        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        operations = [
+            {
+                "name": op.name,
+                "reads": list(op.reads),
+                "writes": [item.name for item in op.writes],
+                "options": {option: _told(value) for option, value in op.options.items()},
+            }
+            for op in plan.operations
+        ]
+        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, root / f"{name}-{key[:12]}", key)
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / "manifest.json").exists() and AnalysisStore.open(self.folder).complete
+
+    @property
+    def done(self) -> frozenset[int]:
+        assert self.writer is not None
+        return self.writer.done
+
+    def open(self, rank: int, world_size: int) -> StoreWriter:
+        return StoreWriter.create(
+            self.folder,
+            self.plan.kept,
+            self.about,
+            key=self.key,
+            n_batches=len(self.data.sizes),
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def _complete(job: _Job) -> None:
+    """Make the tables and seal the store, where all batches of all processes are there."""
+    assert job.writer is not None
+    job.writer.close()
+    if job.writer.missing():
+        return  # another process has them, and completes the store
+    store = AnalysisStore.open(job.folder)
+    columns = {item.name: StoredColumn(store, item.name) for item in job.plan.kept if item.per is not Per.run}
+    for name, table in run_summaries(job.plan, columns).items():
+        job.writer.write_table(name, table)
+    with contextlib.suppress(StoreBusyError):  # another process is about to close, and then does this
+        job.writer.seal()
+
+
+class StoredColumn(Sequence[Any]):
+    """One field of a store as a sequence of its batches, read while it is gone through."""
+
+    def __init__(self, store: AnalysisStore, name: str) -> None:
+        self._store, self._name = store, name
+
+    def __len__(self) -> int:
+        return self._store.n_batches
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = self._store.batch_indices[index]
+        return self._store.batch(number, [self._name])[self._name]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._store.batches([self._name]):
+            yield batch[self._name]
+
+
+def _step(
+    module: ITModule, run: PlanRun, jobs: Sequence[_Job], batch: Any, number: int, seed: int
+) -> Callable[[], None]:
+    def step() -> None:
+        label_ids, labels = module.labels_to_ids(batch.pop("labels"))
+        sources = sources_of(module, label_ids, labels, batch, number)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed * 1_000_003 + number)
+            results = run.run(sources, len(labels))
+        examples = jobs[0].data.examples(number)
+        for job, values in zip(jobs, results, strict=True):
+            assert job.writer is not None
+            job.writer.write(number, examples, values)
+
+    return step
+
+
+def _batches(
+    loader: Any, numbers: Sequence[int] | None, limit: int | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Some batches of a loader with their index, in order; what is not wanted is not even read where that is possible.
+
+    Args:
+        loader: A data loader.
+        numbers: Those wanted; None: all.
+        limit: Most examples, up to whole batches.
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    if numbers is not None and isinstance(loader, DataLoader) and sampler is not None:
+        wanted = set(numbers)
+        rows = [indices for number, indices in enumerate(sampler) if number in wanted]
+        part: DataLoader[Any] = DataLoader(
+            loader.dataset, batch_sampler=rows, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+        )
+        yield from zip(sorted(wanted), part, strict=True)
+        return
+    seen = 0
+    for number, batch in enumerate(loader):
+        if (limit is not None and seen >= limit) or (numbers is not None and number > max(numbers, default=-1)):
+            return
+        seen += len(batch["labels"])
+        if numbers is None or number in numbers:
+            yield number, batch
+
+
+def _process() -> tuple[int, int]:
+    """Rank and number of processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _told(value: Any) -> Any:
+    """A setting as JSON has it, or in words."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)[:200]

@@ -1,0 +1,278 @@
+"""Runs of plans into stores: equal to the step by step analyses, resumable, and never done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+import interpretune as it
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg, run_analysis
+from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.operations import operation, plan_of
+from tests.analysis.sessions import BATCH_SIZE, N_ROWS, STACKS, make_session
+from tests.analysis.tiny_latents import RandomDictionary
+
+MODES = tuple(AnalysisMode)
+N_BATCHES = -(-N_ROWS // BATCH_SIZE)
+
+
+def dictionaries() -> list[RandomDictionary]:
+    return [
+        RandomDictionary("blocks.0.hook_resid_post", seed=1, skips=True),
+        RandomDictionary("blocks.2.hook_mlp_out", seed=2),
+    ]
+
+
+@pytest.fixture(params=STACKS)
+def session(request: pytest.FixtureRequest, session_of: Callable[..., it.ITSession]) -> it.ITSession:
+    session = session_of("llama", request.param, "left")
+    session.module.latent_models = dictionaries()
+    return session
+
+
+@pytest.fixture
+def core_session(session_of: Callable[..., it.ITSession]) -> it.ITSession:
+    session = session_of("gpt2", "core", "left")
+    session.module.latent_models = dictionaries()
+    return session
+
+
+def cfg_of(mode: AnalysisMode) -> AnalysisCfg:
+    save = SaveCfg(tokens=True, prompts=True, intermediates=True)
+    return AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save))
+
+
+def rows(table: pa.Table) -> list[dict[str, Any]]:
+    return table.to_pylist()
+
+
+class Forwards:
+    """Counts forwards of a model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.count = 0
+        self._handle = model.register_forward_hook(self._counted)
+
+    def _counted(self, *_: Any) -> None:
+        self.count += 1
+
+    def __enter__(self) -> Forwards:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._handle.remove()
+
+
+def same(found: Any, wanted: Any, where: str = "") -> None:
+    """Two values of fields are equal up to rounding: sharing a pass changes nothing else."""
+    if isinstance(wanted, Mapping):
+        assert found.keys() == wanted.keys(), where
+        for name in wanted:
+            same(found[name], wanted[name], f"{where} {name}")
+    elif isinstance(wanted, Tensor):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5, msg=lambda text: f"{where}: {text}")
+    elif hasattr(wanted, "latents"):
+        for part in type(wanted).__attrs_attrs__:
+            same(getattr(found, part.name), getattr(wanted, part.name), f"{where}.{part.name}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), where
+        for one, other in zip(found, wanted, strict=True):
+            same(one, other, where)
+    else:
+        assert found == wanted, where
+
+
+def test_all_modes_in_one_pass_give_what_each_gives_alone(session: it.ITSession, tmp_path: Path) -> None:
+    stores = AnalysisRunner(**session, root=tmp_path).run({str(mode): cfg_of(mode) for mode in MODES})
+    for mode in MODES:
+        alone = run_analysis(**session, analysis_cfg=cfg_of(mode))
+        stored = AnalysisCache.of(stores[mode])
+        assert stores[mode].complete
+        assert len(stored.batches) == len(alone.batches) == N_BATCHES
+        for name in vars(next(iter(alone.batches))):
+            same(list(getattr(stored, name)), list(getattr(alone, name)), f"{mode} {name}")
+
+
+def test_modes_of_one_pass_share_their_spliced_run(core_session: it.ITSession, tmp_path: Path) -> None:
+    runner = AnalysisRunner(**core_session, root=tmp_path)
+    modes = {str(m): AnalysisCfg(mode=m, self_check=False) for m in ("clean_w_sae", "attr_patching")}
+    runner.dry_run(modes)  # the backend has a look at the model before it replays for the first time
+    with Forwards(core_session.module.model) as together:
+        runner.run(modes)
+    alone = 0
+    for name, cfg in modes.items():
+        with Forwards(core_session.module.model) as counted:
+            AnalysisRunner(**core_session, root=tmp_path / "alone").run({name: cfg})
+        alone += counted.count
+    assert alone == together.count + N_BATCHES
+
+
+def test_what_is_there_is_not_run_again(core_session: it.ITSession, tmp_path: Path) -> None:
+    runner = AnalysisRunner(**core_session, root=tmp_path)
+    first = runner.run({"ablation": AnalysisMode.ablation})["ablation"]
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    with Forwards(core_session.module.model) as again:
+        second = runner.run({"ablation": AnalysisMode.ablation})["ablation"]
+    assert again.count == 0
+    assert second.folder == first.folder
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == files
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def stops_in_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[it.ITModule, int], None]:
+    def stop(module: it.ITModule, number: int) -> None:
+        inner, seen = module.batch_to_device, [0]
+
+        def move(batch: Any) -> Any:
+            seen[0] += 1
+            if seen[0] == number:
+                raise Stopped
+            return inner(batch)
+
+        monkeypatch.setattr(module, "batch_to_device", move)
+
+    return stop
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_next_batch(
+    core_session: it.ITSession,
+    tmp_path: Path,
+    stops_in_batch: Callable[[it.ITModule, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = AnalysisRunner(**core_session, root=tmp_path / "whole").run({"a": AnalysisMode.ablation})["a"]
+    runner = AnalysisRunner(**core_session, root=tmp_path / "stopped")
+    stops_in_batch(core_session.module, 3)
+    with pytest.raises(Stopped):
+        runner.run({"a": AnalysisMode.ablation})
+    monkeypatch.undo()
+    left = runner.dry_run({"a": AnalysisMode.ablation})["a"]
+    assert (left.remaining, left.batches, left.examples) == (N_BATCHES - 2, N_BATCHES, N_ROWS)
+    resumed = runner.run({"a": AnalysisMode.ablation})["a"]
+    tables = [pa.Table.from_batches(list(store.record_batches())) for store in (resumed, whole)]
+    assert rows(tables[0]) == rows(tables[1])
+    assert resumed.manifest.key == whole.manifest.key
+
+
+def test_everything_that_changes_a_result_changes_its_folder(core_session: it.ITSession, tmp_path: Path) -> None:
+    module = core_session.module
+
+    def folder(analysis: Any = "clean_w_sae", **settings: Any) -> str:
+        return AnalysisRunner(**core_session, root=tmp_path, **settings).dry_run({"a": analysis})["a"].folder.name
+
+    found = [folder(), folder("ablation"), folder(limit=BATCH_SIZE), folder(seed=1)]
+    name = module.latent_models[0].hook_point + ".hook_sae_acts_post"
+    found.append(folder(AnalysisCfg(mode="clean_w_sae", names_filter=[name])))
+    module.latent_models = [*dictionaries()[:1], RandomDictionary("blocks.2.hook_mlp_out", seed=3)]
+    found.append(folder())
+    module.latent_models = dictionaries()
+    weight = next(module.model.parameters())
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] += 1
+        found.append(folder())
+        weight.copy_(before)
+    assert len(set(found)) == len(found)
+    assert folder() == found[0] == folder(AnalysisCfg(mode="clean_w_sae", self_check=False))
+
+
+CERTAINTY = Field("certainty", "float", about="probability of the likelier answer")
+
+
+@operation(writes=CERTAINTY)
+def certainty(answers: Tensor) -> Tensor:
+    return answers.softmax(dim=-1).amax(dim=-1)
+
+
+@operation(writes=Field("mean_certainty", per=Per.run))
+def mean_certainty(certainty: Any, logit_diffs: Any) -> pa.Table:
+    seen, diffs = torch.cat(list(certainty)), torch.cat(list(logit_diffs))
+    return pa.table({"mean": [seen.mean().item()], "diff": [diffs.mean().item()]})
+
+
+def test_operations_of_a_user_run_beside_those_of_a_mode(core_session: it.ITSession, tmp_path: Path) -> None:
+    cfg = AnalysisCfg(mode=AnalysisMode.clean_w_sae)
+    plan = plan_of(cfg, core_session.module.latent_models, [certainty, mean_certainty])
+    store = AnalysisRunner(**core_session, root=tmp_path).run({"mine": plan})["mine"]
+    diffs = torch.cat([batch["logit_diffs"] for batch in store.batches(["logit_diffs"])])
+    found = torch.cat([batch["certainty"] for batch in store.batches(["certainty"])])
+    torch.testing.assert_close(found, torch.sigmoid(diffs.abs()))
+    (row,) = rows(store.tables["mean_certainty"])
+    assert row == {"mean": pytest.approx(found.mean().item()), "diff": pytest.approx(diffs.mean().item())}
+    store.verify()
+
+
+@operation(writes=Field("drawn", "float32"))
+def draw(orig_labels: Tensor) -> Tensor:
+    return torch.rand(len(orig_labels))
+
+
+def test_what_is_drawn_follows_the_seed_not_the_order_of_work(core_session: it.ITSession, tmp_path: Path) -> None:
+    plan = plan_of(AnalysisCfg(), [], [draw])
+
+    def drawn(root: str, seed: int) -> list[float]:
+        store = AnalysisRunner(**core_session, root=tmp_path / root, seed=seed).run({"a": plan})["a"]
+        return torch.cat([batch["drawn"] for batch in store.batches(["drawn"])]).tolist()
+
+    torch.manual_seed(1)
+    first = drawn("one", 0)
+    torch.manual_seed(2)
+    assert drawn("two", 0) == first != drawn("three", 1)
+    assert len(set(first)) == N_ROWS
+
+
+def test_a_dry_run_tells_and_writes_nothing(core_session: it.ITSession, tmp_path: Path) -> None:
+    told = AnalysisRunner(**core_session, root=tmp_path / "out").dry_run({"a": AnalysisMode.attr_patching})["a"]
+    assert (told.examples, told.batches, told.remaining, told.forwards) == (N_ROWS, N_BATCHES, N_BATCHES, N_BATCHES)
+    assert "gradients_of_alive(" in str(told)
+    assert told.bytes > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranks_share_the_batches_and_the_last_completes_the_store(
+    core_session: it.ITSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = AnalysisRunner(**core_session, root=tmp_path / "alone").run({"a": AnalysisMode.ablation})["a"]
+    complete = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        store = AnalysisRunner(**core_session, root=tmp_path / "ranks").run({"a": AnalysisMode.ablation})["a"]
+        complete.append(store.complete)
+    assert complete == [False, True]
+    tables = [pa.Table.from_batches(list(item.record_batches())).sort_by("example") for item in (store, alone)]
+    assert rows(tables[0]) == rows(tables[1])
+
+
+def test_wrong_runs_are_refused(core_session: it.ITSession, tmp_path: Path) -> None:
+    runner = AnalysisRunner(**core_session, root=tmp_path)
+    with pytest.raises(it.ConfigurationError, match=r"The analysis '\.\./a' names a folder"):
+        runner.run({"../a": AnalysisMode.clean_no_sae})
+    with pytest.raises(it.ConfigurationError, match=r"limit is 0; give a number of rows from 1"):
+        AnalysisRunner(**core_session, root=tmp_path, limit=0)
+    with pytest.raises(it.ConfigurationError, match=r"AnalysisRunner\(\*\*session, root=\.\.\.\)"):
+        AnalysisRunner(root=tmp_path)
+    core_session.module.latent_models = []
+    with pytest.raises(it.AnalysisError, match=r"The mode ablation needs latent models"):
+        runner.run({"a": AnalysisMode.ablation})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loader_that_shuffles_is_refused(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "session")
+    dataset = session.datamodule.test_dataloader().dataset
+    shuffled = torch.utils.data.DataLoader(dataset, batch_size=2, shuffle=True)
+    session.datamodule.test_dataloader = lambda: shuffled
+    with pytest.raises(it.AnalysisError, match=r"The test loader shuffles its rows"):
+        AnalysisRunner(**session, root=tmp_path).run({"a": "clean_no_sae"})
+    it.it_session_end(**session)
