@@ -138,7 +138,7 @@ def hold_rank(folder: Path, rank: int) -> FileLock:
         StoreBusyError: Somebody else is.
     """
     path = folder / LOCKS / f"rank-{rank:05d}.lock"
-    lock = FileLock(path, thread_local=False)  # released by whichever thread closes
+    lock = FileLock(path, thread_local=False)  # it is released by whichever thread closes
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -149,6 +149,16 @@ def hold_rank(folder: Path, rank: int) -> FileLock:
     except OSError as error:
         raise write_refused(path, error) from error
     return lock
+
+
+def check_nobody_writes(folder: Path) -> None:
+    """Refuse to go on while any rank has a writer; the caller holds the manifest, so that none can begin.
+
+    Raises:
+        StoreBusyError: One has.
+    """
+    for path in sorted((folder / LOCKS).glob("rank-*.lock")):
+        hold_rank(folder, int(path.stem.removeprefix("rank-"))).release()
 
 
 @contextmanager

@@ -104,12 +104,12 @@ def encode_latents(
         rows.append(row)
         codes.append(np.full(len(row), code))
         ids.append(union[place].astype(np.int32))
-        for i, (column, array, latents) in enumerate(zip(columns, dense, own, strict=True)):
-            if array is None or latents is None:
+        for i, (column, dense_values, latents) in enumerate(zip(columns, dense, own, strict=True)):
+            if dense_values is None or latents is None:
                 data[i].append(np.zeros((len(row), *column.sizes), dtype=column.element_dtype))
                 valid[i].append(np.zeros(len(row), dtype=bool))
                 continue
-            picked, has = _pick(array, latents, union, row, place)
+            picked, has = _pick(dense_values, latents, union, row, place)
             data[i].append(picked)
             valid[i].append(has)
     row = np.concatenate(rows)

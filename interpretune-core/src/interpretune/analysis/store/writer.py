@@ -14,7 +14,14 @@ from attrs import evolve
 from interpretune.analysis.fields import Field, Per
 from interpretune.analysis.store.contents import Contents, batches_there
 from interpretune.analysis.store.declared import check_fields, describe, same_fields
-from interpretune.analysis.store.disk import MANIFEST, check_name, hold_rank, holding_manifest, make_folders
+from interpretune.analysis.store.disk import (
+    MANIFEST,
+    check_name,
+    check_nobody_writes,
+    hold_rank,
+    holding_manifest,
+    make_folders,
+)
 from interpretune.analysis.store.journal import ROWS_PER_SHARD, Journal
 from interpretune.analysis.store.manifest import Manifest
 from interpretune.analysis.store.pieces import ShardPiece
@@ -74,8 +81,8 @@ class StoreWriter:
             rows_per_shard: Examples in a shard.
 
         Raises:
-            StoreError: The folder holds something else or cannot be written, a field cannot be stored, or another
-                process writes this rank.
+            StoreError: The folder holds something else or cannot be written, or a field cannot be stored.
+            StoreBusyError: Another process writes this rank, or a run of another number of processes is at work.
         """
         folder = Path(folder)
         if not 0 <= rank < world_size or rows_per_shard < 1:
@@ -85,11 +92,8 @@ class StoreWriter:
         wanted.to_json()  # refuses what is no JSON before anything is written
         make_folders(folder)
         with holding_manifest(folder):
-            if (folder / MANIFEST).exists():
-                _check_same_run(Manifest.read(folder), wanted, folder)
-            else:
-                wanted.write(folder)
-        lock = hold_rank(folder, rank)
+            _begin_or_go_on(folder, wanted)
+            lock = hold_rank(folder, rank)
         try:
             journal = Journal(folder, rank, lock, rows_per_shard)
             contents = Contents.of_folder(folder, skip_damaged=True)
@@ -191,7 +195,8 @@ class StoreWriter:
             The store.
 
         Raises:
-            StoreError: Batches are missing, another rank is still writing, or ranks do not fit together.
+            StoreError: Batches are missing, or ranks do not fit together.
+            StoreBusyError: Another rank has written its last batch and not closed yet; it can seal after closing.
         """
         self.close()
         if self._memory is not None:
@@ -233,6 +238,18 @@ class StoreWriter:
             raise StoreError(
                 f"Batch {batch_idx} lacks {', '.join(missing)}; every declared field is written each time."
             )
+
+
+def _begin_or_go_on(folder: Path, wanted: Manifest) -> None:
+    """See that the store has the right manifest; ranks of one run are all of one number of processes."""
+    if not (folder / MANIFEST).exists():
+        wanted.write(folder)
+        return
+    found = Manifest.read(folder)
+    _check_same_run(found, wanted, folder)
+    if found.world_size != wanted.world_size and not found.complete:
+        check_nobody_writes(folder)
+        evolve(found, world_size=wanted.world_size).write(folder)
 
 
 def _check_same_run(found: Manifest, wanted: Manifest, folder: Path) -> None:
