@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +15,21 @@ import interpretune as it
 from interpretune.loops.checkpoint import whole_checkpoints
 from tests.analysis.sessions import make_session
 from tests.core.killed_training import train
-
-ROOT = Path(__file__).parents[2]
+from tests.other_process import one_thread, run_script
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """As in the script that is killed: sums depend on it in the last digit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def as_in_the_script():
+    """One thread, like the script that is killed."""
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, torch.Tensor]:
     """Weights after a training without a break."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    session, result = train(tmp_path_factory.mktemp("whole"))
-    torch.set_num_threads(threads)
+    with one_thread():
+        session, result = train(tmp_path_factory.mktemp("whole"))
     assert result.global_step == 15
     return {name: item.detach().clone() for name, item in session.module.named_parameters()}
 
@@ -64,17 +56,7 @@ def test_a_resumed_training_equals_one_without_a_break(tmp_path, whole, stop):
     ("where", "step", "left"), [("writing", 4, 3), ("writing", 6, 5), ("between", 1, 11)], ids=["4", "6", "epoch"]
 )
 def test_a_killed_training_goes_on_from_the_last_whole_checkpoint(tmp_path, whole, where, step, left):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("killed_training.py")
-    run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), where, str(step)],
-        env=environment,
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        timeout=200,
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()[-2000:]
+    run_script(Path(__file__).with_name("killed_training.py"), tmp_path, where, step, returncode=-signal.SIGKILL)
     assert len(whole_checkpoints(tmp_path / "run")) == min(left, 9)
     session, result = train(tmp_path, run_dir=tmp_path / "run", resume_from="last", checkpoint_every_n_steps=1)
     assert result.global_step == 15
