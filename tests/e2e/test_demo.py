@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from interpretune.analysis import AnalysisCache
 from interpretune.cli import EXIT_INTERRUPTED, main
 from tests.tiny import nli_rows, save_tiny_model
 
@@ -37,9 +39,11 @@ def test_the_demo_writes_figures_tables_and_a_summary(tiny_demo, tmp_path, capsy
     assert len(summary["quality"]) == len(summary["ablation_attribution_pearson"]) == 2
     assert summary["peak_memory_mib"] > 100
     for mode in MODES:
-        examples = pq.read_table(tmp_path / "out" / mode / "examples.parquet")
+        examples = pq.read_table(Path(summary["analyses"][mode]) / "shards")
         assert examples.num_rows == (4 if mode == "ablation" else 10)
-    effects = pq.read_table(tmp_path / "out" / "ablation" / "latents.parquet")["effect"].to_numpy()
+        assert Path(summary["analyses"][mode]).parent == tmp_path / "out" / "analyses"
+    stored = AnalysisCache.of(summary["analyses"]["ablation"]).to_tables()["latents"]
+    effects = stored["effects"].to_numpy()[stored["activations"].to_numpy() > 0]
     assert len(effects) == summary["ablation_cost"]["ablations"] > 0
     assert summary["ablation_cost"]["loop_forwards"] >= summary["ablation_cost"]["alive_latents"]
     assert summary["ablation_cost"]["replayed"] is True
@@ -58,12 +62,13 @@ def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, capsy
     monkeypatch.setattr("interpretune_saelens.training.SAETrainer", refuse)
     assert main(tiny_demo) == 0
     second = json.loads(capsys.readouterr().out)
-    for name in ("correct", "quality", "ablation_attribution_pearson"):
+    for name in ("correct", "quality", "ablation_attribution_pearson", "analyses"):
         assert second[name] == first[name]
+    assert (first["ablation_cost"]["replayed"], second["ablation_cost"]["replayed"]) == (True, False)
 
 
 @pytest.mark.parametrize(
-    "where", ["interpretune_saelens.training.SAETrainer.fit", "interpretune.demo.run.run_analysis"]
+    "where", ["interpretune_saelens.training.SAETrainer.fit", "interpretune.analysis.store.StoreWriter.write"]
 )
 def test_ctrl_c_leaves_no_half_written_cache(tiny_demo, tmp_path, monkeypatch, capsys, where):
     with monkeypatch.context() as patch:

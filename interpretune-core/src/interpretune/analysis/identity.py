@@ -104,6 +104,7 @@ def identify_task(module: ITModule) -> dict[str, str]:
 
 def library_versions(module: ITModule) -> dict[str, str]:
     """Versions of the libraries whose code takes part: the stack's distributions, core, and what they compute with."""
+    assert module.context is not None, "a composed module has a context"
     stacked = {item.installed.distribution: item.installed.version for item in module.context.adapters}
     return {**stacked, **{name: _version(name) for name in ("interpretune-core", *LIBRARIES)}}
 
@@ -126,7 +127,7 @@ def _hash_value(value: Any, digest: Any) -> None:
         dense = value.detach().contiguous().cpu()
         digest.update(f"{dense.dtype}{tuple(dense.shape)}".encode())
         if dense.numel():
-            digest.update(memoryview(dense.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(dense.reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         digest.update(f"{len(value)}[".encode())
         for item in value:

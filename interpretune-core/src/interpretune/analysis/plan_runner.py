@@ -243,6 +243,7 @@ class AnalysisRunner:
         return plan_of(cfg, self.module.latent_models)
 
     def _about(self, data: DataIdentity) -> dict[str, Any]:
+        assert self.module.context is not None, "a composed module has a context"
         return {
             "model": identify_model(self.module),
             "latent_models": [identify_latents(item) for item in self.module.latent_models],

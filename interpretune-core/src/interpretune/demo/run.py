@@ -29,9 +29,9 @@ from interpretune.analysis.metrics import (
     effect_correlations,
 )
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.plots import latent_metrics_scatter, plot_latent_effects
 from interpretune.analysis.quality import LatentQuality, measure_latent_quality
-from interpretune.analysis.runner import run_analysis
 from interpretune.analysis.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 from interpretune.cache_folder import cache_root
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
@@ -156,7 +156,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     partial.write_text(json.dumps(summary, indent=1, allow_nan=False), encoding="utf-8")
     partial.replace(written)
     console.print(
-        f"written to {options.output}: figures, Parquet tables for each mode, summary.json",
+        f"written to {options.output}: figures, a store of results for each mode, summary.json",
         highlight=False,
         soft_wrap=True,
     )
@@ -252,25 +252,24 @@ def _default_layers(shared: ITSharedConfig) -> tuple[int, int]:
 
 def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console: Console) -> dict[str, Any]:
     module, datamodule = session.module, session.datamodule
+    limited = options.ablation_rows is not None
+    passes = [[mode for mode in AnalysisMode if not limited or mode is not AnalysisMode.ablation]]
+    passes += [[AnalysisMode.ablation]] if limited else []
     caches: dict[AnalysisMode, AnalysisCache] = {}
-    rows = options.ablation_rows
-    ablation_batches = -1 if rows is None else -(-rows // options.batch_size)
-    modes = (AnalysisMode.clean_no_sae, AnalysisMode.clean_w_sae, AnalysisMode.attr_patching, AnalysisMode.ablation)
-    for mode in modes:
-        cfg = AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save_cfg=SaveCfg(prompts=True, tokens=True)))
-        if mode is AnalysisMode.ablation:
-            clean = caches[AnalysisMode.clean_w_sae]
-            cfg.answer_indices, cfg.alive_latents = clean.answer_indices, clean.alive_latents
-            cfg.base_logit_diffs = clean.logit_diffs
-        limit = ablation_batches if mode is AnalysisMode.ablation else -1
-        with watch.part(f"analysis {mode}", console):
-            caches[mode] = run_analysis(module, datamodule, cfg, limit_batches=limit, console=console)
-    cost = _ablation_cost(module, caches[AnalysisMode.ablation], watch)
-    way = f"replayed, within {cost['max_abs_error']:.1e} logits of whole forwards where they were compared"
+    for modes in passes:
+        save = SaveCfg(prompts=True, tokens=True)
+        cfgs = {str(mode): AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save)) for mode in modes}
+        rows = options.ablation_rows if modes == [AnalysisMode.ablation] else None
+        runner = AnalysisRunner(module, datamodule, options.output / "analyses", limit=rows, console=console)
+        with watch.part(f"analyses {', '.join(cfgs)}", console):
+            caches |= {AnalysisMode(name): AnalysisCache.of(store) for name, store in runner.run(cfgs).items()}
+    cost = _ablation_cost(module, caches[AnalysisMode.ablation])
+    checked = ""
+    if cost["replayed"]:
+        checked = f", replayed within {cost['max_abs_error']:.1e} logits of whole forwards where they were compared"
     console.print(
-        f"{cost['ablations']} ablations of {cost['alive_latents']} alive latents in {cost['seconds']} s, "
-        f"{way if cost['replayed'] else 'run as whole forwards'}. Latent by latent they would have cost "
-        f"{cost['loop_forwards']} forward passes of a batch.",
+        f"{cost['ablations']} ablations of {cost['alive_latents']} alive latents{checked}. "
+        f"Latent by latent they would have cost {cost['loop_forwards']} forward passes of a batch.",
         highlight=False,
         soft_wrap=True,
     )
@@ -280,8 +279,11 @@ def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console
     return _report(session, options, caches, quality, console) | {"ablation_cost": cost}
 
 
-def _ablation_cost(module: ITModule, cache: AnalysisCache, watch: Stopwatch) -> dict[str, Any]:
-    """What was ablated, and what the loop over single latents would have taken."""
+def _ablation_cost(module: ITModule, cache: AnalysisCache) -> dict[str, Any]:
+    """What was ablated, and what the loop over single latents would have taken.
+
+    Nothing was replayed where results of an earlier run were found.
+    """
     values = [item for batch in cache.activations for item in batch.values()]
     checks = module.backend.replays.checks()
     replayed = bool(checks) and all(check.passed for check in checks)
@@ -290,7 +292,6 @@ def _ablation_cost(module: ITModule, cache: AnalysisCache, watch: Stopwatch) -> 
         "ablations": sum(int((item.values > 0).sum()) for item in values),
         "alive_latents": len({(name, i) for b in cache.alive_latents for name, ids in b.items() for i in ids.tolist()}),
         "loop_forwards": sum(len(item.latents) for item in values),
-        "seconds": watch.seconds[f"analysis {AnalysisMode.ablation}"],
         "replayed": replayed,
         "max_abs_error": _finite(worst),
     }
@@ -329,7 +330,10 @@ def _report(
     _table(console, "Correct answers by mode", correct)
     contexts = calc_activation_summary(spliced)
     attribution = caches[AnalysisMode.attr_patching]
-    compared = AnalysisCache(batches=attribution.batches[: len(caches[AnalysisMode.ablation].batches)])
+    ablated = len(caches[AnalysisMode.ablation].batches)
+    compared = attribution
+    if ablated < len(attribution.batches):
+        compared = AnalysisCache(batches=attribution.batches[:ablated])
     metrics = {
         "ablation": _effects(caches[AnalysisMode.ablation], "ablation", contexts),
         "attribution": _effects(attribution, "attribution patching", contexts),
@@ -353,12 +357,11 @@ def _report(
         latent_metrics_scatter(metrics["ablation"], same_rows, "Ablation", "Attribution patching", figure_dir=figures)
     shown = [{"latent model": name, "Pearson r": r} for name, r in correlations.items()]
     _table(console, "Ablation against attribution patching, total effects on the same rows", shown)
-    for mode, cache in caches.items():
-        cache.write(options.output / str(mode))
     return {
         "model": session.module.it_cfg.model_name_or_path,
         "stack": list(session.context.names),
         "rows": sum(map(len, clean.orig_labels)),
+        "analyses": {str(mode): str(cache.store.folder) for mode, cache in caches.items() if cache.store is not None},
         "ablated_rows": sum(map(len, caches[AnalysisMode.ablation].orig_labels)),
         "correct": correct,
         "quality": [{name: _finite(value) for name, value in asdict(item).items()} for item in quality],

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 
 from interpretune.analysis.operations.operation import Operation
 from interpretune.errors import PlanError
