@@ -1,0 +1,5 @@
+"""Stores for others: folders, archives, addresses and the Hugging Face Hub, with a card."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

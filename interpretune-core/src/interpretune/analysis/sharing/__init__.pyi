@@ -1,0 +1,7 @@
+from .card import store_card
+from .hub import HubRepository
+from .limits import Limits
+from .loading import load_store
+from .saving import save_store
+
+__all__ = ["HubRepository", "Limits", "load_store", "save_store", "store_card"]
