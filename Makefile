@@ -8,7 +8,7 @@ PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretu
 SOURCES := $(PACKAGES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test lint format bench-overhead bench-ablation clean
+.PHONY: setup demo test lint format bench-overhead bench-ablation bench-runner clean
 
 setup: $(INSTALLED)
 
@@ -42,6 +42,9 @@ bench-overhead: $(INSTALLED)  ## composed modules against hand-written ones; wri
 
 bench-ablation: $(INSTALLED)  ## exact ablation beside the plain loop; writes benchmarks/out/ablation.json
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.ablation $(ARGS)
+
+bench-runner: $(INSTALLED)  ## the demo's analyses with and without runner and stores; writes benchmarks/out/runner.json
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.runner $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

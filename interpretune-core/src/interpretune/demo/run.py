@@ -135,7 +135,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     console.print(str(context), highlight=False, markup=False, soft_wrap=True)
     warm = options.model is not None or is_cached(options.cache_dir)
     with watch.part("model and rows" + ("" if warm else " (the model is converted once)"), console):
-        session = _session(options, context)
+        session = demo_session(options, context)
     with watch.part("data, latent models", console):
         it_init(**session)
     try:
@@ -197,7 +197,8 @@ def _summary_file(output: Path) -> Path:
     return path
 
 
-def _session(options: DemoOptions, context: ExecutionContext) -> ITSession:
+def demo_session(options: DemoOptions, context: ExecutionContext) -> ITSession:
+    """The demo's session, before ``it_init``."""
     model = options.model or str(offline_model(options.cache_dir))
     files = demo_files(options.data, options.limit, options.cache_dir)
     shared = ITSharedConfig(

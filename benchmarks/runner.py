@@ -1,0 +1,112 @@
+"""What the runner and the stores cost beside the analyses of the demo.
+
+Pairs of runs, side by side in one process, in alternating order: the four plans of the demo over its batches in plain
+calls, whose results are thrown away, and the same plans by ``AnalysisRunner`` into stores: identities and hashes,
+journal, shards and manifest included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from tabulate import tabulate
+from transformers.utils.logging import disable_progress_bar
+
+import interpretune as it
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg
+from interpretune.analysis.operations import PlanRun, plan_of
+from interpretune.analysis.steps import sources_of
+from interpretune.demo.run import DemoOptions, choose_adapters, demo_session
+from interpretune.loops.evaluate import eval_mode
+from interpretune.stack import build_context
+
+RESULT = Path(__file__).parent / "out" / "runner.json"
+
+
+def plans_of(session: it.ITSession) -> dict[str, Any]:
+    """The four analyses, as the demo has them."""
+    save = SaveCfg(prompts=True, tokens=True)
+    cfgs = {str(mode): AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save)) for mode in AnalysisMode}
+    return {name: plan_of(cfg, session.module.latent_models) for name, cfg in cfgs.items()}
+
+
+def compute_only(session: it.ITSession) -> None:
+    """All batches through all plans, and nothing else."""
+    module = session.module
+    run = PlanRun(list(plans_of(session).values()))
+    with eval_mode(module):
+        for number, batch in enumerate(session.datamodule.test_dataloader()):
+            moved = module.batch_to_device(batch)
+            label_ids, labels = module.labels_to_ids(moved.pop("labels"))
+            run.run(sources_of(module, label_ids, labels, moved, number), len(labels))
+
+
+def with_runner(session: it.ITSession, root: Path) -> dict[str, Any]:
+    """The same by the runner, into new stores."""
+    stores = AnalysisRunner(**session, root=root).run(plans_of(session))
+    assert all(store.complete for store in stores.values())
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {"bytes": sum(path.stat().st_size for path in files), "rows": next(iter(stores.values())).n_examples}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the pairs."""
+    demo = DemoOptions(limit=options.limit, batch_size=options.batch_size)
+    session = demo_session(demo, build_context(choose_adapters(None)))
+    it.it_init(**session)
+    plain, run, sizes = [], [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        compute_only(session)  # the backend looks at the model, and replays are checked
+        for pair in range(options.pairs):
+            for work in ("plain", "run") if pair % 2 == 0 else ("run", "plain"):
+                start = time.perf_counter()
+                if work == "plain":
+                    compute_only(session)
+                    plain.append(time.perf_counter() - start)
+                else:
+                    sizes = with_runner(session, Path(folder) / str(pair))
+                    run.append(time.perf_counter() - start)
+    it.it_session_end(**session)
+    ratios = [b / a for a, b in zip(plain, run, strict=True)]
+    return {
+        "model": session.module.it_cfg.model_name_or_path.rsplit("/", 1)[-1],
+        "threads": torch.get_num_threads(),
+        "pairs": options.pairs,
+        **sizes,
+        "compute_s": statistics.median(plain),
+        "run_s": statistics.median(run),
+        "overhead": statistics.median(ratios) - 1,
+        "overheads": [ratio - 1 for ratio in ratios],
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3, help="pairs of runs (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="rows of the demo (default: all 64)")
+    parser.add_argument("--batch-size", type=int, default=4, help="rows in a batch (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    disable_progress_bar()
+    warnings.simplefilter("ignore")
+    figures = measure(options)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    shown = [[name, f"{v:.4g}" if isinstance(v, float) else v] for name, v in figures.items() if name != "overheads"]
+    Console().print(tabulate(shown), highlight=False)
+    print(f"written to {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
