@@ -71,8 +71,7 @@ class TransformerLensBackend(AnalysisBackend):
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
         """Hooks on the model's hook points for the duration of a block.
 
-        ``model.hooks`` of a bridge resolves all its aliases anew for each hook, which takes longer than a replay, and
-        in compatibility mode it calls a hook once for each alias.
+        ``model.hooks`` of a bridge resolves all its aliases anew for each hook, which takes longer than a replay.
         """
         points = self._model.hook_dict if edits else {}
         with contextlib.ExitStack() as stack:
