@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,25 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import define, frozen
+from attrs import frozen
 from rich.console import Console
 from torch.utils.data import DataLoader, RandomSampler
 
-from interpretune.analysis.fields import Per
-from interpretune.analysis.identity import (
-    DataIdentity,
-    identify_data,
-    identify_latents,
-    identify_model,
-    identify_task,
-    library_versions,
-)
+from interpretune.analysis.identity import identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
-from interpretune.analysis.operations import Plan, PlanRun, plan_of, run_summaries
+from interpretune.analysis.operations import Plan, PlanRun, plan_of
 from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
-from interpretune.analysis.store import AnalysisStore, StoreWriter
-from interpretune.errors import AnalysisError, ConfigurationError, StoreBusyError
+from interpretune.analysis.store import AnalysisStore
+from interpretune.analysis.stored_run import StoredRun, describe_run
+from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.loops.evaluate import eval_mode
 from interpretune.progress import progress_bar
 
@@ -141,14 +132,13 @@ class AnalysisRunner:
         """
         jobs = self._jobs(analyses)
         with contextlib.ExitStack() as stack:
-            for job in jobs:
-                if not job.is_complete:
-                    job.writer = stack.enter_context(job.open(self._rank, self._world_size))
-            writing = [job for job in jobs if job.writer is not None]
+            writing = [job for job in jobs if not job.is_complete]
+            for job in writing:
+                stack.enter_context(job.open(self._rank, self._world_size))
             if writing:
                 self._run_batches(writing)
             for job in writing:
-                _complete(job)
+                job.complete()
         return {job.name: AnalysisStore.open(job.folder) for job in jobs}
 
     def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:
@@ -166,8 +156,7 @@ class AnalysisRunner:
             self._run_batches([job], only_first=True, show=False)
             seconds = time.perf_counter() - start
             first = sum(item.nbytes for item in store.record_batches())
-            done = AnalysisStore.open(job.folder).n_batches if job.folder.exists() else 0
-            remaining = len(job.data.sizes) - done
+            remaining = len(job.data.sizes) - job.batches_done
             told[job.name] = DryRun(
                 plan=str(job.plan),
                 folder=job.folder,
@@ -182,10 +171,10 @@ class AnalysisRunner:
 
     # ------------------------------------------------------------------------------------------------------- the pass
 
-    def _run_batches(self, jobs: Sequence[_Job], *, only_first: bool = False, show: bool = True) -> None:
+    def _run_batches(self, jobs: Sequence[StoredRun], *, only_first: bool = False, show: bool = True) -> None:
         """One pass over the batches that some job lacks."""
         numbers = [0] if only_first else range(self._rank, len(jobs[0].data.sizes), self._world_size)
-        lacking = {i: [job for job in jobs if only_first or i not in job.done] for i in numbers}
+        lacking = {i: [job for job in jobs if job.writer is not None and i not in job.writer.done] for i in numbers}
         todo = [i for i in numbers if lacking[i]]
         runs: dict[tuple[str, ...], PlanRun] = {}
         hook = self.module._hook
@@ -223,7 +212,7 @@ class AnalysisRunner:
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
-    def _jobs(self, analyses: Mapping[str, Analysis]) -> list[_Job]:
+    def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
         plans = {name: self._plan(analysis) for name, analysis in analyses.items()}
         for name, plan in plans.items():
             if not name or Path(name).name != name or name.startswith("."):
@@ -233,8 +222,8 @@ class AnalysisRunner:
             data = identify_data(batch for _, batch in _batches(self._loader(), None, self._limit))
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
-        about = self._about(data)
-        return [_Job.of(name, plan, data, about, self.root) for name, plan in plans.items()]
+        about = describe_run(self.module, self.datamodule, data, self.seed)
+        return [StoredRun.of(name, plan, data, about, self.root) for name, plan in plans.items()]
 
     def _plan(self, analysis: Analysis) -> Plan:
         if isinstance(analysis, Plan):
@@ -242,109 +231,9 @@ class AnalysisRunner:
         cfg = analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=AnalysisMode(analysis))
         return plan_of(cfg, self.module.latent_models)
 
-    def _about(self, data: DataIdentity) -> dict[str, Any]:
-        assert self.module.context is not None, "a composed module has a context"
-        return {
-            "model": identify_model(self.module),
-            "latent_models": [identify_latents(item) for item in self.module.latent_models],
-            "task": identify_task(self.module),
-            "data": {"fingerprint": data.fingerprint, "examples": sum(data.sizes), **self._data_source()},
-            "seed": self.seed,
-            "stack": list(self.module.context.names),
-            "versions": library_versions(self.module),
-        }
-
-    def _data_source(self) -> dict[str, str]:
-        cfg = self.datamodule.itdm_cfg
-        return {"source": str(cfg.data), "split": "test"}
-
-
-@define(eq=False)
-class _Job:
-    """One analysis and its store."""
-
-    name: str
-    plan: Plan
-    data: DataIdentity
-    about: Mapping[str, Any]
-    folder: Path
-    key: str
-    writer: StoreWriter | None = None
-
-    @classmethod
-    def of(cls, name: str, plan: Plan, data: DataIdentity, about: Mapping[str, Any], root: Path) -> _Job:
-        told = {"plan": plan.key, **{part: about[part] for part in about if part != "stack"}}
-        told["data"] = data.fingerprint
-        told["model"] = {**about["model"], "source": ""}  # where weights lie does not change what they say
-        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-        operations = [
-            {
-                "name": op.name,
-                "reads": list(op.reads),
-                "writes": [item.name for item in op.writes],
-                "options": {option: _told(value) for option, value in op.options.items()},
-            }
-            for op in plan.operations
-        ]
-        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, root / f"{name}-{key[:12]}", key)
-
-    @property
-    def is_complete(self) -> bool:
-        return (self.folder / "manifest.json").exists() and AnalysisStore.open(self.folder).complete
-
-    @property
-    def done(self) -> frozenset[int]:
-        assert self.writer is not None
-        return self.writer.done
-
-    def open(self, rank: int, world_size: int) -> StoreWriter:
-        return StoreWriter.create(
-            self.folder,
-            self.plan.kept,
-            self.about,
-            key=self.key,
-            n_batches=len(self.data.sizes),
-            rank=rank,
-            world_size=world_size,
-        )
-
-
-def _complete(job: _Job) -> None:
-    """Make the tables and seal the store, where all batches of all processes are there."""
-    assert job.writer is not None
-    job.writer.close()
-    if job.writer.missing():
-        return  # another process has them, and completes the store
-    store = AnalysisStore.open(job.folder)
-    columns = {item.name: StoredColumn(store, item.name) for item in job.plan.kept if item.per is not Per.run}
-    for name, table in run_summaries(job.plan, columns).items():
-        job.writer.write_table(name, table)
-    with contextlib.suppress(StoreBusyError):  # another process is about to close, and then does this
-        job.writer.seal()
-
-
-class StoredColumn(Sequence[Any]):
-    """One field of a store as a sequence of its batches, read while it is gone through."""
-
-    def __init__(self, store: AnalysisStore, name: str) -> None:
-        self._store, self._name = store, name
-
-    def __len__(self) -> int:
-        return self._store.n_batches
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = self._store.batch_indices[index]
-        return self._store.batch(number, [self._name])[self._name]
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._store.batches([self._name]):
-            yield batch[self._name]
-
 
 def _step(
-    module: ITModule, run: PlanRun, jobs: Sequence[_Job], batch: Any, number: int, seed: int
+    module: ITModule, run: PlanRun, jobs: Sequence[StoredRun], batch: Any, number: int, seed: int
 ) -> Callable[[], None]:
     def step() -> None:
         label_ids, labels = module.labels_to_ids(batch.pop("labels"))
@@ -352,10 +241,8 @@ def _step(
         with torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + number)
             results = run.run(sources, len(labels))
-        examples = jobs[0].data.examples(number)
         for job, values in zip(jobs, results, strict=True):
-            assert job.writer is not None
-            job.writer.write(number, examples, values)
+            job.write(number, values)
 
     return step
 
@@ -393,10 +280,3 @@ def _process() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _told(value: Any) -> Any:
-    """A setting as JSON has it, or in words."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return repr(value)[:200]

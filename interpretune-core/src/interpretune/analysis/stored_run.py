@@ -1,0 +1,183 @@
+"""One analysis of a run and its store: what it is called, what it depends on, when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import define
+
+from interpretune.analysis.fields import Per
+from interpretune.analysis.identity import (
+    DataIdentity,
+    identify_latents,
+    identify_model,
+    identify_task,
+    library_versions,
+)
+from interpretune.analysis.operations import Plan, run_summaries
+from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.errors import StoreBusyError
+
+if TYPE_CHECKING:
+    from interpretune.datamodule import ITDataModule
+    from interpretune.module import ITModule
+
+MOST_TOLD, LONGEST_TOLD = 100, 200
+"""Entries of a list, and letters of a setting in words, that a manifest notes."""
+
+
+def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity, seed: int) -> dict[str, Any]:
+    """What a manifest says of a run: model, latent models, task, data, configurations, seed, stack and versions."""
+    assert module.context is not None, "a composed module has a context"
+    return {
+        "model": identify_model(module),
+        "latent_models": [identify_latents(item) for item in module.latent_models],
+        "task": identify_task(module),
+        "data": {
+            "source": str(datamodule.itdm_cfg.data),
+            "split": "test",
+            "fingerprint": data.fingerprint,
+            "examples": sum(data.sizes),
+        },
+        "configs": {"module": _told(module.it_cfg), "datamodule": _told(datamodule.itdm_cfg)},
+        "seed": seed,
+        "stack": list(module.context.names),
+        "versions": library_versions(module),
+    }
+
+
+@define(eq=False)
+class StoredRun:
+    """An analysis and the store that it goes to.
+
+    Attributes:
+        name: Name of the analysis.
+        plan: What runs.
+        data: On what.
+        about: What the manifest says of it.
+        folder: The store: name and key below the root of the run.
+        key: Hash of everything that the results depend on.
+        writer: Open while batches are written.
+    """
+
+    name: str
+    plan: Plan
+    data: DataIdentity
+    about: Mapping[str, Any]
+    folder: Path
+    key: str
+    writer: StoreWriter | None = None
+
+    @classmethod
+    def of(cls, name: str, plan: Plan, data: DataIdentity, about: Mapping[str, Any], root: Path) -> StoredRun:
+        """The run of a plan.
+
+        Args:
+            name: Name of the analysis.
+            plan: What runs.
+            data: On what.
+            about: See ``describe_run``.
+            root: Folder of all stores.
+        """
+        depends = {
+            "plan": plan.key,
+            "data": data.fingerprint,
+            "model": about["model"] | {"source": ""},  # where weights lie does not change what they say
+            **{part: about[part] for part in ("latent_models", "task", "seed", "versions")},
+        }
+        key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+        operations = [
+            {
+                "name": op.name,
+                "reads": list(op.reads),
+                "writes": [item.name for item in op.writes],
+                "options": _told(op.options),
+            }
+            for op in plan.operations
+        ]
+        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, root / f"{name}-{key[:12]}", key)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to do."""
+        return (self.folder / "manifest.json").exists() and AnalysisStore.open(self.folder).complete
+
+    @property
+    def batches_done(self) -> int:
+        """Number of batches that are there."""
+        return AnalysisStore.open(self.folder).n_batches if (self.folder / "manifest.json").exists() else 0
+
+    def open(self, rank: int, world_size: int) -> StoreWriter:
+        """Begin to write, or go on.
+
+        Raises:
+            StoreError: The store cannot be written, or another process writes it.
+        """
+        self.writer = StoreWriter.create(
+            self.folder,
+            self.plan.kept,
+            self.about,
+            key=self.key,
+            n_batches=len(self.data.sizes),
+            rank=rank,
+            world_size=world_size,
+        )
+        return self.writer
+
+    def write(self, number: int, values: Mapping[str, Any]) -> None:
+        """Write one batch."""
+        assert self.writer is not None
+        self.writer.write(number, self.data.examples(number), values)
+
+    def complete(self) -> None:
+        """End writing; where all batches of all processes are there, make the tables and seal the store."""
+        assert self.writer is not None
+        self.writer.close()
+        if self.writer.missing():
+            return  # another process has them, and completes the store
+        store = AnalysisStore.open(self.folder)
+        columns = {item.name: _Column(store, item.name) for item in self.plan.kept if item.per is not Per.run}
+        for name, table in run_summaries(self.plan, columns).items():
+            self.writer.write_table(name, table)
+        with contextlib.suppress(StoreBusyError):  # another process is about to close, and then does this
+            self.writer.seal()
+
+
+class _Column(Sequence[Any]):
+    """One field of a store as a sequence of its batches, read while it is gone through."""
+
+    def __init__(self, store: AnalysisStore, name: str) -> None:
+        self._store, self._name = store, name
+
+    def __len__(self) -> int:
+        return self._store.n_batches
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._store.batch(self._store.batch_indices[index], [self._name])[self._name]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._store.batches([self._name]):
+            yield batch[self._name]
+
+
+def _told(value: Any) -> Any:
+    """A setting as JSON has it; what JSON has not, in words."""
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _told(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _told(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)) and len(value) <= MOST_TOLD:
+        return [_told(item) for item in value]
+    words = repr(value)
+    return words if len(words) <= LONGEST_TOLD else type(value).__name__
