@@ -264,6 +264,15 @@ def test_a_latent_model_in_one_store_only_is_left_out_and_named() -> None:
     assert HOOKS[1] in str(fewer)
 
 
+def test_a_latent_model_that_only_another_field_knows_is_not_zero_but_left_out() -> None:
+    one, other = dense(1, range(6)), dense(2, range(6), like=1)
+    both = compare_stores(store_of(one, 3), store_of(other, 3), resamples=0)
+    fewer = compare_stores(store_of(one, 3, effects_at=HOOKS[1:]), store_of(other, 3), resamples=0)
+    assert fewer.hooks_apart == (HOOKS[0],)
+    assert fewer.get("pearson").value == both.get("pearson", hook=HOOKS[1]).value
+    assert fewer.not_finite == 0
+
+
 # ------------------------------------------------------------------------------------------------------------ examples
 
 

@@ -148,7 +148,7 @@ def test_changed_files_and_too_many_bytes(plain: LocalHub, store: AnalysisStore,
     shard = store.manifest.shards[0].file
     files = plain.files("me/run")
     plain.repositories["me/run"].commit({**files, shard: files[shard][:-1] + b"x"})
-    assert_refused(at(plain), tmp_path, r"What HubRepository|What hf://.* is no whole store")
+    assert_refused(at(plain), tmp_path, "is no whole store")
     plain.repositories["me/run"].commit({**files, "manifest.json": files["manifest.json"].replace(b"ablation", b"x")})
     assert_refused(at(plain), tmp_path, "checksum")
 

@@ -67,11 +67,15 @@ def dense(seed: int, examples: Iterable[int], *, like: int | None = None, data: 
 
 
 def store_of(
-    results: Dense, batch: int, order: Sequence[int] | None = None, hooks: Sequence[str] = HOOKS
+    results: Dense,
+    batch: int,
+    order: Sequence[int] | None = None,
+    hooks: Sequence[str] = HOOKS,
+    effects_at: Sequence[str] = HOOKS,
 ) -> AnalysisStore:
     """A store in memory; ``order`` is that in which its rows are written."""
     store, writer = AnalysisStore.in_memory(FIELDS, about_of(results))
-    _write(writer, results, batch, order, hooks)
+    _write(writer, results, batch, order, hooks, effects_at)
     return store
 
 
@@ -84,7 +88,7 @@ def written(
     with StoreWriter.create(
         folder, fields, about_of(results), key="k", n_batches=n_batches, rows_per_shard=rows_per_shard
     ) as writer:
-        _write(writer, results, batch, None, HOOKS)
+        _write(writer, results, batch)
         writer.write_table("summary", pa.table({"name": ["a|b", "c"], "share": [0.25, 0.5]}))
         if seal:
             return writer.seal()
@@ -97,13 +101,22 @@ def about_of(results: Dense) -> dict[str, object]:
     return {"analysis": "ablation", "data": {"fingerprint": results.data}, "plan": plan}
 
 
-def _write(writer: StoreWriter, results: Dense, batch: int, order: Sequence[int] | None, hooks: Sequence[str]) -> None:
+def _write(
+    writer: StoreWriter,
+    results: Dense,
+    batch: int,
+    order: Sequence[int] | None = None,
+    hooks: Sequence[str] = HOOKS,
+    effects_at: Sequence[str] = HOOKS,
+) -> None:
     rows = np.arange(len(results.examples)) if order is None else np.asarray(order)
     for index, start in enumerate(range(0, len(rows), batch)):
         some = rows[start : start + batch]
         latents = {hook: np.flatnonzero(results.active[some, HOOKS.index(hook)].any(0)) for hook in hooks}
 
-        def values(array: np.ndarray, some: np.ndarray = some, latents: dict[str, np.ndarray] = latents) -> object:
+        def values(
+            array: np.ndarray, some: np.ndarray = some, latents: dict[str, np.ndarray] = latents
+        ) -> dict[str, LatentValues]:
             return {
                 hook: LatentValues(
                     torch.from_numpy(ids), torch.from_numpy(array[some, HOOKS.index(hook)][:, ids]).float(), D_SAE
@@ -118,6 +131,6 @@ def _write(writer: StoreWriter, results: Dense, batch: int, order: Sequence[int]
                 "logit_diffs": torch.from_numpy(results.logit_diffs[some]).float(),
                 "answer": [f"answer {row}" for row in some],
                 "activations": values(results.activations),
-                "effects": values(results.effects),
+                "effects": {h: item for h, item in values(results.effects).items() if h in effects_at},
             },
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from interpretune import StoreError
-from interpretune.analysis.sharing import Limits, load_store, save_store
+from interpretune.analysis.sharing import Limits, load_store, loading, save_store
 from interpretune.analysis.sharing.archive import is_archive
 from interpretune.analysis.store import AnalysisStore
 from tests.analysis.sharing.stores import dense, store_of, written
@@ -231,6 +232,46 @@ def test_a_folder_at_an_address_has_no_manifest_until_it_is_whole(
                 load_store(f"{memory}/{name}", tmp_path / "copy")
     save_store(store, f"{memory}/new")
     assert_same(load_store(f"{memory}/new", tmp_path / "copy"), store)
+
+
+def test_no_file_of_a_replaced_store_stays_where_others_would_read_it(
+    store: AnalysisStore, tmp_path: Path, memory: str
+) -> None:
+    save_store(store, f"{memory}/run")
+    files = fsspec.filesystem("memory")
+    path = f"{memory.removeprefix('memory:/')}/run"
+    files.pipe_file(f"{path}/paper.pdf", b"%PDF")
+    other = written(tmp_path / "other", dense(1, range(4)), rows_per_shard=100)
+    save_store(other, f"{memory}/run", overwrite=True)
+    named = [entry.file for entry in (*other.manifest.shards, *other.manifest.tables)]
+    found = {name.removeprefix(f"{path}/") for name in files.find(path)}
+    assert found == {"paper.pdf", "README.md", "manifest.json", *named}
+
+
+def test_a_run_that_went_on_is_not_the_one_in_the_cache(tmp_path: Path, memory: str) -> None:
+    early, late = (written(tmp_path / f"{n}", dense(0, range(n)), seal=False) for n in (4, 7))
+    manifest = (tmp_path / "4" / "manifest.json").read_bytes()
+    (tmp_path / "7" / "manifest.json").write_bytes(manifest)  # one run: only a complete one lists what there is
+    for source in (tmp_path / "out.tar", f"{memory}/run"):
+        for half in (early, late):
+            save_store(half, source, allow_incomplete=True, overwrite=True)
+            loaded = load_store(source, cache_dir=tmp_path / "cache", allow_incomplete=True)
+            assert loaded.n_examples == half.n_examples
+
+
+def test_a_copy_that_another_process_has_just_put_there_is_used(
+    store: AnalysisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_store(store, tmp_path / "run.tar")
+    move = loading.move_into
+
+    def second(partial: Path, place: Path, *, replace: bool) -> None:
+        shutil.copytree(partial, place)
+        move(partial, place, replace=replace)
+
+    monkeypatch.setattr(loading, "move_into", second)
+    assert_same(load_store(tmp_path / "run.tar", cache_dir=tmp_path / "cache"), store)
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 1
 
 
 def test_a_store_larger_than_allowed_is_not_fetched(store: AnalysisStore, tmp_path: Path, memory: str) -> None:

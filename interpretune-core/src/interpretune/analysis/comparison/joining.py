@@ -137,8 +137,10 @@ class _Order:
     def hooks(self) -> list[str]:
         """Activation names, in the order in which they appear."""
         names: dict[str, None] = {}
-        for batch in self.store.latents([]):
-            names.update(dict.fromkeys(batch.column("hook").unique().to_pylist()))
+        for batch in self.store.latents([self.field]):
+            # Other fields may know latent models that this one does not.
+            known = batch.column("hook").filter(batch.column(self.field).is_valid())
+            names.update(dict.fromkeys(known.unique().to_pylist()))
         return list(names)
 
     def per_example(self, examples: Integers) -> Floats:

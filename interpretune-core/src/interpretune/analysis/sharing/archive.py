@@ -75,7 +75,9 @@ def unpack(archive: Readable, folder: Path, limits: Limits, name: str) -> None:
         seen: set[str] = set()
         root: str | None = None
         left = limits.max_bytes
-        for member in _members(tar, reader):
+        for count, member in enumerate(_members(tar, reader), start=1):
+            if count > limits.max_files:  # folders as well: each header takes memory
+                raise StoreError(f"{name} holds more than {limits.max_files:,} files; see `Limits(max_files=...)`.")
             if member.isdir():
                 continue
             if not member.isreg() or member.issparse():
@@ -91,8 +93,6 @@ def unpack(archive: Readable, folder: Path, limits: Limits, name: str) -> None:
             left -= member.size
             if left < 0:
                 raise too_large(name, limits)
-            if len(seen) > limits.max_files:
-                raise StoreError(f"{name} holds more than {limits.max_files:,} files; see `Limits(max_files=...)`.")
             _write(tar, member, folder / place, name)
         while reader.read(_CHUNK):  # the end of the compressed stream holds its checksum
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,17 +108,16 @@ class HubRepository:
             sha = self._api.repo_info(**self._where, revision=self.revision).sha
         return HubRepository(self.repo_id, sha, self.token, self.endpoint)
 
-    def manifest(self, folder: Path) -> bytes:
-        """The manifest, fetched into a folder on its own."""
-        with self._asking("read"):
+    def manifest(self) -> bytes:
+        """The manifest, read on its own."""
+        with self._asking("read"), tempfile.TemporaryDirectory(prefix="interpretune-") as folder:
             size = self._sizes(self.revision).get(MANIFEST)
             if size is None:
                 raise StoreError(f"There is no store at {self}: it has no {MANIFEST}. Check the name and the revision.")
             if size > MANIFEST_BYTES:
                 raise StoreError(f"The manifest of {self} has more than {MANIFEST_BYTES:,} bytes: it is none.")
-            self._api.hf_hub_download(**self._where, filename=MANIFEST, revision=self.revision, local_dir=folder)
-        _tidy(folder)
-        return (folder / MANIFEST).read_bytes()
+            file = self._api.hf_hub_download(**self._where, filename=MANIFEST, revision=self.revision, local_dir=folder)
+            return Path(file).read_bytes()
 
     def fetch(self, places: Iterable[str] | None, folder: Path, limits: Limits) -> None:
         """Copy the named files into a folder, and the card; no other file is looked at. None: all of a store."""
@@ -133,7 +133,7 @@ class HubRepository:
             self._api.snapshot_download(
                 **self._where, revision=self.revision, local_dir=folder, allow_patterns=sorted(wanted)
             )
-        _tidy(folder)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's own notes
 
     def _sizes(self, revision: str | None) -> dict[str, int]:
         tree = self._api.list_repo_tree(**self._where, recursive=True, revision=revision)
@@ -184,8 +184,3 @@ def _explain(error: BaseException) -> str:
         f"the hub cannot be reached ({type(error).__name__}: {said}). Check the connection, or share through a folder "
         "or an archive."
     )
-
-
-def _tidy(folder: Path) -> None:
-    """Remove the hub client's own notes."""
-    shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -32,7 +32,7 @@ class Limits:
     Attributes:
         max_bytes: Bytes of all unpacked files together, and of a store that is fetched.
         max_ratio: Unpacked bytes for each byte of the archive. Shards are compressed already: about 1 is usual.
-        max_files: Number of files.
+        max_files: Number of files and folders.
     """
 
     max_bytes: int = field(default=64 << 30, validator=validators.gt(0))

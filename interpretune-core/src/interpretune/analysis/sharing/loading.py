@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from interpretune.analysis.sharing.remote import RemotePlace
 from interpretune.analysis.sharing.staging import move_into, partial_folder, writing
 from interpretune.analysis.store import AnalysisStore
 from interpretune.analysis.store.manifest import Manifest
-from interpretune.cache_folder import cache_root
+from interpretune.cache_folder import cache_root, file_sha256
 from interpretune.errors import StoreError
 
 
@@ -62,21 +63,37 @@ def load_store(
         elif isinstance(place, RemotePlace) and place.archive:
             place.unpack_to(partial, limits or Limits())
         else:
-            content = _manifest(place, partial)
-            known = None if final else _known(cache / _name(content), allow_incomplete=allow_incomplete)
+            with writing(partial):
+                (partial / MANIFEST).write_bytes(_manifest(place))
+            with _naming(partial, str(source)):
+                manifest = Manifest.read(partial)
+            _check_complete(manifest.complete, str(source), allow_incomplete=allow_incomplete)
+            known = _known(cache / _name(partial), allow_incomplete=False) if manifest.complete and not final else None
             if known is not None:
                 return known
-            _fetch(place, partial, content, limits or Limits(), allow_incomplete=allow_incomplete)
+            _fetch(place, partial, manifest, limits or Limits())
         _checked(partial, str(source), allow_incomplete=allow_incomplete)
-        final = final or cache / _name((partial / MANIFEST).read_bytes())
-        if folder is not None or _known(final, allow_incomplete=allow_incomplete) is None:
-            move_into(partial, final, replace=folder is None)
+        if final is not None:
+            move_into(partial, final, replace=False)
+            return AnalysisStore.open(final)
+        final = cache / _name(partial)
+        known = _known(final, allow_incomplete=allow_incomplete)
+        if known is not None:
+            return known
+        try:
+            move_into(partial, final, replace=final.exists())
+        except StoreError:
+            if _known(final, allow_incomplete=allow_incomplete) is None:  # else another process has just put it there
+                raise
     return AnalysisStore.open(final)
 
 
-def _name(manifest: bytes) -> str:
-    """Folder of a store in the cache: the manifest has the hashes of everything else."""
-    return hashlib.sha256(manifest).hexdigest()[:32]
+def _name(folder: Path) -> str:
+    """Name of a store in the cache: a hash of its manifest, which has those of everything else once it is complete."""
+    content = (folder / MANIFEST).read_bytes()
+    if not Manifest.read(folder).complete:
+        content += "".join(f"{place} {file_sha256(folder / place)}\n" for place in places_in(folder)).encode()
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _known(folder: Path, *, allow_incomplete: bool) -> AnalysisStore | None:
@@ -96,10 +113,8 @@ def _unpack(archive: Path, folder: Path, limits: Limits) -> None:
         unpack(file, folder, limits, str(archive))
 
 
-def _manifest(place: Path | RemotePlace | HubRepository, scratch: Path) -> bytes:
-    if isinstance(place, HubRepository):
-        return place.manifest(scratch)
-    if isinstance(place, RemotePlace):
+def _manifest(place: Path | RemotePlace | HubRepository) -> bytes:
+    if not isinstance(place, Path):
         return place.manifest()
     try:
         return (place / MANIFEST).read_bytes()
@@ -107,42 +122,39 @@ def _manifest(place: Path | RemotePlace | HubRepository, scratch: Path) -> bytes
         raise StoreError(f"There is no store at {place}: it has no {MANIFEST}. Check the path.") from error
 
 
-def _fetch(
-    place: Path | RemotePlace | HubRepository,
-    folder: Path,
-    content: bytes,
-    limits: Limits,
-    *,
-    allow_incomplete: bool,
-) -> None:
+def _fetch(place: Path | RemotePlace | HubRepository, folder: Path, manifest: Manifest, limits: Limits) -> None:
     """Copy the files that a manifest names; of a store that is not complete, those that belong to one."""
-    manifest = Manifest.from_json(_text(content, str(place)), Path(str(place)) / MANIFEST)
-    _check_complete(manifest.complete, str(place), allow_incomplete=allow_incomplete)
-    if isinstance(place, Path):
-        _checked(place, str(place), allow_incomplete=allow_incomplete)
-        places = files_of(manifest) if manifest.complete else [name for name in places_in(place) if belongs(name)]
-        with writing(folder):
-            for name in places:
-                (folder / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(place / name, folder / name)
-    else:
+    if not isinstance(place, Path):
         place.fetch(files_of(manifest) if manifest.complete else None, folder, limits)
+        return
+    _checked(place, str(place), allow_incomplete=True)
+    places = files_of(manifest) if manifest.complete else [name for name in places_in(place) if belongs(name)]
+    with writing(folder):
+        for name in places:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(place / name, folder / name)
 
 
 def _checked(folder: Path, name: str, *, allow_incomplete: bool) -> AnalysisStore:
     """Open a store and compare every file with its hash; one that was just copied holds nothing else."""
-    copied = str(folder) != name
-    try:
-        if copied:
+    with _naming(folder, name):
+        if str(folder) != name:
             only_named(Manifest.read(folder), folder, name)
         store = AnalysisStore.open(folder)
         store.verify()
-    except StoreError as error:
-        if not copied:
-            raise
-        raise StoreError(f"What {name} holds is no whole store: {str(error).replace(str(folder), name)}") from error
     _check_complete(store.complete, name, allow_incomplete=allow_incomplete)
     return store
+
+
+@contextlib.contextmanager
+def _naming(folder: Path, name: str) -> Iterator[None]:
+    """In errors, call a folder that is gone by then what the caller calls it."""
+    try:
+        yield
+    except StoreError as error:
+        if str(folder) == name:
+            raise
+        raise StoreError(f"What {name} holds is no whole store: {str(error).replace(str(folder), name)}") from error
 
 
 def _check_complete(complete: bool, name: str, *, allow_incomplete: bool) -> None:
@@ -151,10 +163,3 @@ def _check_complete(complete: bool, name: str, *, allow_incomplete: bool) -> Non
             f"{name} is not complete: its run was not finished. Ask for the finished one, or take what is there with "
             "`allow_incomplete=True`."
         )
-
-
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise StoreError(f"The manifest of {name} is damaged ({error}). Get it again.") from error

@@ -68,6 +68,8 @@ class RemotePlace:
         with self._reaching("written"):
             if self._fs.exists(self._at(MANIFEST)):
                 self._fs.rm_file(self._at(MANIFEST))
+                for place in set(self._places()) - {place for place, _ in ordered}:  # *.parquet would read it as well
+                    self._fs.rm_file(self._at(place))
             for folder in {str(PurePosixPath(self._at(place)).parent) for place, _ in ordered}:
                 self._fs.makedirs(folder, exist_ok=True)
             for place, file in ordered:
@@ -91,8 +93,7 @@ class RemotePlace:
         left = limits.max_bytes
         with self._reaching("read"):
             if places is None:
-                found = (str(path).removeprefix(f"{self._path}/") for path in self._fs.find(self._path))
-                places = [place for place in found if belongs(place)]
+                places = self._places()
             elif self._fs.exists(self._at(CARD)):
                 places = [*places, CARD]
             for place in places:
@@ -102,6 +103,11 @@ class RemotePlace:
                 target = folder / place
                 target.parent.mkdir(exist_ok=True)
                 self._fs.get_file(self._at(place), str(target))
+
+    def _places(self) -> list[str]:
+        """What belongs to a store there."""
+        found = (str(path).removeprefix(f"{self._path}/") for path in self._fs.find(self._path))
+        return [place for place in found if belongs(place)]
 
     def _at(self, place: str) -> str:
         return f"{self._path}/{place}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -58,7 +59,12 @@ def move_into(partial: Path, place: Path, *, replace: bool) -> None:
     """
     with writing(place):
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-            partial.replace(place)
+            try:
+                partial.replace(place)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody was faster
+                    raise taken(place) from error
+                raise
             return
         if not replace:
             raise taken(place)
