@@ -95,9 +95,9 @@ def writes(name: str, *reads: str, field: Field | None = None, **declared: Any) 
 WRONG_PLANS: dict[str, tuple[list[Operation], dict[str, Any], str]] = {
     "missing input": ([double], {}, r"Operation double reads start, which nobody writes\. There are inputs, labels"),
     "misspelt input": (
-        [begin, writes("b", "strat")],
+        [begin, writes("b", "stert")],
         {},
-        r"Operation make_b reads strat, which nobody writes\. Did you mean start\?",
+        r"Operation make_b reads stert, which nobody writes\. Did you mean start\?",
     ),
     "two writers": (
         [begin, double, Operation("other", double.function, ("start",), (DOUBLED,))],
@@ -107,7 +107,7 @@ WRONG_PLANS: dict[str, tuple[list[Operation], dict[str, Any], str]] = {
     "writes a source": ([writes("labels", "inputs")], {}, r"writes labels, which is there before anything runs"),
     "cycle": ([writes("a", "b"), writes("b", "a")], {}, r"Operations wait for each other: make_a -> make_b -> make_a"),
     "one name, two operations": ([begin, double, double.with_options(factor=5.0)], {}, r"operations are called double"),
-    "keeps what is not there": ([begin], {"keep": ["strat"]}, r"to keep strat, which nobody writes\. .*start"),
+    "keeps what is not there": ([begin], {"keep": ["stert"]}, r"to keep stert, which nobody writes\. .*start"),
     "keeps what is not stored": (
         [writes("thing", "inputs", field=Field("thing", "object", Per.batch))],
         {"keep": ["thing"]},
