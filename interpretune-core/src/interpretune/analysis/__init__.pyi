@@ -1,6 +1,7 @@
 from .backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
 from .batch import AnalysisBatch, LatentValues, Peaks
 from .cache import AnalysisCache, SaveCfg
+from .comparison import Agreement, StoreComparison, compare_stores, parity_scatter
 from .dashboards import display_latent_dashboards
 from .hf_backend import HuggingFaceBackend
 from .inputs import ModelInputs, Points
@@ -45,6 +46,7 @@ from .replay import (
     latent_edges,
 )
 from .runner import run_analysis
+from .sharing import HubRepository, Limits, load_store, save_store, store_card
 from .steps import loss_and_logit_diffs, run_with_ctx
 from .store import AnalysisStore
 from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
@@ -54,6 +56,7 @@ __all__ = [
     "CAPABILITIES",
     "ActivationSummary",
     "Add",
+    "Agreement",
     "AnalysisBackend",
     "AnalysisBatch",
     "AnalysisCache",
@@ -63,6 +66,7 @@ __all__ = [
     "AnalysisStore",
     "Context",
     "Edit",
+    "HubRepository",
     "HuggingFaceBackend",
     "Intervention",
     "LatentEdges",
@@ -72,6 +76,7 @@ __all__ = [
     "LatentRows",
     "LatentTable",
     "LatentValues",
+    "Limits",
     "ModelInputs",
     "Patch",
     "Peaks",
@@ -85,12 +90,14 @@ __all__ = [
     "SelfCheck",
     "SetTo",
     "SplicedRun",
+    "StoreComparison",
     "ablate",
     "ablate_everywhere",
     "activation_name",
     "attribute",
     "calc_activation_summary",
     "calculate_latent_metrics",
+    "compare_stores",
     "compute_correct",
     "construct_names_filter",
     "create_attribution_tables",
@@ -104,11 +111,15 @@ __all__ = [
     "latent_edges",
     "latent_metrics_scatter",
     "layer_of",
+    "load_store",
     "logit_differences",
     "loss_and_logit_diffs",
     "measure_latent_quality",
+    "parity_scatter",
     "plot_latent_effects",
     "run_analysis",
     "run_with_ctx",
     "run_with_interventions",
+    "save_store",
+    "store_card",
 ]
