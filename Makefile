@@ -8,7 +8,7 @@ PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretu
 SOURCES := $(PACKAGES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test lint format bench-overhead bench-ablation bench-runner clean
+.PHONY: setup demo test lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
 
 setup: $(INSTALLED)
 
@@ -45,6 +45,12 @@ bench-ablation: $(INSTALLED)  ## exact ablation beside the plain loop; writes be
 
 bench-runner: $(INSTALLED)  ## the demo's analyses with and without runner and stores; writes benchmarks/out/runner.json
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.runner $(ARGS)
+
+bench-store: $(INSTALLED)  ## bytes, rates and memory of a store of results; writes benchmarks/out/store.json
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.store $(ARGS)
+
+soak-store: $(INSTALLED)  ## kills writers of a store at 200 random moments; ARGS="--seed 1" repeats some
+	OMP_NUM_THREADS=1 $(BIN)/python -c "from benchmarks.soak_store import main; main()" $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -51,6 +51,7 @@ class Journal:
         self._folder, self._prefix, self._lock = folder, rank_prefix(rank), lock
         self._rows_per_shard = rows_per_shard
         self._entries: list[_Entry] = []
+        self._rows = self._size = 0
 
     def recover(self, sealed: Collection[int]) -> None:
         """Find what an earlier writer of the rank left.
@@ -71,7 +72,7 @@ class Journal:
             if notes.index[0] in sealed:
                 remove(path)
             else:
-                self._entries.append(_Entry(path, path.stat().st_size, notes))
+                self._append(_Entry(path, path.stat().st_size, notes))
 
     def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
         """Write a batch; it is there when this returns.
@@ -80,7 +81,7 @@ class Journal:
             StoreError: It cannot be written.
         """
         path = self._folder / JOURNAL / f"{self._prefix}{notes.index[0]:012d}.arrow"
-        self._entries.append(_Entry(path, write_journal(path, rows, notes), notes))
+        self._append(_Entry(path, write_journal(path, rows, notes), notes))
 
     def roll_if_due(self) -> None:
         """Make a shard where the journal has enough for one.
@@ -88,8 +89,7 @@ class Journal:
         Raises:
             StoreError: It cannot be written; the batches stay in the journal.
         """
-        rows = sum(int(entry.notes.rows[0]) for entry in self._entries)
-        if rows >= self._rows_per_shard or sum(entry.size for entry in self._entries) >= JOURNAL_BYTES:
+        if self._rows >= self._rows_per_shard or self._size >= JOURNAL_BYTES:
             self.roll()
 
     def roll(self) -> None:
@@ -106,10 +106,15 @@ class Journal:
         )
         path = self._folder / SHARDS / f"{self._prefix}{last + 1:06d}.parquet"
         write_shard(path, Notes.merge([entry.notes for entry in entries]), (read_journal(e.path) for e in entries))
-        self._entries = []
+        self._entries, self._rows, self._size = [], 0, 0
         for entry in entries:
             remove(entry.path)
 
     def release(self) -> None:
         """Let another writer take the rank."""
         self._lock.release()
+
+    def _append(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._rows += int(entry.notes.rows[0])
+        self._size += entry.size

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from interpretune.analysis.batch import LatentValues
@@ -56,9 +56,31 @@ class Rows:
 
     Attributes:
         columns: By name of the field; tables are not among them.
+        sparse: Those of per-latent fields.
+        dense: All others.
+        schema: Arrow schema of the rows.
     """
 
     columns: Mapping[str, Column]
+    sparse: Sequence[Column] = field(init=False)
+    dense: Sequence[Column] = field(init=False)
+    schema: pa.Schema = field(init=False)
+
+    @sparse.default
+    def _find_sparse(self) -> list[Column]:
+        return [column for column in self.columns.values() if column.field.per is Per.latent]
+
+    @dense.default
+    def _find_dense(self) -> list[Column]:
+        return [column for column in self.columns.values() if column.field.per is not Per.latent]
+
+    @schema.default
+    def _make_schema(self) -> pa.Schema:
+        fields = [pa.field(name, pa.int64(), nullable=False) for name in (EXAMPLE, BATCH)]
+        fields += [column.arrow for column in self.dense]
+        if self.sparse:
+            fields.append(pa.field(LATENTS, entries_type(self.sparse), nullable=False))
+        return pa.schema(fields)
 
     @classmethod
     def of_values(cls, fields: Mapping[str, Field], values: Mapping[str, Any]) -> Rows:
@@ -95,25 +117,6 @@ class Rows:
         if any(found[name].type != pa.int64() for name in (EXAMPLE, BATCH)):
             raise ValueError(f"its columns {EXAMPLE} and {BATCH} are not int64")
         return cls({name: Column.of_arrow(item, found[name]) for name, item in stored.items()})
-
-    @property
-    def sparse(self) -> list[Column]:
-        """Columns of per-latent fields."""
-        return [column for column in self.columns.values() if column.field.per is Per.latent]
-
-    @property
-    def dense(self) -> list[Column]:
-        """All others."""
-        return [column for column in self.columns.values() if column.field.per is not Per.latent]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Arrow schema of the rows."""
-        fields = [pa.field(name, pa.int64(), nullable=False) for name in (EXAMPLE, BATCH)]
-        fields += [column.arrow for column in self.dense]
-        if self.sparse:
-            fields.append(pa.field(LATENTS, entries_type(self.sparse), nullable=False))
-        return pa.schema(fields)
 
     def schema_of(self, selection: Selection) -> pa.Schema:
         """Arrow schema of some columns."""

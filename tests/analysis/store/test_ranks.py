@@ -1,0 +1,112 @@
+"""Several processes write one store; merged, it is the one that a single process writes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from benchmarks.soak_store import forking
+from interpretune.analysis.store import AnalysisStore
+from interpretune.errors import StoreBusyError, StoreError
+from tests.analysis.store.synthetic import (
+    N_BATCHES,
+    assert_whole,
+    examples_of,
+    interrupt,
+    sealed,
+    values_of,
+    write,
+    writer_of,
+)
+
+
+def write_rank(folder: Path, rank: int, world_size: int) -> None:
+    """What each process does: its share, and sealing where it finds all there."""
+    writer = writer_of(folder, rank=rank, world_size=world_size)
+    write(writer, *range(rank, N_BATCHES, world_size))
+    writer.close()
+    if not writer.missing():
+        writer.seal()
+
+
+def rows_by_example(store: AnalysisStore) -> pa.Table:
+    return pa.Table.from_batches(store.record_batches()).sort_by("example")
+
+
+def test_ranks_in_processes_make_the_store_of_one_process(tmp_path: Path) -> None:
+    context = forking()
+    ranks = [context.Process(target=write_rank, args=(tmp_path / "merged", rank, 3)) for rank in range(3)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0, 0]
+    merged, single = AnalysisStore.open(tmp_path / "merged"), sealed(tmp_path / "single")
+    assert merged.complete
+    assert merged.manifest.world_size == 3
+    assert_whole(merged, *range(N_BATCHES))
+    assert rows_by_example(merged).equals(rows_by_example(single))
+    merged.verify()
+
+
+def test_a_run_of_two_is_finished_by_one(tmp_path: Path) -> None:
+    for rank in range(2):
+        interrupt(tmp_path, rank, rank=rank, world_size=2)
+    with writer_of(tmp_path) as writer:
+        assert writer.done == {0, 1}
+        write(writer, 2, 3, 4, 5)
+        assert_whole(writer.seal(), *range(N_BATCHES))
+    assert not list((tmp_path / "journal").iterdir())
+
+
+def test_a_store_is_not_sealed_while_a_rank_has_batches_in_its_journal(tmp_path: Path) -> None:
+    one, other = (writer_of(tmp_path, rank=rank, world_size=2, rows_per_shard=100) for rank in range(2))
+    write(one, 0, 2, 4)
+    write(other, 1, 3, 5)
+    with pytest.raises(StoreBusyError, match="Another writer is at work on rank 1"):
+        one.seal()
+    assert_whole(other.seal(), *range(N_BATCHES))
+    one.seal().verify()
+
+
+def test_a_batch_of_two_ranks_is_refused(tmp_path: Path) -> None:
+    one, other = (writer_of(tmp_path, rank=rank, world_size=2) for rank in range(2))
+    write(one, 0, 1, 2)
+    write(other, 2, 3, 4, 5)
+    one.close()
+    with pytest.raises(StoreError, match=r"Batch 2 is there twice, in r00000-.* and in r00001-"):
+        other.seal()
+
+
+def test_ranks_of_unlike_dtypes_are_refused(tmp_path: Path) -> None:
+    one, other = (writer_of(tmp_path, rank=rank, world_size=2) for rank in range(2))
+    write(one, 0, 1, 2)
+    other.write(3, examples_of(3), {**values_of(3), "logit_diffs": values_of(3)["logit_diffs"].double()})
+    write(one, 4, 5)
+    one.close()
+    other.close()
+    with pytest.raises(
+        StoreError, match="keeps logit_diffs as a torch.float64 .* All processes of a run compute in one"
+    ):
+        AnalysisStore.open(tmp_path)
+
+
+def test_a_killed_roll_doubles_nothing(tmp_path: Path) -> None:
+    """The shard is there and its journal files are not removed yet."""
+    interrupt(tmp_path, 0, 1, 2)
+    shutil.copytree(tmp_path / "journal", tmp_path / "before")
+    writer_of(tmp_path).close()
+    for path in (tmp_path / "before").iterdir():
+        path.rename(tmp_path / "journal" / path.name)
+    shutil.rmtree(tmp_path / "before")
+    (tmp_path / "journal" / ".r00000-000000000003.arrow.77.partial").write_bytes(b"half")
+    (tmp_path / "shards" / ".r00000-000001.parquet.77.partial").write_bytes(b"half")
+    assert_whole(AnalysisStore.open(tmp_path), 0, 1, 2)
+    with writer_of(tmp_path) as writer:
+        assert writer.done == {0, 1, 2}
+        write(writer, 3, 4, 5)
+        assert_whole(writer.seal(), *range(N_BATCHES))
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".partial", ".arrow")]
