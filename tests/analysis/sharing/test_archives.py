@@ -265,6 +265,23 @@ def test_a_header_that_says_more_than_there_is_is_refused(tmp_path: Path) -> Non
     assert_refused(archive, "cut short|damaged", limits=Limits(max_bytes=1 << 41))
 
 
+def test_a_negative_size_is_refused(store: AnalysisStore, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    archive = tmp_path / "there" / "run.tar"
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("shards/x.parquet")
+        info.pax_headers = {"size": "-1000000"}
+        tar.addfile(info)
+    assert_refused(archive, "damaged")
+
+
+def test_folders_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    folders = [(f"f{i}", kind(tarfile.DIRTYPE)) for i in range(30)]
+    archive = tar_of(tmp_path / "there" / "run.tar", folders)
+    assert_refused(archive, "more than 20 files", limits=Limits(max_files=20))
+
+
 @pytest.mark.parametrize("fmt", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path, fmt: int) -> None:
     (tmp_path / "there").mkdir()

@@ -93,6 +93,8 @@ def unpack(archive: Readable, folder: Path, limits: Limits, name: str) -> None:
             left -= member.size
             if left < 0:
                 raise too_large(name, limits)
+            if member.size < 0:
+                raise StoreError(f"{name} is damaged: {place} has {member.size} bytes. Get it again.")
             _write(tar, member, folder / place, name)
         while reader.read(_CHUNK):  # the end of the compressed stream holds its checksum
             pass
