@@ -231,6 +231,22 @@ def test_what_is_drawn_follows_the_seed_not_the_order_of_work(core_session: it.I
     assert len(set(first)) == N_ROWS
 
 
+def test_a_store_says_who_was_asked_and_tells_no_folders(core_session: it.ITSession, tmp_path: Path) -> None:
+    about = AnalysisRunner(**core_session, root=tmp_path).run({"a": "clean_w_sae"})["a"].manifest.about
+    assert about["model"]["class"].endswith("GPT2LMHeadModel")
+    assert [item["hook_point"] for item in about["latent_models"]] == [
+        "blocks.0.hook_resid_post",
+        "blocks.2.hook_mlp_out",
+    ]
+    assert about["data"]["examples"] == N_ROWS
+    assert about["data"]["source"]["validation"] == "validation.jsonl"
+    assert about["configs"]["datamodule"]["eval_batch_size"] == BATCH_SIZE
+    assert about["stack"] == ["core"]
+    assert {"interpretune-core", "torch", "transformers"} <= about["versions"].keys()
+    told = (tmp_path / next(tmp_path.iterdir()).name / "manifest.json").read_text(encoding="utf-8")
+    assert str(core_session.module.it_cfg.model_name_or_path) not in told
+
+
 def test_a_dry_run_tells_and_writes_nothing(core_session: it.ITSession, tmp_path: Path) -> None:
     told = AnalysisRunner(**core_session, root=tmp_path / "out").dry_run({"a": AnalysisMode.attr_patching})["a"]
     assert (told.examples, told.batches, told.remaining, told.forwards) == (N_ROWS, N_BATCHES, N_BATCHES, N_BATCHES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,7 +61,7 @@ def identify_model(module: ITModule) -> dict[str, Any]:
     model: Any = module.model
     config = getattr(model, "config", None) or getattr(model, "cfg", None)
     return {
-        "source": str(module.it_cfg.model_name_or_path),
+        "source": without_folders(str(module.it_cfg.model_name_or_path)),
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "type": str(getattr(config, "model_type", getattr(config, "model_name", ""))),
         "sha256": hash_weights(model),
@@ -100,6 +101,15 @@ def identify_task(module: ITModule) -> dict[str, str]:
         "special_tokens": str(module.backend.special_token_ids().tolist()),
         "code": digest.hexdigest(),
     }
+
+
+def without_folders(place: str) -> str:
+    """The last part of an absolute path; anything else as it is. Stores are shared; folders of a machine need not be.
+
+    Args:
+        place: A path, a hub id, or any text.
+    """
+    return Path(place).name if Path(place).is_absolute() else place
 
 
 def library_versions(module: ITModule) -> dict[str, str]:

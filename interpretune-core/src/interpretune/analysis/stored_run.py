@@ -20,6 +20,7 @@ from interpretune.analysis.identity import (
     identify_model,
     identify_task,
     library_versions,
+    without_folders,
 )
 from interpretune.analysis.operations import Plan, run_summaries
 from interpretune.analysis.store import AnalysisStore, StoreWriter
@@ -41,7 +42,7 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
         "latent_models": [identify_latents(item) for item in module.latent_models],
         "task": identify_task(module),
         "data": {
-            "source": str(datamodule.itdm_cfg.data),
+            "source": _told(datamodule.itdm_cfg.data),
             "split": "test",
             "fingerprint": data.fingerprint,
             "examples": sum(data.sizes),
@@ -171,8 +172,10 @@ class _Column(Sequence[Any]):
 
 def _told(value: Any) -> Any:
     """A setting as JSON has it; what JSON has not, in words."""
-    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
+    if isinstance(value, (str, Path)):
+        return without_folders(str(value))
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _told(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
