@@ -19,7 +19,7 @@ import torch
 from attrs import frozen
 
 from interpretune import load_metric
-from interpretune.analysis import AnalysisMode, LatentMetrics
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, LatentMetrics
 from interpretune_saelens import SAELensFromDiskConfig
 from tests.e2e.tiny_gpt2_small import save_model, save_sae
 from tests.e2e.tutorial import Rewriter, code_cells, read_imports_page, tutorial_text
@@ -182,6 +182,19 @@ def test_grad_mode_is_what_the_tutorial_set_last(run: Run) -> None:
     module = run.names["sl_test_module"]
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_the_same_analyses_run_as_plans_into_stores(run: Run, tmp_path: Path) -> None:
+    cfgs = {str(mode): AnalysisCfg(mode=mode) for mode in AnalysisMode}
+    runner = AnalysisRunner(**run.names["it_session"], root=tmp_path, limit=BATCHES * BATCH_SIZE)
+    for name, store in runner.run(cfgs).items():
+        stored, cache = AnalysisCache.of(store), run.names["logit_diff_summs"][AnalysisMode(name)]
+        torch.testing.assert_close(torch.cat(stored.logit_diffs), torch.cat(cache.logit_diffs))
+        for found, wanted in zip(stored.effects, cache.effects, strict=True):
+            assert found.keys() == wanted.keys()
+            for hook, item in wanted.items():
+                assert torch.equal(found[hook].latents, item.latents)
+                torch.testing.assert_close(found[hook].values, item.values, rtol=1e-4, atol=1e-5)
 
 
 def test_steps_that_the_tutorial_defines_run_too(run: Run) -> None:

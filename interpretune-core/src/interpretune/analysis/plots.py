@@ -135,6 +135,7 @@ def latent_metrics_scatter(
     label1: str = "first",
     label2: str = "second",
     figure_dir: Path | None = None,
+    what: str = "total effect (logits)",
 ) -> go.Figure:
     """Plot the total effects of two analyses against each other, a panel for each latent model.
 
@@ -144,6 +145,7 @@ def latent_metrics_scatter(
         label1: Name of the first analysis.
         label2: Name of the second analysis.
         figure_dir: Where to save; see ``show_or_save``.
+        what: Names what is plotted on the axes.
 
     Returns:
         The figure; each panel states the Pearson correlation.
@@ -180,8 +182,8 @@ def latent_metrics_scatter(
             row=1,
             col=column,
         )
-        figure.update_xaxes(title_text=f"{label1}: total effect (logits)", row=1, col=column)
-        figure.update_yaxes(title_text=f"{label2}: total effect (logits)", row=1, col=column)
+        figure.update_xaxes(title_text=f"{label1}: {what}", row=1, col=column)
+        figure.update_yaxes(title_text=f"{label2}: {what}", row=1, col=column)
     title = f"{label1} against {label2}"
     figure.update_layout(
         title=title,
