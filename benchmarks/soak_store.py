@@ -116,7 +116,7 @@ class Soak:
             number = self.found["runs"]
             folder, world_size = self._scratch / f"run-{number}", 1 + number % 3
             written: set[int] = set()
-            while self._start(folder, world_size, written, kill=self.found["kills"] < kills):
+            while self._start(folder, world_size, written, kill=self.found["kills"] < kills and not _sealed(folder)):
                 pass
             store = AnalysisStore.open(folder)
             assert store.complete, "no process sealed the store"
@@ -180,6 +180,10 @@ class Soak:
             self.found["after sealing"] += 1
         else:
             self.found["elsewhere"] += 1
+
+
+def _sealed(folder: Path) -> bool:
+    return (folder / "manifest.json").exists() and AnalysisStore.open(folder).complete
 
 
 def _batches_of(path: Path) -> list[int]:

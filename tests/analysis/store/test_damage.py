@@ -148,6 +148,29 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda notes: notes["widths"].popitem(), "its notes lack the width of"),
+        (lambda notes: notes["layouts"][0]["hooks"].popitem(), "its notes are on other fields than it has"),
+        (lambda notes: notes["layouts"][0].update(numbers=["effects"]), "its notes are on other fields than it has"),
+        (lambda notes: notes["batches"].pop(), "its notes on batches contradict each other"),
+        (lambda notes: notes["layout"].__setitem__(0, 9), "its notes on batches contradict each other"),
+        (lambda notes: notes["rows"].__setitem__(0, 2**80), "its notes on batches are damaged"),
+        (lambda notes: notes["rows"].reverse() or notes["rows"].__setitem__(0, 2), "not those of its batches"),
+        (lambda notes: notes.clear(), "its notes on batches are damaged"),
+    ],
+)
+def test_a_shard_whose_notes_are_wrong(folder: Path, change: Callable[[Any], Any], message: str) -> None:
+    table = pq.read_table(shard_of(folder), partitioning=None)
+    notes = json.loads(table.schema.metadata[b"interpretune"])
+    change(notes)
+    metadata = {**table.schema.metadata, b"interpretune": json.dumps(notes).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), shard_of(folder))
+    with pytest.raises(StoreError, match=rf"cannot be read \(.*{message}"):
+        AnalysisStore.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (lambda table: table.drop_columns(["loss"]), "its columns are .*, and .*loss.* are declared"),
         (lambda table: table.append_column("more", table["loss"]), "its columns are .*more"),
         (lambda table: table.set_column(1, "batch", table["batch"].cast("int32")), "example and batch are not int64"),

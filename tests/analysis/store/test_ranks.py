@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from benchmarks.soak_store import forking
-from interpretune.analysis.store import AnalysisStore
+from interpretune.analysis.store import AnalysisStore, journal
 from interpretune.errors import StoreBusyError, StoreError
 from tests.analysis.store.synthetic import (
     N_BATCHES,
@@ -92,6 +93,24 @@ def test_ranks_of_unlike_dtypes_are_refused(tmp_path: Path) -> None:
         StoreError, match="keeps logit_diffs as a torch.float64 .* All processes of a run compute in one"
     ):
         AnalysisStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["write_journal", "write_shard"])
+def test_a_writer_that_is_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    done = getattr(journal, step)
+
+    def interrupted(*arguments: Any) -> None:
+        done(*arguments)
+        raise KeyboardInterrupt
+
+    with writer_of(tmp_path) as writer:
+        write(writer, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                write(writer, 1)
+        write(writer, *(batch for batch in range(N_BATCHES) if batch not in writer.done))
+        assert_whole(writer.seal(), *range(N_BATCHES))
 
 
 def test_a_killed_roll_doubles_nothing(tmp_path: Path) -> None:

@@ -150,6 +150,19 @@ def test_latents_that_are_zero_in_every_example_stay_alive() -> None:
     ]
 
 
+def test_latents_with_two_further_axes_are_read_from_the_middle_of_a_shard(tmp_path: Path) -> None:
+    fields = [Field("edges", "float64", Per.latent, ("downstream", "sign"))]
+    given_values = [
+        {"edges": {"a": LatentValues(torch.tensor([batch]), torch.rand(1, 1, 2, 1, dtype=torch.float64), 10)}}
+        for batch in range(3)
+    ]
+    with StoreWriter.create(tmp_path, fields, {}, key="k", n_batches=3) as writer:
+        for batch, values in enumerate(given_values):
+            writer.write(batch, [batch], values)
+        for found, expected in zip(writer.seal().batches(), given_values, strict=True):
+            assert_same(dict(found), expected)
+
+
 def test_values_read_are_the_readers_own() -> None:
     store, writer = AnalysisStore.in_memory([Field("logit_diffs")])
     written = torch.ones(2)
@@ -213,5 +226,6 @@ def test_a_stores_rows_are_those_of_its_batches(tmp_path: Path) -> None:
     assert [row for row in rows if row["activations"]] == expected
     assert store.n_examples == N_BATCHES * SIZE
     assert next(store.latents(["effects"])).schema.names == ["example", "hook", "latent", "effects"]
+    assert next(store.latents(["effects", "activations"])).schema.names[3:] == ["effects", "activations"]
     assert next(store.record_batches(["loss"])).schema.names == ["example", "batch", "loss"]
     assert next(store.record_batches()).schema.equals(store.schema, check_metadata=True)

@@ -146,10 +146,12 @@ class Column:
         return array
 
     def to_tensor(self, array: pa.Array) -> Tensor:
-        """Arrow values without nulls as a tensor ``[n, *sizes]`` of its own."""
-        n = len(array)
+        """Arrow values, without those that are null, as a tensor ``[n, *sizes]`` of its own."""
+        n = len(array) - array.null_count
+        if array.null_count and not self.sizes:
+            array = array.drop_null()
         for _ in self.sizes:
-            array = array.flatten()
+            array = array.flatten()  # leaves out what is null
         values = np.array(array.to_numpy(zero_copy_only=False), copy=True)
         tensor = torch.from_numpy(values).reshape(n, *self.sizes)
         return tensor.to(TORCH_DTYPES[self.dtype])

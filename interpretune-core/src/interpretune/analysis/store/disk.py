@@ -107,10 +107,14 @@ def make_folders(folder: Path) -> None:
         raise write_refused(folder, error) from error
 
 
-def remove_partials(folder: Path, start: str) -> None:
-    """Remove what a killed writer left unfinished; the caller holds the lock under which it was written."""
-    for name in (SHARDS, JOURNAL):
-        for path in (folder / name).glob(f".{start}*{PARTIAL}"):
+def remove_partials(*folders: Path, start: str = "") -> None:
+    """Remove what a killed writer left unfinished; the caller holds the lock under which it was written.
+
+    Raises:
+        StoreError: It cannot be removed.
+    """
+    for folder in folders:
+        for path in folder.glob(f".{start}*{PARTIAL}"):
             remove(path)
 
 

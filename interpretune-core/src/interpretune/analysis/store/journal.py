@@ -50,7 +50,7 @@ class Journal:
         """
         self._folder, self._prefix, self._lock = folder, rank_prefix(rank), lock
         self._rows_per_shard = rows_per_shard
-        self._entries: list[_Entry] = []
+        self._entries: dict[int, _Entry] = {}
         self._rows = self._size = 0
 
     def recover(self, sealed: Collection[int]) -> None:
@@ -62,7 +62,7 @@ class Journal:
         Raises:
             StoreError: A file cannot be removed.
         """
-        remove_partials(self._folder, self._prefix)
+        remove_partials(self._folder / JOURNAL, self._folder / SHARDS, start=self._prefix)
         for path in journal_files(self._folder, self._prefix):
             try:
                 notes = read_journal(path).notes
@@ -100,13 +100,16 @@ class Journal:
         """
         if not self._entries:
             return
-        entries = sorted(self._entries, key=lambda entry: int(entry.notes.index[0]))
+        entries = [self._entries[index] for index in sorted(self._entries)]
         last = max(
             (int(path.stem[len(self._prefix) :]) for path in shard_files(self._folder, self._prefix)), default=-1
         )
         path = self._folder / SHARDS / f"{self._prefix}{last + 1:06d}.parquet"
-        write_shard(path, Notes.merge([entry.notes for entry in entries]), (read_journal(e.path) for e in entries))
-        self._entries, self._rows, self._size = [], 0, 0
+        try:
+            write_shard(path, Notes.merge([entry.notes for entry in entries]), (read_journal(e.path) for e in entries))
+        finally:
+            if path.exists():  # also where an interrupt came just after it; moving a batch twice would double it
+                self._entries, self._rows, self._size = {}, 0, 0
         for entry in entries:
             remove(entry.path)
 
@@ -115,6 +118,6 @@ class Journal:
         self._lock.release()
 
     def _append(self, entry: _Entry) -> None:
-        self._entries.append(entry)
+        self._entries[int(entry.notes.index[0])] = entry  # in place of one whose writer was interrupted
         self._rows += int(entry.notes.rows[0])
         self._size += entry.size

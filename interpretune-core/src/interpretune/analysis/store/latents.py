@@ -98,7 +98,13 @@ def encode_latents(
                 continue
             array = column.storable(item.values, (n, len(latents)), f"{where}, {column.field.name} at {hook}")
             dense.append(array)
-            present[:, np.searchsorted(union, latents)] |= (array != 0).any(axis=tuple(range(2, array.ndim)))
+            some = array != 0
+            if array.ndim > 2:
+                some = some.any(axis=tuple(range(2, array.ndim)))
+            if len(latents) == len(union):
+                present |= some
+            else:
+                present[:, np.searchsorted(union, latents)] |= some
         present[0, ~present.any(axis=0)] = True
         row, place = present.nonzero()
         rows.append(row)
@@ -160,6 +166,8 @@ def decode_latents(
     for column in columns:
         member = entries.field(column.field.name)
         has = member.is_valid().to_numpy(zero_copy_only=False) if member.null_count else None
+        flat = column.to_tensor(member)  # indexed below, as Arrow's own `take` gets slices of lists of lists wrong
+        counted = None if has is None else np.cumsum(has) - 1
         found[column.field.name] = {}
         for hook in hooks[column.field.name]:
             at = at_hook[names.index(hook)]
@@ -171,8 +179,8 @@ def decode_latents(
                 latents, place = alive[hook]
             if has is None:
                 alive[hook] = latents, place
-            flat = column.to_tensor(member.take(pa.array(at)))
             dense = flat.new_zeros(n, len(latents), *column.sizes)
-            dense[torch.from_numpy(rows[at]), torch.from_numpy(place)] = flat
+            found_at = torch.from_numpy(at if counted is None else counted[at])
+            dense[torch.from_numpy(rows[at]), torch.from_numpy(place)] = flat[found_at]
             found[column.field.name][hook] = LatentValues(torch.from_numpy(latents.copy()), dense, widths[hook])
     return found

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from interpretune.analysis.fields import Field
 from interpretune.analysis.store.disk import JOURNAL, SHARDS, read_refused, whole_file
-from interpretune.analysis.store.latents import HOOK, HOOK_TYPE, LATENTS, hook_array, hook_codes
+from interpretune.analysis.store.latents import HOOK, HOOK_TYPE, LATENT, LATENTS, hook_array, hook_codes
 from interpretune.analysis.store.notes import METADATA, Notes
 from interpretune.analysis.store.rows import Rows, Selection
 from interpretune.errors import StoreError
@@ -94,11 +94,11 @@ class ShardPiece:
                 self.path, metadata=self._metadata, read_dictionary=coded, page_checksum_verification=True
             ) as file:
                 table = file.read_row_group(group, columns=selection.paths, use_threads=False)
-        except (OSError, ValueError) as error:
+            arrays = {name: _one(table.column(name)) for name in selection.columns}
+            if selection.latents is not None:
+                arrays[LATENTS] = _with_hooks(_one(table.column(LATENTS)), hooks, selection.latents)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise read_refused(self.path, error) from error
-        arrays = {name: _one(table.column(name)) for name in selection.columns}
-        if selection.latents is not None:
-            arrays[LATENTS] = _with_hooks(_one(table.column(LATENTS)), hooks, selection.latents)
         return pa.RecordBatch.from_pydict(arrays)
 
 
@@ -216,6 +216,7 @@ def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -
     schema = piece.schema if isinstance(piece, ShardPiece) else piece.rows.schema
     try:
         found = Rows.of_arrow(fields, schema)
+        _check_layouts(piece.notes, found)
     except ValueError as error:
         raise read_refused(Path(piece.name), error) from error
     if rows is not None and found.columns != rows.columns:
@@ -225,6 +226,12 @@ def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -
             f"{rows.columns[unlike].expected()}. All processes of a run compute in one dtype and with the same sizes."
         )
     return found if rows is None else rows
+
+
+def _check_layouts(notes: Notes, rows: Rows) -> None:
+    sparse, dense = ({column.field.name for column in columns} for columns in (rows.sparse, rows.dense))
+    if any({name for name, _ in item.hooks} != sparse or set(item.numbers) - dense for item in notes.layouts):
+        raise ValueError("its notes are on other fields than it has")
 
 
 def journal_files(folder: Path, start: str = "") -> list[Path]:
@@ -245,7 +252,7 @@ def _with_hooks(lists: pa.Array, hooks: Sequence[str], members: Sequence[str] | 
     """The sparse column with other codes for activation names, and only some of its fields."""
     entries = lists.flatten()
     kinds = {item.name: item for item in entries.type}
-    names = [HOOK, *(name for name in kinds if name != HOOK and (members is None or name in (*members, "latent")))]
+    names = [HOOK, LATENT, *([name for name in kinds if name not in (HOOK, LATENT)] if members is None else members)]
     codes = hook_array(hook_codes(entries.field(HOOK), hooks), hooks)
     fields = [pa.field(HOOK, HOOK_TYPE, nullable=False), *(kinds[name] for name in names[1:])]
     struct = pa.StructArray.from_arrays([codes, *(entries.field(name) for name in names[1:])], fields=fields)

@@ -171,11 +171,11 @@ class Rows:
             if type(value) in (bool, int, float) and not column.sizes and not column.field.ragged:
                 plain.append(name)
                 value = number_tensor(value, column, where)
-            if isinstance(value, Tensor) and not column.field.ragged:
-                value = value[None]
-            elif column.field.ragged or column.dtype == "string":
-                value = [value]
-            arrays.append(column.encode(value, 1, where).take(pa.array(np.zeros(n, dtype=np.int64))))
+            if column.field.ragged or column.dtype == "string":
+                array = column.encode([value], 1, where)
+            else:
+                array = column.to_arrow(column.storable(value, (), where)[None])
+            arrays.append(pa.concat_arrays([array] * n))
         widths: dict[str, int] = {}
         hooks = []
         for column in self.sparse:

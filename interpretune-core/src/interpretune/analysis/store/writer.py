@@ -16,11 +16,13 @@ from interpretune.analysis.store.contents import Contents, batches_there
 from interpretune.analysis.store.declared import check_fields, describe, same_fields
 from interpretune.analysis.store.disk import (
     MANIFEST,
+    TABLES,
     check_name,
     check_nobody_writes,
     hold_rank,
     holding_manifest,
     make_folders,
+    remove_partials,
 )
 from interpretune.analysis.store.journal import ROWS_PER_SHARD, Journal
 from interpretune.analysis.store.manifest import Manifest
@@ -92,6 +94,7 @@ class StoreWriter:
         wanted.to_json()  # refuses what is no JSON before anything is written
         make_folders(folder)
         with holding_manifest(folder):
+            remove_partials(folder, folder / TABLES)
             _begin_or_go_on(folder, wanted)
             lock = hold_rank(folder, rank)
         try:
