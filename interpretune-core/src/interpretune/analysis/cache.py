@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import torch
 
 from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks
+from interpretune.analysis.batch_sequence import BatchSequence
 from interpretune.analysis.fields import Field, Per
 from interpretune.analysis.operations.latent_analyses import (
     ABLATED_LOGITS,
@@ -35,11 +37,14 @@ from interpretune.tokenization import mask_of, tokens_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 BATCH_FIELDS = frozenset(item.name for item in fields(AnalysisBatch))
 DROPPED_FIELDS = ("answer_logits", "gradients", "ablated_logits")
 """Large intermediate results that no report reads: logits over the vocabulary and what effects are computed from."""
 LATENT_FIELDS = ("activations", "gradients", "ablated_logits", "effects", "peaks", "alive_latents")
 PEAKS = ("peak_values", "peak_positions")
+READ = {"peaks": PEAKS, "alive_latents": ("activations",), "ablated_logits": ("ablated_logits", "activations")}
+"""What is read of a store for attributes that are not named like one field."""
 FIELDS: Mapping[str, Field] = {
     item.name: item
     for item in (
@@ -124,7 +129,8 @@ class AnalysisCache:
     @property
     def batches(self) -> Sequence[AnalysisBatch]:
         """The results batch by batch, decoded when they are asked for; assign to replace them."""
-        return _Batches(self._store, self._urls)
+        there = {} if self._store is None else self._store.fields
+        return self._sequence([name for name in there if name in FIELDS], lambda batch: batch)
 
     @batches.setter
     def batches(self, batches: Iterable[AnalysisBatch]) -> None:
@@ -138,8 +144,13 @@ class AnalysisCache:
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r}; results are {', '.join(sorted(BATCH_FIELDS))}."
             )
-        column = _Column(self._store, self._urls, name)
+        there = {} if self._store is None else self._store.fields
+        column = self._sequence([item for item in READ.get(name, (name,)) if item in there], attrgetter(name))
         return column if name in LATENT_FIELDS else list(column)
+
+    def _sequence(self, names: Sequence[str], make: Callable[[AnalysisBatch], T]) -> BatchSequence[T]:
+        urls = self._urls
+        return BatchSequence(self._store, names, lambda batch: make(_batch_of(batch, urls)))
 
     def save(
         self, analysis_batch: AnalysisBatch, batch: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None
@@ -237,73 +248,6 @@ class AnalysisCache:
 _EMPTY: Mapping[str, Any] = {"answer_logits": None, "gradients": {}, "ablated_logits": {}}
 
 
-class _Column(Sequence[Any]):
-    """One field of ``AnalysisBatch`` of all batches, read while it is gone through."""
-
-    def __init__(self, store: AnalysisStore | None, urls: Mapping[str, str], name: str) -> None:
-        self._store, self._urls, self._name = store, urls, name
-        there = {} if store is None else store.fields
-        wanted = {"peaks": PEAKS, "alive_latents": ("activations",)}.get(name, (name,))
-        if name == "ablated_logits":
-            wanted = (name, "activations")
-        self._fields = [item for item in wanted if item in there]
-
-    def __len__(self) -> int:
-        return 0 if self._store is None else self._store.n_batches
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if self._store is None or not -len(self) <= index < len(self):
-            raise IndexError(f"There is no batch {index}; there are {len(self)}.")
-        number = self._store.batch_indices[index]
-        return self._made(self._store.batch(number, self._fields))
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._store is not None:
-            for batch in self._store.batches(self._fields):
-                yield self._made(batch)
-
-    def _made(self, batch: StoredBatch) -> Any:
-        return getattr(_batch_of(batch, self._urls, len(batch.examples)), self._name)
-
-
-class _Batches(Sequence[AnalysisBatch]):
-    """All batches, decoded when they are asked for."""
-
-    def __init__(self, store: AnalysisStore | None, urls: Mapping[str, str]) -> None:
-        self._store, self._urls = store, urls
-        self._fields = [] if store is None else [name for name in store.fields if name in FIELDS]
-
-    def __len__(self) -> int:
-        return 0 if self._store is None else self._store.n_batches
-
-    @overload
-    def __getitem__(self, index: int) -> AnalysisBatch: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[AnalysisBatch]: ...
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if self._store is None or not -len(self) <= index < len(self):
-            raise IndexError(f"There is no batch {index}; there are {len(self)}.")
-        batch = self._store.batch(self._store.batch_indices[index], self._fields)
-        return _batch_of(batch, self._urls, len(batch.examples))
-
-    def __iter__(self) -> Iterator[AnalysisBatch]:
-        if self._store is not None:
-            for batch in self._store.batches(self._fields):
-                yield _batch_of(batch, self._urls, len(batch.examples))
-
-
 def _values_of(batch: AnalysisBatch) -> dict[str, Any]:
     """A batch as values of fields."""
     values: dict[str, Any] = {}
@@ -327,9 +271,9 @@ def _values_of(batch: AnalysisBatch) -> dict[str, Any]:
     return values
 
 
-def _batch_of(batch: StoredBatch, urls: Mapping[str, str], n: int) -> AnalysisBatch:
+def _batch_of(batch: StoredBatch, urls: Mapping[str, str]) -> AnalysisBatch:
     """Values of fields as a batch; what is not stored stays None or empty."""
-    labels = torch.zeros(n, dtype=torch.long)
+    labels = torch.zeros(len(batch.examples), dtype=torch.long)
     made = AnalysisBatch(labels=batch.get("labels", labels), orig_labels=batch.get("orig_labels", labels))
     for name, value in batch.items():
         if name in BATCH_FIELDS and name != "ablated_logits":

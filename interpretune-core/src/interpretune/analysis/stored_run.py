@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
+from interpretune.analysis.batch_sequence import BatchSequence
 from interpretune.analysis.fields import Per
 from interpretune.analysis.identity import (
     DataIdentity,
@@ -144,30 +146,12 @@ class StoredRun:
         if self.writer.missing():
             return  # another process has them, and completes the store
         store = AnalysisStore.open(self.folder)
-        columns = {item.name: _Column(store, item.name) for item in self.plan.kept if item.per is not Per.run}
+        names = [item.name for item in self.plan.kept if item.per is not Per.run]
+        columns = {name: BatchSequence(store, [name], itemgetter(name)) for name in names}
         for name, table in run_summaries(self.plan, columns).items():
             self.writer.write_table(name, table)
         with contextlib.suppress(StoreBusyError):  # another process is about to close, and then does this
             self.writer.seal()
-
-
-class _Column(Sequence[Any]):
-    """One field of a store as a sequence of its batches, read while it is gone through."""
-
-    def __init__(self, store: AnalysisStore, name: str) -> None:
-        self._store, self._name = store, name
-
-    def __len__(self) -> int:
-        return self._store.n_batches
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._store.batch(self._store.batch_indices[index], [self._name])[self._name]
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._store.batches([self._name]):
-            yield batch[self._name]
 
 
 def _told(value: Any) -> Any:
