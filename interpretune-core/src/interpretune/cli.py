@@ -1,4 +1,4 @@
-"""The command line: ``interpretune demo | adapters | explain``.
+"""The command line: ``interpretune run | demo | adapters | explain``.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -90,6 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--cache-dir", type=Path, help="folder for models and trained latent models")
     demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
     demo.set_defaults(run=_demo)
+
+    run = commands.add_parser(
+        "run",
+        help="run the analyses of a configuration file, or go on with them",
+        add_help=False,
+        prefix_chars="\0",  # its options depend on the configuration: all that follows is left to its own parser
+    )
+    run.add_argument("arguments", nargs=argparse.REMAINDER)
+    run.set_defaults(run=_run)
     return parser
 
 
@@ -174,8 +183,36 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> int:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # modules of users; at the end, so that they hide no installed one
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from rich.console import Console
+
+    from interpretune.run_config import USAGE, read_run
+
+    try:
+        config = read_run(options.arguments)
+    except argparse.ArgumentError as error:
+        argparse.ArgumentParser(prog="interpretune run", usage=USAGE).error(str(error))
+    _quiet_libraries()
+    from interpretune.run_command import run_analyses
+
+    try:
+        report = run_analyses(config, Console(stderr=True))
+    except KeyboardInterrupt:
+        if config.dry_run:
+            raise
+        print("interrupted; the same command goes on where this run was stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(report.as_dict(), indent=1) if config.json else report.text)
+    return 0
+
+
 def _quiet_libraries() -> None:
-    """Leave the terminal to the demo: this is its own process, so their settings are its to set."""
+    """Leave the terminal to a command: this is its own process, so their settings are its to set."""
     import datasets
     import transformers
 
