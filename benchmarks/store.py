@@ -175,9 +175,7 @@ def main() -> None:
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     stored, dense = many["bytes"] / 1e6, many["dense_bytes"] / 1e9
-    print(
-        f"{many['examples']} examples: {stored:.0f} MB; dense float32: {dense:.1f} GB, {many['ratio']:.0f} times that."
-    )
+    print(f"{many['examples']} examples: {stored:.0f} MB; dense: {dense:.1f} GB, {many['ratio']:.0f} times as much.")
     print(f"A batch of {options.batch} is written in {many['write']['batch_ms']:.2f} ms.")
     rows = [
         [
