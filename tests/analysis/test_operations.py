@@ -231,6 +231,49 @@ def test_closures_constants_and_functions_that_an_operation_calls_count():
     assert both[0] != both[1]
 
 
+SETTINGS = {"scale": 1.0}
+
+
+class Probe(torch.nn.Module):
+    def __init__(self, weight: float, bias: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(weight))
+        self.bias = bias
+
+
+def with_setting(start: Tensor) -> Tensor:
+    return start * SETTINGS["scale"]
+
+
+def test_modules_globals_and_defaults_count_and_documentation_does_not(monkeypatch: pytest.MonkeyPatch):
+    def probed(probe: Probe) -> str:
+        return operation(writes=DOUBLED, name="probed")(lambda start: start * probe.weight + probe.bias).identity
+
+    assert probed(Probe(1.0, 2)) == probed(Probe(1.0, 2))
+    assert len({probed(Probe(1.0, 2)), probed(Probe(1.5, 2)), probed(Probe(1.0, 3))}) == 3
+    one = operation(writes=DOUBLED)(with_setting).identity
+    monkeypatch.setitem(SETTINGS, "scale", 2.0)
+    assert operation(writes=DOUBLED)(with_setting).identity != one
+    text = "def helper(x, k={}):\n    'says {}'\n    return x * k\ndef grow(start):\n    return helper(start)\n"
+    keys = []
+    for k, words in ((2, "one"), (2, "other"), (3, "one")):
+        namespace: dict[str, Any] = {"__name__": "notebook"}
+        exec(text.format(k, words), namespace)
+        keys.append(operation(writes=DOUBLED)(namespace["grow"]).identity)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_two_summaries_of_one_field_keep_it_once():
+    again = operation(writes=Field("again", per=Per.run), reads=("doubled",))(lambda doubled: pa.table({"n": [1]}))
+    assert Plan.of([begin, double, mean, again], keep=["mean", "again"]).keeps == ("mean", "again", "doubled")
+
+
+def test_a_summary_that_returns_no_table_is_refused():
+    odd = operation(writes=Field("total", per=Per.run), name="odd")(lambda start: 3)
+    with pytest.raises(it.PlanError, match=r"Operation odd declares .* wrote a int; expected a pyarrow.Table"):
+        run_summaries(Plan.of([begin, odd]), {"start": [torch.ones(1)]})
+
+
 def test_what_cannot_be_hashed_is_refused():
     thing = object()
     unknown = operation(writes=DOUBLED, name="unknown")(lambda start: (start, thing)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,11 @@ def draw(orig_labels: Tensor) -> Tensor:
     return torch.rand(len(orig_labels))
 
 
+@operation(writes=Field("drawn_before", "float32"))
+def draw_before(orig_labels: Tensor) -> Tensor:
+    return torch.rand(2 * len(orig_labels))[: len(orig_labels)]
+
+
 def test_what_is_drawn_follows_the_seed_not_the_order_of_work(core_session: it.ITSession, tmp_path: Path) -> None:
     plan = plan_of(AnalysisCfg(), [], [draw])
 
@@ -229,6 +234,9 @@ def test_what_is_drawn_follows_the_seed_not_the_order_of_work(core_session: it.I
     torch.manual_seed(2)
     assert drawn("two", 0) == first != drawn("three", 1)
     assert len(set(first)) == N_ROWS
+    both = {"b": plan_of(AnalysisCfg(), [], [draw_before]), "a": plan}
+    beside = AnalysisRunner(**core_session, root=tmp_path / "beside").run(both)["a"]
+    assert torch.cat([batch["drawn"] for batch in beside.batches(["drawn"])]).tolist() == first
 
 
 def test_a_store_says_who_was_asked_and_tells_no_folders(core_session: it.ITSession, tmp_path: Path) -> None:
@@ -284,11 +292,131 @@ def test_wrong_runs_are_refused(core_session: it.ITSession, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loader_that_shuffles_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def own_session(tmp_path: Path) -> Iterator[it.ITSession]:
+    """A session that a test may change."""
     session = make_session(tmp_path / "session")
-    dataset = session.datamodule.test_dataloader().dataset
-    shuffled = torch.utils.data.DataLoader(dataset, batch_size=2, shuffle=True)
-    session.datamodule.test_dataloader = lambda: shuffled
-    with pytest.raises(it.AnalysisError, match=r"The test loader shuffles its rows"):
-        AnalysisRunner(**session, root=tmp_path).run({"a": "clean_no_sae"})
+    yield session
     it.it_session_end(**session)
+
+
+def loader_like(session: it.ITSession, **settings: Any) -> torch.utils.data.DataLoader:
+    loader = session.datamodule.test_dataloader()
+    return torch.utils.data.DataLoader(loader.dataset, collate_fn=loader.collate_fn, **settings)
+
+
+def test_a_loader_that_shuffles_is_refused(own_session: it.ITSession, tmp_path: Path) -> None:
+    rows = torch.utils.data.RandomSampler(range(N_ROWS), generator=torch.Generator().manual_seed(0))
+    shuffled = loader_like(own_session, batch_sampler=torch.utils.data.BatchSampler(rows, 2, drop_last=False))
+    own_session.datamodule.test_dataloader = lambda: shuffled
+    with pytest.raises(it.AnalysisError, match=r"Batch 0 is not what it was .* shuffles its rows or draws at random"):
+        AnalysisRunner(**own_session, root=tmp_path / "out").run({"a": "clean_no_sae"})
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Any:
+        return iter([self.rows[i] for i in range(len(self.rows))])
+
+
+def test_a_stream_of_rows_is_analysed_like_the_rows(own_session: it.ITSession, tmp_path: Path) -> None:
+    wanted = AnalysisRunner(**own_session, root=tmp_path / "rows").run({"a": "clean_no_sae"})["a"]
+    loader = own_session.datamodule.test_dataloader()
+    stream = torch.utils.data.DataLoader(Stream(loader.dataset), batch_size=BATCH_SIZE, collate_fn=loader.collate_fn)
+    own_session.datamodule.test_dataloader = lambda: stream
+    found = AnalysisRunner(**own_session, root=tmp_path / "stream").run({"a": "clean_no_sae"})["a"]
+    assert found.manifest.key == wanted.manifest.key
+    tables = [pa.Table.from_batches(list(store.record_batches())) for store in (found, wanted)]
+    assert rows(tables[0]) == rows(tables[1])
+
+
+def test_a_batch_without_labels_is_refused(own_session: it.ITSession, tmp_path: Path) -> None:
+    own_session.datamodule.test_dataloader = lambda: [{"input_ids": torch.ones(1, 2)}]
+    with pytest.raises(it.DataError, match=r"needs the entry 'labels'; this one has input_ids"):
+        AnalysisRunner(**own_session, root=tmp_path / "out").run({"a": "clean_no_sae"})
+
+
+def test_configuration_loss_and_code_of_latent_models_are_part_of_the_key(
+    own_session: it.ITSession, tmp_path: Path
+) -> None:
+    module = own_session.module
+    runner = AnalysisRunner(**own_session, root=tmp_path / "out")
+
+    def key() -> str:
+        return runner.dry_run({"a": "clean_w_sae"})["a"].folder.name
+
+    module.latent_models = dictionaries()
+    found = [key()]
+    module.model.config.layer_norm_epsilon *= 10
+    found.append(key())
+    module.model.config.layer_norm_epsilon /= 10
+
+    class Doubled(RandomDictionary):
+        def encode(self, activations: Tensor) -> Tensor:
+            return 2 * super().encode(activations)
+
+    tripled = type("Doubled", (RandomDictionary,), {"encode": lambda self, x: 3 * RandomDictionary.encode(self, x)})
+    for kind in (Doubled, tripled):
+        module.latent_models = [kind("blocks.0.hook_resid_post", seed=1)]
+        found.append(key())
+    module.latent_models = dictionaries()
+    for smoothing in (0.1, 0.2):
+        module.loss_fn = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+        found.append(key())
+    del module.loss_fn
+    assert len(set(found)) == len(found)
+    assert key() == found[0]
+
+
+def test_the_same_analysis_by_another_name_is_found(core_session: it.ITSession, tmp_path: Path) -> None:
+    runner = AnalysisRunner(**core_session, root=tmp_path)
+    first = runner.run({"one": "clean_w_sae"})["one"]
+    with Forwards(core_session.module.model) as again:
+        second = runner.run({"other": "clean_w_sae"})["other"]
+    assert (again.count, second.folder) == (0, first.folder)
+
+
+def test_answer_positions_of_another_analysis_must_be_those_of_the_batches(
+    core_session: it.ITSession, tmp_path: Path
+) -> None:
+    runner = AnalysisRunner(**core_session, root=tmp_path)
+    clean = AnalysisCache.of(runner.run({"clean": "clean_w_sae"})["clean"])
+    cfg = AnalysisCfg(mode="ablation", answer_indices=clean.answer_indices, base_logit_diffs=clean.logit_diffs)
+    assert runner.run({"a": cfg})["a"].complete
+    wrong = AnalysisCfg(mode="clean_no_sae", answer_indices=[torch.tensor([99])] * N_BATCHES)
+    with pytest.raises(it.AnalysisError, match=r"answer_indices of batch 0 are \[99\]"):
+        AnalysisRunner(**core_session, root=tmp_path / "wrong").run({"a": wrong})
+
+
+def test_a_batch_that_a_power_cut_left_half_written_is_run_again(
+    core_session: it.ITSession,
+    tmp_path: Path,
+    stops_in_batch: Callable[[it.ITModule, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = AnalysisRunner(**core_session, root=tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stops_in_batch(core_session.module, 2)
+    AnalysisRunner(**core_session, root=tmp_path).run({"a": "ablation"})
+    monkeypatch.undo()
+    stops_in_batch(core_session.module, 2)
+    with pytest.raises(Stopped):
+        runner.run({"a": "ablation"})
+    monkeypatch.undo()
+    for path in tmp_path.rglob("*.arrow"):
+        path.write_bytes(path.read_bytes()[:-40])
+    resumed = runner.run({"a": "ablation"})["a"]
+    resumed.verify()
+    assert resumed.n_examples == N_ROWS
+
+
+def test_a_view_of_a_store_without_labels_says_so(core_session: it.ITSession, tmp_path: Path) -> None:
+    plan = plan_of(AnalysisCfg(), [], keep=["preds"])
+    cache = AnalysisCache.of(AnalysisRunner(**core_session, root=tmp_path).run({"a": plan})["a"])
+    assert [len(item) for item in cache.preds] == [3, 3, 1]
+    for look in (lambda: cache.orig_labels, lambda: cache.batches):
+        with pytest.raises(it.AnalysisError, match=r"The store keeps no .*orig_labels"):
+            look()

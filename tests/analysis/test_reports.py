@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from interpretune import AnalysisError
+from interpretune import AnalysisError, StoreError
 from interpretune.analysis import (
     AnalysisBatch,
     AnalysisCache,
@@ -247,6 +247,8 @@ def test_a_cache_over_a_folder_gives_what_the_cache_in_memory_gives(results: Ran
     with pytest.raises(AnalysisError, match=r"The cache is empty"):
         AnalysisCache().write(tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
+    with pytest.raises(StoreError, match=r"store holds results already"):
+        results.without_effects().write(tmp_path / "store")
 
 
 def test_saving_keeps_what_was_asked_for_and_leaves_the_batch_alone() -> None:

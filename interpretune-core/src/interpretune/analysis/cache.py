@@ -31,7 +31,8 @@ from interpretune.analysis.operations.latent_analyses import (
 )
 from interpretune.analysis.operations.operation import SOURCES
 from interpretune.analysis.store import AnalysisStore, StoredBatch, StoreWriter
-from interpretune.errors import AnalysisError
+from interpretune.analysis.store.disk import MANIFEST
+from interpretune.errors import AnalysisError, StoreError
 from interpretune.tokenization import mask_of, tokens_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ BATCH_FIELDS = frozenset(item.name for item in fields(AnalysisBatch))
 DROPPED_FIELDS = ("answer_logits", "gradients", "ablated_logits")
 """Large intermediate results that no report reads: logits over the vocabulary and what effects are computed from."""
 LATENT_FIELDS = ("activations", "gradients", "ablated_logits", "effects", "peaks", "alive_latents")
+LABELS = ("labels", "orig_labels")
 PEAKS = ("peak_values", "peak_positions")
 READ = {"peaks": PEAKS, "alive_latents": ("activations",), "ablated_logits": ("ablated_logits", "activations")}
 """What is read of a store for attributes that are not named like one field."""
@@ -130,6 +132,7 @@ class AnalysisCache:
     def batches(self) -> Sequence[AnalysisBatch]:
         """The results batch by batch, decoded when they are asked for; assign to replace them."""
         there = {} if self._store is None else self._store.fields
+        self._check_labels(*LABELS)
         return self._sequence([name for name in there if name in FIELDS], lambda batch: batch)
 
     @batches.setter
@@ -144,9 +147,15 @@ class AnalysisCache:
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r}; results are {', '.join(sorted(BATCH_FIELDS))}."
             )
+        if name in LABELS:
+            self._check_labels(name)
         there = {} if self._store is None else self._store.fields
         column = self._sequence([item for item in READ.get(name, (name,)) if item in there], attrgetter(name))
         return column if name in LATENT_FIELDS else list(column)
+
+    def _check_labels(self, *names: str) -> None:
+        if self._store is not None and (missing := [name for name in names if name not in self._store.fields]):
+            raise AnalysisError(f"The store keeps no {', '.join(missing)}. Name them in the plan's keep=[...].")
 
     def _sequence(self, names: Sequence[str], make: Callable[[AnalysisBatch], T]) -> BatchSequence[T]:
         urls = self._urls
@@ -209,10 +218,11 @@ class AnalysisCache:
         store = self._store
         if store is None:
             return {"examples": pa.table({}), "latents": pa.table({})}
-        numbers = ["example", *(name for name, item in store.fields.items() if item.per is not Per.latent)]
+        numbers = [name for name, item in store.fields.items() if item.per in (Per.example, Per.batch)]
+        sparse = any(item.per is Per.latent for item in store.fields.values())
         found = {
-            "examples": list(store.record_batches(numbers)),
-            "latents": list(store.latents()) if len(numbers) <= len(store.fields) else [],
+            "examples": list(store.record_batches(["example", *numbers])),
+            "latents": list(store.latents()) if sparse else [],
         }
         return {name: pa.Table.from_batches(rows) if rows else pa.table({}) for name, rows in found.items()}
 
@@ -230,14 +240,16 @@ class AnalysisCache:
         store = self._store
         if store is None:
             raise AnalysisError("The cache is empty: run the analysis first.")
+        if (Path(folder) / MANIFEST).exists():
+            raise StoreError(f"{folder} holds results already. Write to another folder, or remove it.")
         noted = {"latent_models": [{"name": name, "dashboard_url": url} for name, url in self._urls.items()]}
         with StoreWriter.create(
             folder, list(store.fields.values()), {**noted, **(about or {})}, key="", n_batches=store.n_batches
         ) as writer:
             for batch in store.batches():
-                if batch.index not in writer.done:
-                    writer.write(batch.index, batch.examples.tolist(), dict(batch))
-            writer.close()
+                writer.write(batch.index, batch.examples.tolist(), dict(batch))
+            for name, table in store.tables.items():
+                writer.write_table(name, table)
             return writer.seal()
 
     def __repr__(self) -> str:

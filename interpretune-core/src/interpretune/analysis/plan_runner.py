@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import frozen
 from rich.console import Console
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset
 
-from interpretune.analysis.identity import identify_data
+from interpretune.analysis.identity import count_examples, identify_batch, identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.operations import Plan, PlanRun, plan_of
 from interpretune.analysis.runner import ANALYSIS_STEP
@@ -74,6 +74,8 @@ class AnalysisRunner:
 
     With several processes (of ``torch.distributed``, or of ``torchrun``) each runs its share of the batches and writes
     its own shards; they meet in the file system only, and whoever finds all batches there completes the store.
+
+    It runs plans. An ``analysis_test_step`` of the module's own is what ``run_analysis`` runs.
     """
 
     def __init__(
@@ -93,8 +95,8 @@ class AnalysisRunner:
             module: The session's module.
             datamodule: The session's data module.
             root: Folder of the stores.
-            limit: Most rows, up to whole batches; None: all.
-            seed: Of operations that draw; every batch has a seed of its own.
+            limit: Rows to analyse, rounded up to whole batches; None: all.
+            seed: Of operations that draw with torch; each of them has a seed of its own for each batch.
             console: Where progress is shown; None: nowhere.
             model: The module, under framework adapters that call it so.
 
@@ -128,7 +130,7 @@ class AnalysisRunner:
         Raises:
             PlanError: An analysis does not fit together, or needs what the session has not.
             StoreError: A store cannot be written, or another process writes it.
-            AnalysisError: The loader shuffles its rows.
+            AnalysisError: The loader does not give the same batches twice.
         """
         jobs = self._jobs(analyses)
         with contextlib.ExitStack() as stack:
@@ -186,10 +188,19 @@ class AnalysisRunner:
             shown = show and self._console is not None
             with eval_mode(self.module), progress_bar(self._console, shown=shown) as progress:
                 task = progress.add_task(", ".join(job.name for job in jobs), total=len(todo))
-                for number, batch in _batches(self._loader(), todo):
+                for number, batch in _batches(self.datamodule.test_dataloader(), todo):
                     here = lacking[number]
                     names = tuple(job.name for job in here)
-                    run = runs.setdefault(names, PlanRun([job.plan for job in here]))
+                    if names not in runs:
+                        runs[names] = PlanRun([job.plan for job in here])
+                    run = runs[names]
+                    if identify_batch(batch) != here[0].data.batches[number]:
+                        raise AnalysisError(
+                            f"Batch {number} is not what it was when the loader was gone through before: the loader "
+                            "shuffles its rows or draws at random. Results could not be assigned to rows, and a run "
+                            "that was stopped could not go on. Give a test_dataloader that gives the same batches "
+                            "each time."
+                        )
                     moved = self.module.batch_to_device(batch)
                     hook.it_run_step(
                         module=self.module,
@@ -201,15 +212,6 @@ class AnalysisRunner:
             for job in opened:
                 hook.it_close_analysis(module=self.module, analysis_cfg=job.plan)
 
-    def _loader(self) -> Any:
-        loader = self.datamodule.test_dataloader()
-        if isinstance(getattr(loader, "sampler", None), RandomSampler):
-            raise AnalysisError(
-                "The test loader shuffles its rows: a run that was stopped could not go on, and no row could be found "
-                "again. Give test_dataloader(shuffle=False)."
-            )
-        return loader
-
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
@@ -219,7 +221,7 @@ class AnalysisRunner:
                 raise ConfigurationError(f"The analysis {name!r} names a folder; use letters, digits, - and _ only.")
             plan.check_backend(self.module.backend, self.module.latent_models)
         with eval_mode(self.module):
-            data = identify_data(batch for _, batch in _batches(self._loader(), None, self._limit))
+            data = identify_data(batch for _, batch in _batches(self.datamodule.test_dataloader(), None, self._limit))
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
@@ -238,9 +240,9 @@ def _step(
     def step() -> None:
         label_ids, labels = module.labels_to_ids(batch.pop("labels"))
         sources = sources_of(module, label_ids, labels, batch, number)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed * 1_000_003 + number)
-            results = run.run(sources, len(labels))
+        devices = [module.device] if torch.device(module.device).type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            results = run.run(sources, len(labels), seed=f"{seed} {number}")
         for job, values in zip(jobs, results, strict=True):
             job.write(number, values)
 
@@ -258,11 +260,18 @@ def _batches(
         limit: Most examples, up to whole batches.
     """
     sampler = getattr(loader, "batch_sampler", None)
-    if numbers is not None and isinstance(loader, DataLoader) and sampler is not None:
+    iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)
+    if numbers is not None and type(loader) is DataLoader and sampler is not None and not iterable:
         wanted = set(numbers)
         rows = [indices for number, indices in enumerate(sampler) if number in wanted]
         part: DataLoader[Any] = DataLoader(
-            loader.dataset, batch_sampler=rows, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+            loader.dataset,
+            batch_sampler=rows,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
         )
         yield from zip(sorted(wanted), part, strict=True)
         return
@@ -270,7 +279,7 @@ def _batches(
     for number, batch in enumerate(loader):
         if (limit is not None and seen >= limit) or (numbers is not None and number > max(numbers, default=-1)):
             return
-        seen += len(batch["labels"])
+        seen += count_examples(batch)
         if numbers is None or number in numbers:
             yield number, batch
 

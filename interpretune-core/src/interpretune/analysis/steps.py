@@ -14,7 +14,13 @@ from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel, activation_name
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.operations.execution import run_plan
-from interpretune.analysis.operations.latent_analyses import ABLATED_LOGITS, ACTIVATIONS, ANSWER_LOGITS, GRADIENTS
+from interpretune.analysis.operations.latent_analyses import (
+    ABLATED_LOGITS,
+    ACTIVATIONS,
+    ANSWER_LOGITS,
+    GRADIENTS,
+    answer_positions,
+)
 from interpretune.analysis.operations.mode_plans import operations_of
 from interpretune.analysis.operations.operation import SOURCES
 from interpretune.analysis.operations.plan import Plan
@@ -44,7 +50,7 @@ def run_with_ctx(
         inputs = ModelInputs.from_batch({name: _ordinary(value) for name, value in batch.items()})
         analysis_batch.labels = _ordinary(analysis_batch.labels)
         analysis_batch.orig_labels = _ordinary(analysis_batch.orig_labels)
-        analysis_batch.answer_indices = _indices(inputs, analysis_cfg, batch_idx)
+        analysis_batch.answer_indices = answer_positions(inputs, batch_idx, known=analysis_cfg.answer_indices)
         if analysis_cfg.alive_latents is not None:
             analysis_batch.alive_latents = _entry(analysis_cfg.alive_latents, batch_idx, "alive_latents")
         module._hook.it_run_analysis(
@@ -151,20 +157,7 @@ def _one_batch(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_i
     diffs = analysis_cfg.base_logit_diffs
     one = diffs if diffs is None or batch_idx is None else [_entry(diffs, batch_idx, "base_logit_diffs")]
     alive = [analysis_batch.alive_latents] if analysis_batch.alive_latents else None
-    return replace(analysis_cfg, base_logit_diffs=one, alive_latents=alive)
-
-
-def _indices(inputs: ModelInputs, analysis_cfg: AnalysisCfg, batch_idx: int) -> Tensor:
-    """Answer positions, checked against those that the configuration brings from another analysis."""
-    found = inputs.answer_positions
-    if analysis_cfg.answer_indices is not None:
-        given = _entry(analysis_cfg.answer_indices, batch_idx, "answer_indices").to(found.device)
-        if not torch.equal(given, found):
-            raise AnalysisError(
-                f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its "
-                f"answers at {found.tolist()}. Both analyses must see the same batches in the same order."
-            )
-    return found
+    return replace(analysis_cfg, answer_indices=None, base_logit_diffs=one, alive_latents=alive)
 
 
 def _ordinary(value: Any) -> Any:

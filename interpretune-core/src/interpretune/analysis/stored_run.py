@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -25,7 +24,10 @@ from interpretune.analysis.identity import (
     without_folders,
 )
 from interpretune.analysis.operations import Plan, run_summaries
-from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.analysis.store import AnalysisStore, Manifest, StoreWriter
+from interpretune.analysis.store.contents import batches_there
+from interpretune.analysis.store.disk import MANIFEST
+from interpretune.analysis.store.sealing import move_journals
 from interpretune.errors import StoreBusyError
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
         "task": identify_task(module),
         "data": {
             "source": _told(datamodule.itdm_cfg.data),
-            "split": "test",
+            "loader": "test_dataloader",
             "fingerprint": data.fingerprint,
             "examples": sum(data.sizes),
         },
@@ -92,8 +94,9 @@ class StoredRun:
         depends = {
             "plan": plan.key,
             "data": data.fingerprint,
-            "model": about["model"] | {"source": ""},  # where weights lie does not change what they say
-            **{part: about[part] for part in ("latent_models", "task", "seed", "versions")},
+            "model": about["model"]["sha256"],
+            "latent_models": [item | {"dashboard_url": None} for item in about["latent_models"]],
+            **{part: about[part] for part in ("task", "seed", "versions")},
         }
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         operations = [
@@ -105,17 +108,21 @@ class StoredRun:
             }
             for op in plan.operations
         ]
-        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, root / f"{name}-{key[:12]}", key)
+        known = sorted(root.glob(f"*-{key[:12]}"))  # the same analysis may have had another name
+        folder = known[0] if known else root / f"{name}-{key[:12]}"
+        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, folder, key)
 
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing to do."""
-        return (self.folder / "manifest.json").exists() and AnalysisStore.open(self.folder).complete
+        return (self.folder / MANIFEST).exists() and Manifest.read(self.folder).complete
 
     @property
     def batches_done(self) -> int:
         """Number of batches that are there."""
-        return AnalysisStore.open(self.folder).n_batches if (self.folder / "manifest.json").exists() else 0
+        if not (self.folder / MANIFEST).exists():
+            return 0
+        return len(self.data.sizes) if self.is_complete else len(batches_there(self.folder))
 
     def open(self, rank: int, world_size: int) -> StoreWriter:
         """Begin to write, or go on.
@@ -145,13 +152,16 @@ class StoredRun:
         self.writer.close()
         if self.writer.missing():
             return  # another process has them, and completes the store
+        try:
+            move_journals(self.folder)
+        except StoreBusyError:
+            return  # another process is about to close, and then does this
         store = AnalysisStore.open(self.folder)
         names = [item.name for item in self.plan.kept if item.per is not Per.run]
         columns = {name: BatchSequence(store, [name], itemgetter(name)) for name in names}
         for name, table in run_summaries(self.plan, columns).items():
             self.writer.write_table(name, table)
-        with contextlib.suppress(StoreBusyError):  # another process is about to close, and then does this
-            self.writer.seal()
+        self.writer.seal()
 
 
 def _told(value: Any) -> Any:

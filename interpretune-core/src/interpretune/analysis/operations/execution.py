@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -26,15 +28,18 @@ class PlanRun:
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.plans = list(plans)
-        self._keys = [plan.node_keys() for plan in self.plans]
+        self._keys = [plan.node_keys(work=True) for plan in self.plans]
+        self._results = [plan.node_keys() for plan in self.plans]
         self._replays = any(plan.needs & REPLAYING for plan in self.plans)
 
-    def run(self, sources: Mapping[str, Any], examples: int) -> list[dict[str, Any]]:
+    def run(self, sources: Mapping[str, Any], examples: int, seed: str | None = None) -> list[dict[str, Any]]:
         """Run the operations that are not per run on one batch.
 
         Args:
             sources: Values of the plans' sources, by name.
             examples: Number of examples in the batch.
+            seed: Each operation draws random numbers of torch that follow from this and from its key, whatever else
+                runs; None: from torch's generator as it is.
 
         Returns:
             For each plan the values of the fields that it keeps, per-run fields excepted.
@@ -45,11 +50,14 @@ class PlanRun:
         computed: dict[str, Any] = {}
         given = {**sources, "replays": self._replays}
         results = []
-        for plan, keys in zip(self.plans, self._keys, strict=True):
+        for plan, keys, results_of in zip(self.plans, self._keys, self._results, strict=True):
             computed |= {keys[name]: given[name] for name in plan.sources if name in given}
             for op in plan.operations:
                 if op.per_run or all(keys[item.name] in computed for item in op.writes):
                     continue
+                if seed is not None:
+                    drawn_from = hashlib.sha256(f"{seed} {results_of[op.writes[0].name]}".encode()).digest()
+                    torch.manual_seed(int.from_bytes(drawn_from[:8], "big") >> 1)
                 written = run_operation(op, {name: computed[keys[name]] for name in op.reads}, examples)
                 computed |= {keys[name]: value for name, value in written.items()}
             results.append({item.name: computed[keys[item.name]] for item in plan.kept if item.per is not Per.run})
@@ -112,8 +120,10 @@ def _names_it(found: Any, item: Field) -> bool:
 
 def _mismatch(item: Field, value: Any, examples: int | None) -> str | None:
     """What is wrong with a value, in words; None: nothing."""
-    if not item.stored or item.per is Per.run:
+    if not item.stored:
         return None
+    if item.per is Per.run:
+        return None if isinstance(value, pa.Table) else f"{_described(value)}; expected a pyarrow.Table"
     if item.per is Per.latent:
         if not isinstance(value, Mapping) or not all(isinstance(v, LatentValues) for v in value.values()):
             return f"{_described(value)}; expected LatentValues by activation name"

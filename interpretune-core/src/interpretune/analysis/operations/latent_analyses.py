@@ -37,10 +37,21 @@ EFFECTS = Field("effects", per=Per.latent, about="effect on the logit difference
 # ------------------------------------------------------------------------------------------------------------ passes
 
 
-@operation(writes=Field("answer_indices", "int64", about="answer position in the padded row"))
-def answer_positions(inputs: ModelInputs) -> Tensor:
-    """The last token of each row that is no padding."""
-    return inputs.answer_positions
+@operation(writes=Field("answer_indices", "int64", about="answer position in the padded row"), volatile={"known"})
+def answer_positions(inputs: ModelInputs, batch_idx: int, *, known: Sequence[Tensor] | None = None) -> Tensor:
+    """The last token of each row that is no padding; refused where another analysis has ``known`` it elsewhere."""
+    found = inputs.answer_positions
+    if known is None:
+        return found
+    if batch_idx >= len(known):
+        raise AnalysisError(missing_batch("analysis_cfg.answer_indices", len(known), batch_idx))
+    given = known[batch_idx].to(found.device)
+    if not torch.equal(given, found):
+        raise AnalysisError(
+            f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its answers at "
+            f"{found.tolist()}. Both analyses must see the same batches in the same order."
+        )
+    return found
 
 
 @operation(writes=ANSWER_LOGITS, needs={"forward"}, forwards=1)

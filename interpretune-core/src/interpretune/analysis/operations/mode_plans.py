@@ -48,7 +48,7 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
         AnalysisError: The mode needs latent models and there are none.
         HookPointError: The configuration chooses latent activations that are not there.
     """
-    passes: list[Operation] = [parts.answer_positions]
+    passes: list[Operation] = [parts.answer_positions.with_options(known=cfg.answer_indices)]
     numbers = [parts.answer_columns, parts.mean_loss, parts.predict_answers, parts.differ_answers]
     if cfg.mode is AnalysisMode.clean_no_sae:
         return ModeOperations([*passes, parts.plain_forward], numbers)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import inspect
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-from interpretune.analysis.content_hash import hash_function, hash_of
+from interpretune.analysis.content_hash import hash_of
 from interpretune.analysis.fields import Field, Per
 from interpretune.errors import PlanError
 
@@ -84,20 +83,22 @@ class Operation:
         """Call the function, with the operation's options where none are given."""
         return self.function(*args, **{**self.options, **kwargs})
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
-        """Hash of everything that its results depend on beside what it reads: declaration, options and source.
+        """Hash of everything that its results depend on beside what it reads: declaration, options and code.
 
         Raises:
             PlanError: The function refers to an object that cannot be hashed.
         """
-        digest = hashlib.sha256()
-        told = [self.name, *map(repr, self.reads), *map(str, self.writes)]
-        lasting = sorted(self.options.keys() - self.volatile)
-        told += [f"{name}={hash_of(self.options[name], f'Operation {self.name}')}" for name in lasting]
-        digest.update(json.dumps(told).encode())
-        hash_function(self.function, digest, f"Operation {self.name}")
-        return digest.hexdigest()
+        lasting = {name: value for name, value in self.options.items() if name not in self.volatile}
+        told = [self.name, *self.reads, *map(str, self.writes), lasting, self.function]
+        return hash_of(told, f"Operation {self.name}")
+
+    @functools.cached_property
+    def work(self) -> str:
+        """Hash of what it does, settings that change no result included: equal work is done once."""
+        passing = {name: value for name, value in self.options.items() if name in self.volatile}
+        return hash_of([self.identity, passing], f"Operation {self.name}")
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())

@@ -73,8 +73,8 @@ class Plan:
             if not fields[name].stored:
                 raise PlanError(f"The plan is to keep {name}, which lives in memory only.")
         kept = list(wanted_names if keep is None else dict.fromkeys(keep))
-        kept += [name for op in chosen if op.per_run for name in op.reads if name not in kept]
-        graph = {op.name: {writer[name].name for name in op.reads if name in writer} for op in chosen}
+        kept = list(dict.fromkeys([*kept, *(name for op in chosen if op.per_run for name in op.reads)]))
+        graph = {op.name: list(dict.fromkeys(writer[n].name for n in op.reads if n in writer)) for op in chosen}
         try:
             order = list(graphlib.TopologicalSorter(graph).static_order())
         except graphlib.CycleError as error:
@@ -121,11 +121,15 @@ class Plan:
                     f"offer; it offers {', '.join(sorted(backend.capabilities))}. Stack another model adapter."
                 )
 
-    def node_keys(self) -> dict[str, str]:
-        """For each field a hash of all that it is computed from: operations, their settings, and what those read."""
+    def node_keys(self, *, work: bool = False) -> dict[str, str]:
+        """For each field a hash of all that it is computed from: operations, their settings, and what those read.
+
+        Args:
+            work: Settings that change no result count too.
+        """
         keys = {name: f"source {name}" for name in self.sources}
         for op in self.operations:
-            digest = hashlib.sha256(op.identity.encode())
+            digest = hashlib.sha256((op.work if work else op.identity).encode())
             for name in sorted(op.reads):
                 digest.update(f"{name}={keys[name]}".encode())
             for item in op.writes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,15 @@ import pyarrow as pa
 from attrs import frozen
 from numpy.typing import NDArray
 
+from interpretune.analysis.fields import Field
 from interpretune.analysis.store.declared import check_fields
+from interpretune.analysis.store.disk import read_refused
 from interpretune.analysis.store.manifest import Manifest
-from interpretune.analysis.store.notes import merge_widths
+from interpretune.analysis.store.notes import Notes, merge_widths
 from interpretune.analysis.store.pieces import (
     MemoryPiece,
     Piece,
     ShardPiece,
-    check_schema,
     journal_files,
     read_journal,
     shard_files,
@@ -145,6 +146,38 @@ class Contents:
         if self._index is None or self._index[0] != len(self.pieces):
             self._index = len(self.pieces), Index.of(self.pieces)
         return self._index[1]
+
+
+def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -> Rows:
+    """The columns of a piece.
+
+    Args:
+        piece: A piece.
+        fields: What the store declares.
+        rows: Columns of the pieces before.
+
+    Raises:
+        StoreError: They are not what is declared, or not those of the other pieces.
+    """
+    schema = piece.schema if isinstance(piece, ShardPiece) else piece.rows.schema
+    try:
+        found = Rows.of_arrow(fields, schema)
+        _check_layouts(piece.notes, found)
+    except ValueError as error:
+        raise read_refused(Path(piece.name), error) from error
+    if rows is not None and found.columns != rows.columns:
+        unlike = next(name for name in rows.columns if found.columns[name] != rows.columns[name])
+        raise StoreError(
+            f"{piece.name} keeps {unlike} as {found.columns[unlike].expected()} and other files of the store as "
+            f"{rows.columns[unlike].expected()}. All processes of a run compute in one dtype and with the same sizes."
+        )
+    return found if rows is None else rows
+
+
+def _check_layouts(notes: Notes, rows: Rows) -> None:
+    sparse, dense = ({column.field.name for column in columns} for columns in (rows.sparse, rows.dense))
+    if any({name for name, _ in item.hooks} != sparse or set(item.numbers) - dense for item in notes.layouts):
+        raise ValueError("its notes are on other fields than it has")
 
 
 def read_journals(folder: Path, *, skip_damaged: bool = False) -> list[MemoryPiece]:

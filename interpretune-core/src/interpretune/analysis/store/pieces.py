@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interpretune.analysis.fields import Field
 from interpretune.analysis.store.disk import JOURNAL, SHARDS, read_refused, whole_file
 from interpretune.analysis.store.latents import HOOK, HOOK_TYPE, LATENT, LATENTS, hook_array, hook_codes
 from interpretune.analysis.store.notes import METADATA, Notes
-from interpretune.analysis.store.rows import Rows, Selection
+from interpretune.analysis.store.rows import Selection
 from interpretune.errors import StoreError
 
 GROUP_ROWS = 2048
@@ -200,38 +199,6 @@ def _write_group(writer: pq.ParquetWriter, waiting: Sequence[pa.RecordBatch]) ->
 
 def _is_words(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and pa.types.is_string(kind.value_type)
-
-
-def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -> Rows:
-    """The columns of a piece.
-
-    Args:
-        piece: A piece.
-        fields: What the store declares.
-        rows: Columns of the pieces before.
-
-    Raises:
-        StoreError: They are not what is declared, or not those of the other pieces.
-    """
-    schema = piece.schema if isinstance(piece, ShardPiece) else piece.rows.schema
-    try:
-        found = Rows.of_arrow(fields, schema)
-        _check_layouts(piece.notes, found)
-    except ValueError as error:
-        raise read_refused(Path(piece.name), error) from error
-    if rows is not None and found.columns != rows.columns:
-        unlike = next(name for name in rows.columns if found.columns[name] != rows.columns[name])
-        raise StoreError(
-            f"{piece.name} keeps {unlike} as {found.columns[unlike].expected()} and other files of the store as "
-            f"{rows.columns[unlike].expected()}. All processes of a run compute in one dtype and with the same sizes."
-        )
-    return found if rows is None else rows
-
-
-def _check_layouts(notes: Notes, rows: Rows) -> None:
-    sparse, dense = ({column.field.name for column in columns} for columns in (rows.sparse, rows.dense))
-    if any({name for name, _ in item.hooks} != sparse or set(item.numbers) - dense for item in notes.layouts):
-        raise ValueError("its notes are on other fields than it has")
 
 
 def journal_files(folder: Path, start: str = "") -> list[Path]:

@@ -27,7 +27,7 @@ def seal(folder: Path) -> None:
         manifest = Manifest.read(folder)
         if manifest.complete:
             return
-        _move_journals(folder)
+        move_journals(folder)
         shards = [ShardPiece(path) for path in shard_files(folder)]
         there = Contents(manifest, shards).index.batch.tolist()  # refuses ranks that do not fit together
         if manifest.n_batches is not None and len(there) < manifest.n_batches:
@@ -68,7 +68,7 @@ def put_table(folder: Path, name: str, table: pa.Table) -> None:
             evolve(manifest, tables=_tables(folder)).write(folder)
 
 
-def _move_journals(folder: Path) -> None:
+def move_journals(folder: Path) -> None:
     """Move what ranks of an earlier start have left into shards of theirs."""
     sealed = {index for path in shard_files(folder) for index in ShardPiece(path).notes.index.tolist()}
     for rank in sorted({_rank_of(path) for path in journal_files(folder)}):

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interpretune.analysis.fields import Field
 from interpretune.analysis.store.contents import Contents
-from interpretune.analysis.store.disk import TABLES, check_name, read_refused
+from interpretune.analysis.store.files import check_hashes, read_tables
 from interpretune.analysis.store.latents import HOOK, LATENT, LATENTS
 from interpretune.analysis.store.manifest import Manifest
-from interpretune.analysis.store.pieces import MemoryPiece, ShardPiece, shard_files
+from interpretune.analysis.store.pieces import MemoryPiece, ShardPiece
 from interpretune.analysis.store.rows import EXAMPLE, Rows, Selection
 from interpretune.analysis.store.stored_batch import StoredBatch
-from interpretune.cache_folder import file_sha256
 from interpretune.errors import StoreError
 
 if TYPE_CHECKING:
@@ -184,8 +182,7 @@ class AnalysisStore:
         """
         if self.folder is None:
             return self._contents.tables
-        paths = sorted((self.folder / TABLES).glob("*.parquet"))
-        return {check_name(path.stem, "a table"): _table(path) for path in paths}
+        return read_tables(self.folder)
 
     def verify(self) -> None:
         """Read everything: hashes against the manifest where the store is complete, else the rows.
@@ -199,18 +196,7 @@ class AnalysisStore:
             for rows in self.record_batches():
                 rows.validate(full=True)
             return
-        listed = {self.folder / entry.file: entry.sha256 for entry in self.manifest.shards}
-        listed |= {self.folder / entry.file: entry.sha256 for entry in self.manifest.tables}
-        there = {*shard_files(self.folder), *(self.folder / TABLES).glob("*.parquet")}
-        for path in sorted(there - listed.keys()):
-            raise read_refused(path, ValueError("the manifest does not list it"))
-        for path, expected in listed.items():
-            try:
-                found = file_sha256(path)
-            except OSError as error:
-                raise read_refused(path, error) from error
-            if found != expected:
-                raise read_refused(path, ValueError("its content is not what the manifest lists"))
+        check_hashes(self.folder, self.manifest)
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
@@ -267,10 +253,3 @@ class AnalysisStore:
 
 def _with_schema(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([rows.column(name) for name in schema.names], schema=schema)
-
-
-def _table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path, partitioning=None)
-    except (OSError, ValueError) as error:
-        raise read_refused(path, error) from error

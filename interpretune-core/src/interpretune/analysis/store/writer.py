@@ -12,13 +12,12 @@ import pyarrow as pa
 from attrs import evolve
 
 from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.store.beginning import begin_or_go_on
 from interpretune.analysis.store.contents import Contents, batches_there
-from interpretune.analysis.store.declared import check_fields, describe, same_fields
+from interpretune.analysis.store.declared import check_fields
 from interpretune.analysis.store.disk import (
-    MANIFEST,
     TABLES,
     check_name,
-    check_nobody_writes,
     hold_rank,
     holding_manifest,
     make_folders,
@@ -95,7 +94,7 @@ class StoreWriter:
         make_folders(folder)
         with holding_manifest(folder):
             remove_partials(folder, folder / TABLES)
-            _begin_or_go_on(folder, wanted)
+            begin_or_go_on(folder, wanted)
             lock = hold_rank(folder, rank)
         try:
             journal = Journal(folder, rank, lock, rows_per_shard)
@@ -241,34 +240,3 @@ class StoreWriter:
             raise StoreError(
                 f"Batch {batch_idx} lacks {', '.join(missing)}; every declared field is written each time."
             )
-
-
-def _begin_or_go_on(folder: Path, wanted: Manifest) -> None:
-    """See that the store has the right manifest; ranks of one run are all of one number of processes."""
-    if not (folder / MANIFEST).exists():
-        wanted.write(folder)
-        return
-    found = Manifest.read(folder)
-    _check_same_run(found, wanted, folder)
-    if found.world_size != wanted.world_size and not found.complete:
-        check_nobody_writes(folder)
-        evolve(found, world_size=wanted.world_size).write(folder)
-
-
-def _check_same_run(found: Manifest, wanted: Manifest, folder: Path) -> None:
-    remedy = "Choose another folder, or remove this one to begin anew."
-    if found.key != wanted.key:
-        raise StoreError(
-            f"The store {folder} belongs to another run: its key is {found.key[:12]}..., and that of what is to be "
-            f"written is {wanted.key[:12]}.... {remedy}"
-        )
-    if not same_fields(found.fields, wanted.fields):
-        raise StoreError(
-            f"The store {folder} has other fields: {describe(found.fields)}. To be written are: "
-            f"{describe(wanted.fields)}. {remedy}"
-        )
-    if found.n_batches != wanted.n_batches and not (found.complete and wanted.n_batches is None):
-        raise StoreError(
-            f"The store {folder} is of a run of {found.n_batches} batches, and {wanted.n_batches} are to be written. "
-            f"{remedy}"
-        )
