@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from interpretune.analysis.store.writer import StoreWriter
 
 
+Groups = OrderedDict[tuple[int, int, Selection], pa.RecordBatch]
+"""Row groups in memory, by piece, group and columns; the one used last at the end."""
+
+
 class AnalysisStore:
     """The results of an analysis.
 
@@ -42,7 +46,7 @@ class AnalysisStore:
         """Use ``open`` or ``in_memory``."""
         self.folder = folder
         self._contents = contents
-        self._recent: OrderedDict[tuple[int, int, Selection], pa.RecordBatch] = OrderedDict()
+        self._recent: Groups = OrderedDict()
 
     @classmethod
     def open(cls, folder: str | Path) -> AnalysisStore:
@@ -213,13 +217,11 @@ class AnalysisStore:
         return self._contents.rows
 
     def _batches(self, selection: Selection) -> Iterator[StoredBatch]:
-        recent: OrderedDict[tuple[int, int, Selection], pa.RecordBatch] = OrderedDict()
+        recent: Groups = OrderedDict()
         for place in range(self.n_batches):
             yield self._read(place, selection, recent)
 
-    def _read(
-        self, place: int, selection: Selection, recent: OrderedDict[tuple[int, int, Selection], pa.RecordBatch]
-    ) -> StoredBatch:
+    def _read(self, place: int, selection: Selection, recent: Groups) -> StoredBatch:
         """The batch at a place of the index; row groups that neighbours need are kept."""
         index = self._contents.index
         number, group = int(index.piece[place]), int(index.group[place])
@@ -248,8 +250,5 @@ class AnalysisStore:
         schema = self._rows.schema_of(selection)
         for piece in list(self._contents.pieces):
             for group in range(len(piece.groups)):
-                yield _with_schema(piece.read(group, selection, self._contents.hooks), schema)
-
-
-def _with_schema(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([rows.column(name) for name in schema.names], schema=schema)
+                rows = piece.read(group, selection, self._contents.hooks)
+                yield pa.RecordBatch.from_arrays([rows.column(name) for name in schema.names], schema=schema)
