@@ -340,7 +340,7 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (put("sesion", {}), "run.yaml has no field 'sesion'. Did you mean 'session'?"),
+        (put("sessionn", {}), "run.yaml has no field 'sessionn'. Did you mean 'session'?"),
         (put("session/adaptr_ctx", []), "session has no field 'adaptr_ctx'. Did you mean 'adapter_ctx'?"),
         (put("session/shared_cfg/model_name", "x"), "session.shared_cfg has no field 'model_name'. Did you mean"),
         (
@@ -372,13 +372,13 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("analyses/a.b", {}), "The analysis 'a.b' cannot be a folder's name"),
         (put("analyses", {}), "There are no analyses"),
         (put("analyses", ["clean"]), "analyses is ['clean']; it takes a mapping"),
-        (put("runner/limt", 3), "runner has no field 'limt'. Did you mean 'limit'?"),
+        (put("runner/limitt", 3), "runner has no field 'limitt'. Did you mean 'limit'?"),
         (put("runner/limit", "many"), "runner.limit"),
         (put("session/datamodule_cfg/eval_batch_size", "four"), "session.datamodule_cfg.eval_batch_size"),
         (put("session/adapter_ctx", ["cora"]), "UnknownAdapterError"),
         (put("session/adapter_ctx", {"core": 1}), "it takes a list of adapters' names"),
         (put("session/module_cls", "nowhere.Module"), "there is no module 'nowhere'"),
-        (put("session/module_cls", "mine.Modul"), "mine has no class Modul. Did you mean mine.Module?"),
+        (put("session/module_cls", "mine.Moddule"), "mine has no class Moddule. Did you mean mine.Module?"),
         (put("session/module_cls", "Module"), "give the path of a class, package.module.Class"),
         (put("session/module_cfg/auto_comp_cfg", {"module_cfg_mixin": "mine.Extr"}), "Did you mean mine.Extra?"),
         (put("session/module_cfg/auto_comp_cfg", {"module_cfg_mixin": "mine.Reversed"}), "is not a dataclass"),
