@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ import torch
 from torch import Tensor
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg, run_analysis
+from interpretune.analysis import (
+    AnalysisCache,
+    AnalysisCfg,
+    AnalysisMode,
+    AnalysisRunner,
+    AnalysisStore,
+    SaveCfg,
+    run_analysis,
+)
 from interpretune.analysis.fields import Field, Per
 from interpretune.analysis.operations import operation, plan_of
 from tests.analysis.sessions import BATCH_SIZE, N_ROWS, STACKS, make_session
 from tests.analysis.tiny_latents import RandomDictionary
+from tests.other_process import run_script
 
 MODES = tuple(AnalysisMode)
 N_BATCHES = -(-N_ROWS // BATCH_SIZE)
@@ -162,6 +172,20 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_batch(
     tables = [pa.Table.from_batches(list(store.record_batches())) for store in (resumed, whole)]
     assert rows(tables[0]) == rows(tables[1])
     assert resumed.manifest.key == whole.manifest.key
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("killed_run.py")
+    for folder, kills in (("killed", (2, 2, 0)), ("whole", (0,))):
+        for batch in kills:
+            run_script(script, tmp_path / folder, batch, returncode=-signal.SIGKILL if batch else 0)
+    for name in ("ablation", "clean"):
+        killed, whole = (next((tmp_path / folder / "stores").glob(f"{name}-*")) for folder in ("killed", "whole"))
+        found, wanted = AnalysisStore.open(killed), AnalysisStore.open(whole)
+        found.verify()
+        assert found.manifest.key == wanted.manifest.key
+        tables = [pa.Table.from_batches(list(s.record_batches())).sort_by("example") for s in (found, wanted)]
+        assert rows(tables[0]) == rows(tables[1])
 
 
 def test_everything_that_changes_a_result_changes_its_folder(core_session: it.ITSession, tmp_path: Path) -> None:

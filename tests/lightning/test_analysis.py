@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, run_analysis
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, run_analysis
 from interpretune.analysis.runner import analysis_step, run_analysis_step
 from interpretune_lightning import AnalysisCallback
 from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
@@ -55,6 +55,15 @@ def test_run_analysis_takes_the_session_in_every_context(tmp_path):
     assert_same_rows(found["lightning",], found["core",])
     with pytest.raises(it.ConfigurationError, match=r"run_analysis\(\*\*session, analysis_cfg=AnalysisCfg"):
         run_analysis(**session)
+
+
+def test_plans_run_into_the_same_stores_in_every_context(tmp_path):
+    found = {}
+    for adapters in (("core",), ("lightning",)):
+        session = make_session(tmp_path, adapters=adapters, latent_models=latents())
+        store = AnalysisRunner(**session, root=tmp_path / adapters[0]).run({"a": AnalysisMode.ablation})["a"]
+        found[adapters] = tables(AnalysisCache.of(store))
+    assert_same_rows(found["lightning",], found["core",])
 
 
 @pytest.mark.parametrize("mode", list(AnalysisMode))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from interpretune.errors import PlanError
 
 PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.dtype, torch.device, type(None), type(...))
-PASSING = frozenset({"training", "device", "dtype"})
-"""Attributes of modules that a run changes, or that their weights tell."""
+PASSING = frozenset({"training", "device", "dtype", "name_or_path"})
+"""Attributes of modules that a run changes, that their weights tell, or that say where they are from."""
 
 
 def hash_of(value: Any, owner: str) -> str:
