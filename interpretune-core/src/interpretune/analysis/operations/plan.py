@@ -147,7 +147,7 @@ class Plan:
         kept = set(self.keeps)
         lines = []
         for op in self.operations:
-            options = [f"{name}={_short(value)}" for name, value in op.options.items()]
+            options = [f"{name}={_short(value)}" for name, value in op.options.items() if value is not None]
             written = ", ".join(f"{item.name}{'*' if item.name in kept else ''}" for item in op.writes)
             about = f"   [{', '.join(sorted(op.needs))}]" if op.needs else ""
             lines.append(f"{op.name}({', '.join([*op.reads, *options])}) -> {written}{about}")
