@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +40,13 @@ class DataIdentity:
     batches: tuple[str, ...]
     sizes: tuple[int, ...]
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(self.sizes))
+
     def examples(self, batch_idx: int) -> range:
         """Positions in the split of a batch's examples."""
-        first = sum(self.sizes[:batch_idx])
-        return range(first, first + self.sizes[batch_idx])
+        return range(self._ends[batch_idx] - self.sizes[batch_idx], self._ends[batch_idx])
 
 
 def identify_data(batches: Iterable[Mapping[str, Any]]) -> DataIdentity:

@@ -20,6 +20,7 @@ from interpretune.analysis.operations.latent_analyses import (
     ANSWER_LOGITS,
     GRADIENTS,
     answer_positions,
+    entry_of,
 )
 from interpretune.analysis.operations.mode_plans import operations_of
 from interpretune.analysis.operations.operation import SOURCES
@@ -52,7 +53,7 @@ def run_with_ctx(
         analysis_batch.orig_labels = _ordinary(analysis_batch.orig_labels)
         analysis_batch.answer_indices = answer_positions(inputs, batch_idx, known=analysis_cfg.answer_indices)
         if analysis_cfg.alive_latents is not None:
-            analysis_batch.alive_latents = _entry(analysis_cfg.alive_latents, batch_idx, "alive_latents")
+            analysis_batch.alive_latents = entry_of(analysis_cfg.alive_latents, batch_idx, "analysis_cfg.alive_latents")
         module._hook.it_run_analysis(
             module=module, analysis_batch=analysis_batch, analysis_cfg=analysis_cfg, inputs=inputs
         )
@@ -155,7 +156,7 @@ def _results(analysis_batch: AnalysisBatch) -> dict[str, Any]:
 def _one_batch(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_idx: int | None) -> AnalysisCfg:
     """The configuration for one batch: results of other analyses are those of the batch alone."""
     diffs = analysis_cfg.base_logit_diffs
-    one = diffs if diffs is None or batch_idx is None else [_entry(diffs, batch_idx, "base_logit_diffs")]
+    one = diffs if diffs is None or batch_idx is None else [entry_of(diffs, batch_idx, "analysis_cfg.base_logit_diffs")]
     alive = [analysis_batch.alive_latents] if analysis_batch.alive_latents else None
     return replace(analysis_cfg, answer_indices=None, base_logit_diffs=one, alive_latents=alive)
 
@@ -163,12 +164,3 @@ def _one_batch(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_i
 def _ordinary(value: Any) -> Any:
     """A tensor that was made in inference mode as one that was not."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-def _entry(values: Sequence[Any], batch_idx: int, name: str) -> Any:
-    if batch_idx >= len(values):
-        raise AnalysisError(
-            f"analysis_cfg.{name} has {len(values)} batches, and batch {batch_idx} is asked for. Run the clean "
-            "analysis over at least as many batches."
-        )
-    return values[batch_idx]

@@ -43,9 +43,7 @@ def answer_positions(inputs: ModelInputs, batch_idx: int, *, known: Sequence[Ten
     found = inputs.answer_positions
     if known is None:
         return found
-    if batch_idx >= len(known):
-        raise AnalysisError(missing_batch("analysis_cfg.answer_indices", len(known), batch_idx))
-    given = known[batch_idx].to(found.device)
+    given = entry_of(known, batch_idx, "analysis_cfg.answer_indices").to(found.device)
     if not torch.equal(given, found):
         raise AnalysisError(
             f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its answers at "
@@ -128,9 +126,7 @@ def find_alive(
     known: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Latents that are active at the answer position of some example of the batch, or those that are ``known``."""
-    if known is not None and batch_idx >= len(known):
-        raise AnalysisError(missing_batch("alive_latents", len(known), batch_idx))
-    named = {} if known is None else known[batch_idx]
+    named = {} if known is None else entry_of(known, batch_idx, "alive_latents")
     device = clean.logits.device
     return {name: named[name].to(device) if name in named else alive_at(clean.latents[name]) for name in highest}
 
@@ -256,9 +252,10 @@ def differ_answers(answers: Tensor, orig_labels: Tensor) -> Tensor:
 
 
 @operation(writes=BASE_LOGIT_DIFFS)
-def count_from_clean(logit_diffs: Tensor) -> Tensor:
-    """Effects are counted from the run itself."""
-    return logit_diffs
+def count_from_clean(logit_diffs: Tensor, batch_idx: int, *, known: Sequence[Tensor] | None = None) -> Tensor:
+    """Effects are counted from the run itself, or from what is ``known`` of another."""
+    base: Tensor = logit_diffs if known is None else entry_of(known, batch_idx, "analysis_cfg.base_logit_diffs")
+    return base
 
 
 @operation(writes=EFFECTS, reads=("activations", ABLATED_LOGITS, BASE_LOGIT_DIFFS, "orig_labels"))
@@ -307,12 +304,23 @@ def logit_differences(answers: Tensor, labels: Tensor) -> Tensor:
     return (answers.gather(-1, labels) - answers.gather(-1, 1 - labels)).squeeze(-1)
 
 
-def missing_batch(name: str, batches: int, batch_idx: int) -> str:
-    """What to say where results of another analysis are asked for that it has not."""
-    return (
-        f"{name} has {batches} batches, and batch {batch_idx} is asked for. Run the clean analysis over at least as "
-        "many batches."
-    )
+def entry_of(known: Sequence[Any], batch_idx: int, name: str) -> Any:
+    """What another analysis has of a batch.
+
+    Args:
+        known: One entry for each batch.
+        batch_idx: Index of the batch.
+        name: What it is, for the error.
+
+    Raises:
+        AnalysisError: There are fewer batches.
+    """
+    if batch_idx >= len(known):
+        raise AnalysisError(
+            f"{name} has {len(known)} batches, and batch {batch_idx} is asked for. Run the clean analysis over at "
+            "least as many batches."
+        )
+    return known[batch_idx]
 
 
 def answers_of(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from attrs import frozen
 from interpretune.analysis.latent_model import LatentModel, activation_name
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.operations import latent_analyses as parts
-from interpretune.analysis.operations.operation import SOURCES, Operation, operation
+from interpretune.analysis.operations.operation import SOURCES, Operation
 from interpretune.analysis.operations.plan import Plan
 from interpretune.errors import AnalysisError
 
@@ -67,8 +67,7 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
     ]
     if cfg.mode is AnalysisMode.ablation:
         passes.append(parts.ablate_alive.with_options(row_budget=cfg.row_budget))
-        base = parts.count_from_clean if cfg.base_logit_diffs is None else _known_diffs(cfg)
-        numbers += [base, parts.ablation_effects]
+        numbers += [parts.count_from_clean.with_options(known=cfg.base_logit_diffs), parts.ablation_effects]
     elif cfg.mode is AnalysisMode.attr_patching:
         passes.append(parts.gradients_of_alive)
         numbers.append(parts.attribution_effects)
@@ -105,16 +104,3 @@ def plan_of(
     return Plan.of(
         operations, [item.name for item in there if item.name in wanted and item.stored] if keep is None else keep
     )
-
-
-def _known_diffs(cfg: AnalysisCfg) -> Operation:
-    known = cfg.base_logit_diffs
-    assert known is not None
-
-    @operation(writes=parts.BASE_LOGIT_DIFFS, name="known_logit_diffs")
-    def look_up(batch_idx: int, *, known: object = known) -> object:
-        if batch_idx >= len(known):  # type: ignore[arg-type]
-            raise AnalysisError(parts.missing_batch("analysis_cfg.base_logit_diffs", len(known), batch_idx))  # type: ignore[arg-type]
-        return known[batch_idx]  # type: ignore[index]
-
-    return look_up
