@@ -132,6 +132,16 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def real_tokens(tokens: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    """The tokens of each row without padding, ``[pos]`` each, from ``[batch, pos]`` and its mask."""
+    return [row[keep] for row, keep in zip(tokens, attention_mask.bool(), strict=True)]
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Tensor]) -> list[list[str]]:
+    """The text of each token of each row."""
+    return [[tokenizer.decode([token]) for token in row.tolist()] for row in rows]
+
+
 def pad_left(tokens: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the padding of each row to its left, as generation needs it.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from attrs import frozen
 from torch import Tensor
@@ -99,6 +100,33 @@ class AnalysisBatch:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.orig_labels)
+
+    def take(self, values: Mapping[str, Any]) -> None:
+        """Take over values of fields as operations write them and stores keep them; other names are left out."""
+        for item in fields(self):
+            if item.name in values:
+                setattr(self, item.name, values[item.name])
+        if "ablated_logits" in values:
+            self.ablated_logits = {name: item.values for name, item in values["ablated_logits"].items()}
+        if "peak_values" in values and "peak_positions" in values:
+            self.peaks = {
+                name: Peaks(item.latents, item.values, values["peak_positions"][name].values)
+                for name, item in values["peak_values"].items()
+            }
+
+    def as_fields(self) -> dict[str, Any]:
+        """What is there as values of fields, named as operations name them."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "peaks"}
+        values["ablated_logits"] = {
+            name: LatentValues(self.activations[name].latents, item, self.activations[name].d_sae)
+            for name, item in self.ablated_logits.items()
+        }
+        for name, part in (("peak_values", "values"), ("peak_positions", "positions")):
+            values[name] = {
+                hook: LatentValues(item.latents, getattr(item, part), self.activations[hook].d_sae)
+                for hook, item in self.peaks.items()
+            }
+        return {k: v for k, v in values.items() if v is not None and not (isinstance(v, Mapping) and not v)}
 
 
 def alive_at(activations: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import torch
 
-from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks
+from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.batch_sequence import BatchSequence
 from interpretune.analysis.fields import Field, Per
 from interpretune.analysis.operations.latent_analyses import (
@@ -26,14 +26,14 @@ from interpretune.analysis.operations.latent_analyses import (
     peaks_of_alive,
     predict_answers,
     prompt_texts,
-    real_tokens,
-    token_texts,
+    token_pieces,
+    unpadded_tokens,
 )
 from interpretune.analysis.operations.operation import SOURCES
 from interpretune.analysis.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.analysis.store.disk import MANIFEST
 from interpretune.errors import AnalysisError, StoreError
-from interpretune.tokenization import mask_of, tokens_of
+from interpretune.tokenization import mask_of, real_tokens, token_texts, tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,8 +62,8 @@ FIELDS: Mapping[str, Field] = {
         ABLATED_LOGITS,
         EFFECTS,
         *peaks_of_alive.writes,
-        *real_tokens.writes,
-        *token_texts.writes,
+        *unpadded_tokens.writes,
+        *token_pieces.writes,
         *prompt_texts.writes,
     )
 }
@@ -180,11 +180,10 @@ class AnalysisCache:
             kept |= {name: _EMPTY[name] for name in DROPPED_FIELDS}
         saved = AnalysisBatch(**kept)
         if self.save_cfg.tokens or self.save_cfg.prompts:
-            tokens, mask = tokens_of(batch)[1].cpu(), mask_of(batch).cpu().bool()
-            rows = [row[keep] for row, keep in zip(tokens, mask, strict=True)]
+            rows = real_tokens(tokens_of(batch)[1].cpu(), mask_of(batch).cpu())
             if self.save_cfg.tokens:
                 saved.tokens = rows
-                saved.pieces = [[tokenizer.decode([token]) for token in row] for row in rows] if tokenizer else None
+                saved.pieces = token_texts(tokenizer, rows) if tokenizer else None
             if self.save_cfg.prompts:
                 if tokenizer is None:
                     raise AnalysisError("SaveCfg(prompts=True) needs a tokenizer: save(..., tokenizer=...).")
@@ -198,7 +197,7 @@ class AnalysisCache:
             AnalysisError: The cache is a view of a folder.
             StoreError: The results are not of the fields of the batches before.
         """
-        values = _values_of(batch)
+        values = {name: value for name, value in batch.as_fields().items() if name in FIELDS}
         if self._store is None:
             self._store, self._writer = AnalysisStore.in_memory([FIELDS[name] for name in FIELDS if name in values])
         if self._writer is None:
@@ -260,43 +259,11 @@ class AnalysisCache:
 _EMPTY: Mapping[str, Any] = {"answer_logits": None, "gradients": {}, "ablated_logits": {}}
 
 
-def _values_of(batch: AnalysisBatch) -> dict[str, Any]:
-    """A batch as values of fields."""
-    values: dict[str, Any] = {}
-    for name in FIELDS:
-        value = getattr(batch, name, None)
-        if value is not None and not (isinstance(value, Mapping) and not value):
-            values[name] = value
-    if batch.ablated_logits:
-        values["ablated_logits"] = {
-            name: LatentValues(batch.activations[name].latents, item, batch.activations[name].d_sae)
-            for name, item in batch.ablated_logits.items()
-        }
-    if batch.peaks:
-        widths = {name: item.d_sae for name, item in batch.activations.items()}
-        values["peak_values"] = {
-            name: LatentValues(item.latents, item.values, widths[name]) for name, item in batch.peaks.items()
-        }
-        values["peak_positions"] = {
-            name: LatentValues(item.latents, item.positions, widths[name]) for name, item in batch.peaks.items()
-        }
-    return values
-
-
 def _batch_of(batch: StoredBatch, urls: Mapping[str, str]) -> AnalysisBatch:
     """Values of fields as a batch; what is not stored stays None or empty."""
     labels = torch.zeros(len(batch.examples), dtype=torch.long)
     made = AnalysisBatch(labels=batch.get("labels", labels), orig_labels=batch.get("orig_labels", labels))
-    for name, value in batch.items():
-        if name in BATCH_FIELDS and name != "ablated_logits":
-            setattr(made, name, value)
-    if "ablated_logits" in batch:
-        made.ablated_logits = {name: item.values for name, item in batch["ablated_logits"].items()}
-    if set(PEAKS) <= batch.keys():
-        made.peaks = {
-            name: Peaks(item.latents, item.values, batch["peak_positions"][name].values)
-            for name, item in batch["peak_values"].items()
-        }
+    made.take(batch)
     made.alive_latents = {name: item.latents for name, item in batch.get("activations", {}).items()}
     made.dashboard_urls = dict(urls)
     return made

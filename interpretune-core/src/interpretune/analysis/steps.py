@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks
+from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel, activation_name
 from interpretune.analysis.modes import AnalysisCfg
@@ -77,7 +77,8 @@ def loss_and_logit_diffs(
     operations = operations_of(one, module.latent_models).numbers
     given = {item.name: item for item in (ANSWER_LOGITS, ABLATED_LOGITS, ACTIVATIONS, GRADIENTS)}
     plan = Plan.of(operations, sources={**SOURCES, **given})
-    values = run_plan(plan, _sources(module, analysis_batch, None) | _results(analysis_batch), len(analysis_batch))
+    there = {"gradients": {}, "activations": {}, "ablated_logits": {}, **analysis_batch.as_fields()}
+    values = run_plan(plan, {**there, **_sources(module, analysis_batch, None)}, len(analysis_batch))
     for name in ("loss", "preds", "logit_diffs", "effects"):
         if name in values:
             setattr(analysis_batch, name, values[name])
@@ -89,17 +90,9 @@ def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: Anal
     plan = Plan.of(operations_of(one, module.latent_models).passes)
     plan.check_backend(module.backend, module.latent_models)
     values = run_plan(plan, _sources(module, analysis_batch, inputs), len(inputs))
-    for name in ("answer_logits", "alive_latents", "activations", "gradients"):
-        if name in values:
-            setattr(analysis_batch, name, values[name])
-    if "peak_values" in values:
-        analysis_batch.peaks = {
-            name: Peaks(item.latents, item.values, values["peak_positions"][name].values)
-            for name, item in values["peak_values"].items()
-        }
+    analysis_batch.take(values)
+    if analysis_cfg.mode.splices:
         analysis_batch.dashboard_urls = dashboard_urls(module.latent_models)
-    if "ablated_logits" in values:
-        analysis_batch.ablated_logits = {name: item.values for name, item in values["ablated_logits"].items()}
 
 
 def dashboard_urls(latent_models: Sequence[LatentModel]) -> dict[str, str]:
@@ -136,20 +129,6 @@ def _sources(module: ITModule, analysis_batch: AnalysisBatch, inputs: ModelInput
         "module": module,
         "backend": module.backend,
         "latent_models": module.latent_models,
-    }
-
-
-def _results(analysis_batch: AnalysisBatch) -> dict[str, Any]:
-    """What the passes left, as operations have it."""
-    activations = analysis_batch.activations
-    return {
-        "answer_logits": analysis_batch.answer_logits,
-        "activations": activations,
-        "gradients": analysis_batch.gradients,
-        "ablated_logits": {
-            name: LatentValues(activations[name].latents, values, activations[name].d_sae)
-            for name, values in analysis_batch.ablated_logits.items()
-        },
     }
 
 

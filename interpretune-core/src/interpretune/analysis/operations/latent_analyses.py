@@ -20,6 +20,7 @@ from interpretune.analysis.replay.prefill import LatentObserver, Prefill
 from interpretune.analysis.replay.prefill import prefill as run_once
 from interpretune.analysis.replay.rows import LatentRows
 from interpretune.errors import AnalysisError, DataError
+from interpretune.tokenization import real_tokens, token_texts
 
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
@@ -204,16 +205,15 @@ def gradients_of_alive(
 
 
 @operation(writes=Field("tokens", "int64", ragged=True, about="ids of the real tokens"))
-def real_tokens(inputs: ModelInputs) -> list[Tensor]:
+def unpadded_tokens(inputs: ModelInputs) -> list[Tensor]:
     """Tokens without padding."""
-    return [row[mask] for row, mask in zip(inputs.tokens, inputs.attention_mask.bool(), strict=True)]
+    return real_tokens(inputs.tokens, inputs.attention_mask)
 
 
 @operation(writes=Field("pieces", "string", ragged=True, about="text of each real token"))
-def token_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[list[str]]:
+def token_pieces(module: ITModule, tokens: Sequence[Tensor]) -> list[list[str]]:
     """Text of each token."""
-    tokenizer = module.require_datamodule().tokenizer
-    return [[tokenizer.decode([token]) for token in row.tolist()] for row in tokens]
+    return token_texts(module.require_datamodule().tokenizer, tokens)
 
 
 @operation(writes=Field("prompts", "string", about="text of the example"))

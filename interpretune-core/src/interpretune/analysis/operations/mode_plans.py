@@ -93,8 +93,8 @@ def plan_of(
         HookPointError: The configuration chooses latent activations that are not there.
     """
     mode, save = operations_of(cfg, latent_models), cfg.analysis_cache.save_cfg
-    texts = [parts.real_tokens, parts.token_texts] if save.tokens else []
-    texts += [parts.real_tokens, parts.prompt_texts] if save.prompts else []
+    texts = [parts.unpadded_tokens, parts.token_pieces] if save.tokens else []
+    texts += [parts.unpadded_tokens, parts.prompt_texts] if save.prompts else []
     wanted = {*RESULTS, *(INTERMEDIATES if save.intermediates else ())}
     wanted |= {"tokens", "pieces"} if save.tokens else set()
     wanted |= {"prompts"} if save.prompts else set()
