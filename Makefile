@@ -5,19 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretune-lightning
-SOURCES := $(PACKAGES:%=%/src)
+EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
+SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
 .PHONY: setup demo test lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+$(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) $(EXAMPLES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev \
 		--editable "interpretune-core[gguf,metrics,lora,quantization]" --editable interpretune-tlens \
 		--editable interpretune-saelens --editable "interpretune-lightning[fts]"
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EXAMPLES:%=--editable %)
 	touch $@
 
 demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help" shows what can be changed

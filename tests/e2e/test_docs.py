@@ -72,7 +72,7 @@ RUNNABLE = runnable()
 
 
 @pytest.fixture
-def step_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def hello(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The adapter of the page on writing adapters, installed from the page's own blocks."""
     found = {block.info: block.body for block in blocks(WRITING_PAGE)}
     code, project = found["python adapter"], found["toml adapter"]
@@ -93,7 +93,7 @@ def step_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return imported
 
 
-@pytest.mark.usefixtures("step_timer")
+@pytest.mark.usefixtures("hello")
 @pytest.mark.parametrize(("block", "output"), RUNNABLE, ids=[block.id for block, _ in RUNNABLE])
 def test_runnable_block(block: Block, output: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,17 +187,25 @@ def test_documented_phase_is_the_one_in_the_specifications(name: str) -> None:
     assert DOCUMENTED[name][2] == headings[-1]
 
 
-def test_adapter_of_the_page_times_steps(step_timer: ModuleType) -> None:
+def test_adapter_of_the_page_times_steps(hello: ModuleType) -> None:
     logged = {}
 
     class Module:
         def log(self, name: str, value: float) -> None:
             logged[name] = value
 
-    hook = build_context(["step_timer"]).hook
+    hook = build_context(["hello"]).hook
     assert hook.it_run_step(module=Module(), step_name="test_step", step=lambda: "result") == "result"
     assert logged["test_step_seconds"] >= 0
-    assert len(inspect.getsource(step_timer.StepTimer).splitlines()) < 15
+    assert len([line for line in inspect.getsource(hello).splitlines() if line]) <= 15
+
+
+def test_adapter_of_the_page_is_the_example() -> None:
+    shown = {block.info: block.body for block in blocks(WRITING_PAGE)}
+    folder = ROOT / "examples" / "interpretune-hello"
+    assert shown["toml adapter"] == (folder / "pyproject.toml").read_text(encoding="utf-8")
+    code = folder / "src" / "interpretune_hello" / "__init__.py"
+    assert shown["python adapter"] == code.read_text(encoding="utf-8")
 
 
 def test_errors_page_lists_every_error() -> None:
