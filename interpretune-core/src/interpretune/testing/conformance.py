@@ -1,0 +1,84 @@
+"""The suite that authors of adapters inherit: one test for each rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from interpretune.testing import all_rules
+from interpretune.testing.rule import Rule
+
+
+class AdapterConformance:
+    """Checks one adapter against every rule of the contract.
+
+    ::
+
+        from interpretune.testing import AdapterConformance
+
+        class TestMyAdapter(AdapterConformance):
+            adapter = "my_adapter"
+
+    pytest then runs one test for each rule. ``interpretune doctor`` checks the same rules without pytest; it finds the
+    class where it is registered as an entry point of the group ``interpretune.conformance``.
+
+    Attributes:
+        adapter: Name of the adapter, as its entry point has it.
+        stack: Names of the adapters to stack; empty: this one alone, and what it requires.
+        answers: Answer words of the labels 0 and 1, each one token of the tiny model's tokenizer.
+        prompt_pattern: What prompts are put into; ``{task_prompt}`` is their place.
+        import_limit: How many times as long as that of torch and transformers the adapter's import may take.
+    """
+
+    adapter: ClassVar[str] = ""
+    stack: ClassVar[Sequence[str]] = ()
+    answers: ClassVar[tuple[str, str]] = ("Yes", "No")
+    prompt_pattern: ClassVar[str] = "{task_prompt} <eos> Answer :"
+    import_limit: ClassVar[float] = 3.0
+
+    def write_tiny_model(self, folder: Path) -> None:
+        """Write a tiny model and its tokenizer as Hugging Face does; a random Llama with dropout and no further state.
+
+        Args:
+            folder: An empty folder.
+        """
+        from interpretune.testing.tiny_models import save_tiny_model
+
+        save_tiny_model(folder, "llama", dropout=0.1)
+
+    def write_model_with_learned_positions(self, folder: Path) -> None:
+        """Write a tiny model that sees a shift of its positions, as rotary models do not; a random GPT-2.
+
+        Raises ``NotImplementedError`` where the adapter loads no such model.
+
+        Args:
+            folder: An empty folder.
+        """
+        from interpretune.testing.tiny_models import save_tiny_model
+
+        save_tiny_model(folder, "gpt2", dropout=0.1)
+
+    def module_settings(self) -> Mapping[str, Any]:
+        """Further fields of ``ITConfig`` that a session with this adapter needs."""
+        return {}
+
+    def reference_model(self, folder: Path) -> Any:
+        """The model that naive references run: the plain Hugging Face model of a folder."""
+        from interpretune.testing.reference import plain_model
+
+        return plain_model(folder)
+
+
+def _test_of(rule: Rule) -> Callable[..., None]:
+    def test(self: AdapterConformance, check_rule: Callable[[Rule], None]) -> None:
+        check_rule(rule)
+
+    test.__name__ = rule.test_name
+    test.__qualname__ = f"{AdapterConformance.__name__}.{rule.test_name}"
+    test.__doc__ = rule.about
+    return test
+
+
+for _rule in all_rules.RULES.values():
+    setattr(AdapterConformance, _rule.test_name, _test_of(_rule))

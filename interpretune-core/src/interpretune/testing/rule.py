@@ -1,0 +1,129 @@
+"""A rule that adapters keep, and what is raised where one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from interpretune.declaration import Level
+
+if TYPE_CHECKING:
+    from interpretune.testing.bench import Bench
+
+DOCUMENTATION = "docs/adapters/testing.md"
+
+RULES: dict[str, Rule] = {}
+"""All rules by id, in the order in which they are checked."""
+
+
+class RuleBroken(AssertionError):  # noqa: N818 - it says what happened
+    """An adapter breaks a rule.
+
+    Attributes:
+        seen: What was found.
+        expected: What should have been found.
+        rule: The rule; filled in where the rule is checked.
+    """
+
+    def __init__(self, seen: str, expected: str, rule: Rule | None = None) -> None:
+        super().__init__(seen, expected)
+        self.seen, self.expected, self.rule = seen, expected, rule
+
+    def __str__(self) -> str:
+        name = f"{self.rule.id}: " if self.rule is not None else ""
+        where = f"\n  documented: {self.rule.documented}" if self.rule is not None else ""
+        return f"{name}{self.seen}\n  expected: {self.expected}{where}"
+
+
+class RuleSkipped(Exception):  # noqa: N818 - it says what happened
+    """A rule does not apply, or cannot be checked; the message says why."""
+
+
+@frozen(eq=False)
+class Rule:
+    """One thing that must be so.
+
+    Attributes:
+        id: Its name, in kebab-case; the heading in the documentation.
+        about: What must be so, in a sentence.
+        function: Checks it; raises ``RuleBroken`` or ``RuleSkipped``.
+        levels: Levels of adapters that it applies to; empty: all.
+        capabilities: What the backend must offer for the rule to apply.
+        stack: Whether it says something of adapters that share a stack.
+    """
+
+    id: str
+    about: str
+    function: Callable[[Bench], None] = field(repr=False)
+    levels: tuple[Level, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    stack: bool = False
+
+    @property
+    def documented(self) -> str:
+        """Where the rule is explained."""
+        return f"{DOCUMENTATION}#{self.id}"
+
+    @property
+    def test_name(self) -> str:
+        """Name of its test in a suite."""
+        return f"test_{self.id.replace('-', '_')}"
+
+    def check(self, bench: Bench) -> None:
+        """Check it.
+
+        Args:
+            bench: The adapter, and what is needed to try it.
+
+        Raises:
+            RuleBroken: The adapter breaks it.
+            RuleSkipped: It does not apply.
+        """
+        if self.levels:
+            level = bench.level
+            if level not in self.levels:
+                raise RuleSkipped(
+                    f"only for adapters of the level {' or '.join(map(str, self.levels))}; this is {level}"
+                )
+        missing = [name for name in self.capabilities if name not in bench.capabilities]
+        if missing:
+            raise RuleSkipped(f"the backend does not offer {', '.join(missing)}")
+        try:
+            self.function(bench)
+        except RuleBroken as broken:
+            broken.rule = self
+            raise
+        except RuleSkipped:
+            raise
+        except Exception as error:  # an adapter may raise anything; it is reported as the rule's failure
+            raise RuleBroken(f"{type(error).__name__}: {error}", self.about, self) from error
+
+
+def rule(
+    *, levels: Sequence[str] = (), capabilities: Sequence[str] = (), stack: bool = False
+) -> Callable[[Callable[[Bench], None]], Rule]:
+    """Make a rule of a function; its name is the id, the first line of its docstring what must be so."""
+
+    def make(function: Callable[[Bench], None]) -> Rule:
+        made = Rule(
+            id=function.__name__.replace("_", "-"),
+            about=(function.__doc__ or "").strip().splitlines()[0],
+            function=function,
+            levels=tuple(map(Level, levels)),
+            capabilities=tuple(capabilities),
+            stack=stack,
+        )
+        if made.id in RULES:
+            raise ValueError(f"There are two rules {made.id!r}.")
+        RULES[made.id] = made
+        return made
+
+    return make
+
+
+def expect(condition: object, seen: str, expected: str) -> None:
+    """Raise ``RuleBroken`` unless something is so."""
+    if not condition:
+        raise RuleBroken(seen, expected)

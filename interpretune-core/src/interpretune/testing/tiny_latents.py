@@ -1,0 +1,65 @@
+"""Latent models of plain torch: they belong to no library, and every backend must splice them alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RandomDictionary(nn.Module):
+    """A dictionary of random ReLU latents of which a fraction is active."""
+
+    w_enc: Tensor
+    b_enc: Tensor
+    w_dec: Tensor
+    b_dec: Tensor
+
+    def __init__(
+        self,
+        hook_point: str,
+        d_in: int,
+        d_sae: int = 24,
+        *,
+        output: str | None = None,
+        skips: bool = False,
+        seed: int = 0,
+        linear: bool = True,
+    ) -> None:
+        """Draw one.
+
+        Args:
+            hook_point: Where it reads.
+            d_in: Width there.
+            d_sae: Number of latents.
+            output: Where it writes; None: where it reads.
+            skips: Leave special tokens as they are.
+            seed: Seed of its weights.
+            linear: Declare that its decoder is linear.
+        """
+        super().__init__()
+        self.name = f"random at {hook_point}"
+        self.hook_point = hook_point
+        self.output_hook_point = output or hook_point
+        self.d_in, self.d_sae = d_in, d_sae
+        self.skips_special_tokens = skips
+        self.linear = linear
+        draw = torch.Generator().manual_seed(seed)
+        self.register_buffer("w_enc", torch.randn(d_in, d_sae, generator=draw) / d_in**0.5)
+        self.register_buffer("b_enc", torch.randn(d_sae, generator=draw) * 0.2 - 0.1)
+        self.register_buffer("w_dec", torch.randn(d_sae, d_in, generator=draw) / d_sae**0.5)
+        self.register_buffer("b_dec", torch.randn(d_in, generator=draw) * 0.2)
+
+    def encode(self, activations: Tensor) -> Tensor:
+        """``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``."""
+        return torch.relu(activations @ self.w_enc + self.b_enc)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """``[batch, pos, d_sae]`` to ``[batch, pos, d_in]``."""
+        return latents @ self.w_dec + self.b_dec
+
+    def decoder_rows(self, latents: Tensor) -> Tensor | None:
+        """What each of the given latents writes, ``[n]`` to ``[n, d_in]``."""
+        return self.w_dec[latents] if self.linear else None
+
+    def dashboard_url(self) -> None:
+        """There is none."""
