@@ -32,6 +32,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(SOURCES)
+	rm -rf .make/new-adapter && mkdir -p .make/new-adapter  # templates are type-checked as what they become
+	for kind in framework model latents extension; do \
+		$(BIN)/interpretune new-adapter checked_$$kind --kind $$kind --output .make/new-adapter/$$kind >/dev/null || exit; \
+	done
+	MYPYPATH=$$(echo .make/new-adapter/*/src | tr " " ":") $(BIN)/mypy .make/new-adapter/*/src
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 

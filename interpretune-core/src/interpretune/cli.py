@@ -1,4 +1,4 @@
-"""The command line: ``interpretune run | demo | adapters | explain``.
+"""The command line: ``interpretune run | demo | adapters | explain | new-adapter``.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -57,6 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("adapter", nargs="+", help="names of adapters, in any order")
     explain.add_argument("--json", action="store_true", help="print JSON")
     explain.set_defaults(run=_explain)
+
+    new_adapter = commands.add_parser("new-adapter", help="write the package of a new adapter, complete and tested")
+    new_adapter.add_argument("name", help="name of the adapter: lower-case, with underscores between words")
+    new_adapter.add_argument(
+        "--kind",
+        choices=("framework", "model", "latents", "extension"),
+        default="extension",
+        help="what it shall do: run the steps, load the model, load latent models, or anything else "
+        "(default: %(default)s)",
+    )
+    new_adapter.add_argument(
+        "--output", type=Path, help="folder of the package, absent or empty (default: interpretune-NAME)"
+    )
+    new_adapter.set_defaults(run=_new_adapter)
 
     demo = commands.add_parser(
         "demo",
@@ -161,6 +175,23 @@ def _explain(options: argparse.Namespace) -> int:
         )
     else:
         print(context)
+    return 0
+
+
+def _new_adapter(options: argparse.Namespace) -> int:
+    from interpretune.declaration import Level
+    from interpretune.new_adapter.writing import write_adapter
+
+    folder = write_adapter(options.name, Level(options.kind), options.output)
+    print(
+        f"The adapter {options.name!r} is in {folder}. What comes next:\n\n"
+        f"  cd {folder}\n"
+        '  pip install --editable ".[dev]"\n'
+        "  interpretune adapters\n"
+        "  pytest\n"
+        f"  interpretune doctor {options.name}\n\n"
+        "src/ says where to go on; choose a license before you publish it."
+    )
     return 0
 
 

@@ -1,0 +1,1 @@
+"""An extension of interpretune: times steps, and offers an operation."""

@@ -1,0 +1,1 @@
+"""A trainer for sessions of interpretune."""

@@ -1,0 +1,53 @@
+"""Reads dictionaries from folders, and widths from models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from interpretune import ITModule, LatentModelError
+from interpretune.analysis import ModelInputs
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from interpretune_adaptername.dictionary import ABOUT, WEIGHTS, Dictionary
+
+
+def load_dictionary(path: str | Path) -> Dictionary:
+    """Read what ``Dictionary.save`` wrote.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        LatentModelError: The folder is none of a dictionary, or is damaged.
+    """
+    folder = Path(path).expanduser()
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        dictionary = Dictionary(about["hook_point"], about["d_in"], about["d_sae"])
+        dictionary.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise LatentModelError(
+            f"{folder} cannot be read as a dictionary of adapter_name: {type(error).__name__}: {error}. "
+            f"Give a folder with {ABOUT} and {WEIGHTS}, as Dictionary.save writes them."
+        ) from error
+    return dictionary
+
+
+def find_saved(folder: Path) -> Sequence[Path]:
+    """A folder, if a dictionary is saved there, or the folders in it where one is."""
+    return [folder] if (folder / ABOUT).is_file() else sorted(file.parent for file in folder.glob(f"*/{ABOUT}"))
+
+
+def width_at(module: ITModule, hook_point: str) -> int:
+    """Numbers at a hook point, for each token: found by a forward of two tokens.
+
+    Raises:
+        HookPointError: The model has no such place; the nearest names are given.
+    """
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=module.device)
+    seen = module.backend.capture(ModelInputs(tokens, torch.ones_like(tokens)), [hook_point])
+    return seen[hook_point].flatten(2).shape[-1]
