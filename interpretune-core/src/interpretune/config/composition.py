@@ -57,16 +57,25 @@ def _compose(
     values |= getattr(cfg, "awaiting_composition", {})
     if not added and not name and not getattr(cfg, "awaiting_composition", {}):
         return copy.copy(cfg)
-    composed: Any = make_dataclass(
-        name or type(cfg).__name__,
-        [],
-        bases=(*added, type(cfg)),
-        kw_only=True,
-        namespace={"__doc__": type(cfg).__doc__},
-    )
+    composed = _composed_class(name or type(cfg).__name__, (*added, type(cfg)))
     _refuse_unknown(values, composed, context, kind)
     result: Config = composed(**values)
     return result
+
+
+def _composed_class(name: str, bases: tuple[type, ...]) -> Any:
+    """A dataclass whose objects can be pickled, although no module has it as an attribute."""
+
+    def reduce(cfg: Any) -> tuple[Any, ...]:
+        return _unpickled, (name, bases), vars(cfg)
+
+    namespace = {"__doc__": bases[-1].__doc__, "__reduce__": reduce}
+    return make_dataclass(name, [], bases=bases, kw_only=True, namespace=namespace)
+
+
+def _unpickled(name: str, bases: tuple[type, ...]) -> Any:
+    """An object of a composed class without its values, which pickle puts in."""
+    return object.__new__(_composed_class(name, bases))
 
 
 def _refuse_unknown(values: Mapping[str, Any], composed: type, context: ExecutionContext, kind: str) -> None:

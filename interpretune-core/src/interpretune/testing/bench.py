@@ -210,6 +210,21 @@ class Bench:
         """The plain Hugging Face model of the folder."""
         return self.suite.reference_model(self.model_folder)
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits at each position."""
+        return int(self.reference.config.vocab_size)
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return int(self.reference.config.hidden_size)
+
+    @property
+    def special(self) -> list[int]:
+        """Ids of the tokenizer's special tokens."""
+        return sorted(set(self.session.datamodule.tokenizer.all_special_ids))
+
     def close(self) -> None:
         """End the shared session and remove everything that was written."""
         session = vars(self).pop("session", None)

@@ -51,7 +51,7 @@ class GlobalState:
         for cls, before in self.classes.items():
             now = vars(cls)
             replaced = sorted(key for key in {*before, *now} if before.get(key) is not now.get(key))
-            replaced = [key for key in replaced if not key.startswith(("_abc_", "__annotations", "__doc__"))]
+            replaced = [key for key in replaced if _counts(cls, key, before)]
             if replaced:
                 found.append(f"attributes of the class {cls.__module__}.{cls.__qualname__}: {', '.join(replaced)}")
         of_torch, of_python, of_numpy = self.random_states
@@ -99,6 +99,16 @@ class GlobalState:
         torch.set_rng_state(of_torch)
         random.setstate(of_python)
         np.random.set_state(of_numpy)
+
+
+def _counts(cls: type, attribute: str, before: Mapping[str, Any]) -> bool:
+    """Whether a changed attribute of a class means anything: notes that a class makes of itself do not.
+
+    An attribute that is new counts where it hides an inherited one.
+    """
+    if attribute.startswith(("_abc_", "__annotations", "__doc__")):
+        return False
+    return attribute in before or any(hasattr(base, attribute) for base in cls.__bases__)
 
 
 def _loggers() -> Mapping[str, Any]:

@@ -24,11 +24,6 @@ class _Noting:
         if call == self.fails_in:
             raise PlannedError(call)
 
-    @property
-    def noted(self) -> list[str]:
-        """What was called so far."""
-        return list(vars(self).get("calls", []))
-
 
 class UserModule(_Noting, ClassificationModule):
     """A module as a user writes it."""

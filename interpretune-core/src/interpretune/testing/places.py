@@ -1,0 +1,64 @@
+"""Which of a decoder's places a backend offers, and latent models there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interpretune.analysis.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, canonical_names, in_layer
+from interpretune.errors import HookPointError
+from interpretune.testing import reference
+from interpretune.testing.bench import Bench
+from interpretune.testing.rule import RuleSkipped
+from interpretune.testing.tiny_latents import RandomDictionary
+
+LOWER, UPPER = 0, 1
+"""Layers of the latent models; one is above both."""
+
+
+def names_of(bench: Bench) -> list[str]:
+    """The canonical names of all places of the tiny model.
+
+    Raises:
+        RuleSkipped: The reference does not know the model.
+    """
+    reference.kind_of(bench.reference)
+    return [name for name, _ in canonical_names(reference.n_layers(bench.reference))]
+
+
+def offered(bench: Bench) -> list[str]:
+    """Those that the backend offers."""
+    return [name for name in names_of(bench) if _offers(bench.backend, name)]
+
+
+def _offers(backend: Any, name: str) -> bool:
+    try:
+        backend.check_hook_points([name])
+    except HookPointError:
+        return False
+    return True
+
+
+def latents(bench: Bench) -> list[RandomDictionary]:
+    """Latent models that every rule splices: an autoencoder that skips special tokens, one that does not, a transcoder.
+
+    Raises:
+        RuleSkipped: The backend offers no residual stream.
+    """
+    found = [
+        dictionary(bench, in_layer(LOWER, RESID_POST), skips=True, seed=1),
+        dictionary(bench, in_layer(UPPER, RESID_POST), seed=2, linear=False),
+    ]
+    if not all(_offers(bench.backend, item.hook_point) for item in found):
+        raise RuleSkipped("the backend does not offer the residual stream after its blocks")
+    read, write = in_layer(UPPER, MLP_IN), in_layer(UPPER, MLP_OUT)
+    if _offers(bench.backend, read) and _offers(bench.backend, write):
+        found.append(dictionary(bench, read, output=write, seed=3))
+    middle = in_layer(UPPER + 1, RESID_MID)
+    if _offers(bench.backend, middle):
+        found.append(dictionary(bench, middle, seed=4, skips=True))
+    return found
+
+
+def dictionary(bench: Bench, place: str, **options: Any) -> RandomDictionary:
+    """A random dictionary at a place of the residual stream's width, where the module is."""
+    return RandomDictionary(place, bench.width, **options).to(bench.module.device)

@@ -1,0 +1,43 @@
+"""Notes every hook call of the sessions that are made in a block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+from unittest import mock
+
+import attrs
+
+from interpretune.stack import ExecutionContext, build_context
+
+
+class _NotingHooks:
+    """Stands before a context's hooks and notes their calls."""
+
+    def __init__(self, hooks: Any, calls: list[str]) -> None:
+        self._hooks, self._calls = hooks, calls
+
+    def __getattr__(self, name: str) -> Any:
+        hook = getattr(self._hooks, name)
+        if not name.startswith("it_"):
+            return hook
+
+        def call(**arguments: Any) -> Any:
+            self._calls.append(name)
+            return hook(**arguments)
+
+        return call
+
+
+@contextlib.contextmanager
+def hook_calls() -> Iterator[list[str]]:
+    """Names of the hooks that sessions made in the block call, in order, for as long as these sessions live."""
+    calls: list[str] = []
+
+    def recorded(names: Iterable[str]) -> ExecutionContext:
+        context = build_context(names)
+        return attrs.evolve(context, hook=_NotingHooks(context.hook, calls))  # type: ignore[arg-type]
+
+    with mock.patch("interpretune.session.build_context", recorded):
+        yield calls

@@ -1,0 +1,130 @@
+"""Rules of sharing a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations, permutations
+from typing import Any
+
+from interpretune.config.composition import compose_datamodule_cfg, compose_module_cfg
+from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.config.module import ITConfig
+from interpretune.discovery import installed_adapters
+from interpretune.errors import InterpretuneError, StackError
+from interpretune.session import compose_class
+from interpretune.stack import CORE, SINGLE_OWNER_HOOKS, ExecutionContext, build_context
+from interpretune.testing.bench import Bench
+from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.user_classes import UserDataModule, UserModule
+
+MOST_TOGETHER = 3
+"""Adapters in the largest stacks that are tried, core not counted."""
+
+
+@rule(stack=True)
+def stacks_in_every_order(bench: Bench) -> None:
+    """With every other installed adapter it gives one stack for all orders, or is refused in words."""
+    bench.context  # noqa: B018 - skips what does not stack at all
+    mine = [name for name in bench.stack if name != CORE]
+    others = [name for name in installed_adapters() if name not in (*mine, CORE) and _stacks_alone(name)]
+    for size in range(MOST_TOGETHER - len(mine) + 1):
+        for guests in combinations(others, size):
+            _check((*mine, *guests))
+
+
+def _check(names: Sequence[str]) -> None:
+    try:
+        contexts = [build_context(order) for order in permutations((CORE, *names))]
+    except StackError as error:
+        _check_refusal(names, str(error))
+        return
+    about = len({_description(context) for context in contexts})
+    expect(about == 1, f"the orders of {', '.join(names)} give {about} different stacks", "one for all orders")
+    _check_that_they_may(names, contexts[0])
+    _compose(names, contexts[0])
+
+
+def _check_refusal(names: Sequence[str], message: str) -> None:
+    """A refusal must have a reason that is declared, and name those whom it concerns."""
+    named = [name for name in names if f"'{name}'" in message or f" {name} " in message]
+    owners = [name for name in names if _loads_model(name)]
+    reason = _declared_conflict(names) or len(owners) > 1
+    expect(
+        reason and len(named) > 1,
+        f"{', '.join(names)} do not stack: {message}",
+        "a stack; or a refusal that names both adapters, for a conflict that one of them declares or because two load "
+        "the model",
+    )
+
+
+def _check_that_they_may(names: Sequence[str], context: ExecutionContext) -> None:
+    conflict = _declared_conflict(context.names)
+    expect(not conflict, f"{', '.join(context.names)} stack", f"a refusal: {conflict}")
+    owners = [name for name in context.names if name != CORE and _loads_model(name)]
+    expect(len(owners) < 2, f"{', '.join(names)} stack and {' and '.join(owners)} load the model", "a refusal")
+
+
+def _compose(names: Sequence[str], context: ExecutionContext) -> None:
+    try:
+        compose_class(UserModule, "module", context)
+        compose_class(UserDataModule, "datamodule", context)
+        compose_module_cfg(ITConfig(), context)
+        compose_datamodule_cfg(ITDataModuleConfig(), context, None)
+    except (InterpretuneError, TypeError) as error:
+        raise RuleBroken(
+            f"the classes of {', '.join(names)} cannot be composed: {type(error).__name__}: {error}",
+            "classes whose bases can stand behind each other, or a conflict that is declared",
+        ) from error
+
+
+def _description(context: ExecutionContext) -> tuple[object, ...]:
+    kinds = ("module", "datamodule", "module_entry", "datamodule_entry", "module_cfg", "datamodule_cfg")
+    return (context.names, tuple(context.answers()), *(tuple(context.bases(kind)) for kind in kinds))
+
+
+def _stacks_alone(name: str) -> bool:
+    """Whether another adapter is sound; one that is broken is no fault of the one that is checked."""
+    try:
+        build_context((name,))
+    except InterpretuneError:
+        return False
+    return True
+
+
+def _declared_conflict(names: Iterable[str]) -> str:
+    present = [*names]
+    for name in present:
+        enemies = set(_plugin(name).declaration.conflicts) & set(present)
+        if enemies:
+            return f"{name} declares a conflict with {', '.join(sorted(enemies))}"
+    return ""
+
+
+def _loads_model(name: str) -> bool:
+    return any(hasattr(_plugin(name), hook) for hook in SINGLE_OWNER_HOOKS)
+
+
+def _plugin(name: str) -> Any:
+    return installed_adapters()[name].load()
+
+
+@rule(stack=True)
+def session_runs(bench: Bench) -> None:
+    """A session can be made, brought to life and ended, twice in one process."""
+    bench.context  # noqa: B018 - skips what does not stack
+    from interpretune.session import it_session_end
+
+    for attempt in ("first", "second"):
+        try:
+            session = bench.new_session()
+        except RuleSkipped:
+            raise
+        except Exception as error:
+            raise RuleBroken(
+                f"the {attempt} session fails: {type(error).__name__}: {error}", "a session with a tiny model"
+            ) from error
+        keys = set(session)
+        expect("datamodule" in keys and len(keys) == 2, f"the session maps {sorted(keys)}", "datamodule and the module")
+        expect(session.module._it_state.initialised, "after it_init the session is not alive", "a session that is")
+        it_session_end(**session)
+        expect(not session.module._it_state.initialised, "after it_session_end it is alive", "a session that has ended")
