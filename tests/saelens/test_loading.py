@@ -276,7 +276,7 @@ def test_splicing_a_z_sae_leaves_the_shape_of_z(make: Make, saved: Callable[...,
     first, second = spliced(session, rows), spliced(session, rows)
     assert torch.equal(first, second)
     after = session.module.backend.capture(inputs, ["blocks.1.attn.hook_z"])["blocks.1.attn.hook_z"]
-    assert before.shape == (2, max(map(len, rows)), 4, 8)
+    assert before.shape == (2, max(map(len, rows)), 32)
     assert torch.equal(before, after)
 
 

@@ -12,15 +12,19 @@ from torch import Tensor, nn
 
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.quantization import keep_weights_in_place
+from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
     from transformers import PreTrainedTokenizerBase
 
 
 class TransformerLensBackend(AnalysisBackend):
-    """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included."""
+    """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included.
+
+    At canonical names (``interpretune.analysis.hook_names``) heads are flattened, and ``resid_mid`` of a bridge is
+    changed for the skip connection too: its own ``hook_resid_mid`` is the input of the MLP's norm alone.
+    """
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model: Any = model
@@ -32,6 +36,7 @@ class TransformerLensBackend(AnalysisBackend):
         arguments = set() if wrapped is None else set(inspect.signature(wrapped.forward).parameters)
         self._narrows = "logits_to_keep" in arguments
         self.takes_positions = "position_ids" in arguments
+        self._places = dict(decoder_places(model))
 
     @property
     def model(self) -> nn.Module:
@@ -46,8 +51,8 @@ class TransformerLensBackend(AnalysisBackend):
         return int(cfg.d_vocab_out if getattr(cfg, "d_vocab_out", -1) > 0 else cfg.d_vocab)
 
     def hook_point_names(self) -> Sequence[str]:
-        """All names that TransformerLens resolves for this model."""
-        return list(self._model.hook_dict)
+        """The canonical names, then all names that TransformerLens resolves for this model."""
+        return [*self._places, *self._model.hook_dict]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the session's tokenizer, or of the model's where there is no session."""
@@ -76,16 +81,6 @@ class TransformerLensBackend(AnalysisBackend):
         points = self._model.hook_dict if edits else {}
         with contextlib.ExitStack() as stack:
             for name, edit in edits.items():
-                stack.enter_context(_hooked_point(points[name], edit))
+                hooked = self._places.get(name)
+                stack.enter_context(hooked_point(points[name], edit) if hooked is None else hooked(edit))
             yield
-
-
-@contextlib.contextmanager
-def _hooked_point(point: HookPoint, edit: Edit) -> Iterator[None]:
-    point.add_hook(lambda activations, hook: edit(activations))
-    handle = point.fwd_hooks[-1]
-    try:
-        yield
-    finally:
-        handle.hook.remove()
-        point.fwd_hooks.remove(handle)

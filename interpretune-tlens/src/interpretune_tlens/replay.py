@@ -2,7 +2,7 @@
 
 Rotated queries and keys, values, and the output of attention before its projection are hook points of every block. A
 replay runs rows of one token each, for which the model's own attention would see nothing but the token itself, and puts
-attention over the shared prefix in at ``hook_z``. Everything else is the model's own.
+attention over the shared prefix in before the projection. Everything else is the model's own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from interpretune.analysis import Edit, ModelInputs, Points
+from interpretune.analysis.hook_names import ATTN_Z, RESID_POST, RESID_PRE, in_layer, split_layer
 from interpretune.analysis.replay import (
     LayerKeys,
     Prefix,
@@ -104,13 +105,13 @@ class TransformerLensReplay(ReplayEngine):
 
     def depth(self, hook_point: str) -> float:
         """See ``ReplayEngine.depth``."""
+        if (found := split_layer(hook_point)) is not None:
+            return found[0] + {RESID_PRE: 0.0, RESID_POST: 0.9}.get(found[1], 0.5)
         kind, _, rest = hook_point.partition(".")
-        block, _, place = rest.partition(".")
+        block = rest.partition(".")[0]
         if kind != "blocks" or not block.isdecimal():
             raise ReplayRefusedError(f"{hook_point} lies in no block.")
-        return int(block) + {"hook_resid_pre": 0.0, "hook_in": 0.0, "hook_resid_post": 0.9, "hook_out": 0.9}.get(
-            place, 0.5
-        )
+        return int(block) + 0.5
 
     def prefill(
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
@@ -166,12 +167,12 @@ class TransformerLensReplay(ReplayEngine):
         """See ``ReplayEngine.replay``."""
         hooks: dict[str, Edit] = {}
         for block in range(start, self.n_blocks):
-            hooks |= self._attention_edits(block, prefix, rows, edits.get(f"blocks.{block}.attn.hook_z"))
+            hooks |= self._attention_edits(block, prefix, rows, edits.get(in_layer(block, ATTN_Z)))
         with self.backend.counted_hooks({**edits, **hooks}):
             return self._run_tokens(prefix, rows, start, hidden, columns)
 
     def _attention_edits(self, block: int, prefix: Prefix, rows: Rows, after: Edit | None) -> dict[str, Edit]:
-        """Hooks that note a block's query, key and value and put attention over the prefix in at ``hook_z``."""
+        """Hooks that note a block's query, key and value and put attention over the prefix in before the projection."""
         seen: dict[str, Tensor] = {}
         about, layer = self._parts[block], prefix.layers[block]
 
@@ -185,11 +186,11 @@ class TransformerLensReplay(ReplayEngine):
         def put(activations: Tensor) -> Tensor:
             parts = (seen.pop("query"), seen.pop("key"), seen.pop("value"))
             mixed = attend(*parts, layer, prefix.points, rows, about.scale, about.softcap, about.softmax_dtype)
-            mixed = mixed.unsqueeze(1).to(activations.dtype)
+            mixed = mixed.unsqueeze(1).flatten(2).to(activations.dtype)
             return mixed if after is None else after(mixed)
 
         edits = {name: note(part) for part, name in self._names[block].items()}
-        return {**edits, f"blocks.{block}.attn.hook_z": put}
+        return {**edits, in_layer(block, ATTN_Z): put}
 
 
 class BridgeReplay(TransformerLensReplay):

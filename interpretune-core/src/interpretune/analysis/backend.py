@@ -16,8 +16,9 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from interpretune.analysis.hook_names import canonical
 from interpretune.analysis.hooked_model import HookedModel
-from interpretune.analysis.inputs import ModelInputs, Points
+from interpretune.analysis.inputs import ModelInputs, Points, probe_inputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
 from interpretune.analysis.splicing import Observer, Splice, in_turn
 from interpretune.errors import HookPointError
@@ -64,11 +65,7 @@ class AnalysisBackend(HookedModel):
         _check_distinct(latent_models)
         names = [name for item in latent_models for name in (item.hook_point, item.output_hook_point)]
         self.check_hook_points(names)
-        device = self.model_device
-        probe = ModelInputs(
-            torch.zeros(1, 2, dtype=torch.long, device=device), torch.ones(1, 2, dtype=torch.long, device=device)
-        )
-        seen = self.capture(probe, names)
+        seen = self.capture(probe_inputs(self.model_device), names)
         for item in latent_models:
             width = seen[item.hook_point].flatten(2).shape[-1]
             if width != item.d_in:
@@ -153,12 +150,12 @@ class AnalysisBackend(HookedModel):
         models = [splice.latent_model for splice in splices]
         _check_distinct(models)
         self.check_hook_points([n for item in models for n in (item.hook_point, item.output_hook_point)])
-        chains: dict[str, list[Edit]] = {name: [edit] for name, edit in (first or {}).items()}
-        for splice in sorted(splices, key=lambda s: s.latent_model.hook_point == s.latent_model.output_hook_point):
+        chains: dict[str, list[Edit]] = {canonical(name): [edit] for name, edit in (first or {}).items()}
+        for splice in sorted(splices, key=lambda s: reads_where_it_writes(s.latent_model)):
             read, write = splice.edits()
             if read is not None:
-                chains.setdefault(splice.latent_model.hook_point, []).append(read)
-            chains.setdefault(splice.latent_model.output_hook_point, []).append(write)
+                chains.setdefault(canonical(splice.latent_model.hook_point), []).append(read)
+            chains.setdefault(canonical(splice.latent_model.output_hook_point), []).append(write)
         return {place: in_turn(chain) for place, chain in chains.items()}
 
     def untouched_by(self, latent_model: LatentModel, inputs: ModelInputs) -> Tensor | None:
@@ -262,10 +259,15 @@ def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
     return require
 
 
+def reads_where_it_writes(latent_model: LatentModel) -> bool:
+    """Whether it is an autoencoder and no transcoder."""
+    return canonical(latent_model.hook_point) == canonical(latent_model.output_hook_point)
+
+
 def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
     readers: dict[str, LatentModel] = {}
     for item in latent_models:
-        other = readers.setdefault(activation_name(item), item)
+        other = readers.setdefault(canonical(item.hook_point), item)
         if other is not item:
             raise HookPointError(
                 f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their "

@@ -1,12 +1,7 @@
 """The reference backend: any Hugging Face causal model, with torch forward hooks.
 
-Hook points are the module paths of the model with ``:in`` or ``:out`` appended, and for decoders the usual names:
-
-    blocks.{i}.hook_resid_pre        input of block i
-    blocks.{i}.hook_resid_post       output of block i
-    blocks.{i}.hook_attn_out         what attention adds to the residual stream
-    blocks.{i}.attn.hook_z           attention output of all heads, before the output projection
-    blocks.{i}.hook_mlp_out          what the MLP adds to the residual stream
+Hook points are the canonical names (``interpretune.analysis.hook_names``) of the places that a decoder's structure
+shows, and the module paths of the model with ``:in`` or ``:out`` appended.
 """
 
 from __future__ import annotations
@@ -20,21 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.analysis.backend import AnalysisBackend
+from interpretune.analysis.decoder_places import CARRIED, IN, OUT, decoder_blocks, decoder_places
+from interpretune.analysis.hook_names import canonical
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.replay.hf_engine import HuggingFaceReplay
+from interpretune.analysis.splicing import in_place
 from interpretune.quantization import keep_weights_in_place
 from interpretune.tokenization import position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
-PROJECTION_NAMES = ("o_proj", "c_proj", "out_proj", "dense")
-MLP_NAMES = ("mlp", "feed_forward")
-POST_ATTENTION_NORM = "post_attention_layernorm"
-POST_MLP_NORM = "post_feedforward_layernorm"
-"""Where both exist (Gemma 2 and 3), they stand between a sublayer and the residual stream."""
 
 
 class HuggingFaceBackend(AnalysisBackend):
@@ -47,7 +38,7 @@ class HuggingFaceBackend(AnalysisBackend):
         self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
         self._modules = dict(model.named_modules())
-        self._aliases = dict(_decoder_aliases(model))
+        self._places = dict(decoder_places(model))
 
     @property
     def model(self) -> nn.Module:
@@ -61,9 +52,9 @@ class HuggingFaceBackend(AnalysisBackend):
         return int(self._model.config.get_text_config().vocab_size)
 
     def hook_point_names(self) -> Sequence[str]:
-        """The usual names, then every module's input and output."""
-        paths = (f"{path}:{side}" for path in self._modules if path for side in ("in", "out"))
-        return [*self._aliases, *paths]
+        """The canonical names, then every module's input and output."""
+        paths = (f"{path}:{side}" for path in self._modules if path for side in (IN, OUT))
+        return [*self._places, *paths]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the tokenizer."""
@@ -74,8 +65,8 @@ class HuggingFaceBackend(AnalysisBackend):
         return argument in self._forward_arguments
 
     def place_of(self, hook_point: str) -> tuple[str, str]:
-        """Module path and side (``in`` or ``out``) of a known hook point."""
-        path, side = self._aliases.get(hook_point, hook_point).rsplit(":", 1)
+        """Module path and side (``in``, ``out`` or ``carried``) of a known hook point."""
+        path, side = self._places.get(canonical(hook_point), hook_point).rsplit(":", 1)
         return path, side
 
     @property
@@ -120,52 +111,19 @@ class HuggingFaceBackend(AnalysisBackend):
 
 def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
     """Apply an edit to the first tensor that a module takes or returns."""
-    if side == "out":
+    if side == OUT:
 
         def after(_: nn.Module, args: Any, output: Any) -> Any:
             return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
 
         return module.register_forward_hook(after)
 
+    made = in_place(edit) if side == CARRIED else edit
+
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
-            return (edit(args[0]), *args[1:]), kwargs
+            return (made(args[0]), *args[1:]), kwargs
         first = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, first: edit(kwargs[first])}
+        return args, {**kwargs, first: made(kwargs[first])}
 
     return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
-    """Path and list of a decoder's blocks; None where no list has as many modules as the configuration has layers."""
-    n_layers = model.config.get_text_config().num_hidden_layers
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return path, module
-    return None
-
-
-def _decoder_aliases(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
-    """Usual names of a decoder's places, each with the module path and side that it stands for."""
-    found = decoder_blocks(model)
-    if found is None:
-        return
-    path, layers = found
-    for i, layer in enumerate(layers):
-        block, place = f"blocks.{i}", f"{path}.{i}"
-        yield f"{block}.hook_resid_pre", f"{place}:in"
-        yield f"{block}.hook_resid_post", f"{place}:out"
-        normed = hasattr(layer, POST_MLP_NORM)
-        attention = _first(layer, ATTENTION_NAMES)
-        if attention is not None:
-            projection = _first(getattr(layer, attention), PROJECTION_NAMES)
-            if projection is not None:
-                yield f"{block}.attn.hook_z", f"{place}.{attention}.{projection}:in"
-            yield f"{block}.hook_attn_out", f"{place}.{POST_ATTENTION_NORM if normed else attention}:out"
-        mlp = _first(layer, MLP_NAMES)
-        if mlp is not None:
-            yield f"{block}.hook_mlp_out", f"{place}.{POST_MLP_NORM if normed else mlp}:out"
-
-
-def _first(module: nn.Module, names: Sequence[str]) -> str | None:
-    return next((name for name in names if hasattr(module, name)), None)

@@ -1,12 +1,14 @@
 """A model whose activations can be edited at named hook points: what an adapter supplies, and how it is run.
 
 An adapter supplies four things: the names of the hook points, hooks that edit activations there, a forward, and the
-special tokens. Plain runs and captures are written here, once, on top of those. Nothing here knows of latent models.
+special tokens. Plain runs and captures are written here, once, on top of those, and so is the resolution of names
+(``interpretune.analysis.hook_names``). Nothing here knows of latent models.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,8 +18,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from interpretune.analysis.hook_names import (
+    ATTN_OUT,
+    LOGITS,
+    MLP_OUT,
+    RESID_MID,
+    RESID_POST,
+    RESID_PRE,
+    aliases,
+    canonical,
+    in_layer,
+    split_layer,
+)
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit
+from interpretune.analysis.middle import layers_with_middle
+from interpretune.analysis.splicing import in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
 
 if TYPE_CHECKING:
@@ -43,7 +59,7 @@ class HookedModel(ABC):
 
     @abstractmethod
     def hook_point_names(self) -> Sequence[str]:
-        """Names of all hook points, aliases included."""
+        """Names of all hook points: the canonical names of the places that the model has, then the backend's own."""
 
     @abstractmethod
     def special_token_ids(self) -> Tensor:
@@ -53,8 +69,11 @@ class HookedModel(ABC):
     def hooked(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
         """Apply each edit at its hook point in every forward of a block; no hook stays on the model afterwards.
 
+        At canonical names edits get and return ``[batch, pos, width]``, and at ``resid_mid`` what they return goes on
+        in the residual stream too, not only into the MLP.
+
         Args:
-            edits: Known hook points and what to do there.
+            edits: Names out of ``hook_point_names`` and what to do there.
         """
 
     @abstractmethod
@@ -85,21 +104,52 @@ class HookedModel(ABC):
         """Device of the model's parameters."""
         return next(self.model.parameters()).device
 
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.hook_point_names())
+
+    @functools.cached_property
+    def _layers_with_middle(self) -> frozenset[int]:
+        parts = (RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
+        layers = {found[0] for name in self._known if (found := split_layer(name)) is not None}
+        whole = [layer for layer in layers if all(in_layer(layer, part) in self._known for part in parts)]
+        return layers_with_middle(self, whole)
+
+    def place(self, name: str) -> str:
+        """The name out of ``hook_point_names`` for a hook point that may be given by an alias.
+
+        Raises:
+            HookPointError: The model has no such place, with the nearest names that exist.
+        """
+        wanted = canonical(name)
+        found = split_layer(wanted)
+        if wanted in self._known and found is not None and found[1] == RESID_MID:
+            if found[0] not in self._layers_with_middle:
+                raise HookPointError(
+                    f"The model has no hook point {name!r}: nothing that is changed between attention and MLP of block "
+                    f"{found[0]} goes on in the residual stream. They may read the same input, side by side."
+                )
+            return wanted
+        if wanted in self._known:
+            return wanted
+        if name in self._known:
+            return name
+        known = self.hook_point_names()
+        accepted = dict.fromkeys([*known, *(alias for item in known for alias in aliases(item))])
+        near = get_close_matches(name, accepted, n=3, cutoff=0.5)
+        raise HookPointError(
+            f"The model has no hook point {name!r}. "
+            + (f"Nearest: {', '.join(near)}." if near else f"It has, among others: {', '.join(known[:8])}.")
+        )
+
     def check_hook_points(self, names: Sequence[str]) -> None:
         """Refuse names that the model does not have.
 
         Raises:
             HookPointError: With the nearest names that exist.
         """
-        known = self.hook_point_names()
-        lookup = set(known)
         for name in names:
-            if name not in lookup:
-                near = get_close_matches(name, known, n=3, cutoff=0.5)
-                raise HookPointError(
-                    f"The model has no hook point {name!r}. "
-                    + (f"Nearest: {', '.join(near)}." if near else f"It has, among others: {', '.join(known[:8])}.")
-                )
+            self.place(name)
 
     def forward(
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None = None, **options: Any
@@ -121,13 +171,17 @@ class HookedModel(ABC):
         with self.counted_hooks(edits):
             if points is None:
                 return self.run_model(inputs, None, **options)
+            if any(canonical(name) == LOGITS for name in edits):  # an edit of logits sees all positions
+                return points.of(self.run_model(inputs, None, **options))
             keep, where = points.positions.unique(return_inverse=True)
             return self.run_model(inputs, keep, **options)[points.examples, where]
 
     @contextlib.contextmanager
     def counted_hooks(self, edits: Mapping[str, Edit]) -> Iterator[None]:
-        """``hooked``, with names checked before and, unless the block fails, that each edit was made after."""
-        self.check_hook_points(list(edits))
+        """``hooked``, with names resolved before and, unless the block fails, each edit known to be made after.
+
+        Edits of one place under several names are made in turn.
+        """
         fired: set[str] = set()
 
         def counted(name: str, edit: Edit) -> Edit:
@@ -137,7 +191,10 @@ class HookedModel(ABC):
 
             return apply
 
-        with self.hooked({name: counted(name, edit) for name, edit in edits.items()}):
+        at_places: dict[str, list[Edit]] = {}
+        for name, edit in edits.items():
+            at_places.setdefault(self.place(name), []).append(counted(name, edit))
+        with self.hooked({place: in_turn(chain) for place, chain in at_places.items()}):
             yield
         if missed := edits.keys() - fired:
             raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")

@@ -79,3 +79,9 @@ class ModelInputs:
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+
+def probe_inputs(device: torch.device) -> ModelInputs:
+    """A batch of one row of two tokens, to find out what a model does at its hook points."""
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    return ModelInputs(tokens, torch.ones_like(tokens))

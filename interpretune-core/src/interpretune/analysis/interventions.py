@@ -16,6 +16,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from interpretune.analysis.backend import AnalysisBackend
+from interpretune.analysis.hook_names import canonical
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
 from interpretune.analysis.splicing import Splice
@@ -250,9 +251,12 @@ def intervention_edits(
     latent_edits: dict[str, list[Intervention]] = {}
     place_edits: dict[str, list[Intervention]] = {}
     for item in interventions:
-        (latent_edits if item.at in models else place_edits).setdefault(item.at, []).append(item)
+        if item.at in models:
+            latent_edits.setdefault(item.at, []).append(item)
+        else:
+            place_edits.setdefault(canonical(item.at), []).append(item)
     try:
-        backend.check_hook_points(list(place_edits))
+        backend.check_hook_points([item.at for item in interventions if item.at not in models])
     except HookPointError as error:
         spliced = f" Spliced latent activations: {', '.join(models)}." if models else ""
         raise HookPointError(f"{error}{spliced}") from None

@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from interpretune.analysis.hook_names import RESID_PRE, in_layer
 from interpretune.analysis.hooked_model import AllCaptured
 from interpretune.analysis.inputs import Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
@@ -181,7 +182,7 @@ def ablate_everywhere(
 
 def _residual_before(prefill: Prefill, edits: Mapping[str, Edit], block: int) -> Tensor:
     """The residual stream before a block with latent models spliced in below, ``[batch, pos, d_model]``."""
-    place = f"blocks.{block}.hook_resid_pre"
+    place = in_layer(block, RESID_PRE)
     seen: list[Tensor] = []
 
     def stop(activations: Tensor) -> Tensor:

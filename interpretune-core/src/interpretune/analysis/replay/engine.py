@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ReplayEngine(ABC):
     """Keeps keys and values of a forward and runs single tokens over them, from any block up.
 
-    The residual stream before block ``i`` must be the hook point ``blocks.{i}.hook_resid_pre``.
+    The residual stream before block ``i`` must be the hook point ``layers.{i}.resid_pre``.
 
     Attributes:
         backend: Runs the model.

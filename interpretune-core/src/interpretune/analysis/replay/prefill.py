@@ -10,6 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from interpretune.analysis.hook_names import RESID_PRE, canonical, in_layer
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
 from interpretune.analysis.replay.buckets import Bucket, length_buckets, one_prefix, together
@@ -259,9 +260,7 @@ def _run_bucket(
         for name, item in models.items()
     ]
     starts = {entry.start for entry in entries.values() if not (entry.hands_in and entry.puts_output)}
-    first = {
-        f"blocks.{block}.hook_resid_pre": keep_hidden(block) for block in starts if engine and block < engine.n_blocks
-    }
+    first = {in_layer(block, RESID_PRE): keep_hidden(block) for block in starts if engine and block < engine.n_blocks}
     edits = backend.chain(splices, first)
     if engine is None:
         return _Seen(backend.forward(inputs, edits, points), None, latents, outputs, hidden)
@@ -280,14 +279,16 @@ def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> 
         activation_name(item): (engine.depth(item.hook_point), engine.depth(item.output_hook_point))
         for item in latent_models
     }
-    places = {activation_name(item): (item.hook_point, item.output_hook_point) for item in latent_models}
+    places = {
+        activation_name(item): (canonical(item.hook_point), canonical(item.output_hook_point)) for item in latent_models
+    }
     entries = {}
     for item in latent_models:
         name = activation_name(item)
         others = [other for other in depths if other != name]
         linear = isinstance(item, HasDecoderRows) and item.decoder_rows(torch.zeros(0, dtype=torch.long)) is not None
         depth = depths[name][1] if linear else depths[name][0]
-        alone = not any(item.output_hook_point in places[other] for other in others)
+        alone = not any(places[name][1] in places[other] for other in others)
         hands_in = linear and alone and not math.isclose(depth % 1, 0.5)
         start = math.ceil(depth) if hands_in else math.floor(depth)
         # a latent model that reads below the first block and writes above it must run too

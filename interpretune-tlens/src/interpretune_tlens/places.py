@@ -1,0 +1,84 @@
+"""Where the canonical places of a decoder are in a TransformerLens model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from interpretune.analysis import Edit
+from interpretune.analysis.hook_names import (
+    ATTN_Z,
+    FINAL_NORM,
+    MLP_IN,
+    RESID_MID,
+    aliases,
+    canonical_names,
+    split_layer,
+)
+from interpretune.analysis.splicing import in_place
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+
+Hooked = Callable[[Edit], AbstractContextManager[None]]
+"""Makes an edit for the duration of a block."""
+
+
+def decoder_places(model: Any) -> Iterator[tuple[str, Hooked]]:
+    """Canonical names of the places that a model has, each with what makes an edit there."""
+    points = model.hook_dict
+    is_bridge = hasattr(model, "original_model")
+    for name, place in canonical_names(len(model.blocks)):
+        point = next((points[alias] for alias in aliases(name) if alias in points), None)
+        if point is not None:
+            yield name, _at_point(point, flat=place.name == ATTN_Z, carried=is_bridge and place.name == RESID_MID)
+        elif place.name == MLP_IN and hasattr(block := model.blocks[(split_layer(name) or (0,))[0]], "mlp"):
+            yield name, _at_input(block.mlp)
+        elif name == FINAL_NORM and "unembed.hook_in" in points:
+            yield name, _at_point(points["unembed.hook_in"])
+
+
+def _at_point(point: HookPoint, *, flat: bool = False, carried: bool = False) -> Hooked:
+    def hooked(edit: Edit) -> AbstractContextManager[None]:
+        made = _on_flat(edit) if flat else edit
+        return hooked_point(point, in_place(made) if carried else made)
+
+    return hooked
+
+
+def _on_flat(edit: Edit) -> Edit:
+    return lambda activations: edit(activations.flatten(2)).reshape(activations.shape)
+
+
+def _at_input(module: nn.Module) -> Hooked:
+    """``HookedTransformer`` has no hook point after the norm's gain, where its MLP reads."""
+
+    @contextlib.contextmanager
+    def hooked(edit: Edit) -> Iterator[None]:
+        handle = module.register_forward_pre_hook(lambda _, args: (edit(args[0]), *args[1:]))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    return hooked
+
+
+@contextlib.contextmanager
+def hooked_point(point: HookPoint, edit: Edit) -> Iterator[None]:
+    """Make an edit at one of TransformerLens's hook points for the duration of a block."""
+
+    def apply(activations: Tensor, hook: HookPoint) -> Tensor:
+        return edit(activations)
+
+    point.add_hook(apply)
+    handle = point.fwd_hooks[-1]
+    try:
+        yield
+    finally:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)

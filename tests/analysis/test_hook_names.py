@@ -1,0 +1,253 @@
+"""Hook point names: one for each place of a decoder, the same place in every backend, aliases included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import interpretune as it
+from interpretune.analysis import HuggingFaceBackend, ModelInputs
+from interpretune.analysis.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
+from tests.analysis.sessions import STACKS, make_session, padded, unpadded_rows
+from tests.analysis.tiny_architectures import BLOCKS, make_model
+from tests.analysis.tiny_latents import RandomDictionary
+
+LAYERS = 3
+NAMES = [name for name, _ in canonical_names(LAYERS)]
+PLACES_OF_BLOCKS = {"resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post"}
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("hook_embed", "embed"),
+        ("blocks.0.hook_resid_pre", "layers.0.resid_pre"),
+        ("blocks.12.attn.hook_z", "layers.12.attn_z"),
+        ("blocks.3.hook_attn_out", "layers.3.attn_out"),
+        ("blocks.3.hook_resid_mid", "layers.3.resid_mid"),
+        ("blocks.3.mlp.hook_in", "layers.3.mlp_in"),
+        ("blocks.3.hook_mlp_out", "layers.3.mlp_out"),
+        ("blocks.3.hook_resid_post", "layers.3.resid_post"),
+        ("ln_final.hook_out", "final_norm"),
+        ("unembed.hook_out", "logits"),
+        ("blocks.3.ln2.hook_normalized", "blocks.3.ln2.hook_normalized"),  # before the norm's gain: another place
+        ("model.layers.3:in", "model.layers.3:in"),
+    ],
+)
+def test_aliases_have_a_canonical_name_and_other_names_stay(alias: str, name: str) -> None:
+    assert canonical(alias) == name
+    assert canonical(name) == name
+    assert alias == name or alias in set(aliases(name))
+
+
+def test_layer_and_place_of_a_name() -> None:
+    assert split_layer("blocks.7.hook_mlp_out") == split_layer("layers.7.mlp_out") == (7, "mlp_out")
+    assert split_layer("embed") is None
+    assert split_layer("model.layers.3:in") is None
+
+
+def inputs_of(session: it.ITSession, side: str) -> ModelInputs:
+    rows = [tokens for tokens, _ in unpadded_rows(session)[:3]]
+    return ModelInputs.from_batch(padded(rows, side, 0))
+
+
+def plain_hooks(model: Any, kind: str) -> dict[str, tuple[torch.nn.Module, str]]:
+    """The places of a tiny GPT-2 or Llama, written down by hand: module and side."""
+    trunk = model.transformer if kind == "gpt2" else model.model
+    blocks = trunk.h if kind == "gpt2" else trunk.layers
+    places = {
+        "embed": (trunk.wte if kind == "gpt2" else trunk.embed_tokens, "out"),
+        "final_norm": (trunk.ln_f if kind == "gpt2" else trunk.norm, "out"),
+        "logits": (model.lm_head, "out"),
+    }
+    for i, block in enumerate(blocks):
+        attention = block.attn if kind == "gpt2" else block.self_attn
+        places |= {
+            in_layer(i, "resid_pre"): (block, "in"),
+            in_layer(i, "attn_z"): (attention.c_proj if kind == "gpt2" else attention.o_proj, "in"),
+            in_layer(i, "attn_out"): (attention, "out"),
+            in_layer(i, "resid_mid"): (block.ln_2 if kind == "gpt2" else block.post_attention_layernorm, "in"),
+            in_layer(i, "mlp_in"): (block.mlp, "in"),
+            in_layer(i, "mlp_out"): (block.mlp, "out"),
+            in_layer(i, "resid_post"): (block, "out"),
+        }
+    return places
+
+
+def plain_activations(model: Any, kind: str, tokens: Tensor) -> dict[str, Tensor]:
+    """What stands at each place for one unpadded row, ``[pos, ...]``, by torch hooks of the test."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for name, (module, side) in plain_hooks(model, kind).items():
+
+        def note(_: Any, args: Any, kwargs: Any, output: Any = None, *, name: str = name, side: str = side) -> None:
+            value = output if side == "out" else args[0] if args else kwargs["hidden_states"]
+            seen[name] = (value[0] if isinstance(value, tuple) else value)[0].detach().clone()
+
+        handles.append(
+            module.register_forward_hook(note, with_kwargs=True)
+            if side == "out"
+            else module.register_forward_pre_hook(note, with_kwargs=True)
+        )
+    with torch.no_grad():
+        model(tokens.unsqueeze(0))
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_name_is_the_same_place_in_every_backend(tmp_path: Path, stack: str, kind: str, side: str) -> None:
+    from tests.analysis.sessions import plain_model
+
+    session = make_session(tmp_path, kind, stack, side)
+    backend, inputs = session.module.backend, inputs_of(session, side)
+    model = plain_model(kind)
+    assert set(NAMES) <= set(backend.hook_point_names())
+    _, cache = backend.run_with_cache(inputs, NAMES)
+    for row, (tokens, _) in enumerate(unpadded_rows(session)[:3]):
+        expected = plain_activations(model, kind, tokens)
+        for name in NAMES:
+            found = cache[name][row][inputs.attention_mask[row].bool()]
+            torch.testing.assert_close(
+                found, expected[name], rtol=0, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_an_alias_gives_the_same_shape_and_values(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "llama", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    for name in NAMES:
+        (alias, *_) = aliases(name)
+        _, cache = backend.run_with_cache(inputs, [name, alias])
+        assert cache[name].ndim == 3
+        assert torch.equal(cache[name], cache[alias])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("stack", STACKS)
+def test_an_edit_between_attention_and_mlp_goes_on_in_the_residual_stream(
+    tmp_path: Path, stack: str, kind: str
+) -> None:
+    session = make_session(tmp_path, kind, stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    vector = torch.linspace(-3, 3, 32)
+    for name in ("layers.1.resid_mid", "blocks.1.hook_resid_mid"):
+        changed = backend.forward(inputs, {name: lambda x: x + vector}, inputs.answers)
+        by_attention = backend.forward(inputs, {"layers.1.attn_out": lambda x: x + vector}, inputs.answers)
+        assert (changed - backend.run(inputs)).abs().max() > 0.1
+        torch.testing.assert_close(changed, by_attention, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_gradients_flow_through_an_edit_between_attention_and_mlp(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "llama", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    grads = []
+    for name in ("layers.1.resid_mid", "layers.1.attn_out"):
+        added = torch.zeros(32, requires_grad=True)
+        logits = backend.forward(inputs, {name: lambda x, added=added: x * 1.0 + added}, inputs.answers)
+        grads.append(torch.autograd.grad(logits[:, 5].sum(), added)[0])
+    assert grads[0].abs().max() > 1e-2
+    torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_two_names_of_one_place_are_edited_in_turn(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "gpt2", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    both = backend.forward(
+        inputs, {"layers.1.resid_post": lambda x: x + 1.0, "blocks.1.hook_resid_post": lambda x: x * 2.0}
+    )
+    one = backend.forward(inputs, {"layers.1.resid_post": lambda x: (x + 1.0) * 2.0})
+    torch.testing.assert_close(both, one)
+    assert (both - backend.forward(inputs, {})).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_logits_can_be_edited_and_read_at_all_positions(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "llama", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    clean, cache = backend.run_with_cache(inputs, ["logits"])
+    assert cache["logits"].shape[1] == inputs.tokens.shape[1]
+    torch.testing.assert_close(inputs.answers.of(cache["logits"]), clean)
+    torch.testing.assert_close(backend.forward(inputs, {"logits": torch.neg}, inputs.answers), -clean)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_latent_models_by_either_name_are_spliced_alike(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "llama", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    for name in ("layers.1.resid_mid", "layers.1.attn_z", "layers.1.mlp_out"):
+        (alias, *_) = aliases(name)
+        by_name, by_alias = (backend.run_spliced(inputs, [RandomDictionary(at)]) for at in (name, alias))
+        assert torch.equal(by_name.answer_logits, by_alias.answer_logits)
+        assert (by_name.answer_logits - backend.run(inputs)).abs().max() > 0.01
+        with pytest.raises(it.HookPointError, match="both read at"):
+            backend.run_spliced(inputs, [RandomDictionary(name), RandomDictionary(alias)])
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_transcoder_hands_on_to_an_autoencoder_that_names_its_place_otherwise(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "llama", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    runs = []
+    for reader in ("layers.1.mlp_out", "blocks.1.hook_mlp_out"):
+        transcoder = RandomDictionary("layers.1.mlp_in", output="layers.1.mlp_out")
+        runs.append(backend.run_spliced(inputs, [RandomDictionary(reader, seed=1), transcoder]).answer_logits)
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_misspelt_name_is_refused_with_the_nearest(tmp_path: Path, stack: str) -> None:
+    backend = make_session(tmp_path, "llama", stack).module.backend
+    with pytest.raises(
+        it.HookPointError, match=r"no hook point 'blocks.1.hook_resid_pots'. Nearest: blocks.1.hook_resid_post"
+    ):
+        backend.check_hook_points(["blocks.1.hook_resid_pots"])
+    with pytest.raises(it.HookPointError, match=r"no hook point 'layers.1.resid_most'. Nearest: layers.1.resid_post"):
+        backend.check_hook_points(["layers.1.resid_most"])
+    with pytest.raises(it.HookPointError, match="no hook point 'layers.3.resid_pre'"):
+        backend.check_hook_points(["layers.3.resid_pre"])
+
+
+SERIAL = ("llama", "gpt2", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "granite", "olmo2")
+SIDE_BY_SIDE = ("neox", "phi", "cohere")
+
+
+@pytest.mark.parametrize("kind", SERIAL)
+def test_serial_decoders_have_every_place(kind: str) -> None:
+    backend = HuggingFaceBackend(make_model(kind))
+    inputs = ModelInputs(torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long))
+    names = [name for name, _ in canonical_names(BLOCKS)]
+    assert set(names) <= set(backend.hook_point_names())
+    _, cache = backend.run_with_cache(inputs, names)
+    assert all(cache[name].ndim == 3 for name in names)
+    for layer in range(BLOCKS):
+        parts = {part: cache[in_layer(layer, part)] for part in PLACES_OF_BLOCKS}
+        scale = 0.5 if kind == "granite" else 1.0  # its residual multiplier
+        torch.testing.assert_close(parts["resid_mid"], parts["resid_pre"] + scale * parts["attn_out"])
+        torch.testing.assert_close(parts["resid_post"], parts["resid_mid"] + scale * parts["mlp_out"])
+
+
+@pytest.mark.parametrize("kind", SIDE_BY_SIDE)
+def test_decoders_whose_sublayers_read_the_same_have_no_place_between_them(kind: str) -> None:
+    backend = HuggingFaceBackend(make_model(kind))
+    with pytest.raises(it.HookPointError, match=r"layers.1.resid_mid"):
+        backend.check_hook_points(["layers.1.resid_mid"])
+    backend.check_hook_points(["layers.1.resid_pre", "layers.1.attn_out", "layers.1.mlp_out", "layers.1.resid_post"])
+
+
+def test_dropout_does_not_hide_the_place_between_attention_and_mlp() -> None:
+    model = make_model("gpt2")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    HuggingFaceBackend(model.train()).check_hook_points([in_layer(i, "resid_mid") for i in range(BLOCKS)])
