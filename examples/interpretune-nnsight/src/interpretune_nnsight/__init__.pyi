@@ -1,0 +1,3 @@
+from .backend import NNsightBackend
+
+__all__ = ["NNsightBackend"]
