@@ -57,6 +57,39 @@ def test_requirements_are_added_transitively(adapter_of):
     assert build_context(("top",)).names == ("core", "bottom", "middle", "top")
 
 
+def test_a_default_model_is_added_where_no_other_is_named(adapter_of):
+    adapter_of("latents", level="latents", default_model="usual")
+    adapter_of("usual", level="model", requires=("below",))
+    adapter_of("below", level="framework")
+    adapter_of("other", level="model")
+    assert build_context(("latents",)).names == ("core", "below", "usual", "latents")
+    assert build_context(("latents", "usual")).names == ("core", "below", "usual", "latents")
+    assert build_context(("latents", "other")).names == ("core", "other", "latents")
+    assert build_context(("latents", "huggingface")).names == ("core", "huggingface", "latents")
+    assert "interpretune-latents 1.2.3, usual by default" in str(build_context(("latents",)))
+
+
+def test_a_default_model_that_is_not_installed_leaves_the_model_to_core(adapter_of):
+    adapter_of("latents", level="latents", default_model="absent")
+    assert build_context(("latents",)).names == ("core", "latents")
+
+
+def test_two_default_models_want_a_choice(adapter_of):
+    adapter_of("aa", level="latents", default_model="first")
+    adapter_of("bb", level="latents", default_model="second")
+    adapter_of("first", level="model")
+    adapter_of("second", level="model")
+    message = refusal(it.StackError, "aa", "bb")
+    for part in ("'aa' (interpretune-aa 1.2.3) 'first'", "'bb' (interpretune-bb 1.2.3) 'second'", "adapter_ctx"):
+        assert part in message
+    assert build_context(("aa", "bb", "second")).names == ("core", "second", "aa", "bb")
+
+
+def test_the_plain_model_and_another_are_refused(adapter_of):
+    adapter_of("other", level="model", body=LOADS_MODEL)
+    assert "'huggingface' and 'other' both implement it_load_model" in refusal(it.StackError, "huggingface", "other")
+
+
 def test_adapter_objects_and_strings_name_the_same_stack(adapter_of):
     adapter_of("acme")
     assert build_context((it.Adapter.core, it.Adapter.acme)).names == build_context(("acme",)).names

@@ -52,6 +52,8 @@ class AdapterDeclaration:
         level: ``framework`` < ``model`` < ``latents`` < ``extension``.
         requires: Names of adapters that must stand below this one; core adds them to the stack.
         conflicts: Names of adapters that cannot share a stack with this one.
+        default_model: Name of the model adapter that core adds where the stack has no other adapter of level ``model``
+            and this one is installed. Any model adapter will do that has the hook points which are asked for.
         contract: Version of the contract that the adapter was written for, ``major.minor``.
     """
 
@@ -59,6 +61,7 @@ class AdapterDeclaration:
     level: Level = field(converter=_level)
     requires: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
     conflicts: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
+    default_model: str | None = None
     contract: str = field(default=CONTRACT_VERSION, validator=matches_re(r"\d+\.\d+"))
 
     @property

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from interpretune import hookspecs
 from interpretune.contributions import ClassContribution
-from interpretune.declaration import CONTRACT_VERSION, AdapterDeclaration
+from interpretune.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from interpretune.discovery import InstalledAdapter, find_adapter, installed_adapters
 from interpretune.errors import AdapterSignatureError, ContractVersionError, StackError
 from interpretune.markers import PROJECT_NAME
@@ -82,6 +82,7 @@ class ExecutionContext:
         for adapter in self.adapters:
             about = adapter.declaration
             needs = f", requires {', '.join(about.requires)}" if about.requires else ""
+            needs += f", {about.default_model} by default" if about.default_model else ""
             lines.append(
                 f"  {about.name:<18} {about.level!s:<10} {adapter.installed.distribution} "
                 f"{adapter.installed.version}{needs}"
@@ -100,7 +101,7 @@ class ExecutionContext:
 
 
 def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
-    """Stack the named adapters, those that they require, and core.
+    """Stack the named adapters, those that they require, a default model adapter if one is wanted, and core.
 
     Args:
         adapter_ctx: Names of adapters, in any order.
@@ -114,10 +115,11 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
         AdapterSignatureError: An adapter object or one of its hook implementations has the wrong form.
         ContractVersionError: An adapter was written for another contract.
         DuplicateAdapterError: Two distributions register one name.
-        StackError: The adapters conflict, require each other, or two of them load the model.
+        StackError: The adapters conflict, require each other, two of them load the model, or two model adapters would
+            be added by default.
     """
     named = (adapter_ctx,) if isinstance(adapter_ctx, str) else adapter_ctx  # ("core") is easily written for ("core",)
-    ordered = order_stack(_with_requirements((CORE, *named)))
+    ordered = order_stack(_with_default_model(_with_requirements((CORE, *named))))
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     for adapter in reversed(ordered):  # pluggy calls the last registered first
@@ -157,6 +159,23 @@ def _with_requirements(names: Iterable[str]) -> dict[str, StackedAdapter]:
         stacked[name] = _stack(find_adapter(name, installed, wanted_by=wanted_by))
         waiting += [(needed, str(stacked[name].installed)) for needed in stacked[name].declaration.requires]
     return stacked
+
+
+def _with_default_model(stacked: dict[str, StackedAdapter]) -> dict[str, StackedAdapter]:
+    """Add the model adapter that a stacked adapter would have by default, unless the stack has one already."""
+    if any(adapter.declaration.level is Level.model for adapter in stacked.values()):
+        return stacked
+    wanted = {
+        adapter.declaration.default_model: adapter for adapter in stacked.values() if adapter.declaration.default_model
+    }
+    if len(wanted) > 1:
+        wishes = " and ".join(f"{adapter.installed} {name!r}" for name, adapter in wanted.items())
+        raise StackError(
+            f"No model adapter is named, and {wishes} would be added by default, of which a stack has one. Name the "
+            "one that you want in adapter_ctx."
+        )
+    present = [name for name in wanted if name in installed_adapters()]
+    return {**stacked, **_with_requirements(present)}
 
 
 def _stack(installed: InstalledAdapter) -> StackedAdapter:

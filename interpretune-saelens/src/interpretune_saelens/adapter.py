@@ -23,7 +23,7 @@ from interpretune_saelens.training import train_latent_models
 class SAELensAdapter:
     """Loads SAEs with the module; trains those that a session asks to train when its data is ready."""
 
-    declaration = AdapterDeclaration(name="sae_lens", level="latents", requires=("transformer_lens",), contract="1.0")
+    declaration = AdapterDeclaration(name="sae_lens", level="latents", default_model="transformer_lens", contract="1.0")
 
     @hookimpl
     def it_contribute_classes(self) -> ClassContribution:
