@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import pytest
+
 from interpretune.testing import AdapterConformance
+
+lightning = pytest.importorskip("interpretune_lightning.conformance")
+saelens = pytest.importorskip("interpretune_saelens.conformance")
+tlens = pytest.importorskip("interpretune_tlens.conformance")
 
 
 class TestCore(AdapterConformance):
     adapter = "core"
 
 
-class TestBridge(AdapterConformance):
-    adapter = "transformer_lens"
+class TestBridge(tlens.TransformerLensConformance):
+    pass
 
 
-class TestHooked(AdapterConformance):
-    adapter = "transformer_lens"
-
-    def module_settings(self):
-        from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig
-
-        return {"tl_cfg": ITLensFromPretrainedNoProcessingConfig(use_bridge=False)}
+class TestHooked(tlens.HookedTransformerConformance):
+    pass
 
 
-class TestLightning(AdapterConformance):
-    adapter = "lightning"
+class TestSAELens(saelens.SAELensConformance):
+    pass
 
 
-class TestSAELens(AdapterConformance):
-    adapter = "sae_lens"
+class TestLightning(lightning.LightningConformance):
+    pass

@@ -52,9 +52,9 @@ class HuggingFaceBackend(AnalysisBackend):
         return int(self._model.config.get_text_config().vocab_size)
 
     def hook_point_names(self) -> Sequence[str]:
-        """The canonical names, then every module's input and output."""
-        paths = (f"{path}:{side}" for path in self._modules if path for side in (IN, OUT))
-        return [*self._places, *paths]
+        """The canonical names, then the input and output of every module that runs; lists of modules do not."""
+        run = [path for path, module in self._modules.items() if path and type(module).forward is not nn.Module.forward]
+        return [*self._places, *(f"{path}:{side}" for path in run for side in (IN, OUT))]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the tokenizer."""

@@ -28,6 +28,8 @@ class AdapterConformance:
         stack: Names of the adapters to stack; empty: this one alone, and what it requires.
         answers: Answer words of the labels 0 and 1, each one token of the tiny model's tokenizer.
         prompt_pattern: What prompts are put into; ``{task_prompt}`` is their place.
+        conditional_hook_points: Patterns (``re.fullmatch``) of hook points that the backend lists and that fire only
+            with options that the tiny model does not have.
         import_limit: How many times as long as that of torch and transformers the adapter's import may take.
     """
 
@@ -35,6 +37,7 @@ class AdapterConformance:
     stack: ClassVar[Sequence[str]] = ()
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
     prompt_pattern: ClassVar[str] = "{task_prompt} <eos> Answer :"
+    conditional_hook_points: ClassVar[Sequence[str]] = ()
     import_limit: ClassVar[float] = 3.0
 
     def write_tiny_model(self, folder: Path) -> None:
