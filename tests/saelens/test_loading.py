@@ -65,13 +65,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Make = Callable[..., it.ITSession]
 
 
-@pytest.fixture(params=["bridge", "hooked"])
+@pytest.fixture(params=["huggingface", "bridge", "hooked"])
 def make(request: pytest.FixtureRequest, folder: Path) -> Make:
     def make(*sae_cfgs: Any, **settings: Any) -> it.ITSession:
-        tl_cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=request.param == "bridge")
-        return make_session(
-            folder, "gpt2", adapters=("core", "sae_lens"), sae_cfgs=list(sae_cfgs), tl_cfg=tl_cfg, **settings
-        )
+        model = "core"  # TransformerLens by default
+        if request.param == "huggingface":
+            model = "huggingface"
+        else:
+            settings["tl_cfg"] = ITLensFromPretrainedNoProcessingConfig(use_bridge=request.param == "bridge")
+        return make_session(folder, "gpt2", adapters=(model, "sae_lens"), sae_cfgs=list(sae_cfgs), **settings)
 
     return make
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune import ConfigurationError, HookPointError, LatentModelError
-from interpretune.analysis import measure_latent_quality
+from interpretune.analysis import AnalysisCfg, AnalysisMode, measure_latent_quality, run_analysis
 from interpretune_saelens import SAELensTrainConfig, training
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig
 from tests.analysis.sessions import make_session, plain_model
@@ -45,6 +45,17 @@ def make(prepared: Path, tmp_path: Path) -> Make:
         return make_session(prepared, "gpt2", adapters=("sae_lens",), sae_cfgs=list(cfgs), tl_cfg=tl_cfg, **settings)
 
     return make
+
+
+def test_saes_are_trained_on_the_plain_model_too(prepared: Path, tmp_path: Path) -> None:
+    cfg = recipe("layers.1.resid_post", cache_dir=tmp_path)
+    session = make_session(prepared, "gpt2", adapters=("huggingface", "sae_lens"), sae_cfgs=[cfg])
+    (item,) = session.module.latent_models
+    assert session.context.names == ("core", "huggingface", "sae_lens")
+    assert item.hook_point == "layers.1.resid_post"
+    assert item.training_report["hook"] == "layers.1.resid_post"
+    cache = run_analysis(session.module, session.datamodule, AnalysisCfg(mode=AnalysisMode.ablation))
+    assert len(cache.logit_diffs) == 3
 
 
 def recipe(hook: str = PLACE, **settings: Any) -> SAELensTrainConfig:
