@@ -1,4 +1,4 @@
-"""The command line: ``interpretune run | demo | adapters | explain | new-adapter``.
+"""The command line: ``interpretune run | demo | adapters | explain | hooks | new-adapter``.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--json", action="store_true", help="print JSON")
     explain.set_defaults(run=_explain)
 
+    hooks = commands.add_parser("hooks", help="list the hook points of a model, with their shapes")
+    hooks.add_argument("model", help="folder, GGUF file or hub id")
+    hooks.add_argument("--adapters", nargs="+", default=["core"], help="adapters to stack (default: core)")
+    hooks.add_argument("--all", action="store_true", help="list the backend's own names as well")
+    hooks.add_argument("--cache-dir", type=Path, help="folder for converted models")
+    hooks.add_argument("--json", action="store_true", help="print JSON")
+    hooks.set_defaults(run=_hooks)
+
     new_adapter = commands.add_parser("new-adapter", help="write the package of a new adapter, complete and tested")
     new_adapter.add_argument("name", help="name of the adapter: lower-case, with underscores between words")
     new_adapter.add_argument(
@@ -70,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     new_adapter.add_argument(
         "--output", type=Path, help="folder of the package, absent or empty (default: interpretune-NAME)"
     )
+    new_adapter.add_argument("--json", action="store_true", help="print JSON")
     new_adapter.set_defaults(run=_new_adapter)
 
     demo = commands.add_parser(
@@ -183,6 +192,9 @@ def _new_adapter(options: argparse.Namespace) -> int:
     from interpretune.new_adapter.writing import write_adapter
 
     folder = write_adapter(options.name, Level(options.kind), options.output)
+    if options.json:
+        print(json.dumps({"name": options.name, "kind": options.kind, "folder": str(folder)}, indent=1))
+        return 0
     print(
         f"The adapter {options.name!r} is in {folder}. What comes next:\n\n"
         f"  cd {folder}\n"
@@ -192,6 +204,23 @@ def _new_adapter(options: argparse.Namespace) -> int:
         f"  interpretune doctor {options.name}\n\n"
         "src/ says where to go on; choose a license before you publish it."
     )
+    return 0
+
+
+def _hooks(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    _quiet_libraries()
+    from interpretune.hooks_command import find_hooks
+
+    found = find_hooks(options.model, options.adapters, options.cache_dir)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1))
+        return 0
+    print(f"{found.model} in the stack {', '.join(found.adapters)}")
+    print(tabulate(found.table(), headers="keys", tablefmt="simple", disable_numparse=True))
+    if options.all:
+        print("\n".join(["", f"The backend's own {len(found.own)} names:", *found.own]))
     return 0
 
 
