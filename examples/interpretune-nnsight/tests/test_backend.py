@@ -245,6 +245,23 @@ def test_wrappers_around_the_model_may_begin_its_forward(model):
         torch.testing.assert_close(a, b)
 
 
+def test_a_model_that_its_user_has_wrapped_can_be_edited_and_traced(model):
+    backend, inputs = NNsightBackend(model), padded(rows_of((5,)), "left")
+    place = "layers.1.mlp_out"
+    plain = backend.run_with_cache(inputs, [place])[1][place]
+    edited = backend.forward(inputs, {"layers.0.resid_post": bend})
+    import nnsight
+
+    tree = nnsight.NNsight(model)
+    before = what_modules_hold(model)
+    assert torch.equal(backend.forward(inputs, {"layers.0.resid_post": bend}), edited)
+    assert what_modules_hold(model) == before
+    mlp = tree.get(backend.place_of(place)[0])
+    with tree.trace(input_ids=inputs.tokens, attention_mask=inputs.attention_mask):
+        found = nnsight.save(mlp.output)
+    torch.testing.assert_close(found, plain)
+
+
 def test_a_model_is_freed_when_nobody_holds_it():
     model = tiny_llama()
     backend = NNsightBackend(model)
