@@ -26,7 +26,7 @@ class TestAdapterName(AdapterNameConformance):
     def test_operation_runs_in_a_plan(self, conformance_bench, tmp_path):
         plan = plan_of(AnalysisCfg(mode="clean_no_sae"), [], [adapter_name_certainty])
         store = AnalysisRunner(**conformance_bench.session, root=tmp_path).run({"certainty": plan})["certainty"]
-        found = torch.cat(list(store.adapter_name_certainty))
+        found = torch.cat([batch["adapter_name_certainty"] for batch in store.batches()])
         assert len(found) == store.n_examples
         assert ((found >= 0.5) & (found <= 1)).all()  # of two answers
 

@@ -23,7 +23,7 @@ class TestAdapterName(AdapterNameConformance):
 
 
 def test_decoder_is_linear_in_the_latents():
-    dictionary = Dictionary("blocks.0.hook_resid_post", d_in=8, d_sae=16)
+    dictionary = Dictionary("layers.0.resid_post", d_in=8, d_sae=16)
     latents = dictionary.encode(torch.randn(5, 8))
     ablated = latents.clone()
     ablated[:, 3] = 0
@@ -34,7 +34,7 @@ def test_decoder_is_linear_in_the_latents():
 
 def test_a_damaged_folder_is_refused_in_words(tmp_path):
     assert find_saved(tmp_path) == []
-    Dictionary("blocks.0.hook_resid_post", d_in=8, d_sae=16).save(tmp_path)
+    Dictionary("layers.0.resid_post", d_in=8, d_sae=16).save(tmp_path)
     assert find_saved(tmp_path) == [tmp_path]
     (tmp_path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(it.LatentModelError, match="cannot be read as a dictionary of adapter_name"):

@@ -23,7 +23,7 @@ class NewDictionary:
     """A random dictionary, to be trained in the session: ``ITConfig(train_latent_models=True)``.
 
     Attributes:
-        hook_point: Where it reads and writes, ``blocks.1.hook_resid_post`` for example; the width is measured there.
+        hook_point: Where it reads and writes, ``layers.1.resid_post`` for example; the width is measured there.
         d_sae: Number of latents.
         seed: Seed of its weights.
     """

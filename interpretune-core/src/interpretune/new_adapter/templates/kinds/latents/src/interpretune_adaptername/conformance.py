@@ -17,4 +17,4 @@ class AdapterNameConformance(AdapterConformance):
 
     def module_settings(self) -> Mapping[str, Any]:
         """A dictionary in a middle layer of the tiny model."""
-        return {"adapter_name_cfgs": [NewDictionary(hook_point="blocks.1.hook_resid_post", d_sae=48)]}
+        return {"adapter_name_cfgs": [NewDictionary(hook_point="layers.1.resid_post", d_sae=48)]}

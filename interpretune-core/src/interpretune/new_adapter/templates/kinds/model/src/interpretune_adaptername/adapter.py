@@ -27,8 +27,8 @@ class AdapterNameAdapter:
 
     @hookimpl
     def it_load_model(self, module: ITModule) -> nn.Module:
-        """Load what ``module.it_cfg`` describes, on the device that it names; nothing else of the module exists yet."""
-        return AdapterNameModel(load_hf_model(module.it_cfg))
+        """Load what ``module.it_cfg`` describes, in evaluation mode; nothing else of the module exists yet."""
+        return AdapterNameModel(load_hf_model(module.it_cfg)).eval()
 
     @hookimpl
     def it_forward(self, module: ITModule, batch: Mapping[str, Any]) -> Tensor:
