@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import interpretune
+import interpretune.core_adapter
 from interpretune import hookspecs
 from interpretune.stack import HOOK_NAMES, build_context
 
@@ -102,3 +103,46 @@ def test_core_s_source_names_no_adapter():
     files = [file for pattern in ("*.py", "*.pyi") for file in CORE_SOURCE.rglob(pattern)]
     assert len(files) > 20
     assert [f"{file.name}: {hit}" for file in files for hit in names.findall(file.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("written_for", "core_speaks", "stacks"),
+    [("1.0", "1.0", True), ("1.0", "1.7", True), ("1.7", "1.0", False), ("1.0", "2.0", False), ("2.0", "1.9", False)],
+)
+def test_an_adapter_of_an_older_minor_version_stacks_and_no_other(
+    adapter_of, monkeypatch, written_for, core_speaks, stacks
+):
+    adapter_of("old", contract=written_for)
+    monkeypatch.setattr(interpretune.core_adapter.CoreAdapter, "declaration", core_declaration(core_speaks))
+    for module in (interpretune.declaration, interpretune.stack):
+        monkeypatch.setattr(module, "CONTRACT_VERSION", core_speaks)
+    if stacks:
+        assert build_context(("old",)).names == ("core", "old")
+    else:
+        with pytest.raises(interpretune.ContractVersionError, match=f"contract {written_for}.*speaks {core_speaks}"):
+            build_context(("old",))
+
+
+def core_declaration(contract):
+    return interpretune.AdapterDeclaration(name="core", level="framework", contract=contract)
+
+
+@pytest.mark.parametrize("deprecated", ["hook", "argument"])
+def test_what_is_deprecated_warns_those_who_implement_it_and_nobody_else(adapter_of, monkeypatch, deprecated):
+    advice = DeprecationWarning("goes with contract 2.0; implement it_run_step")
+    options = hookspecs.it_name_parameters.interpretune_spec
+    if deprecated == "hook":
+        monkeypatch.setitem(options, "warn_on_impl", advice)
+    else:
+        monkeypatch.setitem(options, "warn_on_impl_args", {"module": advice})
+    adapter_of("wordy", body="@it.hookimpl\ndef it_name_parameters(self, module):\n    return {}")
+    adapter_of("silent")
+    assert build_context(("silent",)).names == ("core", "silent")
+    with pytest.warns(DeprecationWarning, match=r"contract 2\.0; implement it_run_step"):
+        context = build_context(("wordy",))
+    assert context.hook.it_name_parameters(module=None) == [{}]
+
+
+def test_an_argument_added_later_may_be_left_out(adapter_of):
+    adapter_of("brief", body="@it.hookimpl\ndef it_forward(self):\n    return 17")
+    assert build_context(("brief",)).hook.it_forward(module=None, batch={}) == 17

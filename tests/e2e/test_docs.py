@@ -208,6 +208,12 @@ def test_adapter_of_the_page_is_the_example() -> None:
     assert shown["python adapter"] == code.read_text(encoding="utf-8")
 
 
+def test_compatibility_page_names_the_contract_of_this_core() -> None:
+    text = (DOCS / "adapters" / "compatibility.md").read_text(encoding="utf-8")
+    assert f"now **{it.CONTRACT_VERSION}**" in text
+    assert f"| {it.CONTRACT_VERSION} |" in text
+
+
 def test_errors_page_lists_every_error() -> None:
     listed = dict(
         re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
