@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 from attrs import frozen
 
-from interpretune import errors, hookspecs
+from interpretune import CONTRACT_VERSION, errors, hookspecs
 from interpretune.stack import HOOK_NAMES, build_context
 from tests.e2e.tiny_gpt2_small import save_model, save_sae
 from tests.e2e.tutorial import ROOT
@@ -210,8 +210,8 @@ def test_adapter_of_the_page_is_the_example() -> None:
 
 def test_compatibility_page_names_the_contract_of_this_core() -> None:
     text = (DOCS / "adapters" / "compatibility.md").read_text(encoding="utf-8")
-    assert f"now **{it.CONTRACT_VERSION}**" in text
-    assert f"| {it.CONTRACT_VERSION} |" in text
+    assert f"now **{CONTRACT_VERSION}**" in text
+    assert f"| {CONTRACT_VERSION} |" in text
 
 
 def test_errors_page_lists_every_error() -> None:
