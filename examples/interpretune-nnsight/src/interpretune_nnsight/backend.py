@@ -52,20 +52,23 @@ class NNsightBackend(HuggingFaceBackend):
         """Wrap the modules that are edited, and make a run of nnsight's of each forward."""
         nnsight: Any = importlib.import_module("nnsight")
         put_in = ("forward", nnsight.intervention.source.STATE)
-        found = [(own := vars(item), {key: own[key] for key in put_in if key in own}) for item in self._model.modules()]
+        edited = {path: self._modules[path] for path, _, _ in self._edits}
+        entries = {self._model, getattr(self._model, "get_base_model", lambda: self._model)()}
+        touched = entries.union(*(module.modules() for module in edited.values()))
+        found = [(vars(item), {key: vars(item)[key] for key in put_in if key in vars(item)}) for item in touched]
         interleaver, envoys = nnsight.intervention.interleaver.Interleaver(), {}
         try:
-            for path, _, _ in self._edits:
+            for path, module in edited.items():
                 if path not in envoys:
-                    envoys.update(nnsight.Envoy(self._modules[path], path, interleaver).named_modules())
-            for entry in {self._model, getattr(self._model, "get_base_model", lambda: self._model)()}:
+                    envoys.update(nnsight.Envoy(module, path, interleaver).named_modules())
+            for entry in entries:
                 vars(entry)["forward"] = self._run_of(entry.forward, interleaver, envoys)
             yield
         finally:
-            for own, before in found:
+            for attributes, before in found:
                 for key in put_in:
-                    own.pop(key, None)
-                own.update(before)
+                    attributes.pop(key, None)
+                attributes.update(before)
 
     def _run_of(self, forward: Any, interleaver: Any, envoys: Mapping[str, Any]) -> Any:
         edits = self._edits
