@@ -18,7 +18,12 @@ from interpretune.new_adapter import writing
 from interpretune.new_adapter.naming import LONGEST, check_name
 from interpretune.new_adapter.writing import ADAPTER_KINDS, KINDS, TEMPLATES, core_requirement, write_adapter
 from interpretune.testing.all_rules import RULES
-from tests.fresh_environment import CORE, FreshEnvironment
+from tests.fresh_environment import CORE, ROOT, FreshEnvironment
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 KIND_NAMES = [str(kind) for kind in ADAPTER_KINDS]
 
@@ -102,6 +107,16 @@ def test_what_was_written_is_clean(kind: str, name: str, tmp_path: Path) -> None
             assert not re.search("adapter_?name|AdapterName|ADAPTER_|CORE_", text), file
     assert (folder / ".gitignore").is_file()
     assert (folder / f"src/interpretune_{name.replace('_', '')}/py.typed").is_file()
+
+
+def test_types_are_checked_as_in_the_workspace() -> None:
+    """``make lint`` checks the types of what was written, with the settings of the workspace."""
+    workspace, written = (
+        tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+        for folder in (ROOT, TEMPLATES)
+    )
+    assert written["strict"]
+    assert written == {name: workspace[name] for name in written}
 
 
 def test_the_wheel_of_core_has_the_templates(environment: FreshEnvironment, tmp_path: Path) -> None:
