@@ -29,3 +29,7 @@ class TestSAELens(saelens.SAELensConformance):
 
 class TestLightning(lightning.LightningConformance):
     pass
+
+
+class TestHuggingFace(AdapterConformance):
+    adapter = "huggingface"

@@ -42,12 +42,14 @@ class Bench:
         suite: What the adapter's author says of it.
         adapter: Its name.
         folder: Everything that is written is written here.
+        notes: What one rule finds out for another.
     """
 
     def __init__(self, suite: AdapterConformance, folder: Path) -> None:
         self.suite = suite
         self.adapter = suite.adapter
         self.folder = folder
+        self.notes: dict[str, Any] = {}
         self._numbers = itertools.count()
 
     # ----------------------------------------------------------------------------------------------------- the adapter

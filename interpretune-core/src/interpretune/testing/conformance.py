@@ -30,6 +30,7 @@ class AdapterConformance:
         prompt_pattern: What prompts are put into; ``{task_prompt}`` is their place.
         conditional_hook_points: Patterns (``re.fullmatch``) of hook points that the backend lists and that fire only
             with options that the tiny model does not have.
+        environment_of_libraries: Environment variables that a library under the adapter sets when it is imported.
         import_limit: How many times as long as that of torch and transformers the adapter's import may take.
     """
 
@@ -38,6 +39,7 @@ class AdapterConformance:
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
     prompt_pattern: ClassVar[str] = "{task_prompt} <eos> Answer :"
     conditional_hook_points: ClassVar[Sequence[str]] = ()
+    environment_of_libraries: ClassVar[Sequence[str]] = ()
     import_limit: ClassVar[float] = 3.0
 
     def write_tiny_model(self, folder: Path) -> None:

@@ -63,6 +63,13 @@ class GlobalState:
             found.append("the random state of numpy")
         return found
 
+    def changes_of_settings(self) -> tuple[list[str], list[str]]:
+        """As ``changes``, without what libraries set for themselves at import; variables of the environment apart."""
+        kept = ("loggers", "the filters of warnings", "sys.path", "attributes of the class", "the environment")
+        before = self.values["the environment"]
+        variables = sorted(name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name))
+        return [change for change in self.changes() if not change.startswith(kept)], variables
+
     def restore(self) -> None:
         """Put back what has a way to be put back."""
         torch.set_default_dtype(self.values["the default dtype of torch"])

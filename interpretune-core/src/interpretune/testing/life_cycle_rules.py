@@ -15,7 +15,7 @@ from interpretune.testing.global_state import GlobalState
 from interpretune.testing.model_hooks import hooks_on, left_behind
 from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
-from interpretune.testing.user_classes import PlannedError, UserDataModule, UserModule, failing
+from interpretune.testing.user_classes import PlannedError, UserDataModule, UserModule, calls_of, failing
 
 LIFE = (
     "it_load_model",
@@ -48,7 +48,7 @@ def life_cycle_in_order(bench: Bench) -> None:
         it_session_end(**session)
     lived = [name for name in calls if name in LIFE]
     expect(lived == list(LIFE), f"hooks were called in the order {', '.join(lived)}", ", ".join(LIFE))
-    of_module, of_datamodule = (list(vars(part).get("calls", ())) for part in (session.module, session.datamodule))
+    of_module, of_datamodule = (calls_of(part) for part in (session.module, session.datamodule))
     expect(
         of_datamodule == ["prepare_data", "setup"],
         f"the user's data module saw {of_datamodule}",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.analysis.hook_names import canonical, split_layer
+from interpretune.analysis.latent_model import activation_name
 from interpretune.testing.rule import RuleSkipped
 
 Hook = Callable[[Tensor], Tensor]
@@ -184,7 +185,7 @@ def spliced_run(
     def keep(item: Any, latents: Tensor) -> Tensor:
         leaf = latents if latents.requires_grad else latents.requires_grad_()
         leaf.retain_grad()
-        seen[name_of(item)] = leaf
+        seen[activation_name(item)] = leaf
         return leaf
 
     with torch.enable_grad():
@@ -208,13 +209,8 @@ def ablated_logits(
 
     def change(item: Any, latents: Tensor) -> Tensor:
         latents = latents.clone()
-        for latent, value in changes.get(name_of(item), {}).items():
+        for latent, value in changes.get(activation_name(item), {}).items():
             latents[0, position, latent] = value
         return latents
 
     return logits_of(model, tokens, splice_hooks(latent_models, tokens, special, change))[position]
-
-
-def name_of(latent_model: Any) -> str:
-    """Name of a latent model's activations."""
-    return f"{latent_model.hook_point}.hook_sae_acts_post"

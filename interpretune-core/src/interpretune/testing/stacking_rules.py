@@ -11,6 +11,7 @@ from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import ITConfig
 from interpretune.discovery import installed_adapters
 from interpretune.errors import InterpretuneError, StackError
+from interpretune.markers import PROJECT_NAME
 from interpretune.session import compose_class
 from interpretune.stack import CORE, SINGLE_OWNER_HOOKS, ExecutionContext, build_context
 from interpretune.testing.bench import Bench
@@ -48,12 +49,13 @@ def _check_refusal(names: Sequence[str], message: str) -> None:
     """A refusal must have a reason that is declared, and name those whom it concerns."""
     named = [name for name in names if f"'{name}'" in message or f" {name} " in message]
     owners = [name for name in names if _loads_model(name)]
-    reason = _declared_conflict(names) or len(owners) > 1
+    defaults = {_plugin(name).declaration.default_model for name in names} - {None, ""}
+    reason = _declared_conflict(names) or len(owners) > 1 or len(defaults) > 1
     expect(
         reason and len(named) > 1,
         f"{', '.join(names)} do not stack: {message}",
         "a stack; or a refusal that names both adapters, for a conflict that one of them declares or because two load "
-        "the model",
+        "the model or want other ones by default",
     )
 
 
@@ -101,7 +103,9 @@ def _declared_conflict(names: Iterable[str]) -> str:
 
 
 def _loads_model(name: str) -> bool:
-    return any(hasattr(_plugin(name), hook) for hook in SINGLE_OWNER_HOOKS)
+    implementations = (getattr(_plugin(name), hook, None) for hook in SINGLE_OWNER_HOOKS)
+    markers = (getattr(item, f"{PROJECT_NAME}_impl", {}) for item in implementations if item is not None)
+    return any(not (marker.get("wrapper") or marker.get("hookwrapper")) for marker in markers)
 
 
 def _plugin(name: str) -> Any:

@@ -20,7 +20,7 @@ class _Noting:
 
     def note(self, call: str) -> None:
         """Note a call, and fail if it is the one."""
-        vars(self).setdefault("calls", []).append(call)
+        calls_of(self).append(call)
         if call == self.fails_in:
             raise PlannedError(call)
 
@@ -72,6 +72,12 @@ class UserDataModule(_Noting, ITDataModule):
         """Set up, and note it."""
         self.note("setup")
         super().setup(*args, **kwargs)
+
+
+def calls_of(user: object) -> list[str]:
+    """What was called so far; the list itself."""
+    calls: list[str] = vars(user).setdefault("calls", [])
+    return calls
 
 
 def failing(kind: type, call: str) -> type:
