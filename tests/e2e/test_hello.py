@@ -83,8 +83,11 @@ def test_hello_passes_the_kit(environment: FreshEnvironment, tmp_path: Path) -> 
     report = environment.run("python", "-m", "pytest", "-q", "tests", cwd=copy)
     assert " passed" in report
     assert "failed" not in report
-    doctor = json.loads(environment.run("interpretune", "doctor", "hello", "--json"))
-    assert doctor
+
+
+def test_hello_is_well(environment: FreshEnvironment) -> None:
+    environment.install(HELLO)
+    assert "hello" in environment.run("interpretune", "doctor", "hello")
 
 
 def test_an_adapter_made_on_the_fly_needs_nothing_of_core(

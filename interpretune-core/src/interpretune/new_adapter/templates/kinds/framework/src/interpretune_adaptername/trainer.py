@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from interpretune import ConfigurationError, ITDataModule, ITModule, LoopConfig, LoopResult
 from interpretune.loops.batches import count_batches, only_loader, read_batches
@@ -44,6 +46,7 @@ def train(module: ITModule, datamodule: ITDataModule, cfg: LoopConfig) -> LoopRe
     try:
         call_if_defined(module, "on_train_start")
         while not is_done(cfg, epoch, module.global_step):
+            module._it_state._current_epoch = epoch
             call_if_defined(module, "on_train_epoch_start")
             for index, batch in read_batches(loader, count):
                 with torch.enable_grad():
@@ -79,6 +82,11 @@ def refuse_what_is_missing(cfg: LoopConfig) -> None:
         raise ConfigurationError(
             f"The trainer of adapter_name does not know LoopConfig({', '.join(asked)}) yet. "
             "Leave it at its default, or train without this adapter."
+        )
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # each process would train a model of its own
+        raise ConfigurationError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; the trainer of adapter_name trains in one process. "
+            "Start only one, or train without this adapter."
         )
 
 
