@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     new_adapter.add_argument("--json", action="store_true", help="print JSON")
     new_adapter.set_defaults(run=_new_adapter)
 
+    doctor = commands.add_parser("doctor", help="check installed adapters against every rule of the contract")
+    doctor.add_argument("adapter", nargs="?", help="name of an adapter (default: all that are installed)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
     demo = commands.add_parser(
         "demo",
         help="which latents drive a model's yes/no answers: four analyses, tables, figures",
@@ -222,6 +227,12 @@ def _hooks(options: argparse.Namespace) -> int:
     if options.all:
         print("\n".join(["", f"The backend's own {len(found.own)} names:", *found.own]))
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from interpretune.testing.doctor_command import run_doctor
+
+    return run_doctor(options.adapter, as_json=options.json)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,18 @@ def _find_source(module: str) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
+def registered_adapters() -> Iterator[InstalledAdapter]:
+    """Every entry point of the group, also where two distributions register one name."""
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        distribution = entry_point.dist
+        yield InstalledAdapter(
+            name=entry_point.name,
+            target=entry_point.value,
+            distribution=distribution.name if distribution else "no distribution",
+            version=distribution.version if distribution else "?",
+        )
+
+
 def installed_adapters() -> dict[str, InstalledAdapter]:
     """All installed adapters by name, sorted; read from metadata alone.
 
@@ -111,14 +123,7 @@ def installed_adapters() -> dict[str, InstalledAdapter]:
         DuplicateAdapterError: Two distributions register the same name.
     """
     found: dict[str, InstalledAdapter] = {}
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = entry_point.dist
-        adapter = InstalledAdapter(
-            name=entry_point.name,
-            target=entry_point.value,
-            distribution=distribution.name if distribution else "no distribution",
-            version=distribution.version if distribution else "?",
-        )
+    for adapter in registered_adapters():
         twin = found.setdefault(adapter.name, adapter)
         if twin.distribution != adapter.distribution:
             raise DuplicateAdapterError(

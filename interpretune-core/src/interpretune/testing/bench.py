@@ -16,7 +16,7 @@ from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.declaration import AdapterDeclaration, Level
-from interpretune.discovery import InstalledAdapter, find_adapter
+from interpretune.discovery import InstalledAdapter, registered_adapters
 from interpretune.errors import InterpretuneError
 from interpretune.session import ITSession, ITSessionConfig, it_init, it_session_end
 from interpretune.stack import ExecutionContext, build_context
@@ -56,8 +56,15 @@ class Bench:
 
     @functools.cached_property
     def installed(self) -> InstalledAdapter:
-        """Where the adapter comes from."""
-        return find_adapter(self.adapter)
+        """Where the adapter comes from.
+
+        Raises:
+            RuleSkipped: No distribution registers it, or several do.
+        """
+        found = {item.distribution: item for item in registered_adapters() if item.name == self.adapter}
+        if len(found) != 1:
+            raise RuleSkipped(f"the adapter has {len(found) or 'no'} owners: see the rule name-is-unique")
+        return next(iter(found.values()))
 
     @functools.cached_property
     def plugin(self) -> Any:
@@ -68,7 +75,7 @@ class Bench:
         """
         try:
             return self.installed.load()
-        except InterpretuneError as error:
+        except (InterpretuneError, SystemExit) as error:
             raise RuleSkipped("the adapter cannot be imported: see the rule importable") from error
 
     @property
@@ -103,7 +110,8 @@ class Bench:
         try:
             return build_context(self.stack)
         except InterpretuneError as error:
-            raise RuleSkipped(f"{', '.join(self.stack)} cannot be stacked: see the rules of the declaration") from error
+            kind = type(error).__name__
+            raise RuleSkipped(f"{', '.join(self.stack)} cannot be stacked ({kind}): see the first rules") from error
 
     # ------------------------------------------------------------------------------------------------------- sessions
 

@@ -9,7 +9,7 @@ import pickle
 from packaging.requirements import InvalidRequirement, Requirement
 
 from interpretune.declaration import CONTRACT_VERSION, AdapterDeclaration
-from interpretune.discovery import ENTRY_POINT_GROUP
+from interpretune.discovery import registered_adapters
 from interpretune.errors import (
     AdapterImportError,
     AdapterSignatureError,
@@ -26,9 +26,8 @@ from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 @rule()
 def name_is_unique(bench: Bench) -> None:
     """One distribution registers the adapter's name."""
-    found = [item for item in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP) if item.name == bench.adapter]
-    expect(found, f"no installed distribution registers an adapter {bench.adapter!r}", "one that does")
-    owners = sorted({f"{item.dist.name} {item.dist.version}" if item.dist else "no distribution" for item in found})
+    owners = sorted({f"{x.distribution} {x.version}" for x in registered_adapters() if x.name == bench.adapter})
+    expect(owners, f"no installed distribution registers an adapter {bench.adapter!r}", "one that does")
     expect(
         len(owners) == 1,
         f"the name {bench.adapter!r} is registered by {' and by '.join(owners)}",
@@ -43,6 +42,22 @@ def importable(bench: Bench) -> None:
         bench.installed.load()
     except AdapterImportError as error:
         raise RuleBroken(str(error), "an import without an error") from error
+
+
+@rule()
+def suite_loads(bench: Bench) -> None:
+    """What is registered for the adapter in the group interpretune.conformance is its suite."""
+    from interpretune.testing.conformance import AdapterConformance
+    from interpretune.testing.suites import registered_suite
+
+    found = registered_suite(bench.adapter)
+    if found is None:
+        raise RuleSkipped("no suite is registered: the defaults are used")
+    expect(
+        isinstance(found, type) and issubclass(found, AdapterConformance) and found.adapter == bench.adapter,
+        f"{found!r} is registered",
+        f"a subclass of AdapterConformance with adapter = {bench.adapter!r}",
+    )
 
 
 @rule()

@@ -97,7 +97,7 @@ class Rule:
             raise
         except RuleSkipped:
             raise
-        except Exception as error:  # an adapter may raise anything; it is reported as the rule's failure
+        except (Exception, SystemExit) as error:  # an adapter may raise anything; it is reported as this rule's failure
             raise RuleBroken(f"{type(error).__name__}: {error}", self.about, self) from error
 
 

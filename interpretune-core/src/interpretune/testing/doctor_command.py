@@ -1,0 +1,54 @@
+"""The command ``interpretune doctor``: nothing of it touches a network or the user's caches."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+
+EXIT_FAILED = 1
+
+
+def run_doctor(adapter: str | None, *, as_json: bool) -> int:
+    """Check adapters and print what was found.
+
+    Args:
+        adapter: The adapter to check; None: all that are installed.
+        as_json: Print JSON instead of a table.
+
+    Returns:
+        Exit status: 0 where nothing failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="interpretune-doctor-") as folder:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when libraries are imported, hence before them; this is our process
+        os.environ["HF_DATASETS_CACHE"] = os.environ["INTERPRETUNE_CACHE"] = folder
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        return _check(adapter, as_json)
+
+
+def _check(adapter: str | None, as_json: bool) -> int:
+    import datasets
+    import transformers
+
+    from interpretune.testing.doctor import SKIPPED, Verdict, adapters_to_check, diagnose
+    from interpretune.testing.doctor_report import as_text
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+    def report(verdict: Verdict) -> None:
+        if verdict.outcome != SKIPPED:
+            print(f"  {verdict.rule.id}: {verdict.outcome}, {verdict.seconds:.1f} s", file=sys.stderr)
+
+    diagnoses = []
+    for name in adapters_to_check(adapter):
+        print(f"checking {name}", file=sys.stderr)
+        diagnoses.append(diagnose(name, report))
+    failed = sum(len(item.failures) for item in diagnoses)
+    if as_json:
+        print(json.dumps({"failed": failed, "adapters": [item.as_dict() for item in diagnoses]}, indent=1))
+    else:
+        print(as_text(diagnoses))
+    return EXIT_FAILED if failed else 0
