@@ -1,27 +1,23 @@
-"""The adapter keeps the contract: one test for each rule, alone and under other frameworks and latent models."""
+"""The adapter keeps the contract: one test for each rule, alone, under Lightning, and under SAEs of SAELens."""
 
 import importlib.util
 
 import pytest
 
-from interpretune.testing import AdapterConformance
+from interpretune_nnsight.conformance import NNsightConformance
 
 
-class TestNNsight(AdapterConformance):
-    adapter = "nnsight"
+class TestNNsight(NNsightConformance):
+    pass
 
 
-def needs(package: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
-
-
-@needs("interpretune_lightning")
-class TestNNsightUnderLightning(AdapterConformance):
-    adapter = "nnsight"
+@pytest.mark.skipif(importlib.util.find_spec("interpretune_lightning") is None, reason="needs interpretune-lightning")
+class TestNNsightUnderLightning(NNsightConformance):
     stack = ("lightning", "nnsight")
 
 
-@needs("interpretune_saelens")
-class TestNNsightUnderSAELens(AdapterConformance):
-    adapter = "nnsight"
-    stack = ("nnsight", "sae_lens")
+if importlib.util.find_spec("interpretune_saelens") is not None:
+    from interpretune_saelens.conformance import SAELensConformance
+
+    class TestSAELensOnNNsight(SAELensConformance):
+        stack = ("nnsight", "sae_lens")
