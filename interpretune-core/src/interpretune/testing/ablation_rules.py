@@ -21,7 +21,7 @@ EVERY = 3
 """Every third latent is ablated."""
 
 
-@rule(stack=True, capabilities=["ablation"])
+@rule(stack=True, capabilities=["ablation"], after=["splicing-agrees"])
 @torch.no_grad()
 def ablation_agrees(bench: Bench) -> None:
     """Logits with latents ablated, alone or together, are those of a forward of the plain model for each."""
@@ -45,7 +45,7 @@ def ablation_agrees(bench: Bench) -> None:
         same(bench.backend.ablate(prefill, together), expected, f"logits with three latents of {name} set to 0.5")
 
 
-@rule(stack=True, capabilities=["ablation"])
+@rule(stack=True, capabilities=["ablation"], after=["ablation-agrees"])
 @torch.no_grad()
 def ablation_at_other_points(bench: Bench) -> None:
     """Ablations at other tokens than the answer are those of the plain model."""
@@ -62,7 +62,7 @@ def ablation_at_other_points(bench: Bench) -> None:
     same(found, expected, f"logits at other tokens with single latents of {name} ablated")
 
 
-@rule(capabilities=["ablation"])
+@rule(capabilities=["ablation"], after=["ablation-agrees", "padding-backend"])
 @torch.no_grad()
 def replays_are_trusted(bench: Bench) -> None:
     """A backend that replays single tokens gives what whole forwards give, so that its self-check trusts it."""

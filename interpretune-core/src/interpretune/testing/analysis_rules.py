@@ -70,7 +70,11 @@ class _Naive:
         return effects
 
 
-@rule(stack=True, capabilities=["splice", "gradients", "ablation"])
+@rule(
+    stack=True,
+    capabilities=["splice", "gradients", "ablation"],
+    after=["padding-gradients", "padding-ablation", "latent-edits-agree"],
+)
 def analyses_agree(bench: Bench) -> None:
     """The four analyses give the numbers of their definitions on the plain model, in a padded batch."""
     own = list(bench.module.latent_models)

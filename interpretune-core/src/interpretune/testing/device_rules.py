@@ -48,7 +48,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-@rule(stack=True)
+@rule(stack=True, after=["batches-move", "gradients-agree", "ablation-agrees"])
 @torch.no_grad()
 def results_on_the_device(bench: Bench) -> None:
     """Every result is on the module's device."""
@@ -57,7 +57,7 @@ def results_on_the_device(bench: Bench) -> None:
         expect(found.device == device, f"{what}: on {found.device}", f"{device}, as the module")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["cache-agrees", "forward-agrees"])
 @torch.no_grad()
 def dtype_follows(bench: Bench) -> None:
     """A module in float64 gives results in float64, the same numbers."""
@@ -73,7 +73,7 @@ def dtype_follows(bench: Bench) -> None:
         same(cache[name], before[1][name], f"activations at {name} in float64")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["results-on-the-device"])
 @torch.no_grad()
 def accelerator_agrees(bench: Bench) -> None:
     """On an accelerator every result is there, and is what it is on the CPU."""

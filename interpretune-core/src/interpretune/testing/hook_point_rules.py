@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis.hook_names import LOGITS, RESID_POST, aliases, in_layer
-from interpretune.analysis.inputs import ModelInputs, Points
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.interventions import Scale, run_with_interventions
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.replay.rows import LatentRows
@@ -75,7 +75,7 @@ def hook_points_fire(bench: Bench) -> None:
     expect(not silent, f"{len(silent)} of {len(names)} listed hook points never fire: {_some(silent)}", "none")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["canonical-names-exist", "logits-where-asked"])
 @torch.no_grad()
 def cache_agrees(bench: Bench) -> None:
     """Cached activations are those of the plain Hugging Face model at each canonical place."""
@@ -91,7 +91,7 @@ def cache_agrees(bench: Bench) -> None:
     same(logits, answers, "logits of a run with a cache")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["cache-agrees"])
 @torch.no_grad()
 def cache_is_a_copy(bench: Bench) -> None:
     """Who changes returned activations or logits in place changes nothing of the model or of later results."""
@@ -115,7 +115,7 @@ def cache_is_a_copy(bench: Bench) -> None:
         same(backend.run(inputs), kept_logits, f"logits, after results of an earlier {what} were set to 0")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["cache-agrees"])
 @torch.no_grad()
 def edits_are_made(bench: Bench) -> None:
     """An edit at a canonical place changes the logits exactly as it changes those of the plain model."""
@@ -135,7 +135,7 @@ def edits_are_made(bench: Bench) -> None:
         same(found, torch.stack(wanted), f"logits with an edit at {name}")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["cache-agrees"])
 @torch.no_grad()
 def edits_do_not_reach_back(bench: Bench) -> None:
     """An edit leaves what it was given, and everything that comes before it, as it was."""
@@ -166,30 +166,17 @@ def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
     return hold
 
 
-@rule(stack=True)
-@torch.no_grad()
-def logits_where_asked(bench: Bench) -> None:
-    """Logits at chosen points are those at the same points of all logits."""
-    inputs = _even(bench)
-    length = inputs.tokens.shape[1]
-    everywhere = bench.backend.forward(inputs, {})
-    for examples, positions in (((0, 1), (length - 1, length - 1)), ((0, 0, 1, 1), (0, 3, length - 2, 1))):
-        points = Points(*(torch.tensor(ids, device=inputs.tokens.device) for ids in (examples, positions)))
-        found = bench.backend.forward(inputs, {}, points)
-        same(found, points.of(everywhere), f"logits at examples {examples} and positions {positions}")
-    same(bench.backend.run(inputs), everywhere[:, -1], "logits at the answer positions")
-
-
 class _StopError(Exception):
     """Ends a forward in its middle."""
 
 
-@rule(stack=True)
+@rule(stack=True, after=["cache-agrees"])
 def no_hooks_left(bench: Bench) -> None:
     """No hook stays on the model: not after a run, and not after an error in the middle of one."""
-    backend, models, inputs = bench.backend, latents(bench), _even(bench)
+    module = bench.new_session().module  # its own: what is left behind would spoil other rules
+    backend, models, inputs = module.backend, latents(bench), _even(bench)
     names = [activation_name(item) for item in models]
-    before = hooks_on(bench.module)
+    before = hooks_on(module)
 
     def ablation() -> None:
         prefill = backend.prefill(inputs, models)
@@ -197,11 +184,11 @@ def no_hooks_left(bench: Bench) -> None:
         backend.ablate(prefill, LatentRows.single(names[0], pairs))
 
     def generation() -> None:
-        bench.module.it_generate(bench.even_batch(), max_new_tokens=2, do_sample=False)
+        module.it_generate(bench.even_batch(), max_new_tokens=2, do_sample=False)
 
     place = offered(bench)[3]
     runs: dict[str, Callable[[], Any]] = {
-        "a forward": lambda: bench.module(**bench.even_batch()),
+        "a forward": lambda: module(**bench.even_batch()),
         "a generation": generation,
         "a run with a cache": lambda: backend.run_with_cache(inputs, offered(bench)),
         "a capture": lambda: backend.capture(inputs, offered(bench)[:2]),
@@ -221,22 +208,22 @@ def no_hooks_left(bench: Bench) -> None:
     runs |= dict(of_capability[name] for name in of_capability if name in bench.capabilities)
     for what, run in runs.items():
         run()
-        left = left_behind(before, bench.module)
+        left = left_behind(before, module)
         expect(not left, f"after {what} there are still {left}", "no hook that was not there before")
 
     def stop(activations: Tensor) -> Tensor:
         raise _StopError
 
     for name in (offered(bench)[0], place, offered(bench)[-1]):
-        _expect_stop(bench, name, stop)
-        left = left_behind(before, bench.module)
+        _expect_stop(backend, inputs, name, stop)
+        left = left_behind(before, module)
         expect(not left, f"after an error in an edit at {name} there are still {left}", "none")
-    same(backend.run(inputs), bench.backend.forward(inputs, {})[:, -1], "logits after an error in a forward")
+    same(backend.run(inputs), bench.backend.run(inputs), "logits after an error in a forward")
 
 
-def _expect_stop(bench: Bench, name: str, stop: Callable[[Tensor], Tensor]) -> None:
+def _expect_stop(backend: Any, inputs: ModelInputs, name: str, stop: Callable[[Tensor], Tensor]) -> None:
     try:
-        bench.backend.forward(_even(bench), {name: stop})
+        backend.forward(inputs, {name: stop})
     except _StopError:
         return
     raise RuleBroken(f"an error in an edit at {name} did not arrive", "the error, as it was raised")

@@ -28,7 +28,7 @@ from interpretune.testing.rule import rule
 NEW_TOKENS = 3
 
 
-@rule(stack=True, capabilities=["interventions"])
+@rule(stack=True, capabilities=["interventions"], after=["edits-are-made", "splicing-agrees"])
 @torch.no_grad()
 def interventions_agree(bench: Bench) -> None:
     """Every kind of intervention, at every kind of position, gives the logits of the plain model with that change."""
@@ -69,7 +69,7 @@ def interventions_agree(bench: Bench) -> None:
             same(found, torch.stack(wanted), f"logits with {kind} at {place}, positions: {where}")
 
 
-@rule(stack=True, capabilities=["interventions", "splice"])
+@rule(stack=True, capabilities=["interventions", "splice"], after=["interventions-agree"])
 @torch.no_grad()
 def latent_interventions_agree(bench: Bench) -> None:
     """Interventions at chosen latents of a spliced latent model give the logits of the plain model with that change."""
@@ -84,7 +84,7 @@ def latent_interventions_agree(bench: Bench) -> None:
     same(found, torch.stack(wanted), f"logits with two latents of {name} set to 2")
 
 
-@rule(stack=True, capabilities=["interventions"])
+@rule(stack=True, capabilities=["interventions"], after=["interventions-agree", "generation-agrees"])
 @torch.no_grad()
 def steered_generation_agrees(bench: Bench) -> None:
     """Generation under an intervention gives the logits of a loop over the plain model with that change."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.datamodule import ITDataModule
@@ -25,7 +26,7 @@ _OWN = (ITModule, ITDataModule)
 """Classes that derive from these are watched; those of torch are not the user's."""
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
 def users_classes_unmodified(bench: Bench) -> None:
     """The user's classes and configurations are as they were."""
     bench.session  # noqa: B018 - skips where no session can be made
@@ -59,14 +60,15 @@ def _values(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A copy of what can be changed in place; anything else stands for itself."""
-    return copy.deepcopy(value) if isinstance(value, (Mapping, list, str, int, float, tuple)) else value
+    plain = (Mapping, list, str, int, float, tuple)
+    return copy.deepcopy(value) if isinstance(value, plain) or is_dataclass(value) else value
 
 
 def _equal(before: Any, now: Any) -> bool:
     return before is now or repr(before) == repr(now)
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
 def nothing_global_changes(bench: Bench) -> None:
     """A session leaves dtype, grad mode, threads, loggers, environment, classes and random states as they were."""
     bench.session  # noqa: B018 - skips where no session can be made
@@ -93,7 +95,26 @@ def _expect_unchanged(before: GlobalState, after: str) -> None:
     expect(not changes, f"after {after} there is another {'; '.join(changes)}", "what was there before")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
+@torch.no_grad()
+def deterministic(bench: Bench) -> None:
+    """In evaluation mode the same batch gives the same numbers twice: dropout is off, nothing is drawn."""
+    module, batch = bench.module, bench.even_batch()
+    expect(not module.model.training, "the model is in train mode in a session that trains nothing", "evaluation mode")
+    inputs = ModelInputs.from_batch(batch)
+    runs: Mapping[str, Callable[[], Tensor]] = {
+        "logits of the forward": lambda: logits_in(module(**batch), "the forward"),
+        "logits of the backend": lambda: module.backend.run(inputs),
+    }
+    for what, run in runs.items():
+        first, second = run(), run()
+        worst = float((first - second).abs().max())
+        expect(
+            worst <= 1e-6 * float(first.abs().max()), f"{what} differ by {worst:.3g} between two runs", "the same twice"
+        )
+
+
+@rule(stack=True, after=["deterministic"])
 @torch.no_grad()
 def sessions_stay_apart(bench: Bench) -> None:
     """A second session in the process, with other weights, changes nothing of the first."""

@@ -30,7 +30,7 @@ def latent_models_attach(bench: Bench) -> None:
             expect(not item.training, f"{name} is in train mode", "evaluation mode")
 
 
-@rule(levels=[Level.latents])
+@rule(levels=[Level.latents], after=["latent-models-attach"])
 @torch.no_grad()
 def latent_models_decode(bench: Bench) -> None:
     """Encoding gives zeros and positive numbers; decoding can be repeated; decoder rows are what decoding adds."""
@@ -53,7 +53,7 @@ def latent_models_decode(bench: Bench) -> None:
                 same(added, row.expand_as(added), f"decoder row {latent} of {item.name}", tolerance=1e-3)
 
 
-@rule(levels=[Level.latents], capabilities=["splice"])
+@rule(levels=[Level.latents], capabilities=["splice"], after=["splicing-agrees", "latent-models-decode"])
 @torch.no_grad()
 def latent_models_splice(bench: Bench) -> None:
     """A run with the adapter's latent models spliced in is that of the plain model with the same encodings."""

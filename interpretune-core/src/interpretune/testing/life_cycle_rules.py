@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +10,8 @@ from interpretune.loops.config import LoopConfig
 from interpretune.loops.start import test
 from interpretune.session import ITSession, it_init, it_session_end
 from interpretune.testing.bench import Bench
-from interpretune.testing.global_state import GlobalState
-from interpretune.testing.model_hooks import hooks_on, left_behind
 from interpretune.testing.recording import hook_calls
-from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.rule import RuleBroken, expect, rule
 from interpretune.testing.user_classes import PlannedError, UserDataModule, UserModule, calls_of, failing
 
 LIFE = (
@@ -37,9 +34,10 @@ PHASES = (
 """What a user's class does in each phase of ``it_init``."""
 
 END = "it_end_session"
+"""The hook that ends a session."""
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
 def life_cycle_in_order(bench: Bench) -> None:
     """Each hook of the life cycle is called once and in order, and the user's methods with them."""
     bench.session  # noqa: B018 - skips where no session can be made
@@ -61,62 +59,31 @@ def life_cycle_in_order(bench: Bench) -> None:
     )
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
 def errors_arrive(bench: Bench) -> None:
     """An error of the user's code reaches the caller as it was raised, from every phase and every step."""
     bench.session  # noqa: B018 - skips where no session can be made
     for kind, call in PHASES:
-        session = _session_failing(bench, kind, call)
-        _check_error(_error_of(functools.partial(it_init, **session)), f"{kind.__name__}.{call}", call)
+        session = session_failing(bench, kind, call)
+        _check_error(error_of(functools.partial(it_init, **session)), f"{kind.__name__}.{call}", call)
     session = bench.new_session(module_cls=failing(UserModule, "test_step"))
     batch = next(iter(session.datamodule.test_dataloader()))
     step = functools.partial(session.module.run_step, "test_step", session.module.batch_to_device(batch), 0)
-    _check_error(_error_of(step), "UserModule.test_step", "test_step")
+    _check_error(error_of(step), "UserModule.test_step", "test_step")
     loop = functools.partial(test, **session, loop_cfg=LoopConfig(progress=False))
-    _check_error(_error_of(loop), "UserModule.test_step in the loop `test`", "test_step")
+    _check_error(error_of(loop), "UserModule.test_step in the loop `test`", "test_step")
     it_session_end(**session)
 
 
-@rule(stack=True)
-def released_after_a_failure(bench: Bench) -> None:
-    """After a failure in any phase the session is ended, and nothing that it held is left."""
-    bench.session  # noqa: B018 - skips where no session can be made
-    for kind, call in PHASES:
-        phase = f"after a failure in {kind.__name__}.{call}"
-        state, threads = GlobalState(), set(threading.enumerate())
-        with hook_calls() as calls:
-            session = _session_failing(bench, kind, call)
-            before = hooks_on(session.module)
-            if _error_of(functools.partial(it_init, **session)) is None:
-                raise RuleSkipped("a failure does not arrive: see the rule errors-arrive")
-        expect(
-            calls.count(END) == 1,
-            f"{phase} it_end_session was called {calls.count(END)} times",
-            "once: the session is ended",
-        )
-        module = session.module
-        alive = module._it_state.initialised or module._it_state.backend is not None
-        expect(not alive, f"{phase} the session counts as alive", "core's part of it_end_session")
-        left = left_behind(before, module)
-        expect(not left, f"{phase} there are still {left}", "no hooks of torch on the module")
-        new = [thread.name for thread in threading.enumerate() if thread not in threads and _is_ours(thread)]
-        expect(not new, f"{phase} the threads {', '.join(new)} still run", "none")
-        changes = state.changes()
-        expect(not changes, f"{phase} there is another {'; '.join(changes)}", "what was there before")
-
-
-def _is_ours(thread: threading.Thread) -> bool:
-    """Monitors of progress bars live as long as the process."""
-    return thread.is_alive() and "tqdm" not in type(thread).__module__ and "tqdm" not in thread.name.lower()
-
-
-def _session_failing(bench: Bench, kind: type, call: str) -> ITSession:
+def session_failing(bench: Bench, kind: type, call: str) -> ITSession:
+    """A session, not yet alive, of which one call of a user's class will fail."""
     if kind is UserModule:
         return bench.new_session(init=False, module_cls=failing(kind, call))
     return bench.new_session(init=False, datamodule_cls=failing(kind, call))
 
 
-def _error_of(call: Callable[[], Any]) -> BaseException | None:
+def error_of(call: Callable[[], Any]) -> BaseException | None:
+    """What a call raises; None: nothing."""
     try:
         call()
     except Exception as error:  # noqa: BLE001 - whatever arrives is looked at

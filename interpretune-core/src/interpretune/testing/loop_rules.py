@@ -19,7 +19,7 @@ from interpretune.testing.user_classes import calls_of
 N_BATCHES = math.ceil(N_ROWS / BATCH_SIZE)
 
 
-@rule(stack=True, levels=[Level.framework])
+@rule(stack=True, levels=[Level.framework], after=["forward-agrees"])
 def loops_evaluate(bench: Bench) -> None:
     """The loops validate, test and predict see every row once, and give metrics and predictions."""
     session = bench.new_session()
@@ -39,7 +39,7 @@ def loops_evaluate(bench: Bench) -> None:
     it_session_end(**session)
 
 
-@rule(stack=True, levels=[Level.framework])
+@rule(stack=True, levels=[Level.framework], after=["loops-evaluate"])
 def loop_trains(bench: Bench) -> None:
     """The loop fit sees every training row once an epoch, changes the weights, and leaves the session usable."""
     session = bench.new_session(optimizer_init=ADAM, freeze=False)

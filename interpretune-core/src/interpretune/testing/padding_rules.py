@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.interventions import Add, run_with_interventions
-from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
 from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents
@@ -33,29 +30,33 @@ def _alone(bench: Bench) -> list[dict[str, Tensor]]:
     return [bench.padded([row], "left") for row in bench.rows]
 
 
-def _invariant(bench: Bench, what: str, run: Callable[[ModelInputs], Tensor]) -> None:
-    """Compare ``[batch, ...]`` of padded batches with the same of each row alone."""
+def invariant(bench: Bench, what: str, run: Callable[[ModelInputs], Tensor]) -> None:
+    """Compare ``[batch, ...]`` of padded batches with the same of each row alone.
+
+    Raises:
+        RuleBroken: They differ.
+    """
     wanted = torch.cat([run(ModelInputs.from_batch(batch)) for batch in _alone(bench)])
     for how, batch in _batches(bench):
         same(run(ModelInputs.from_batch(batch)), wanted, f"{what}, {how}")
 
 
-def _real_tokens(values: Tensor, mask: Tensor) -> Tensor:
+def real_tokens(values: Tensor, mask: Tensor) -> Tensor:
     """``[batch, pos, ...]`` to the real tokens of all rows, ``[n, ...]``."""
     return values[mask.bool()]
 
 
-@rule(stack=True)
+@rule(stack=True, after=["one-row"])
 @torch.no_grad()
 def padding_forward(bench: Bench) -> None:
     """Logits of the forward are those of the unpadded rows, at every real token."""
     wanted = torch.cat([logits_in(bench.module(**batch), "the forward")[0] for batch in _alone(bench)])
     for how, batch in _batches(bench):
         logits = logits_in(bench.module(**batch), "the forward")
-        same(_real_tokens(logits, batch["attention_mask"]), wanted, f"logits of the forward, {how}")
+        same(real_tokens(logits, batch["attention_mask"]), wanted, f"logits of the forward, {how}")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["one-row"])
 @torch.no_grad()
 def padding_generation(bench: Bench) -> None:
     """Generated tokens and their logits are those of the unpadded rows."""
@@ -70,79 +71,25 @@ def padding_generation(bench: Bench) -> None:
             same(found, wanted, f"logits of the new tokens of row {i}, {how}")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["one-row"])
 @torch.no_grad()
 def padding_backend(bench: Bench) -> None:
     """Logits and cached activations of the backend are those of the unpadded rows."""
     backend = bench.backend
-    _invariant(bench, "logits of the backend's run", backend.run)
+    invariant(bench, "logits of the backend's run", backend.run)
     place = latents(bench)[0].hook_point
 
     def logits(inputs: ModelInputs) -> Tensor:
-        return _real_tokens(backend.forward(inputs, {}), inputs.attention_mask)
+        return real_tokens(backend.forward(inputs, {}), inputs.attention_mask)
 
     def cached(inputs: ModelInputs) -> Tensor:
-        return _real_tokens(backend.run_with_cache(inputs, [place])[1][place], inputs.attention_mask)
+        return real_tokens(backend.run_with_cache(inputs, [place])[1][place], inputs.attention_mask)
 
-    _invariant(bench, "logits of the backend's forward at real tokens", logits)
-    _invariant(bench, f"activations at {place} at real tokens", cached)
-
-
-@rule(stack=True, capabilities=["splice"])
-def padding_splicing(bench: Bench) -> None:
-    """Logits, latents and gradients with latent models spliced in are those of the unpadded rows."""
-    backend, models = bench.backend, latents(bench)
-    names = [activation_name(item) for item in models]
-    with torch.no_grad():
-        _invariant(bench, "logits of a spliced run", lambda inputs: backend.run_spliced(inputs, models).answer_logits)
-        for name in names:
-
-            def recorded(inputs: ModelInputs, name: str = name) -> Tensor:
-                found = backend.run_spliced(inputs, models, record=[name]).activations[name]
-                return _real_tokens(found, inputs.attention_mask)
-
-            _invariant(bench, f"latents {name} at real tokens", recorded)
-    if "gradients" not in bench.capabilities:
-        return
-
-    def gradients(inputs: ModelInputs) -> Tensor:
-        _, found = backend.gradients(inputs, models, lambda logits: logits[:, 5].sum(), names[:1])
-        return _real_tokens(found[names[0]], inputs.attention_mask)
-
-    _invariant(bench, f"gradients at {names[0]} at real tokens", gradients)
+    invariant(bench, "logits of the backend's forward at real tokens", logits)
+    invariant(bench, f"activations at {place} at real tokens", cached)
 
 
-@rule(stack=True, capabilities=["ablation"])
-@torch.no_grad()
-def padding_ablation(bench: Bench) -> None:
-    """Logits with latents ablated are those of the unpadded rows."""
-    backend, models = bench.backend, latents(bench)
-    for name in map(activation_name, models):
-
-        def ablated(inputs: ModelInputs, name: str = name) -> Tensor:
-            prefill = backend.prefill(inputs, models)
-            n, width = len(inputs), prefill.latents[name].shape[-1]
-            pairs = torch.cartesian_prod(torch.arange(n), torch.arange(0, width, 4)).to(inputs.tokens.device)
-            return backend.ablate(prefill, LatentRows.single(name, pairs))
-
-        _invariant(bench, f"logits with latents of {name} ablated", ablated)
-
-
-@rule(stack=True, capabilities=["interventions"])
-@torch.no_grad()
-def padding_interventions(bench: Bench) -> None:
-    """Logits with interventions at the answer, or at all real tokens, are those of the unpadded rows."""
-    place = latents(bench)[0].hook_point
-    for positions in ("answer", "all"):
-        change = Add(at=place, value=torch.linspace(-1, 1, bench.width), positions=positions)
-
-        def steered(inputs: ModelInputs, change: Add = change) -> Tensor:
-            return run_with_interventions(bench.backend, inputs, [change])
-
-        _invariant(bench, f"logits with an intervention at the positions {positions!r}", steered)
-
-
-@rule()
+@rule(after=["padding-forward", "padding-backend"])
 @torch.no_grad()
 def positions_count_real_tokens(bench: Bench) -> None:
     """With learned positions, too, padded rows give what they give alone: positions count real tokens."""
@@ -159,5 +106,5 @@ def positions_count_real_tokens(bench: Bench) -> None:
         rows = torch.arange(len(inputs), device=inputs.tokens.device)
         return logits_in(output, "the forward")[rows, answer_positions(inputs.attention_mask)]
 
-    _invariant(bench, "logits of the forward of a model with learned positions", forward)
-    _invariant(bench, "logits of the backend of a model with learned positions", module.backend.run)
+    invariant(bench, "logits of the forward of a model with learned positions", forward)
+    invariant(bench, "logits of the backend of a model with learned positions", module.backend.run)

@@ -44,7 +44,7 @@ def _check_fields(name: str, part: Any, copy: Any) -> None:
         expect(not lost, f"{name} comes back without {', '.join(lost)}", "all of its fields")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["sessions-stay-apart"])
 @torch.no_grad()
 def state_loads(bench: Bench) -> None:
     """The module's state goes through a file into another session, strictly, and gives the same logits."""

@@ -51,6 +51,7 @@ class Rule:
         function: Checks it; raises ``RuleBroken`` or ``RuleSkipped``.
         levels: Levels of adapters that it applies to; empty: all.
         capabilities: What the backend must offer for the rule to apply.
+        after: Ids of rules that it builds on; where one of them is broken, this one says nothing.
         stack: Whether it says something of adapters that share a stack.
     """
 
@@ -59,6 +60,7 @@ class Rule:
     function: Callable[[Bench], None] = field(repr=False)
     levels: tuple[Level, ...] = ()
     capabilities: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     stack: bool = False
 
     @property
@@ -81,6 +83,10 @@ class Rule:
             RuleBroken: The adapter breaks it.
             RuleSkipped: It does not apply.
         """
+        for id_ in self.after:
+            if id_ in bench.broken:
+                bench.broken.add(self.id)
+                raise RuleSkipped(f"it builds on the rule {id_}, which is not kept")
         if self.levels:
             level = bench.level
             if level not in self.levels:
@@ -94,15 +100,17 @@ class Rule:
             self.function(bench)
         except RuleBroken as broken:
             broken.rule = self
+            bench.broken.add(self.id)
             raise
         except RuleSkipped:
             raise
         except (Exception, SystemExit) as error:  # an adapter may raise anything; it is reported as this rule's failure
+            bench.broken.add(self.id)
             raise RuleBroken(f"{type(error).__name__}: {error}", self.about, self) from error
 
 
 def rule(
-    *, levels: Sequence[str] = (), capabilities: Sequence[str] = (), stack: bool = False
+    *, levels: Sequence[str] = (), capabilities: Sequence[str] = (), after: Sequence[str] = (), stack: bool = False
 ) -> Callable[[Callable[[Bench], None]], Rule]:
     """Make a rule of a function; its name is the id, the first line of its docstring what must be so."""
 
@@ -113,10 +121,11 @@ def rule(
             function=function,
             levels=tuple(map(Level, levels)),
             capabilities=tuple(capabilities),
+            after=tuple(after),
             stack=stack,
         )
-        if made.id in RULES:
-            raise ValueError(f"There are two rules {made.id!r}.")
+        if made.id in RULES or not RULES.keys() >= set(made.after):
+            raise ValueError(f"The rule {made.id!r} exists twice, or builds on one that is not checked before it.")
         RULES[made.id] = made
         return made
 

@@ -14,7 +14,7 @@ from interpretune.testing.places import latents
 from interpretune.testing.rule import expect, rule
 
 
-@rule(stack=True, capabilities=["splice"])
+@rule(stack=True, capabilities=["splice"], after=["edits-are-made"])
 @torch.no_grad()
 def splicing_agrees(bench: Bench) -> None:
     """Logits and latents with latent models spliced in are those of the plain model, at every position."""
@@ -30,7 +30,7 @@ def splicing_agrees(bench: Bench) -> None:
     expect(not torch.allclose(found.answer_logits, bare), "splicing changes no logit", "logits that it changes")
 
 
-@rule(stack=True, capabilities=["splice"])
+@rule(stack=True, capabilities=["splice"], after=["splicing-agrees"])
 @torch.no_grad()
 def latent_edits_agree(bench: Bench) -> None:
     """Edits of latents, at the first token too, change the logits as they change those of the plain model."""
@@ -57,7 +57,7 @@ def latent_edits_agree(bench: Bench) -> None:
             same(found, torch.stack(wanted), f"logits with latents {name} changed at position {position}")
 
 
-@rule(stack=True, capabilities=["gradients"])
+@rule(stack=True, capabilities=["gradients"], after=["splicing-agrees"])
 def gradients_agree(bench: Bench) -> None:
     """Gradients at latents are those of the plain model, at every position and through the latent models above."""
     models, inputs = latents(bench), ModelInputs.from_batch(bench.even_batch())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
+from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.declaration import Level
 from interpretune.errors import DataError
 from interpretune.testing.bench import Bench
@@ -19,7 +19,7 @@ from interpretune.testing.rule import RuleBroken, expect, rule
 NEW_TOKENS = 4
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
 @torch.no_grad()
 def results_arrive(bench: Bench) -> None:
     """What a step, a forward, a generation or a log call gives reaches whoever called it."""
@@ -45,7 +45,7 @@ def results_arrive(bench: Bench) -> None:
     shape(logits, (2, bench.vocab_size), "the backend's run")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["sessions-stay-apart"])
 @torch.no_grad()
 def forward_agrees(bench: Bench) -> None:
     """Logits of the forward are those of the plain Hugging Face model."""
@@ -54,7 +54,7 @@ def forward_agrees(bench: Bench) -> None:
     same(found, wanted, "logits of rows without padding")
 
 
-@rule(stack=True)
+@rule(stack=True, after=["sessions-stay-apart"])
 @torch.no_grad()
 def generation_agrees(bench: Bench) -> None:
     """Greedy generation gives the tokens and logits of a loop over the plain Hugging Face model."""
@@ -96,7 +96,21 @@ def greedy(bench: Bench, row: Tensor) -> tuple[list[int], Tensor]:
     return tokens, torch.stack(logits)
 
 
-@rule(stack=True)
+@rule(stack=True, after=["sessions-stay-apart"])
+@torch.no_grad()
+def logits_where_asked(bench: Bench) -> None:
+    """Logits at chosen points are those at the same points of all logits."""
+    inputs = ModelInputs.from_batch(bench.even_batch())
+    length = inputs.tokens.shape[1]
+    everywhere = bench.backend.forward(inputs, {})
+    for examples, positions in (((0, 1), (length - 1, length - 1)), ((0, 0, 1, 1), (0, 3, length - 2, 1))):
+        points = Points(*(torch.tensor(ids, device=inputs.tokens.device) for ids in (examples, positions)))
+        found = bench.backend.forward(inputs, {}, points)
+        same(found, points.of(everywhere), f"logits at examples {examples} and positions {positions}")
+    same(bench.backend.run(inputs), everywhere[:, -1], "logits at the answer positions")
+
+
+@rule(stack=True, after=["forward-agrees", "logits-where-asked", "generation-agrees", "results-arrive"])
 @torch.no_grad()
 def one_row(bench: Bench) -> None:
     """A batch of one row has a batch axis everywhere, and gives what the row gives among others."""
@@ -111,25 +125,6 @@ def one_row(bench: Bench) -> None:
     step = module.run_step("predict_step", {**batch, "labels": torch.tensor([0])}, 0)
     expect(isinstance(step, dict), f"a step over one row gave {_about(step)}", "what the step returned")
     shape(step["logits"], (1, 2), "logits of a step over one row")
-
-
-@rule(stack=True)
-@torch.no_grad()
-def deterministic(bench: Bench) -> None:
-    """In evaluation mode the same batch gives the same numbers twice: dropout is off, nothing is drawn."""
-    module, batch = bench.module, bench.even_batch()
-    expect(not module.model.training, "the model is in train mode in a session that trains nothing", "evaluation mode")
-    inputs = ModelInputs.from_batch(batch)
-    runs: Mapping[str, Callable[[], Tensor]] = {
-        "logits of the forward": lambda: logits_in(module(**batch), "the forward"),
-        "logits of the backend": lambda: module.backend.run(inputs),
-    }
-    for what, run in runs.items():
-        first, second = run(), run()
-        worst = float((first - second).abs().max())
-        expect(
-            worst <= 1e-6 * float(first.abs().max()), f"{what} differ by {worst:.3g} between two runs", "the same twice"
-        )
 
 
 @rule(levels=[Level.framework, Level.model])

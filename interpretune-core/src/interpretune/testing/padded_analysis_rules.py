@@ -1,0 +1,74 @@
+"""Padding invariance of what is done with latent models and interventions; see ``padding_rules``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from interpretune.analysis.inputs import ModelInputs
+from interpretune.analysis.interventions import Add, run_with_interventions
+from interpretune.analysis.latent_model import activation_name
+from interpretune.analysis.replay.rows import LatentRows
+from interpretune.testing.bench import Bench
+from interpretune.testing.padding_rules import invariant, real_tokens
+from interpretune.testing.places import latents
+from interpretune.testing.rule import rule
+
+
+@rule(stack=True, capabilities=["splice"], after=["padding-backend", "splicing-agrees"])
+def padding_splicing(bench: Bench) -> None:
+    """Logits and latents with latent models spliced in are those of the unpadded rows."""
+    backend, models = bench.backend, latents(bench)
+    names = [activation_name(item) for item in models]
+    with torch.no_grad():
+        invariant(bench, "logits of a spliced run", lambda inputs: backend.run_spliced(inputs, models).answer_logits)
+        for name in names:
+
+            def recorded(inputs: ModelInputs, name: str = name) -> Tensor:
+                found = backend.run_spliced(inputs, models, record=[name]).activations[name]
+                return real_tokens(found, inputs.attention_mask)
+
+            invariant(bench, f"latents {name} at real tokens", recorded)
+
+
+@rule(stack=True, capabilities=["gradients"], after=["padding-splicing", "gradients-agree"])
+def padding_gradients(bench: Bench) -> None:
+    """Gradients at latents are those of the unpadded rows."""
+    backend, models = bench.backend, latents(bench)
+    name = activation_name(models[0])
+
+    def gradients(inputs: ModelInputs) -> Tensor:
+        _, found = backend.gradients(inputs, models, lambda logits: logits[:, 5].sum(), [name])
+        return real_tokens(found[name], inputs.attention_mask)
+
+    invariant(bench, f"gradients at {name} at real tokens", gradients)
+
+
+@rule(stack=True, capabilities=["ablation"], after=["padding-splicing", "ablation-agrees"])
+@torch.no_grad()
+def padding_ablation(bench: Bench) -> None:
+    """Logits with latents ablated are those of the unpadded rows."""
+    backend, models = bench.backend, latents(bench)
+    for name in map(activation_name, models):
+
+        def ablated(inputs: ModelInputs, name: str = name) -> Tensor:
+            prefill = backend.prefill(inputs, models)
+            n, width = len(inputs), prefill.latents[name].shape[-1]
+            pairs = torch.cartesian_prod(torch.arange(n), torch.arange(0, width, 4)).to(inputs.tokens.device)
+            return backend.ablate(prefill, LatentRows.single(name, pairs))
+
+        invariant(bench, f"logits with latents of {name} ablated", ablated)
+
+
+@rule(stack=True, capabilities=["interventions"], after=["padding-backend", "interventions-agree"])
+@torch.no_grad()
+def padding_interventions(bench: Bench) -> None:
+    """Logits with interventions at the answer, or at all real tokens, are those of the unpadded rows."""
+    place = latents(bench)[0].hook_point
+    for positions in ("answer", "all"):
+        change = Add(at=place, value=torch.linspace(-1, 1, bench.width), positions=positions)
+
+        def steered(inputs: ModelInputs, change: Add = change) -> Tensor:
+            return run_with_interventions(bench.backend, inputs, [change])
+
+        invariant(bench, f"logits with an intervention at the positions {positions!r}", steered)
