@@ -13,7 +13,7 @@ from interpretune_adaptername.loading import find_saved, load_dictionary
 class TestAdapterName(AdapterNameConformance):
     def test_a_saved_dictionary_is_the_same_in_another_session(self, conformance_bench, tmp_path):
         [dictionary] = conformance_bench.module.latent_models
-        dictionary.save(tmp_path)
+        dictionary.save_to(tmp_path)
         session = conformance_bench.new_session(adapter_name_cfgs=[SavedDictionary(path=tmp_path)])
         [loaded] = session.module.latent_models
         assert loaded.hook_point == dictionary.hook_point
@@ -34,7 +34,7 @@ def test_decoder_is_linear_in_the_latents():
 
 def test_a_damaged_folder_is_refused_in_words(tmp_path):
     assert find_saved(tmp_path) == []
-    Dictionary("layers.0.resid_post", d_in=8, d_sae=16).save(tmp_path)
+    Dictionary("layers.0.resid_post", d_in=8, d_sae=16).save_to(tmp_path)
     assert find_saved(tmp_path) == [tmp_path]
     (tmp_path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(it.LatentModelError, match="cannot be read as a dictionary of adapter_name"):

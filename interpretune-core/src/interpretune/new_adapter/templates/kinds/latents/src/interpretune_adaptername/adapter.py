@@ -32,12 +32,13 @@ class AdapterNameAdapter:
     def it_load_latent_models(self, module: ITModule) -> Sequence[Dictionary]:
         """Called once, when the model is loaded; core checks hook points and widths, and moves to the device."""
         cfg: Any = module.it_cfg
-        return [
+        dictionaries = [
             load_dictionary(item.path)
             if isinstance(item, SavedDictionary)
             else Dictionary(item.hook_point, width_at(module, item.hook_point), item.d_sae, seed=item.seed)
             for item in cfg.adapter_name_cfgs
         ]
+        return [dictionary.eval() for dictionary in dictionaries]
 
     @hookimpl
     def it_configure_latents(self, request: LatentRequest) -> Mapping[str, Any] | None:

@@ -64,7 +64,7 @@ class Dictionary(nn.Module):
         """Address of a page for each latent with the place holder ``{latent}``, where there is one."""
         return None
 
-    def save(self, folder: Path) -> None:
+    def save_to(self, folder: Path) -> None:
         """Write everything that ``load_dictionary`` needs into a folder."""
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS)
         about = {"hook_point": self.hook_point, "d_in": self.d_in, "d_sae": self.d_sae}
