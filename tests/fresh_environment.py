@@ -62,7 +62,7 @@ class FreshEnvironment:
             env={**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,  # a suite takes half a minute on an idle machine
         )
         assert done.returncode == returncode, f"{program} {arguments}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
         return done.stdout
