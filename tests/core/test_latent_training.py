@@ -242,7 +242,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(make: Make, tmp_path: P
     assert not (tmp_path / LOWER).exists()
 
     class Failing(RandomDictionary):
-        def save(self, folder: Path) -> None:
+        def save_to(self, folder: Path) -> None:
             (folder / "half").touch()
             raise OSError("the disk is full")
 

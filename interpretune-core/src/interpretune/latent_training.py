@@ -146,7 +146,7 @@ class LatentTrainingModule(ITModule):
 
         Args:
             folder: Gets a folder for each latent model, named by its hook point. A latent model that has no format of
-                its own (``save``) is written as ``weights.safetensors``, which ``safetensors.torch.load_model`` puts
+                its own (``save_to``) is written as ``weights.safetensors``, which ``safetensors.torch.load_model`` puts
                 into an object of its class, and ``latent_model.json``, which says what it is.
 
         Returns:
@@ -166,7 +166,7 @@ class LatentTrainingModule(ITModule):
                 )
             if not isinstance(item, (HasSave, nn.Module)):
                 raise LatentModelError(
-                    f"{item.name!r} is a {type(item).__name__}, neither a torch.nn.Module nor an object with save("
+                    f"{item.name!r} is a {type(item).__name__}, neither a torch.nn.Module nor an object with save_to("
                     "folder). Nothing was written. Give it such a method."
                 )
         return [build_once(place, _saver(item)) for item, place in zip(self.latent_models, places, strict=True)]
@@ -274,7 +274,7 @@ def _check_reached(latent_model: LatentModel, loss: Tensor) -> None:
 def _saver(latent_model: LatentModel) -> Any:
     def save(folder: Path) -> None:
         if isinstance(latent_model, HasSave):
-            latent_model.save(folder)
+            latent_model.save_to(folder)
             return
         assert isinstance(latent_model, nn.Module)
         save_model(latent_model, str(folder / WEIGHTS))

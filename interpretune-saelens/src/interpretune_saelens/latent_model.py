@@ -185,7 +185,7 @@ class SAELatentModel(nn.Module):
         norms: Tensor = self.sae.W_dec.norm(dim=-1)
         return norms
 
-    def save(self, folder: Path) -> None:
+    def save_to(self, folder: Path) -> None:
         """Write the SAE as SAELens does, for inference; ``SAELensFromDiskConfig(path=folder)`` loads it."""
         self.sae.cfg.metadata[SKIPS_SPECIAL_TOKENS] = self.skips_special_tokens
         if isinstance(self.sae, TrainingSAE):

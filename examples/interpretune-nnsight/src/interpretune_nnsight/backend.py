@@ -52,8 +52,8 @@ class NNsightBackend(HuggingFaceBackend):
         """Wrap the modules that are edited, and make a run of nnsight's of each forward."""
         nnsight: Any = importlib.import_module("nnsight")
         put_in = ("forward", nnsight.intervention.source.STATE)
-        edited = {path: self._modules[path] for path, _, _ in self._edits}
-        entries = {self._model, getattr(self._model, "get_base_model", lambda: self._model)()}
+        edited = {path: self.modules[path] for path, _, _ in self._edits}
+        entries = {self.model, getattr(self.model, "get_base_model", lambda: self.model)()}
         touched = entries.union(*(module.modules() for module in edited.values()))
         found = [(vars(item), {key: vars(item)[key] for key in put_in if key in vars(item)}) for item in touched]
         interleaver, envoys = nnsight.intervention.interleaver.Interleaver(), {}

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceBackend(AnalysisBackend):
-    """Runs a Hugging Face causal model with edits at the inputs and outputs of its modules."""
+    """Runs a Hugging Face causal model with edits at the inputs and outputs of its modules.
+
+    Attributes:
+        modules: The model's modules by path.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model = model
@@ -37,7 +41,7 @@ class HuggingFaceBackend(AnalysisBackend):
         ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
         self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
-        self._modules = dict(model.named_modules())
+        self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
         self._places = dict(decoder_places(model))
 
     @property
@@ -53,7 +57,7 @@ class HuggingFaceBackend(AnalysisBackend):
 
     def hook_point_names(self) -> Sequence[str]:
         """The canonical names, then the input and output of every module that runs; lists of modules do not."""
-        run = [path for path, module in self._modules.items() if path and type(module).forward is not nn.Module.forward]
+        run = [path for path, module in self.modules.items() if path and type(module).forward is not nn.Module.forward]
         return [*self._places, *(f"{path}:{side}" for path in run for side in (IN, OUT))]
 
     def special_token_ids(self) -> Tensor:
@@ -102,7 +106,7 @@ class HuggingFaceBackend(AnalysisBackend):
         try:
             for name, edit in edits.items():
                 path, side = self.place_of(name)
-                handles.append(_attach(self._modules[path], side, edit))
+                handles.append(_attach(self.modules[path], side, edit))
             yield
         finally:
             for handle in handles:

@@ -113,9 +113,12 @@ class HasDecoderRows(Protocol):
 
 @runtime_checkable
 class HasSave(Protocol):
-    """What a latent model may have beside: a format of its own."""
+    """What a latent model may have beside: a format of its own.
 
-    def save(self, folder: Path) -> None:
+    The method is not called ``save``, which some libraries give to every object of a process.
+    """
+
+    def save_to(self, folder: Path) -> None:
         """Write everything that is needed to load it again into a folder."""
         ...
 
