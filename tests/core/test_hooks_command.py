@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from interpretune.cli import main
-from interpretune.hooks_command import HookPointRow, ModelHooks
+from interpretune.commands.hooks import HookPointRow, ModelHooks
 from tests.tiny import VOCABULARY
 
 

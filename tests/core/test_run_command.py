@@ -17,8 +17,8 @@ from torch import nn
 import interpretune as it
 from interpretune.analysis import AnalysisMode, AnalysisStore
 from interpretune.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
+from interpretune.commands.run_config import read_run
 from interpretune.config.run import WrittenAnalysis
-from interpretune.run_config import read_run
 from tests.analysis.sessions import BATCH_SIZE, N_ROWS, write_rows
 from tests.tiny import nli_rows
 

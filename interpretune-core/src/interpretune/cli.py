@@ -216,7 +216,7 @@ def _hooks(options: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     _quiet_libraries()
-    from interpretune.hooks_command import find_hooks
+    from interpretune.commands.hooks import find_hooks
 
     found = find_hooks(options.model, options.adapters, options.cache_dir)
     if options.json:
@@ -261,14 +261,14 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     from rich.console import Console
 
-    from interpretune.run_config import USAGE, read_run
+    from interpretune.commands.run_config import USAGE, read_run
 
     try:
         config = read_run(options.arguments)
     except argparse.ArgumentError as error:
         argparse.ArgumentParser(prog="interpretune run", usage=USAGE).error(str(error))
     _quiet_libraries()
-    from interpretune.run_command import run_analyses
+    from interpretune.commands.run import run_analyses
 
     try:
         report = run_analyses(config, Console(stderr=True))

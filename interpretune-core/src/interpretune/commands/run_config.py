@@ -16,6 +16,7 @@ import yaml
 from attrs import frozen
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from interpretune.commands.run_arguments import CommandLine, check_shape, read_file, split_arguments, with_options
 from interpretune.config.composition import compose_datamodule_cfg, compose_module_cfg
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import AutoCompConfig, ITConfig
@@ -30,7 +31,6 @@ from interpretune.config.written_fields import (
 )
 from interpretune.config.written_names import check_fields, import_class, init_args
 from interpretune.errors import ConfigurationError, InterpretuneError
-from interpretune.run_arguments import CommandLine, check_shape, read_file, split_arguments, with_options
 from interpretune.session import ITSessionConfig
 from interpretune.stack import ExecutionContext, build_context
 

@@ -9,7 +9,7 @@ from attrs import asdict, frozen
 from rich.console import Console
 
 from interpretune.analysis import AnalysisRunner
-from interpretune.run_config import RunConfig
+from interpretune.commands.run_config import RunConfig
 from interpretune.session import ITSession, it_init, it_session_end
 
 
