@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from interpretune.analysis.backend import AnalysisBackend
 from interpretune.analysis.decoder_places import CARRIED, IN, OUT, decoder_blocks, decoder_places
@@ -118,6 +119,10 @@ def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
     if side == OUT:
 
         def after(_: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, ModelOutput):
+                first = next(key for key, value in output.items() if isinstance(value, Tensor))
+                output[first] = edit(output[first])
+                return output
             return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
 
         return module.register_forward_hook(after)

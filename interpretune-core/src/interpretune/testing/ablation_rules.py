@@ -62,7 +62,7 @@ def ablation_at_other_points(bench: Bench) -> None:
     same(found, expected, f"logits at other tokens with single latents of {name} ablated")
 
 
-@rule(capabilities=["ablation"], after=["ablation-agrees", "padding-backend"])
+@rule(capabilities=["ablation"], after=["nothing-global-changes", "ablation-agrees", "padding-backend"])
 @torch.no_grad()
 def replays_are_trusted(bench: Bench) -> None:
     """A backend that replays single tokens gives what whole forwards give, so that its self-check trusts it."""

@@ -20,7 +20,7 @@ ELSEWHERE = torch.device("meta")
 """A device that every machine has and no module starts on."""
 
 
-@rule(stack=True)
+@rule(stack=True, after=["session-runs"])
 def batches_move(bench: Bench) -> None:
     """Batches are moved to the module's device, wherever that is, and tensors in mappings and lists with them."""
     module = bench.new_session().module
@@ -57,7 +57,7 @@ def results_on_the_device(bench: Bench) -> None:
         expect(found.device == device, f"{what}: on {found.device}", f"{device}, as the module")
 
 
-@rule(stack=True, after=["cache-agrees", "forward-agrees"])
+@rule(stack=True, after=["cache-is-a-copy", "forward-agrees"])
 @torch.no_grad()
 def dtype_follows(bench: Bench) -> None:
     """A module in float64 gives results in float64, the same numbers."""

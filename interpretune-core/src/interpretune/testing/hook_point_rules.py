@@ -11,16 +11,13 @@ from torch import Tensor
 
 from interpretune.analysis.hook_names import LOGITS, RESID_POST, aliases, in_layer
 from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.interventions import Scale, run_with_interventions
-from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
 from interpretune.declaration import Level
 from interpretune.errors import HookPointError
 from interpretune.testing import reference
 from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.model_hooks import hooks_on, left_behind
-from interpretune.testing.places import latents, names_of, offered
+from interpretune.testing.places import names_of, offered
 from interpretune.testing.rule import RuleBroken, expect, rule
 
 SHOWN = 6
@@ -59,11 +56,11 @@ def hook_points_fire(bench: Bench) -> None:
     """Every name that the backend lists is a place that a forward comes by."""
     names = list(bench.backend.hook_point_names())
     expect(len(set(names)) == len(names), "hook_point_names() lists names twice", "each once")
-    fired: set[str] = set()
+    fired: dict[str, str] = {}
 
     def seen(name: str) -> Callable[[Tensor], Tensor]:
         def note(activations: Tensor) -> Tensor:
-            fired.add(name)
+            fired[name] = "" if isinstance(activations, Tensor) else type(activations).__name__
             return activations
 
         return note
@@ -73,9 +70,34 @@ def hook_points_fire(bench: Bench) -> None:
     excused = re.compile("|".join(bench.suite.conditional_hook_points) or "(?!)")
     silent = [name for name in names if name not in fired and not excused.fullmatch(name)]
     expect(not silent, f"{len(silent)} of {len(names)} listed hook points never fire: {_some(silent)}", "none")
+    objects = [f"{name} ({kind})" for name, kind in fired.items() if kind]
+    expect(not objects, f"edits get something else than tensors at {_some(objects)}", "tensors")
 
 
-@rule(stack=True, after=["canonical-names-exist", "logits-where-asked"])
+class _StopError(Exception):
+    """Ends a forward in its middle."""
+
+
+@rule(stack=True, after=["canonical-names-exist", "sessions-stay-apart"])
+def errors_leave_no_hooks(bench: Bench) -> None:
+    """An error in the middle of a forward arrives, and no hook stays on the model."""
+    module = bench.new_session().module  # its own: what is left behind would spoil other rules
+    names, before = offered(bench), hooks_on(module)
+
+    def stop(activations: Tensor) -> Tensor:
+        raise _StopError
+
+    for name in (names[0], names[len(names) // 2], names[-1]):
+        try:
+            module.backend.forward(_even(bench), {name: stop})
+        except _StopError:
+            left = left_behind(before, module)
+        else:
+            raise RuleBroken(f"an error in an edit at {name} did not arrive", "the error, as it was raised")
+        expect(not left, f"after an error in an edit at {name} there are still {left}", "none")
+
+
+@rule(stack=True, after=["errors-leave-no-hooks", "logits-where-asked"])
 @torch.no_grad()
 def cache_agrees(bench: Bench) -> None:
     """Cached activations are those of the plain Hugging Face model at each canonical place."""
@@ -140,7 +162,6 @@ def edits_are_made(bench: Bench) -> None:
 def edits_do_not_reach_back(bench: Bench) -> None:
     """An edit leaves what it was given, and everything that comes before it, as it was."""
     names = [name for name in offered(bench) if name != LOGITS]
-    last = len(names) - 1
     given: list[Tensor] = []
 
     def edit(activations: Tensor) -> Tensor:
@@ -148,7 +169,7 @@ def edits_do_not_reach_back(bench: Bench) -> None:
         return torch.zeros_like(activations)
 
     _, clean = bench.backend.run_with_cache(_even(bench), names)
-    for index in sorted({last // 3, 2 * last // 3, last}):
+    for index in range(1, len(names)):
         place, below = names[index], names[:index]
         held: dict[str, Tensor] = {}
         keep = {name: _hold(held, name) for name in below}
@@ -164,69 +185,6 @@ def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
         return activations
 
     return hold
-
-
-class _StopError(Exception):
-    """Ends a forward in its middle."""
-
-
-@rule(stack=True, after=["cache-agrees"])
-def no_hooks_left(bench: Bench) -> None:
-    """No hook stays on the model: not after a run, and not after an error in the middle of one."""
-    module = bench.new_session().module  # its own: what is left behind would spoil other rules
-    backend, models, inputs = module.backend, latents(bench), _even(bench)
-    names = [activation_name(item) for item in models]
-    before = hooks_on(module)
-
-    def ablation() -> None:
-        prefill = backend.prefill(inputs, models)
-        pairs = torch.tensor([[0, 0], [1, 3]], device=inputs.tokens.device)
-        backend.ablate(prefill, LatentRows.single(names[0], pairs))
-
-    def generation() -> None:
-        module.it_generate(bench.even_batch(), max_new_tokens=2, do_sample=False)
-
-    place = offered(bench)[3]
-    runs: dict[str, Callable[[], Any]] = {
-        "a forward": lambda: module(**bench.even_batch()),
-        "a generation": generation,
-        "a run with a cache": lambda: backend.run_with_cache(inputs, offered(bench)),
-        "a capture": lambda: backend.capture(inputs, offered(bench)[:2]),
-    }
-    of_capability: dict[str, tuple[str, Callable[[], Any]]] = {
-        "splice": ("a spliced run", lambda: backend.run_spliced(inputs, models, record=names)),
-        "gradients": (
-            "gradients",
-            lambda: backend.gradients(inputs, models, lambda logits: logits[:, 3].sum(), names),
-        ),
-        "ablation": ("an ablation", ablation),
-        "interventions": (
-            "an intervention",
-            lambda: run_with_interventions(backend, inputs, [Scale(at=place, factor=0.0)]),
-        ),
-    }
-    runs |= dict(of_capability[name] for name in of_capability if name in bench.capabilities)
-    for what, run in runs.items():
-        run()
-        left = left_behind(before, module)
-        expect(not left, f"after {what} there are still {left}", "no hook that was not there before")
-
-    def stop(activations: Tensor) -> Tensor:
-        raise _StopError
-
-    for name in (offered(bench)[0], place, offered(bench)[-1]):
-        _expect_stop(backend, inputs, name, stop)
-        left = left_behind(before, module)
-        expect(not left, f"after an error in an edit at {name} there are still {left}", "none")
-    same(backend.run(inputs), bench.backend.run(inputs), "logits after an error in a forward")
-
-
-def _expect_stop(backend: Any, inputs: ModelInputs, name: str, stop: Callable[[Tensor], Tensor]) -> None:
-    try:
-        backend.forward(inputs, {name: stop})
-    except _StopError:
-        return
-    raise RuleBroken(f"an error in an edit at {name} did not arrive", "the error, as it was raised")
 
 
 def _even(bench: Bench) -> ModelInputs:

@@ -69,33 +69,6 @@ def _equal(before: Any, now: Any) -> bool:
 
 
 @rule(stack=True, after=["session-runs"])
-def nothing_global_changes(bench: Bench) -> None:
-    """A session leaves dtype, grad mode, threads, loggers, environment, classes and random states as they were."""
-    bench.session  # noqa: B018 - skips where no session can be made
-    before = GlobalState()
-    session = bench.new_session()
-    _expect_unchanged(before, "making a session and bringing it to life")
-    module = session.module
-    batch = bench.even_batch()
-    with torch.no_grad():
-        module(**batch)
-    _expect_unchanged(before, "a forward")
-    module.it_generate(batch, max_new_tokens=2, do_sample=False)
-    _expect_unchanged(before, "a greedy generation")
-    module.backend.run(ModelInputs.from_batch(batch))
-    _expect_unchanged(before, "a run of the backend")
-    test(**session, loop_cfg=LoopConfig(progress=False))
-    _expect_unchanged(before, "the loop `test`")
-    it_session_end(**session)
-    _expect_unchanged(before, "the end of the session")
-
-
-def _expect_unchanged(before: GlobalState, after: str) -> None:
-    changes = before.changes()
-    expect(not changes, f"after {after} there is another {'; '.join(changes)}", "what was there before")
-
-
-@rule(stack=True, after=["session-runs"])
 @torch.no_grad()
 def deterministic(bench: Bench) -> None:
     """In evaluation mode the same batch gives the same numbers twice: dropout is off, nothing is drawn."""
@@ -112,6 +85,33 @@ def deterministic(bench: Bench) -> None:
         expect(
             worst <= 1e-6 * float(first.abs().max()), f"{what} differ by {worst:.3g} between two runs", "the same twice"
         )
+
+
+@rule(stack=True, after=["deterministic"])
+def nothing_global_changes(bench: Bench) -> None:
+    """A session leaves dtype, grad mode, threads, loggers, environment, classes and random states as they were."""
+    bench.session  # noqa: B018 - skips where no session can be made
+    before = GlobalState()
+    session = bench.new_session()
+    _expect_unchanged(before, "making a session and bringing it to life")
+    module = session.module
+    batch = bench.even_batch()
+    with torch.no_grad():
+        module(**batch)
+    _expect_unchanged(before, "a forward")
+    module.it_generate(batch, max_new_tokens=2, do_sample=False)
+    _expect_unchanged(before, "a greedy generation")
+    module.backend.run(ModelInputs.from_batch(batch))
+    _expect_unchanged(before, "a run of the backend")
+    test(**session, loop_cfg=LoopConfig(limit_test_batches=1, progress=False))
+    _expect_unchanged(before, "the loop `test`")
+    it_session_end(**session)
+    _expect_unchanged(before, "the end of the session")
+
+
+def _expect_unchanged(before: GlobalState, after: str) -> None:
+    changes = before.changes()
+    expect(not changes, f"after {after} there is another {'; '.join(changes)}", "what was there before")
 
 
 @rule(stack=True, after=["deterministic"])

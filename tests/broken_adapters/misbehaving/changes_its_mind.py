@@ -1,0 +1,15 @@
+"""Contributes another class each time that it is asked."""
+
+import interpretune as it
+from tests.broken_adapters.misbehaving.sound import SoundAdapter
+
+
+class ChangesItsMind(SoundAdapter):
+    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+
+    @it.hookimpl
+    def it_contribute_classes(self):
+        return it.ClassContribution(adapter="zoo", module=(type("Keeper", (it.ITModule,), {}),))
+
+
+adapter = ChangesItsMind()

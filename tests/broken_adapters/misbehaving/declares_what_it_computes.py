@@ -1,0 +1,11 @@
+"""Computes its declaration, which nobody can read without running it."""
+
+import interpretune as it
+from tests.broken_adapters.misbehaving.sound import SoundAdapter
+
+
+class DeclaresWhatItComputes(SoundAdapter):
+    declaration = it.AdapterDeclaration(name="".join(("z", "o", "o")), level="model", contract="1.0")
+
+
+adapter = DeclaresWhatItComputes()

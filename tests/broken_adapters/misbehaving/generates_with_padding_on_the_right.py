@@ -1,0 +1,16 @@
+"""Generates from rows padded on the right."""
+
+import interpretune as it
+from interpretune.tokenization import mask_of, tokens_of
+from tests.broken_adapters.misbehaving.sound import SoundAdapter
+
+
+class GeneratesWithPaddingOnTheRight(SoundAdapter):
+    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+
+    @it.hookimpl
+    def it_generate(self, module, batch, generation_kwargs):
+        return self.generate(module, tokens_of(batch)[1], mask_of(batch), generation_kwargs)
+
+
+adapter = GeneratesWithPaddingOnTheRight()

@@ -1,0 +1,23 @@
+"""Takes the nearest hook point for a misspelt one."""
+
+from difflib import get_close_matches
+
+import interpretune as it
+from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
+
+
+class GuessingBackend(SoundBackend):
+    def place(self, name):
+        try:
+            return super().place(name)
+        except it.HookPointError:
+            return get_close_matches(name, self.hook_point_names(), n=1)[0]
+
+
+class GuessesNames(SoundAdapter):
+    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+
+    backend = GuessingBackend
+
+
+adapter = GuessesNames()

@@ -1,0 +1,45 @@
+"""The kit rejects every animal of the zoo for its own reason and for no other, and lets a sound one pass."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from interpretune.testing import RULES
+from interpretune.testing.doctor import FAILED, PASSED, SKIPPED
+from tests.broken_adapters.expected import EXPECTED, FOUND, SOUND, animals
+from tests.broken_adapters.keeping import IMPORT_RULES, verdicts_on
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_no_errors():
+    """A wrong adapter may well warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("animal", EXPECTED)
+def test_an_animal_breaks_its_rule_and_no_other(animal):
+    rule, *words = EXPECTED[animal]
+    about_import = rule in IMPORT_RULES
+    verdicts = verdicts_on(animal, [RULES[name] for name in IMPORT_RULES] if about_import else None)
+    failed = {verdict.rule.id: verdict.message for verdict in verdicts if verdict.outcome == FAILED}
+    assert list(failed) == [rule], failed
+    for word in (*words, f"{rule}: ", "expected: ", f"docs/adapters/testing.md#{rule}"):
+        assert word in failed[rule]
+
+
+def test_a_sound_adapter_keeps_every_rule():
+    verdicts = verdicts_on(SOUND, RULES.values())
+    assert [verdict.message for verdict in verdicts if verdict.outcome == FAILED] == []
+    of_other_kinds = {"suite-loads", "latent-models-attach", "latent-models-decode", "latent-models-splice"}
+    skipped = {verdict.rule.id for verdict in verdicts if verdict.outcome == SKIPPED}
+    assert skipped - {"accelerator-agrees"} == of_other_kinds | {"loops-evaluate", "loop-trains"}
+    assert sum(verdict.outcome == PASSED for verdict in verdicts) > 50
+
+
+def test_every_animal_is_expected():
+    assert animals() == set(EXPECTED)
+    assert len(FOUND) >= 15

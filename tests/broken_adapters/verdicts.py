@@ -1,0 +1,48 @@
+"""Prints the kit's verdict on every animal of the zoo: ``python -m tests.broken_adapters.verdicts [--markdown]``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when libraries are imported
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import warnings
+
+import datasets
+import transformers
+from tabulate import tabulate
+
+from interpretune.testing import RULES
+from interpretune.testing.doctor import FAILED
+from tests.broken_adapters.expected import EXPECTED, SOUND
+from tests.broken_adapters.keeping import IMPORT_RULES, verdicts_on
+
+LONGEST = 140
+"""Characters of a message."""
+
+
+def main() -> None:
+    """Show one row for each rule that an animal breaks."""
+    warnings.simplefilter("ignore")
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    rows = []
+    for animal in (SOUND, *EXPECTED):
+        rule, *_ = EXPECTED.get(animal, ("",))
+        verdicts = verdicts_on(animal, [RULES[name] for name in IMPORT_RULES] if rule in IMPORT_RULES else None)
+        failed = [verdict for verdict in verdicts if verdict.outcome == FAILED]
+        for verdict in failed:
+            first = verdict.message.splitlines()[0].removeprefix(f"{verdict.rule.id}: ")
+            rows.append((animal, verdict.rule.id, first if len(first) <= LONGEST else f"{first[:LONGEST]}..."))
+        if not failed:
+            rows.append((animal, "-", "keeps every rule"))
+        print(f"{animal}: {', '.join(verdict.rule.id for verdict in failed) or '-'}", file=sys.stderr)
+    style = "github" if "--markdown" in sys.argv else "simple"
+    print(tabulate(rows, headers=("animal", "rule", "message"), tablefmt=style))
+
+
+if __name__ == "__main__":
+    main()
