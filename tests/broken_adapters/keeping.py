@@ -13,6 +13,9 @@ from interpretune.testing import RULES, AdapterConformance, Rule
 from interpretune.testing.doctor import Verdict, check_suite
 
 PACKAGE = "tests.broken_adapters"
+OTHERS = "stacks-in-every-order"
+"""Stacks every other adapter that is installed, which takes long: checked on the animals that it is about, too."""
+
 IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-changes-nothing")
 """Each starts a process: they are checked on the animals that they are about, and on the sound one."""
 
@@ -43,13 +46,21 @@ def installed(animal: str) -> Iterator[None]:
                 del sys.modules[name]
 
 
+def rules_for(expected: str) -> list[Rule] | None:
+    """The rules to check on an animal that breaks a given one; None: all but the slow ones."""
+    if expected in IMPORT_RULES:
+        return [RULES[name] for name in IMPORT_RULES]
+    return [rule for rule in RULES.values() if rule.id not in IMPORT_RULES] if expected == OTHERS else None
+
+
 def verdicts_on(animal: str, rules: Iterable[Rule] | None = None) -> list[Verdict]:
     """Every verdict of the kit on an animal.
 
     Args:
         animal: Path of its module, below ``tests.broken_adapters``.
-        rules: The rules; None: all but those that start processes.
+        rules: The rules; None: all but the slow ones.
     """
-    chosen = [rule for rule in RULES.values() if rule.id not in IMPORT_RULES] if rules is None else list(rules)
+    slow = (*IMPORT_RULES, OTHERS)
+    chosen = [rule for rule in RULES.values() if rule.id not in slow] if rules is None else list(rules)
     with installed(animal), tempfile.TemporaryDirectory(prefix="interpretune-zoo-") as folder:
         return list(check_suite(ZooSuite(), Path(folder), chosen))

@@ -9,7 +9,7 @@ import pytest
 from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED, PASSED, SKIPPED
 from tests.broken_adapters.expected import EXPECTED, FOUND, SOUND, animals
-from tests.broken_adapters.keeping import IMPORT_RULES, verdicts_on
+from tests.broken_adapters.keeping import rules_for, verdicts_on
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +23,7 @@ def warnings_are_no_errors():
 @pytest.mark.parametrize("animal", EXPECTED)
 def test_an_animal_breaks_its_rule_and_no_other(animal):
     rule, *words = EXPECTED[animal]
-    about_import = rule in IMPORT_RULES
-    verdicts = verdicts_on(animal, [RULES[name] for name in IMPORT_RULES] if about_import else None)
+    verdicts = verdicts_on(animal, rules_for(rule))
     failed = {verdict.rule.id: verdict.message for verdict in verdicts if verdict.outcome == FAILED}
     assert list(failed) == [rule], failed
     for word in (*words, f"{rule}: ", "expected: ", f"docs/adapters/testing.md#{rule}"):

@@ -14,10 +14,9 @@ import datasets
 import transformers
 from tabulate import tabulate
 
-from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED
 from tests.broken_adapters.expected import EXPECTED, SOUND
-from tests.broken_adapters.keeping import IMPORT_RULES, verdicts_on
+from tests.broken_adapters.keeping import rules_for, verdicts_on
 
 LONGEST = 140
 """Characters of a message."""
@@ -32,7 +31,7 @@ def main() -> None:
     rows = []
     for animal in (SOUND, *EXPECTED):
         rule, *_ = EXPECTED.get(animal, ("",))
-        verdicts = verdicts_on(animal, [RULES[name] for name in IMPORT_RULES] if rule in IMPORT_RULES else None)
+        verdicts = verdicts_on(animal, rules_for(rule))
         failed = [verdict for verdict in verdicts if verdict.outcome == FAILED]
         for verdict in failed:
             first = verdict.message.splitlines()[0].removeprefix(f"{verdict.rule.id}: ")

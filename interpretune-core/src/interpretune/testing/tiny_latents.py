@@ -18,7 +18,7 @@ class RandomDictionary(nn.Module):
         self,
         hook_point: str,
         d_in: int,
-        d_sae: int = 24,
+        d_sae: int = 16,
         *,
         output: str | None = None,
         skips: bool = False,

@@ -1,0 +1,119 @@
+"""Rules are documented, have a test each in every suite, and say what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interpretune.testing import RULES, AdapterConformance, Bench, RuleBroken, RuleSkipped
+from interpretune.testing.rule import DOCUMENTATION, expect, rule
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_rule_is_documented_and_every_documented_rule_exists():
+    page = (ROOT / DOCUMENTATION).read_text()
+    headings = re.findall(r"^### (\S+)$", page, re.MULTILINE)
+    assert sorted(headings) == sorted(RULES)
+    assert len(set(headings)) == len(headings)
+
+
+def test_every_rule_is_a_test_of_a_suite():
+    tests = {name for name in dir(AdapterConformance) if name.startswith("test_")}
+    assert tests == {item.test_name for item in RULES.values()}
+    for item in RULES.values():
+        assert getattr(AdapterConformance, item.test_name).__doc__ == item.about
+        assert item.about.endswith(".")
+
+
+def test_rules_build_on_rules_that_come_before():
+    order = list(RULES)
+    for item in RULES.values():
+        assert all(order.index(other) < order.index(item.id) for other in item.after)
+
+
+def test_the_kit_is_importable_without_pytest(tmp_path):
+    (tmp_path / "pytest.py").write_text("raise ImportError('pytest is not there')")
+    code = (
+        "from interpretune.testing import *; from interpretune.testing import doctor, doctor_report; print(len(RULES))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout) == len(RULES)
+
+
+@pytest.fixture
+def made():
+    """Rules of a test are no rules afterwards."""
+    before = dict(RULES)
+    yield
+    for name in set(RULES) - set(before):
+        del RULES[name]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    class Suite(AdapterConformance):
+        adapter = "core"
+
+    bench = Bench(Suite(), tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_a_broken_rule_says_what_was_seen_and_what_is_expected(made, bench):
+    @rule()
+    def two_legs(bench):
+        """It has two legs."""
+        expect(False, "it has four legs", "two")
+
+    @rule(after=["two-legs"])
+    def walks_upright(bench):
+        """It walks upright."""
+
+    with pytest.raises(RuleBroken) as caught:
+        two_legs.check(bench)
+    assert str(caught.value) == (
+        "two-legs: it has four legs\n  expected: two\n  documented: docs/adapters/testing.md#two-legs"
+    )
+    with pytest.raises(RuleSkipped, match="it builds on the rule two-legs, which is not kept"):
+        walks_upright.check(bench)
+
+
+def test_whatever_an_adapter_raises_is_a_failure_with_its_cause(made, bench):
+    @rule()
+    def does_not_fall(bench):
+        """It does not fall."""
+        raise SystemExit("it fell")
+
+    with pytest.raises(RuleBroken, match="SystemExit: it fell") as caught:
+        does_not_fall.check(bench)
+    assert isinstance(caught.value.__cause__, SystemExit)
+
+
+def test_rules_skip_what_they_are_not_about(made, bench):
+    @rule(levels=["latents"])
+    def of_latents(bench):
+        """Only for latents."""
+
+    @rule(capabilities=["telepathy"])
+    def of_minds(bench):
+        """Only for some backends."""
+
+    with pytest.raises(RuleSkipped, match="only for adapters of the level latents; this is framework"):
+        of_latents.check(bench)
+    with pytest.raises(RuleSkipped, match="the backend does not offer telepathy"):
+        of_minds.check(bench)
+
+
+def test_a_rule_cannot_build_on_one_that_comes_later(made):
+    with pytest.raises(ValueError, match="builds on one that is not checked before"):
+        rule(after=["a-rule-of-the-future"])(len)
