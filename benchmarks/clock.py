@@ -57,7 +57,7 @@ def peak_of(device: torch.device, work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest matrix product seen; the fastest replay is held against it."""
+    """Of the fastest of some matrix products."""
     best = 0.0
     for size in (1024, 2048):
         one, other = torch.randn(2, size, size, device=device, dtype=torch.float32).to(dtype)

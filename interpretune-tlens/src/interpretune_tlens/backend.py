@@ -16,6 +16,7 @@ from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformers import PreTrainedTokenizerBase
 
 
@@ -36,6 +37,8 @@ class TransformerLensBackend(AnalysisBackend):
         arguments = set() if wrapped is None else set(inspect.signature(wrapped.forward).parameters)
         self._narrows = "logits_to_keep" in arguments
         self.takes_positions = "position_ids" in arguments
+        points: Any = self._model.hook_dict  # a bridge resolves all its aliases whenever it is asked for them
+        self._points: dict[str, HookPoint] = dict(points)
         self._places = dict(decoder_places(model))
 
     @property
@@ -52,7 +55,7 @@ class TransformerLensBackend(AnalysisBackend):
 
     def hook_point_names(self) -> Sequence[str]:
         """The canonical names, then all names that TransformerLens resolves for this model."""
-        return [*self._places, *self._model.hook_dict]
+        return [*self._places, *self._points]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the session's tokenizer, or of the model's where there is no session."""
@@ -74,13 +77,9 @@ class TransformerLensBackend(AnalysisBackend):
 
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
-        """Hooks on the model's hook points for the duration of a block.
-
-        ``model.hooks`` of a bridge resolves all its aliases anew for each hook, which takes longer than a replay.
-        """
-        points = self._model.hook_dict if edits else {}
+        """Hooks on the model's hook points for the duration of a block."""
         with contextlib.ExitStack() as stack:
             for name, edit in edits.items():
                 hooked = self._places.get(name)
-                stack.enter_context(hooked_point(points[name], edit) if hooked is None else hooked(edit))
+                stack.enter_context(hooked_point(self._points[name], edit) if hooked is None else hooked(edit))
             yield

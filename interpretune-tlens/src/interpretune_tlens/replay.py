@@ -21,17 +21,19 @@ from interpretune.analysis.hook_names import ATTN_Z, RESID_POST, RESID_PRE, in_l
 from interpretune.analysis.replay import (
     LayerKeys,
     Prefix,
+    ReadyContext,
     ReplayEngine,
     Rows,
     attend,
     blocks_below_skipped,
     check_causal,
     columns_only,
-    replaced_forward,
+    replaced_method,
     slots_of,
 )
 from interpretune.errors import ReplayRefusedError
 from interpretune.tokenization import position_ids
+from interpretune_tlens.laid_out import LaidOutWeights
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -252,10 +254,17 @@ class HookedReplay(TransformerLensReplay):
         used = softcap if softcap is not None and softcap > 0 else None
         return AttentionParts(1 / block.attn.attn_scale, used, None)
 
+    def prepare(self, first_block: int) -> ReadyContext:
+        """See ``ReplayEngine.prepare``."""
+        return LaidOutWeights(self.blocks[first_block:])
+
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         # The model reads positions off the running sum of the mask: this mask says where the one token of a row stands.
         mask = (prefix.position_ids[rows.points] + 1).unsqueeze(-1)
-        with _unembedding(self._model, columns):
+        with contextlib.ExitStack() as stack:
+            for block in self.blocks[start:]:
+                stack.enter_context(_own_attention_skipped(block))
+            stack.enter_context(_unembedding(self._model, columns))
             logits: Tensor = self._model(hidden.unsqueeze(1), start_at_layer=start, attention_mask=mask)
         return logits[:, -1]
 
@@ -266,6 +275,25 @@ class HookedReplay(TransformerLensReplay):
         with self.backend.counted_hooks(edits):
             logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=inputs.attention_mask)
         return points.of(logits)
+
+
+@contextlib.contextmanager
+def _own_attention_skipped(block: Any) -> Iterator[None]:
+    """Let a block of a hooked transformer not attend from a row's token to itself: something else is put in."""
+    attention = block.attn
+
+    def no_scores(query: Tensor, _: Tensor) -> Tensor:
+        return query.new_zeros(len(query), 1, 1, 1)
+
+    def empty(value: Tensor, _: Tensor) -> Tensor:
+        mixed: Tensor = attention.hook_z(value.new_empty(*value.shape[:2], attention.cfg.n_heads, value.shape[-1]))
+        return mixed
+
+    with (
+        replaced_method(attention, "calculate_attention_scores", no_scores),
+        replaced_method(attention, "calculate_z_scores", empty),
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -280,7 +308,7 @@ def _unembedding(model: HookedTransformer, columns: Tensor | None) -> Iterator[N
     def narrow(residual: Tensor) -> Tensor:
         return nn.functional.linear(residual, weight, bias)
 
-    with replaced_forward(unembed, narrow):
+    with replaced_method(unembed, "forward", narrow):
         yield
 
 

@@ -1,5 +1,5 @@
-from .ablation import ablate, ablate_everywhere
-from .engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only, replaced_forward
+from .ablation import SHARE_OF_FREE_MEMORY, ablate, ablate_everywhere, free_bytes
+from .engine import ReadyContext, ReplayEngine, blocks_below_skipped, check_causal, columns_only, replaced_method
 from .gradients import LatentEdges, attribute, integrated_gradients, latent_edges
 from .hf_engine import HuggingFaceReplay, windows_of
 from .prefill import Entry, Kept, Prefill
@@ -8,6 +8,7 @@ from .rows import Changes, LatentRows
 from .self_check import SelfCheck
 
 __all__ = [
+    "SHARE_OF_FREE_MEMORY",
     "Changes",
     "Entry",
     "HuggingFaceReplay",
@@ -17,6 +18,7 @@ __all__ = [
     "LayerKeys",
     "Prefill",
     "Prefix",
+    "ReadyContext",
     "ReplayEngine",
     "Rows",
     "SelfCheck",
@@ -27,9 +29,10 @@ __all__ = [
     "blocks_below_skipped",
     "check_causal",
     "columns_only",
+    "free_bytes",
     "integrated_gradients",
     "latent_edges",
-    "replaced_forward",
+    "replaced_method",
     "slots_of",
     "visible_slots",
     "windows_of",

@@ -222,7 +222,7 @@ def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
     logits = prefill.backend.vocab_size if columns is None else len(columns)
     numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits
-    return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * _free_bytes(prefill.logits.device)) // (numbers * size)))
+    return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size)))
 
 
 def _naive_budget(prefill: Prefill) -> int:
@@ -231,11 +231,12 @@ def _naive_budget(prefill: Prefill) -> int:
     size = torch.finfo(prefill.logits.dtype).bits // 8
     latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
     numbers = longest * (3 * latents + 2 * prefill.backend.vocab_size)
-    most = max(1, int(SHARE_OF_FREE_MEMORY * _free_bytes(prefill.logits.device)) // (numbers * size))
+    most = max(1, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size))
     return min(most, max(1, NAIVE_TOKENS // longest))
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that is free."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved

@@ -18,6 +18,9 @@ from interpretune.errors import ReplayRefusedError
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
 
+ReadyContext = Callable[[], contextlib.AbstractContextManager[None]]
+"""Makes a context in which an engine is ready."""
+
 
 class ReplayEngine(ABC):
     """Keeps keys and values of a forward and runs single tokens over them, from any block up.
@@ -42,6 +45,17 @@ class ReplayEngine(ABC):
     def n_blocks(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
+
+    def prepare(self, first_block: int) -> ReadyContext:
+        """Get ready for a prefill and its replays.
+
+        Args:
+            first_block: The lowest block from which replays will begin.
+
+        Returns:
+            Makes a context in which the prefill runs, and each of its replays; it is kept as long as the prefill is.
+        """
+        return contextlib.nullcontext
 
     @abstractmethod
     def depth(self, hook_point: str) -> float:
@@ -131,7 +145,9 @@ def blocks_below_skipped(blocks: Sequence[nn.Module], start: int, hidden: Tensor
 
     with contextlib.ExitStack() as stack:
         for index in range(start):
-            stack.enter_context(replaced_forward(blocks[index], handed_out if index == start - 1 else skipped))
+            stack.enter_context(
+                replaced_method(blocks[index], "forward", handed_out if index == start - 1 else skipped)
+            )
         if start == 0:
 
             def put_in(_: nn.Module, args: tuple, kwargs: dict) -> tuple:  # type: ignore[type-arg]
@@ -162,28 +178,29 @@ def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
     def narrow(activations: Tensor) -> Tensor:
         return nn.functional.linear(activations, weight, bias)
 
-    with replaced_forward(head, narrow):
+    with replaced_method(head, "forward", narrow):
         yield True
 
 
 @contextlib.contextmanager
-def replaced_forward(module: nn.Module, forward: object) -> Iterator[None]:
+def replaced_method(module: nn.Module, name: str, method: object) -> Iterator[None]:
     """Let one module compute something else, whatever wraps its class; what stood there comes back.
 
     Args:
         module: The module.
-        forward: What it computes in the block; without ``self``.
+        name: One of its methods.
+        method: What it computes in the block; without ``self``.
     """
     attributes = module.__dict__  # not setattr: some wrappers hand attributes on to what they wrap
-    before = attributes.get("forward")
-    attributes["forward"] = forward
+    before = attributes.get(name)
+    attributes[name] = method
     try:
         yield
     finally:
         if before is None:
-            del attributes["forward"]
+            del attributes[name]
         else:
-            attributes["forward"] = before
+            attributes[name] = before
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from interpretune.analysis.hook_names import RESID_PRE, canonical, in_layer
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
 from interpretune.analysis.replay.buckets import Bucket, length_buckets, one_prefix, together
-from interpretune.analysis.replay.engine import ReplayEngine
+from interpretune.analysis.replay.engine import ReadyContext, ReplayEngine
 from interpretune.analysis.replay.prefix import Prefix, Rows
 from interpretune.analysis.splicing import Observer, Splice
 from interpretune.errors import HookPointError, ReplayRefusedError
@@ -51,6 +52,7 @@ class Kept:
 
     Attributes:
         engine: Runs tokens again.
+        ready: Makes the context that the engine wants to run in.
         prefix: Keys and values.
         entries: Where replays begin, by activation name, from the lowest latent model to the highest.
         hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
@@ -58,6 +60,7 @@ class Kept:
     """
 
     engine: ReplayEngine
+    ready: ReadyContext
     prefix: Prefix
     entries: Mapping[str, Entry]
     hidden: Mapping[int, Tensor]
@@ -131,7 +134,8 @@ class Prefill:
                 for key in spliced
             ]
         )
-        return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
+        with kept.ready():
+            return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
 
     def require_kept(self) -> Kept:
         """What replays need.
@@ -188,7 +192,9 @@ def prefill(
     entries = find_entries(engine, latent_models) if engine is not None else {}
     whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
     parts = length_buckets(inputs, points) if buckets else [whole]
-    seen = [_run_bucket(backend, part, models, observers, entries, engine) for part in parts]
+    ready: ReadyContext = contextlib.nullcontext if engine is None else engine.prepare(_lowest_start(entries, engine))
+    with ready():
+        seen = [_run_bucket(backend, part, models, observers, entries, engine) for part in parts]
 
     def joined(values: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
         return {key: together(parts, [item[key] for item in values]) for key in values[0]}
@@ -198,7 +204,7 @@ def prefill(
         prefix = one_prefix(parts, [item.prefix for item in seen if item.prefix is not None], points)
         in_order = {name: entries[name] for name in seen[0].outputs}  # in a block, only the forward tells what is lower
         hidden, outputs = joined([item.hidden for item in seen]), joined([item.outputs for item in seen])
-        kept = Kept(engine, prefix, in_order, hidden, outputs)
+        kept = Kept(engine, ready, prefix, in_order, hidden, outputs)
     logits = together(parts, [item.logits for item in seen])
     nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
     untouched = {
@@ -264,9 +270,12 @@ def _run_bucket(
     edits = backend.chain(splices, first)
     if engine is None:
         return _Seen(backend.forward(inputs, edits, points), None, latents, outputs, hidden)
-    lowest = min((entry.start for entry in entries.values()), default=engine.n_blocks)
-    logits, prefix = engine.prefill(inputs, edits, points, lowest)
+    logits, prefix = engine.prefill(inputs, edits, points, _lowest_start(entries, engine))
     return _Seen(logits, prefix, latents, outputs, hidden)
+
+
+def _lowest_start(entries: Mapping[str, Entry], engine: ReplayEngine) -> int:
+    return min((entry.start for entry in entries.values()), default=engine.n_blocks)
 
 
 def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> dict[str, Entry]:
