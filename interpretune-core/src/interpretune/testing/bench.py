@@ -111,7 +111,7 @@ class Bench:
         """
         try:
             return build_context(self.stack)
-        except InterpretuneError as error:
+        except (InterpretuneError, SystemExit) as error:
             kind = type(error).__name__
             raise RuleSkipped(f"{', '.join(self.stack)} cannot be stacked ({kind}): see the first rules") from error
 

@@ -1,0 +1,151 @@
+"""``interpretune doctor``: whatever is broken becomes a verdict, and the others go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import interpretune as it
+from interpretune.testing import RULES
+from interpretune.testing.doctor import FAILED, PASSED, SKIPPED, adapters_to_check, check_suite, diagnose
+from interpretune.testing.doctor_report import as_text
+from interpretune.testing.suites import suite_of
+
+NO_NETWORK = """
+import socket
+
+def refuse(self, address):
+    raise AssertionError(f"a connection to {address}")
+
+socket.socket.connect = refuse
+"""
+
+
+def outcomes(adapter: str) -> dict[str, str]:
+    return {verdict.rule.id: verdict.outcome for verdict in diagnose(adapter).verdicts}
+
+
+def failures(adapter: str) -> dict[str, str]:
+    return {verdict.rule.id: verdict.message for verdict in diagnose(adapter).failures}
+
+
+def run_doctor(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process without pytest, without a network, and with an empty home."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "pytest.py").write_text("raise ImportError('pytest is not installed')")
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
+    hidden = ("INTERPRETUNE_CACHE", "HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    return subprocess.run(
+        [sys.executable, "-m", "interpretune.cli", "doctor", *arguments],
+        env={**env, "HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_core_is_sound_without_pytest_network_or_home(tmp_path):
+    run = run_doctor(tmp_path, "core", "--json")
+    assert run.returncode == 0, run.stderr[-2000:]
+    report = json.loads(run.stdout)
+    assert report["failed"] == 0
+    (about,) = report["adapters"]
+    assert about["adapter"] == "core"
+    assert [item["rule"] for item in about["verdicts"]] == list(RULES)
+    assert sum(item["verdict"] == PASSED for item in about["verdicts"]) > 50
+    assert all(item["message"] for item in about["verdicts"] if item["verdict"] == SKIPPED)
+    files = [file for file in (tmp_path / "home").rglob("*") if file.is_file()]
+    assert files == []
+
+
+def test_a_broken_adapter_is_a_table_and_an_exit_status(install, tmp_path):
+    install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="import a_package_that_nobody_has")
+    run = run_doctor(tmp_path, "acme")
+    assert run.returncode == 1
+    assert "acme (interpretune-acme 1.2.3): 3 passed, 1 failed" in run.stdout
+    assert "acme: importable: Adapter 'acme' (interpretune-acme 1.2.3)" in run.stdout
+    assert "docs/adapters/testing.md#importable" in run.stdout
+    assert "session-runs" in run.stdout
+
+
+def test_an_import_that_fails(install):
+    install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="raise SystemExit('no licence')")
+    found = outcomes("acme")
+    assert [name for name, outcome in found.items() if outcome == FAILED] == ["importable"]
+    assert "no licence" in failures("acme")["importable"]
+
+
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ("quagga>=2", "quagga>=2, which is not installed"),
+        ("pluggy>=99", "requires pluggy>=99; pluggy 1"),
+        ("quagga>=2; extra == 'zoo'", ""),
+        ("pluggy>=1", ""),
+    ],
+)
+def test_a_requirement_that_is_missing_or_of_another_version(install, tmp_path, requirement, words):
+    site = install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="import quagga")
+    metadata = next(site.glob("*.dist-info")) / "METADATA"
+    metadata.write_text(f"{metadata.read_text()}Requires-Dist: {requirement}\n")
+    [verdict] = check_suite(suite_of("acme"), tmp_path / "bench", [RULES["requirements-installed"]])
+    assert verdict.outcome == (FAILED if words else PASSED)
+    assert words in verdict.message
+
+
+def test_a_required_adapter_that_is_missing(adapter_of):
+    adapter_of("acme", requires=("absent",))
+    assert "'absent'" in failures("acme")["requirements-installed"]
+
+
+def test_a_name_with_two_owners_is_their_failure_and_stops_sessions_of_all(install, adapter_of):
+    adapter_of("acme")
+    install("acme-fork", adapters={"acme": "acme_fork:adapter"}, acme_fork="adapter = None")
+    found = failures("acme")
+    assert list(found) == ["name-is-unique"]
+    assert "acme-fork 1.2.3 and by interpretune-acme 1.2.3" in found["name-is-unique"]
+    of_core = diagnose("core")
+    assert of_core.failures == []
+    assert {item.outcome for item in of_core.verdicts if item.rule.id == "importable"} == {PASSED}
+    reasons = {item.message for item in of_core.verdicts if item.rule.id == "session-runs"}
+    assert "DuplicateAdapterError" in next(iter(reasons))
+
+
+def test_another_contract(adapter_of):
+    adapter_of("acme", contract="9.0")
+    assert list(failures("acme")) == ["contract-version"]
+
+
+def test_a_suite_that_is_none(install):
+    source = (
+        "import interpretune as it\n\nclass A:\n    declaration = it.AdapterDeclaration(name='acme', level='zzz')\n"
+    )
+    site = install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme=source)
+    entry_points = next(site.glob("*.dist-info")) / "entry_points.txt"
+    entry_points.write_text(f"{entry_points.read_text()}\n[interpretune.conformance]\nacme = json:JSONDecoder\n")
+    found = failures("acme")
+    assert "JSONDecoder" in found["suite-loads"]
+    assert "'zzz'" in found["importable"]
+
+
+def test_all_installed_adapters_or_one_that_is(adapter_of):
+    adapter_of("acme")
+    assert {"acme", "core"} <= set(adapters_to_check())
+    assert adapters_to_check("acme") == ["acme"]
+    with pytest.raises(it.UnknownAdapterError, match="Did you mean 'acme'"):
+        adapters_to_check("acne")
+
+
+def test_text_groups_what_was_skipped_by_its_reason(install):
+    install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="raise RuntimeError('broken')")
+    text = as_text([diagnose("acme")])
+    assert text.count("the adapter cannot be imported: see the rule importable") == 1
+    assert "Failures" in text
+    assert "Skipped" in text
