@@ -34,7 +34,7 @@ REFUSED = {
 
 FOUND = {
     # form
-    "declares_what_it_computes": ("declaration-readable", "cannot be read", "without running it"),
+    "declares_what_it_computes": ("declaration-readable", "that can be read", "without running it"),
     "is_slow_to_import": ("import-is-cheap", "times as long as importing torch"),
     "changes_things_at_import": ("import-changes-nothing", "the number of threads of torch"),
     "changes_its_mind": ("stacks-in-every-order", "2 different stacks"),
@@ -88,7 +88,7 @@ FOUND = {
     "edits_everywhere": ("edits-are-made", "logits with an edit at layers.0.resid_post"),
     # latent models and loops
     "spares_the_first_token": ("splicing-agrees", "off by"),
-    "detaches_gradients": ("gradients-agree", "not to have been used in the graph"),
+    "detaches_gradients": ("gradients-agree", "not have been used in the graph"),
     "ablates_the_wrong_latent": ("ablation-agrees", "single latents of layers.0.resid_post"),
     "replays_at_shifted_positions": ("replays-are-trusted", "replays are refused", "differ from those of whole"),
     "attaches_nowhere": ("session-runs", "layers.1.resid_pots", "layers.1.resid_post"),

@@ -1,13 +1,13 @@
-"""Leaves a hook that counts forwards on the model."""
+"""Leaves a hook on the model whenever activations are cached."""
 
 import interpretune as it
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 
 class CountingBackend(SoundBackend):
-    def run_model(self, inputs, keep, **options):
+    def run_with_cache(self, inputs, names):
         self.model.register_forward_hook(lambda *given: None)
-        return super().run_model(inputs, keep, **options)
+        return super().run_with_cache(inputs, names)
 
 
 class LeavesAHook(SoundAdapter):

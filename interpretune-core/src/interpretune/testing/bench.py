@@ -50,6 +50,7 @@ class Bench:
         self.suite = suite
         self.adapter = suite.adapter
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.broken: set[str] = set()
         self.notes: dict[str, Any] = {}
         self._numbers = itertools.count()

@@ -95,7 +95,7 @@ def contract_version(bench: Bench) -> None:
     raise RuleBroken(seen, f"contract {CONTRACT_VERSION} or an earlier minor version of it")
 
 
-@rule()
+@rule(after=["importable", "an-instance-with-a-declaration"])
 def declaration_readable(bench: Bench) -> None:
     """The declaration can be read from the source, without an import."""
     declared, found = bench.declaration, bench.installed.read_declaration()
@@ -111,21 +111,21 @@ def declaration_readable(bench: Bench) -> None:
     )
 
 
-@rule()
+@rule(after=["importable", "an-instance-with-a-declaration"])
 def declaration_pickles(bench: Bench) -> None:
     """The declaration survives pickling: processes hand it to each other."""
     copy = pickle.loads(pickle.dumps(bench.declaration))  # noqa: S301 - its own bytes
     expect(copy == bench.declaration, f"unpickled it is {copy}", f"{bench.declaration}")
 
 
-@rule()
+@rule(after=["importable", "an-instance-with-a-declaration"])
 def hook_signatures(bench: Bench) -> None:
     """Every hook implementation is marked, has a hook's name, and takes no other arguments."""
     bench.declaration  # noqa: B018 - skips what is no adapter at all
     try:
         build_context((bench.adapter,))
     except AdapterSignatureError as error:
-        if f"Adapter {bench.installed}" not in str(error):
+        if str(bench.installed) not in str(error):
             raise RuleSkipped(f"it is stacked with one that is broken: {error}") from error
         raise RuleBroken(str(error), "implementations that match interpretune/hookspecs.py") from error
     except InterpretuneError as error:

@@ -27,6 +27,7 @@ def no_hooks_left(bench: Bench) -> None:
     module = bench.new_session().module  # its own: what is left behind would spoil other rules
     backend, models, inputs = module.backend, latents(bench), ModelInputs.from_batch(bench.even_batch())
     names = [activation_name(item) for item in models]
+    backend.forward(inputs, {})  # libraries may add hooks of their own in the first forward
     before = hooks_on(module)
 
     def ablation() -> None:

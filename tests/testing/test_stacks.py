@@ -1,0 +1,46 @@
+"""Every pair and triple of the installed adapters that their declarations allow keeps the rules that concern stacks."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+import interpretune as it
+from interpretune.declaration import Level
+from interpretune.testing import RULES, AdapterConformance
+from interpretune.testing.doctor import FAILED, PASSED, check_suite
+from interpretune.testing.suites import suite_of
+
+KNOWN = ("huggingface", "lightning", "nnsight", "sae_lens", "transformer_lens")
+INSTALLED = {name: item.read_declaration() for name, item in it.installed_adapters().items() if name in KNOWN}
+GROUPS = [names for size in (2, 3) for names in combinations(INSTALLED, size)]
+STACK_RULES = [rule for rule in RULES.values() if rule.stack and rule.id != "stacks-in-every-order"]
+
+
+def models_in(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if INSTALLED[name].level is Level.model]
+
+
+@pytest.mark.parametrize("names", [names for names in GROUPS if len(models_in(names)) < 2], ids="-".join)
+def test_what_may_stack_keeps_the_rules_of_stacks(names: tuple[str, ...], tmp_path) -> None:
+    first = next((name for name in names if INSTALLED[name].level is Level.framework), names[0])
+
+    class Together(AdapterConformance):
+        adapter = first
+        stack = names
+
+        def module_settings(self) -> dict[str, Any]:
+            return {key: value for name in names for key, value in suite_of(name).module_settings().items()}
+
+    verdicts = list(check_suite(Together(), tmp_path / "bench", STACK_RULES))
+    assert [verdict.message for verdict in verdicts if verdict.outcome == FAILED] == []
+    assert sum(verdict.outcome == PASSED for verdict in verdicts) > 30
+
+
+@pytest.mark.parametrize("names", [names for names in GROUPS if len(models_in(names)) > 1], ids="-".join)
+def test_two_that_load_the_model_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(it.StackError, match="both implement it_load_model") as caught:
+        it.build_context(names)
+    assert sum(f"'{name}'" in str(caught.value) for name in models_in(names)) > 1
