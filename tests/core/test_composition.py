@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import dataclass, field, fields
 
 import pytest
@@ -169,3 +170,14 @@ def test_every_shared_setting_is_copied():
 
 def test_without_shared_settings_nothing_changes():
     assert apply_shared(it.ITConfig(task_name="t"), None).task_name == "t"
+
+
+def test_a_composed_configuration_can_be_pickled(probe):
+    composed = compose_module_cfg(it.ITConfig(model_name_or_path="m", probe_width=9, probe_names=["a"]), probe)
+    copied = pickle.loads(pickle.dumps(composed))
+    assert {item.name: getattr(copied, item.name) for item in fields(copied)} == {
+        item.name: getattr(composed, item.name) for item in fields(composed)
+    }
+    assert isinstance(copied, it.ITConfig)
+    assert type(copied).__name__ == type(composed).__name__
+    assert pickle.loads(pickle.dumps(copied)).probe_width == 9
