@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Any
+from unittest import mock
 
 from interpretune.config.composition import compose_datamodule_cfg, compose_module_cfg
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import ITConfig
-from interpretune.discovery import installed_adapters
+from interpretune.declaration import Level
+from interpretune.discovery import InstalledAdapter, installed_adapters
 from interpretune.errors import InterpretuneError, StackError
 from interpretune.markers import PROJECT_NAME
-from interpretune.session import compose_class
+from interpretune.session import compose_class, it_session_end
 from interpretune.stack import CORE, SINGLE_OWNER_HOOKS, ExecutionContext, build_context
 from interpretune.testing.bench import Bench
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
@@ -21,24 +24,37 @@ from interpretune.testing.user_classes import UserDataModule, UserModule
 MOST_TOGETHER = 3
 """Adapters in the largest stacks that are tried, core not counted."""
 
+Installed = Mapping[str, InstalledAdapter]
+Stack = dict[str, Any]
+"""Adapter objects by name."""
+
 
 @rule(stack=True)
 def stacks_in_every_order(bench: Bench) -> None:
     """With every other installed adapter it gives one stack for all orders, or is refused in words."""
     bench.context  # noqa: B018 - skips what does not stack at all
     mine = [name for name in bench.stack if name != CORE]
-    others = [name for name in installed_adapters() if name not in (*mine, CORE) and _stacks_alone(name)]
-    for size in range(MOST_TOGETHER - len(mine) + 1):
-        for guests in combinations(others, size):
-            _check((*mine, *guests))
+    with _metadata_read_once() as installed:
+        others = [name for name in installed if name not in (*mine, CORE) and _stacks_alone(name)]
+        for size in range(MOST_TOGETHER - len(mine) + 1):
+            for guests in combinations(others, size):
+                _check((*mine, *guests), installed)
 
 
-def _check(names: Sequence[str]) -> None:
+@contextlib.contextmanager
+def _metadata_read_once() -> Iterator[Installed]:
+    """What is installed; hundreds of stacks are built, and nothing is installed or removed between them."""
+    installed = installed_adapters()
+    with mock.patch("interpretune.stack.installed_adapters", return_value=installed):
+        yield installed
+
+
+def _check(names: Sequence[str], installed: Installed) -> None:
     try:
         named = (CORE, *names) if len(names) < MOST_TOGETHER else names  # core is always there
         contexts = [build_context(order) for order in permutations(named)]
     except StackError as error:
-        _check_refusal(names, str(error))
+        _check_refusal(names, str(error), installed)
         return
     about = len({_description(context) for context in contexts})
     expect(about == 1, f"the orders of {', '.join(names)} give {about} different stacks", "one for all orders")
@@ -46,24 +62,40 @@ def _check(names: Sequence[str]) -> None:
     _compose(names, contexts[0])
 
 
-def _check_refusal(names: Sequence[str], message: str) -> None:
+def _check_refusal(names: Sequence[str], message: str, installed: Installed) -> None:
     """A refusal must have a reason that is declared, and name those whom it concerns."""
-    named = [name for name in names if f"'{name}'" in message or f" {name} " in message]
-    owners = [name for name in names if _loads_model(name)]
-    defaults = {_plugin(name).declaration.default_model for name in names} - {None, ""}
-    reason = _declared_conflict(names) or len(owners) > 1 or len(defaults) > 1
+    stack = _wanted_by(names, installed)
+    named = [name for name in stack if f"'{name}'" in message or f" {name} " in message]
+    owners = [name for name, plugin in stack.items() if name != CORE and _loads_model(plugin)]
+    defaults = {plugin.declaration.default_model for plugin in stack.values()} - {None, ""}
+    reason = _declared_conflict(stack) or len(owners) > 1 or len(defaults) > 1
     expect(
         reason and len(named) > 1,
         f"{', '.join(names)} do not stack: {message}",
-        "a stack; or a refusal that names both adapters, for a conflict that one of them declares or because two load "
+        "a stack; or a refusal that names two adapters, for a conflict that one of them declares or because two load "
         "the model or want other ones by default",
     )
 
 
+def _wanted_by(names: Iterable[str], installed: Installed) -> Stack:
+    """The named adapters with all that they require, and the model adapters that they would have by default."""
+    stack: Stack = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop(0)
+        if name not in stack and name in installed:
+            stack[name] = installed[name].load()
+            waiting += stack[name].declaration.requires
+        if not waiting and not any(plugin.declaration.level is Level.model for plugin in stack.values()):
+            waiting += {plugin.declaration.default_model for plugin in stack.values()} & (installed.keys() - stack)
+    return stack
+
+
 def _check_that_they_may(names: Sequence[str], context: ExecutionContext) -> None:
-    conflict = _declared_conflict(context.names)
+    stack = {adapter.name: adapter.plugin for adapter in context.adapters}
+    conflict = _declared_conflict(stack)
     expect(not conflict, f"{', '.join(context.names)} stack", f"a refusal: {conflict}")
-    owners = [name for name in context.names if name != CORE and _loads_model(name)]
+    owners = [name for name, plugin in stack.items() if name != CORE and _loads_model(plugin)]
     expect(len(owners) < 2, f"{', '.join(names)} stack and {' and '.join(owners)} load the model", "a refusal")
 
 
@@ -89,36 +121,29 @@ def _stacks_alone(name: str) -> bool:
     """Whether another adapter is sound; one that is broken is no fault of the one that is checked."""
     try:
         build_context((name,))
-    except InterpretuneError:
+    except (Exception, SystemExit):  # noqa: BLE001 - a stranger's module may raise anything, or exit
         return False
     return True
 
 
-def _declared_conflict(names: Iterable[str]) -> str:
-    present = [*names]
-    for name in present:
-        enemies = set(_plugin(name).declaration.conflicts) & set(present)
+def _declared_conflict(stack: Stack) -> str:
+    for name, plugin in stack.items():
+        enemies = set(plugin.declaration.conflicts) & set(stack)
         if enemies:
             return f"{name} declares a conflict with {', '.join(sorted(enemies))}"
     return ""
 
 
-def _loads_model(name: str) -> bool:
-    implementations = (getattr(_plugin(name), hook, None) for hook in SINGLE_OWNER_HOOKS)
+def _loads_model(plugin: Any) -> bool:
+    implementations = (getattr(plugin, hook, None) for hook in SINGLE_OWNER_HOOKS)
     markers = (getattr(item, f"{PROJECT_NAME}_impl", {}) for item in implementations if item is not None)
     return any(not (marker.get("wrapper") or marker.get("hookwrapper")) for marker in markers)
-
-
-def _plugin(name: str) -> Any:
-    return installed_adapters()[name].load()
 
 
 @rule(stack=True)
 def session_runs(bench: Bench) -> None:
     """A session can be made, brought to life and ended, twice in one process."""
     bench.context  # noqa: B018 - skips what does not stack
-    from interpretune.session import it_session_end
-
     for attempt in ("first", "second"):
         try:
             session = bench.new_session()
