@@ -1,6 +1,7 @@
 """Padding invariance: rows in a padded batch give what they give alone, for padding on either side.
 
-An adapter is held against itself here, so that these rules fail for what padding does and for nothing else.
+An adapter is held against itself here, so that these rules fail for what padding does and for nothing else. With
+learned positions it is held against the plain model: a shift of all positions is the same with padding and without.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from interpretune.analysis.inputs import ModelInputs
 from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents
-from interpretune.testing.rule import RuleSkipped, rule
-from interpretune.testing.step_rules import NEW_TOKENS
+from interpretune.testing.reference import logits_of
+from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.step_rules import NEW_TOKENS, check_generated
 from interpretune.tokenization import answer_positions
 
 SIDES = ("left", "right")
@@ -63,10 +65,14 @@ def padding_generation(bench: Bench) -> None:
     alone = []
     for batch in _alone(bench):
         result = bench.module.it_generate(batch, max_new_tokens=NEW_TOKENS, do_sample=False)
-        alone.append(torch.stack([step[0] for step in result.logits]))
+        new = result.sequences[0, batch["input_ids"].shape[1] :].tolist()
+        alone.append((new, torch.stack([step[0] for step in result.logits])))
     for how, batch in _batches(bench):
         together = bench.module.it_generate(batch, max_new_tokens=NEW_TOKENS, do_sample=False)
-        for i, wanted in enumerate(alone):
+        width = batch["input_ids"].shape[1]
+        for i, (tokens, wanted) in enumerate(alone):
+            new = together.sequences[i, width:][: len(tokens)].tolist()
+            expect(new == tokens, f"row {i} goes on with the tokens {new}, {how}", f"{tokens}, as the row alone does")
             found = torch.stack([step[i] for step in together.logits[: len(wanted)]])
             same(found, wanted, f"logits of the new tokens of row {i}, {how}")
 
@@ -89,10 +95,10 @@ def padding_backend(bench: Bench) -> None:
     invariant(bench, f"activations at {place} at real tokens", cached)
 
 
-@rule(after=["padding-forward", "padding-backend"])
+@rule(after=["padding-forward", "padding-generation", "padding-backend"])
 @torch.no_grad()
 def positions_count_real_tokens(bench: Bench) -> None:
-    """With learned positions, too, padded rows give what they give alone: positions count real tokens."""
+    """With learned positions, too, rows give what the plain model gives: positions count real tokens, from 0."""
     folder = bench.folder / "learned-positions"
     folder.mkdir(exist_ok=True)
     try:
@@ -106,5 +112,14 @@ def positions_count_real_tokens(bench: Bench) -> None:
         rows = torch.arange(len(inputs), device=inputs.tokens.device)
         return logits_in(output, "the forward")[rows, answer_positions(inputs.attention_mask)]
 
-    invariant(bench, "logits of the forward of a model with learned positions", forward)
-    invariant(bench, "logits of the backend of a model with learned positions", module.backend.run)
+    reference = bench.suite.reference_model(folder)
+    wanted = torch.stack([logits_of(reference, row)[-1] for row in bench.rows])
+    alone = [("alone", row, batch) for row, batch in zip(wanted.split(1), _alone(bench), strict=True)]
+    for how, expected, batch in (*alone, *((how, wanted, batch) for how, batch in _batches(bench))):
+        for what, run in (("forward", forward), ("backend", module.backend.run)):
+            found = run(ModelInputs.from_batch(batch))
+            same(found, expected, f"logits of the {what} of a model with learned positions, {how}")
+    for how, batch in _batches(bench):
+        generated = module.it_generate(batch, max_new_tokens=NEW_TOKENS, do_sample=False)
+        width, what = batch["input_ids"].shape[1], f"generation of a model with learned positions, {how}"
+        check_generated(bench, generated, bench.rows, width, what, reference)

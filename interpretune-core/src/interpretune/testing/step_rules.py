@@ -64,8 +64,18 @@ def generation_agrees(bench: Bench) -> None:
 
 
 @torch.no_grad()
-def check_generated(bench: Bench, found: Any, rows: list[Tensor], width: int, what: str) -> None:
+def check_generated(
+    bench: Bench, found: Any, rows: list[Tensor], width: int, what: str, model: Any | None = None
+) -> None:
     """Compare generated tokens and their logits with greedy decoding of each row alone.
+
+    Args:
+        bench: The workbench.
+        found: What ``it_generate`` gave.
+        rows: The prompts.
+        width: Slots of each prompt in the batch.
+        what: Names the batch in the message.
+        model: The plain model; None: that of the tiny model.
 
     Raises:
         RuleBroken: They differ.
@@ -78,20 +88,21 @@ def check_generated(bench: Bench, found: Any, rows: list[Tensor], width: int, wh
         f"sequences [{len(rows)}, {width} + new], with up to {NEW_TOKENS} new tokens and logits for each",
     )
     for i, row in enumerate(rows):
-        tokens, logits = greedy(bench, row)
+        tokens, logits = greedy(bench, row, model)
         got = found.sequences[i, width:][: len(tokens)].tolist()
         expect(got == tokens, f"{what}: row {i} goes on with the tokens {got}", f"{tokens}, as the row alone does")
         steps = torch.stack([step[i] for step in found.logits[: len(tokens)]])
         same(steps, logits, f"{what}: logits of the new tokens of row {i}")
 
 
-def greedy(bench: Bench, row: Tensor) -> tuple[list[int], Tensor]:
+def greedy(bench: Bench, row: Tensor, model: Any | None = None) -> tuple[list[int], Tensor]:
     """Tokens and logits ``[new, vocab]`` of plain greedy decoding until the end token, a whole forward for each."""
+    plain = bench.reference if model is None else model
     eos = bench.session.datamodule.tokenizer.eos_token_id
     tokens: list[int] = []
     logits: list[Tensor] = []
     while len(tokens) < NEW_TOKENS and eos not in tokens:
-        logits.append(logits_of(bench.reference, torch.cat([row, torch.tensor(tokens, dtype=torch.long)]))[-1])
+        logits.append(logits_of(plain, torch.cat([row, torch.tensor(tokens, dtype=torch.long)]))[-1])
         tokens.append(int(logits[-1].argmax()))
     return tokens, torch.stack(logits)
 
