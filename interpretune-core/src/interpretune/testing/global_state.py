@@ -19,6 +19,10 @@ from torch import nn
 LIBRARIES = ("torch", "transformers", "datasets", "interpretune")
 """Loggers of these, and the root logger, are watched."""
 
+_GLOBAL_HOOKS = sorted(
+    name for name, kept in vars(nn.modules.module).items() if name.startswith("_global_") and isinstance(kept, dict)
+)
+
 WATCHED_CLASSES: tuple[type, ...] = (torch.Tensor, nn.Module, nn.Linear, nn.Embedding, nn.LayerNorm)
 """Classes whose attributes nobody may replace, and the models of transformers that are loaded."""
 
@@ -65,7 +69,7 @@ class GlobalState:
 
     def changes_of_settings(self) -> tuple[list[str], list[str]]:
         """As ``changes``, without what libraries set for themselves at import; variables of the environment apart."""
-        kept = ("loggers", "the filters of warnings", "sys.path", "attributes of the class", "the environment")
+        kept = ("loggers", "the filters of warnings", "sys.path", "the environment")
         before = self.values["the environment"]
         variables = sorted(name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name))
         return [change for change in self.changes() if not change.startswith(kept)], variables
@@ -73,8 +77,9 @@ class GlobalState:
     def restore(self) -> None:
         """Put back what has a way to be put back."""
         torch.set_default_dtype(self.values["the default dtype of torch"])
-        if torch.get_default_device() != self.values["the default device of torch"]:
-            torch.set_default_device(None)
+        device = self.values["the default device of torch"]
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device == torch.device("cpu") else device)
         torch.set_grad_enabled(self.values["the grad mode of torch"])
         torch.use_deterministic_algorithms(
             self.values["deterministic algorithms of torch"],
@@ -82,6 +87,12 @@ class GlobalState:
         )
         if torch.get_num_threads() != self.values["the number of threads of torch"]:
             torch.set_num_threads(self.values["the number of threads of torch"])
+        torch.autograd.set_detect_anomaly(self.values["anomaly detection of torch"])
+        torch.set_float32_matmul_precision(self.values["precision of float32 products"])
+        for name, hooks in self.values["hooks on all modules of torch"].items():
+            hooks_now = vars(nn.modules.module)[name]
+            hooks_now.clear()
+            hooks_now.update(hooks)
         for name in os.environ.keys() - self.values["the environment"].keys():
             del os.environ[name]
         os.environ.update(self.values["the environment"])
@@ -126,6 +137,12 @@ def _loggers() -> Mapping[str, Any]:
     return found
 
 
+def _hooks_on_all_modules() -> Mapping[str, Mapping[Any, Any]]:
+    """What ``torch.nn.modules.module.register_module_forward_hook`` and its siblings registered, by kind."""
+    of_torch = vars(nn.modules.module)
+    return {name: dict(of_torch[name]) for name in _GLOBAL_HOOKS}
+
+
 def _watched_classes() -> tuple[type, ...]:
     models = {transformers.PreTrainedModel, transformers.GenerationMixin}
     models |= set(transformers.PreTrainedModel.__subclasses__())
@@ -154,6 +171,7 @@ _READERS: Mapping[str, Callable[[], Any]] = {
     "the number of threads of torch": torch.get_num_threads,
     "anomaly detection of torch": torch.is_anomaly_enabled,
     "precision of float32 products": torch.get_float32_matmul_precision,
+    "hooks on all modules of torch": _hooks_on_all_modules,
     "the environment": lambda: dict(os.environ),
     "sys.path": lambda: tuple(sys.path),
     "the filters of warnings": lambda: tuple(warnings.filters),

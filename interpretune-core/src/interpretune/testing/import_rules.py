@@ -71,7 +71,7 @@ def import_is_cheap(bench: Bench) -> None:
 
 @rule()
 def import_changes_nothing(bench: Bench) -> None:
-    """Importing the adapter leaves dtype, grad mode, threads, environment and random states as they were."""
+    """Importing the adapter leaves settings, classes, hooks on all modules, environment and random states alone."""
     found = _first_import(bench)
     excused = bench.suite.environment_of_libraries
     variables = [name for name in found["variables"] if name not in excused]

@@ -89,7 +89,7 @@ def deterministic(bench: Bench) -> None:
 
 @rule(stack=True, after=["deterministic"])
 def nothing_global_changes(bench: Bench) -> None:
-    """A session leaves dtype, grad mode, threads, loggers, environment, classes and random states as they were."""
+    """A session leaves settings, classes, hooks on all modules, loggers, environment and random states alone."""
     bench.session  # noqa: B018 - skips where no session can be made
     before = GlobalState()
     session = bench.new_session()

@@ -12,7 +12,7 @@ from interpretune.session import ITSession, it_init, it_session_end
 from interpretune.testing.bench import Bench
 from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import RuleBroken, expect, rule
-from interpretune.testing.user_classes import PlannedError, UserDataModule, UserModule, calls_of, failing
+from interpretune.testing.user_classes import UserDataModule, UserModule, calls_of, error_raised_by, failing
 
 LIFE = (
     "it_load_model",
@@ -61,17 +61,18 @@ def life_cycle_in_order(bench: Bench) -> None:
 
 @rule(stack=True, after=["session-runs"])
 def errors_arrive(bench: Bench) -> None:
-    """An error of the user's code reaches the caller as it was raised, from every phase and every step."""
+    """An error of the user's code, from any phase or step, reaches the caller: the very object that was raised."""
     bench.session  # noqa: B018 - skips where no session can be made
     for kind, call in PHASES:
         session = session_failing(bench, kind, call)
-        _check_error(error_of(functools.partial(it_init, **session)), f"{kind.__name__}.{call}", call)
+        user = session.module if kind is UserModule else session.datamodule
+        _check_error(error_of(functools.partial(it_init, **session)), user, f"{kind.__name__}.{call}")
     session = bench.new_session(module_cls=failing(UserModule, "test_step"))
     batch = next(iter(session.datamodule.test_dataloader()))
     step = functools.partial(session.module.run_step, "test_step", session.module.batch_to_device(batch), 0)
-    _check_error(error_of(step), "UserModule.test_step", "test_step")
+    _check_error(error_of(step), session.module, "UserModule.test_step")
     loop = functools.partial(test, **session, loop_cfg=LoopConfig(progress=False))
-    _check_error(error_of(loop), "UserModule.test_step in the loop `test`", "test_step")
+    _check_error(error_of(loop), session.module, "UserModule.test_step in the loop `test`")
     it_session_end(**session)
 
 
@@ -91,13 +92,15 @@ def error_of(call: Callable[[], Any]) -> BaseException | None:
     return None
 
 
-def _check_error(found: BaseException | None, where: str, call: str) -> None:
-    expected = f"the user's own error, PlannedError({call!r}), as it was raised"
+def _check_error(found: BaseException | None, user: object, where: str) -> None:
+    raised = error_raised_by(user)
+    expected = f"the very error that was raised, {raised!r}"
+    if raised is None:
+        raise RuleBroken(f"{where} was not called", "a call, which fails")
     if found is None:
         raise RuleBroken(f"an error in {where} did not reach the caller", expected)
-    if not isinstance(found, PlannedError):
-        chain = " from ".join(type(item).__name__ for item in _chain(found))
-        raise RuleBroken(f"an error in {where} reached the caller as {chain}: {found}", expected)
+    chain = " from ".join(type(item).__name__ for item in _chain(found))
+    expect(found is raised, f"an error in {where} reached the caller as another object, {chain}: {found}", expected)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""Counts the torch hooks on a model."""
+"""Counts the torch hooks on a model, and forwards that were put in the place of a class's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ KINDS = (
     "_backward_hooks",
     "_backward_pre_hooks",
     "_state_dict_hooks",
+    "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
 )
 
 
@@ -28,6 +30,8 @@ def _counts(modules: tuple[nn.Module, ...]) -> Iterator[tuple[str, int]]:
             for kind in KINDS:
                 if count := len(getattr(part, kind, ())):
                     yield f"{kind.strip('_')} of {path or 'the module'}", count
+            if "forward" in vars(part):
+                yield f"replaced forward of {path or 'the module'}", 1
 
 
 def left_behind(before: Counter[str], *modules: nn.Module) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.rule import RuleBroken, expect, rule
+
+_BY_IDENTITY: Any = object.__eq__
 
 
 @rule(stack=True)
@@ -39,9 +43,27 @@ def configurations_pickle(bench: Bench) -> None:
 
 def _check_fields(name: str, part: Any, copy: Any) -> None:
     expect(type(copy).__name__ == type(part).__name__, f"{name} comes back as {type(copy).__name__}", "its own class")
-    if hasattr(part, "__dataclass_fields__"):
-        lost = [item.name for item in fields(part) if not hasattr(copy, item.name)]
-        expect(not lost, f"{name} comes back without {', '.join(lost)}", "all of its fields")
+    if is_dataclass(part):
+        before, now = vars(part), vars(copy)
+        other = sorted(key for key in {*before, *now} if not _kept(before.get(key), now.get(key)))
+        expect(not other, f"{name} comes back with other values of {', '.join(other)}", "the values that it had")
+
+
+def _kept(before: Any, now: Any) -> bool:
+    """Whether a value came back; of objects that do not say when they are equal only the class can be compared."""
+    if before is now:
+        return True
+    if type(before).__qualname__ != type(now).__qualname__:  # composed classes are made again
+        return False
+    if isinstance(before, Tensor):
+        return torch.equal(before, now)
+    if isinstance(before, Mapping):
+        return before.keys() == now.keys() and all(_kept(value, now[key]) for key, value in before.items())
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(now) and all(map(_kept, before, now))
+    if is_dataclass(before) and not isinstance(before, type):
+        return _kept(vars(before), vars(now))
+    return type(before).__eq__ is _BY_IDENTITY or bool(before == now)
 
 
 @rule(stack=True, after=["sessions-stay-apart"])

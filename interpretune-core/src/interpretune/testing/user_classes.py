@@ -22,7 +22,8 @@ class _Noting:
         """Note a call, and fail if it is the one."""
         calls_of(self).append(call)
         if call == self.fails_in:
-            raise PlannedError(call)
+            vars(self)["raised"] = PlannedError(call)
+            raise vars(self)["raised"]
 
 
 class UserModule(_Noting, ClassificationModule):
@@ -78,6 +79,12 @@ def calls_of(user: object) -> list[str]:
     """What was called so far; the list itself."""
     calls: list[str] = vars(user).setdefault("calls", [])
     return calls
+
+
+def error_raised_by(user: object) -> PlannedError | None:
+    """The error that it raised last; None: it raised none."""
+    raised: PlannedError | None = vars(user).get("raised")
+    return raised
 
 
 def failing(kind: type, call: str) -> type:

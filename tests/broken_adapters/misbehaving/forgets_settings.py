@@ -1,0 +1,27 @@
+"""Its composed configuration comes back from pickle without what the user set."""
+
+from dataclasses import dataclass
+
+import interpretune as it
+from tests.broken_adapters.misbehaving.sound import SoundAdapter
+
+
+@dataclass(kw_only=True)
+class ZooConfig:
+    """Adds a field."""
+
+    zoo_keepers: int = 2
+
+    def __setstate__(self, state):
+        vars(self).update({**state, "zoo_keepers": 0})
+
+
+class ForgetsSettings(SoundAdapter):
+    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+
+    @it.hookimpl
+    def it_contribute_classes(self):
+        return it.ClassContribution(adapter="zoo", module_cfg=(ZooConfig,))
+
+
+adapter = ForgetsSettings()
