@@ -190,6 +190,7 @@ def test_capturing_activations_ends_early_and_leaves_the_model_as_it_was(
     names = ["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"]
     beyond: list[str] = []
     final_norm = next(m for n, m in session.module.model.named_modules() if n.split(".")[-1] in ("norm", "ln_final"))
+    session.module.backend.check_hook_points(names)  # proves them by a whole forward
     handle = final_norm.register_forward_hook(lambda *_: beyond.append("ran"))
     captured = session.module.backend.capture(inputs, names)
     handle.remove()

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 import interpretune as it
 from interpretune.analysis import HuggingFaceBackend, ModelInputs
 from interpretune.analysis.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
+from interpretune.analysis.module_edits import edited_inputs, edited_output
 from tests.analysis.sessions import STACKS, make_session, padded, unpadded_rows
 from tests.analysis.tiny_architectures import BLOCKS, make_model
 from tests.analysis.tiny_latents import RandomDictionary
@@ -243,6 +246,89 @@ def test_decoders_whose_sublayers_read_the_same_have_no_place_between_them(kind:
     with pytest.raises(it.HookPointError, match=r"layers.1.resid_mid"):
         backend.check_hook_points(["layers.1.resid_mid"])
     backend.check_hook_points(["layers.1.resid_pre", "layers.1.attn_out", "layers.1.mlp_out", "layers.1.resid_post"])
+
+
+def test_sublayers_that_return_the_sum_with_the_residual_stream_are_not_what_they_add() -> None:
+    backend = HuggingFaceBackend(make_model("bloom", torch.float32))
+    for part in ("attn_out", "resid_mid", "mlp_out"):
+        with pytest.raises(it.HookPointError, match=f"no hook point 'layers.1.{part}'.*not what is added"):
+            backend.check_hook_points([f"layers.1.{part}"])
+    backend.check_hook_points(["layers.1.resid_pre", "layers.1.attn_z", "layers.1.mlp_in", "layers.1.resid_post"])
+
+
+def test_norms_behind_sublayers_belong_to_what_they_add() -> None:
+    config = hf.Glm4Config(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, vocab_size=101, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    backend = HuggingFaceBackend(hf.AutoModelForCausalLM.from_config(config).eval())
+    inputs = ModelInputs(torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long))
+    _, cache = backend.run_with_cache(inputs, [name for name, _ in canonical_names(2)])
+    for layer in range(2):
+        parts = {part: cache[in_layer(layer, part)] for part in PLACES_OF_BLOCKS}
+        torch.testing.assert_close(parts["resid_mid"], parts["resid_pre"] + parts["attn_out"])
+        torch.testing.assert_close(parts["resid_post"], parts["resid_mid"] + parts["mlp_out"])
+
+
+def test_places_are_proved_while_no_other_edit_is_in_force() -> None:
+    backend = HuggingFaceBackend(make_model("llama"))
+    inputs = ModelInputs(torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long))
+    with backend.counted_hooks({"layers.1.resid_post": torch.zeros_like}):
+        backend.forward(inputs, {"layers.1.resid_mid": lambda x: x})
+    backend.forward(inputs, {"layers.1.resid_mid": lambda x: x})
+
+
+def test_the_proof_leaves_mode_and_random_state_as_they_were() -> None:
+    model = make_model("gpt2").train()
+    model.transformer.h[1].eval()
+    before = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    HuggingFaceBackend(model).check_hook_points(["layers.1.resid_mid"])
+    assert [module.training for module in model.modules()] == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_logits_under_the_backend_s_own_name_are_edited_at_all_positions(tmp_path: Path, stack: str) -> None:
+    session = make_session(tmp_path, "llama", stack)
+    backend, inputs = session.module.backend, inputs_of(session, "left")
+    own = "lm_head:out" if stack == "core" else "unembed.hook_out"
+    seen: list[Tensor] = []
+    backend.forward(inputs, {own: lambda x: seen.append(x) or x}, inputs.answers)
+    assert seen[0].shape[1] == inputs.tokens.shape[1]
+
+
+def test_the_first_tensor_that_a_module_takes_or_returns_is_edited() -> None:
+    one, other = torch.zeros(2), torch.ones(2)
+    assert edited_inputs((None, one), {"mask": other}, lambda x: x + 5)[0][1].tolist() == [5, 5]
+    assert edited_inputs((), {"flag": True, "hidden_states": one}, lambda x: x + 5)[1]["hidden_states"].tolist() == [
+        5,
+        5,
+    ]
+    assert edited_inputs((None,), {"flag": True}, torch.neg) == ((None,), {"flag": True})
+    assert edited_output((one, other), lambda x: x + 5)[0].tolist() == [5, 5]
+    assert edited_output((None, other), torch.neg) == (None, other)
+    assert edited_output(None, torch.neg) is None
+    assert edited_output(BaseModelOutput(last_hidden_state=one), lambda x: x + 5).last_hidden_state.tolist() == [5, 5]
+
+
+def test_a_verdict_that_was_found_under_someone_else_s_edits_is_found_again() -> None:
+    model = make_model("llama")
+    one, other = HuggingFaceBackend(model), HuggingFaceBackend(model)
+    with one.hooked({"layers.1.resid_mid": lambda x: 2 * x}), pytest.raises(it.HookPointError):
+        other.check_hook_points(["layers.1.resid_mid"])
+    other.check_hook_points(["layers.1.resid_mid"])
+
+
+def test_blocks_that_share_a_sublayer_have_no_place_of_their_own_there() -> None:
+    model = make_model("llama")
+    model.model.layers[2].mlp = model.model.layers[1].mlp
+    backend = HuggingFaceBackend(model)
+    backend.check_hook_points(["layers.2.attn_out", "layers.0.mlp_out"])
+    for name in ("layers.1.mlp_out", "layers.2.mlp_out"):  # an edit of one would be an edit of both
+        with pytest.raises(it.HookPointError, match=f"no hook point '{name}'"):
+            backend.check_hook_points([name])
 
 
 def test_dropout_does_not_hide_the_place_between_attention_and_mlp() -> None:

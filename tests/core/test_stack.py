@@ -72,6 +72,11 @@ def test_a_default_model_is_added_where_no_other_is_named(adapter_of):
 def test_a_default_model_that_is_not_installed_leaves_the_model_to_core(adapter_of):
     adapter_of("latents", level="latents", default_model="absent")
     assert build_context(("latents",)).names == ("core", "latents")
+    adapter_of("others", level="latents", default_model="present")
+    adapter_of("present", level="model")
+    assert build_context(("latents", "others")).names == ("core", "present", "latents", "others")
+    adapter_of("purist", conflicts=("present",))
+    assert build_context(("others", "purist")).names == ("core", "others", "purist")
 
 
 def test_two_default_models_want_a_choice(adapter_of):

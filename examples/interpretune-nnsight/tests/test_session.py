@@ -64,6 +64,7 @@ def test_two_sessions_on_one_model_do_not_see_each_other(new_session):
     inputs = it.analysis.ModelInputs.from_batch(batch)
     place = "layers.1.resid_mid"
     seen = []
+    plain.module.backend.check_hook_points([place])
     with session.module.backend.hooked({place: lambda x: 2 * x}):
         both = plain.module.backend.forward(inputs, {place: lambda x: seen.append(x.clone()) or x})
     assert not torch.allclose(both, clean, atol=1e-3)  # of the same model, within the block

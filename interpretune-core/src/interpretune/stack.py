@@ -165,8 +165,12 @@ def _with_default_model(stacked: dict[str, StackedAdapter]) -> dict[str, Stacked
     """Add the model adapter that a stacked adapter would have by default, unless the stack has one already."""
     if any(adapter.declaration.level is Level.model for adapter in stacked.values()):
         return stacked
+    installed = installed_adapters()
+    refused = {enemy for adapter in stacked.values() for enemy in adapter.declaration.conflicts}
     wanted = {
-        adapter.declaration.default_model: adapter for adapter in stacked.values() if adapter.declaration.default_model
+        name: adapter
+        for adapter in stacked.values()
+        if (name := adapter.declaration.default_model) in installed and name not in refused
     }
     if len(wanted) > 1:
         wishes = " and ".join(f"{adapter.installed} {name!r}" for name, adapter in wanted.items())
@@ -174,8 +178,7 @@ def _with_default_model(stacked: dict[str, StackedAdapter]) -> dict[str, Stacked
             f"No model adapter is named, and {wishes} would be added by default, of which a stack has one. Name the "
             "one that you want in adapter_ctx."
         )
-    present = [name for name in wanted if name in installed_adapters()]
-    return {**stacked, **_with_requirements(present)}
+    return {**stacked, **_with_requirements(str(name) for name in wanted)}
 
 
 def _stack(installed: InstalledAdapter) -> StackedAdapter:

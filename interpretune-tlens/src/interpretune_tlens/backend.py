@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
+from interpretune.analysis.hook_names import LOGITS
 from interpretune.quantization import keep_weights_in_place
 from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
@@ -69,6 +70,10 @@ class TransformerLensBackend(AnalysisBackend):
             arguments["logits_to_keep"] = keep
         logits: Tensor = self._model(inputs.tokens, **arguments)
         return logits if keep is None or narrows else logits[:, keep]
+
+    def sees_kept_positions_only(self, place: str) -> bool:
+        """See ``HookedModel``: the unembedding."""
+        return place in (LOGITS, "hook_unembed") or place.startswith("unembed.")
 
     def create_replay(self) -> ReplayEngine:
         """The replay of a bridge or of a hooked transformer."""

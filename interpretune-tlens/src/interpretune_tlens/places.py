@@ -19,7 +19,7 @@ from interpretune.analysis.hook_names import (
     canonical_names,
     split_layer,
 )
-from interpretune.analysis.splicing import in_place
+from interpretune.analysis.module_edits import in_place
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from interpretune.analysis import Edit, HuggingFaceBackend
-from interpretune.analysis.decoder_places import CARRIED, OUT
-from interpretune.analysis.splicing import in_place
+from interpretune.analysis.module_edits import CARRIED, OUT, edited_inputs, edited_output, in_place
 from interpretune_nnsight.library import import_nnsight
 
 if TYPE_CHECKING:
@@ -100,14 +99,9 @@ def _worker(envoy: Any, side: str, edit: Edit) -> Any:
     def work() -> None:
         for _ in nnsight.intervention.iterator.Iterations()[:]:
             if side == OUT:
-                output = envoy.output
-                envoy.output = (made(output[0]), *output[1:]) if isinstance(output, tuple) else made(output)
-                continue
-            args, kwargs = envoy.inputs
-            if args:
-                envoy.inputs = (made(args[0]), *args[1:]), kwargs
+                envoy.output = edited_output(envoy.output, made)
             else:
-                first = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-                envoy.inputs = args, {**kwargs, first: made(kwargs[first])}
+                args, kwargs = envoy.inputs
+                envoy.inputs = edited_inputs(args, kwargs, made)
 
     return nnsight.intervention.interleaver.Mediator(WORK, {}, {"work": work})

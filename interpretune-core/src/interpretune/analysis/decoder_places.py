@@ -20,23 +20,21 @@ from interpretune.analysis.hook_names import (
     RESID_PRE,
     in_layer,
 )
+from interpretune.analysis.module_edits import CARRIED, IN, OUT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-IN, OUT = "in", "out"
-CARRIED = "carried"
-"""The input of a module, together with the skip connection around it."""
 
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 PROJECTION_NAMES = ("o_proj", "c_proj", "out_proj", "dense")
 MLP_NAMES = ("mlp", "feed_forward")
 FINAL_NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-POST_ATTENTION_NORM = "post_attention_layernorm"
-POST_MLP_NORM = "post_feedforward_layernorm"
-"""Where both exist (Gemma 2 and 3), they stand between a sublayer and the residual stream."""
-
 NORM_BEFORE_MLP_NAMES = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "final_layer_norm")
+NORMS_AFTER: Sequence[tuple[str, str, Sequence[str]]] = (
+    ("post_attention_layernorm", "post_feedforward_layernorm", ("pre_feedforward_layernorm",)),  # Gemma 2 and 3, OLMo 2
+    ("post_self_attn_layernorm", "post_mlp_layernorm", NORM_BEFORE_MLP_NAMES),  # GLM 4
+)
+"""Norms between attention, or the MLP, and the residual stream; and those that may stand before the MLP then."""
 
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
@@ -51,8 +49,7 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
 def decoder_places(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Canonical names of a decoder's places, each with module path and side (``model.layers.0:in``).
 
-    ``resid_mid`` is named wherever the structure has a norm in front of the MLP; whether the residual stream passes
-    there, only a forward can tell (``interpretune.analysis.middle``).
+    Whether the parts of a block are what they seem to be, only a forward can tell (``parts_as_named``).
     """
     found = decoder_blocks(model)
     if found is None:
@@ -71,19 +68,23 @@ def decoder_places(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
 
 def _block_places(block: Any) -> Iterator[tuple[str, str]]:
     yield RESID_PRE, f":{IN}"
-    normed = hasattr(block, POST_MLP_NORM)
     attention, mlp = _first(block, ATTENTION_NAMES), _first(block, MLP_NAMES)
+    after_attention, after_mlp = attention, mlp
+    before_mlp: Sequence[str] = NORM_BEFORE_MLP_NAMES
+    for norms in NORMS_AFTER:
+        if hasattr(block, norms[0]) and hasattr(block, norms[1]):
+            after_attention, after_mlp, before_mlp = norms
     if attention is not None:
         projection = _first(getattr(block, attention), PROJECTION_NAMES)
         if projection is not None:
             yield ATTN_Z, f".{attention}.{projection}:{IN}"
-        yield ATTN_OUT, f".{POST_ATTENTION_NORM if normed else attention}:{OUT}"
+        yield ATTN_OUT, f".{after_attention}:{OUT}"
     if mlp is not None:
-        norm = _first(block, NORM_BEFORE_MLP_NAMES[:1] if normed else NORM_BEFORE_MLP_NAMES)
-        if attention is not None and (normed or norm is not None):
+        norm = _first(block, before_mlp)
+        if attention is not None and (norm is not None or after_mlp != mlp):
             yield RESID_MID, f".{norm or mlp}:{CARRIED}"
         yield MLP_IN, f".{mlp}:{IN}"
-        yield MLP_OUT, f".{POST_MLP_NORM if normed else mlp}:{OUT}"
+        yield MLP_OUT, f".{after_mlp}:{OUT}"
     yield RESID_POST, f":{OUT}"
 
 

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from interpretune.analysis.backend import AnalysisBackend
-from interpretune.analysis.decoder_places import CARRIED, IN, OUT, decoder_blocks, decoder_places
-from interpretune.analysis.hook_names import canonical
+from interpretune.analysis.decoder_places import decoder_blocks, decoder_places
+from interpretune.analysis.hook_names import LOGITS, canonical
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit
+from interpretune.analysis.module_edits import CARRIED, IN, OUT, edited_inputs, edited_output, in_place
 from interpretune.analysis.replay.hf_engine import HuggingFaceReplay
-from interpretune.analysis.splicing import in_place
 from interpretune.quantization import keep_weights_in_place
 from interpretune.tokenization import position_ids
 
@@ -43,7 +42,8 @@ class HuggingFaceBackend(AnalysisBackend):
         self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
         self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
-        self._places = dict(decoder_places(model))
+        places = dict(decoder_places(model))  # modules that blocks share have one path
+        self._places = {name: place for name, place in places.items() if place.rpartition(":")[0] in self.modules}
 
     @property
     def model(self) -> nn.Module:
@@ -96,6 +96,11 @@ class HuggingFaceBackend(AnalysisBackend):
         logits: Tensor = self._model(**arguments).logits
         return logits if keep is None or narrows else logits[:, keep]
 
+    def sees_kept_positions_only(self, place: str) -> bool:
+        """See ``HookedModel``: the unembedding and what it consists of."""
+        head = self._places.get(LOGITS, ":").rpartition(":")[0]
+        return bool(head) and f"{self.place_of(place)[0]}.".startswith(f"{head}.")
+
     def create_replay(self) -> HuggingFaceReplay:
         """The replay of models whose attention transformers lets us choose."""
         return HuggingFaceReplay(self)
@@ -117,22 +122,6 @@ class HuggingFaceBackend(AnalysisBackend):
 def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
     """Apply an edit to the first tensor that a module takes or returns."""
     if side == OUT:
-
-        def after(_: nn.Module, args: Any, output: Any) -> Any:
-            if isinstance(output, ModelOutput):
-                first = next(key for key, value in output.items() if isinstance(value, Tensor))
-                output[first] = edit(output[first])
-                return output
-            return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
-
-        return module.register_forward_hook(after)
-
+        return module.register_forward_hook(lambda _, args, output: edited_output(output, edit))
     made = in_place(edit) if side == CARRIED else edit
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (made(args[0]), *args[1:]), kwargs
-        first = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, first: made(kwargs[first])}
-
-    return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_pre_hook(lambda _, args, kwargs: edited_inputs(args, kwargs, made), with_kwargs=True)

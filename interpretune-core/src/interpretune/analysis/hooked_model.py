@@ -18,21 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interpretune.analysis.hook_names import (
-    ATTN_OUT,
-    LOGITS,
-    MLP_OUT,
-    RESID_MID,
-    RESID_POST,
-    RESID_PRE,
-    aliases,
-    canonical,
-    in_layer,
-    split_layer,
-)
+from interpretune.analysis.block_parts import CHECKED, parts_as_named
+from interpretune.analysis.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit
-from interpretune.analysis.middle import layers_with_middle
 from interpretune.analysis.splicing import in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
 
@@ -89,6 +78,14 @@ class HookedModel(ABC):
             Logits ``[batch, k, vocab]``.
         """
 
+    def sees_kept_positions_only(self, place: str) -> bool:
+        """Whether a place comes after positions without wanted logits were left out (``keep`` of ``run_model``).
+
+        Args:
+            place: A name out of ``hook_point_names``.
+        """
+        return place == LOGITS
+
     def create_replay(self) -> ReplayEngine:
         """Make the engine that runs single tokens again over kept keys and values.
 
@@ -109,11 +106,19 @@ class HookedModel(ABC):
         return frozenset(self.hook_point_names())
 
     @functools.cached_property
-    def _layers_with_middle(self) -> frozenset[int]:
-        parts = (RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
-        layers = {found[0] for name in self._known if (found := split_layer(name)) is not None}
-        whole = [layer for layer in layers if all(in_layer(layer, part) in self._known for part in parts)]
-        return layers_with_middle(self, whole)
+    def _as_named(self) -> frozenset[str]:
+        """Of the hook points that a forward has to prove, those that it has proved."""
+        parts: dict[int, list[str]] = {}
+        for name in self._known:
+            found = split_layer(name)
+            if found is not None and name == in_layer(*found):
+                parts.setdefault(found[0], []).append(found[1])
+        return parts_as_named(self, parts)
+
+    def _is_as_named(self, name: str) -> bool:
+        if name not in self._as_named:
+            del self._as_named  # somebody else's edits may have been in force when it was found out
+        return name in self._as_named
 
     def place(self, name: str) -> str:
         """The name out of ``hook_point_names`` for a hook point that may be given by an alias.
@@ -123,14 +128,13 @@ class HookedModel(ABC):
         """
         wanted = canonical(name)
         found = split_layer(wanted)
-        if wanted in self._known and found is not None and found[1] == RESID_MID:
-            if found[0] not in self._layers_with_middle:
-                raise HookPointError(
-                    f"The model has no hook point {name!r}: nothing that is changed between attention and MLP of block "
-                    f"{found[0]} goes on in the residual stream. They may read the same input, side by side."
-                )
-            return wanted
         if wanted in self._known:
+            if found is not None and found[1] in CHECKED and not self._is_as_named(wanted):
+                raise HookPointError(
+                    f"The model has no hook point {name!r}: what passes at the place in block {found[0]} that would "
+                    "bear this name is not what is added to the residual stream, or an edit there does not reach it. "
+                    "`interpretune hooks` lists what there is."
+                )
             return wanted
         if name in self._known:
             return name
@@ -171,7 +175,7 @@ class HookedModel(ABC):
         with self.counted_hooks(edits):
             if points is None:
                 return self.run_model(inputs, None, **options)
-            if any(canonical(name) == LOGITS for name in edits):  # an edit of logits sees all positions
+            if any(self.sees_kept_positions_only(self.place(name)) for name in edits):  # edits see all positions
                 return points.of(self.run_model(inputs, None, **options))
             keep, where = points.positions.unique(return_inverse=True)
             return self.run_model(inputs, keep, **options)[points.examples, where]
@@ -182,6 +186,8 @@ class HookedModel(ABC):
 
         Edits of one place under several names are made in turn.
         """
+        if edits:
+            _ = self._as_named  # found out while no hook of this call is on the model
         fired: set[str] = set()
 
         def counted(name: str, edit: Edit) -> Edit:

@@ -119,18 +119,3 @@ def in_turn(edits: Sequence[Edit]) -> Edit:
         return activations
 
     return apply
-
-
-def in_place(edit: Edit) -> Edit:
-    """An edit that writes its result into the tensor that it is given, for whoever else holds that tensor.
-
-    So an edit of what a sublayer reads reaches the skip connection around it. The edit itself gets a copy, because
-    what it keeps for a backward must not change.
-    """
-
-    def apply(activations: Tensor) -> Tensor:
-        given = activations.clone()
-        edited = edit(given)
-        return activations if edited is given else activations.copy_(edited)
-
-    return apply

@@ -1,0 +1,106 @@
+"""Whether the places of a block are what their names say: found out by a forward, not by names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.analysis.hook_names import ATTN_OUT, MLP_OUT, RESID_MID, RESID_POST, RESID_PRE, in_layer
+from interpretune.analysis.inputs import probe_inputs
+from interpretune.analysis.latent_model import Edit
+
+if TYPE_CHECKING:
+    from interpretune.analysis.hooked_model import HookedModel
+
+CHECKED = (ATTN_OUT, RESID_MID, MLP_OUT)
+"""Parts of a block that a structure of modules can only suggest."""
+
+REMAINDER = 0.1
+"""Largest part of what came to the residual stream that nothing explains; weights of few bits round."""
+
+LEAST = 0.01
+"""Smallest factor by which something that is added may be multiplied; Granite has one of about 0.2."""
+
+
+@torch.no_grad()
+def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> frozenset[str]:
+    """The hook points among ``CHECKED`` that are what their names say.
+
+    One forward of two tokens: attention and MLP write random vectors, and a third is added between them. What came to
+    the residual stream in the block must be these, and at ``resid_mid`` the first alone must have come. What attention
+    and MLP add may be multiplied by a constant.
+
+    Args:
+        hooked: The model.
+        parts: For each layer the names of all its places. A layer that lacks one of those which touch the residual
+            stream cannot be checked and is taken at its word.
+    """
+    layers = [layer for layer, found in parts.items() if {RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST} <= set(found)]
+    checked = {layer: [in_layer(layer, part) for part in CHECKED if part in parts[layer]] for layer in layers}
+    unchecked = frozenset(
+        in_layer(layer, part) for layer in parts.keys() - set(layers) for part in CHECKED if part in parts[layer]
+    )
+    draw = torch.Generator().manual_seed(0)
+    seen: dict[str, Tensor] = {}
+    drawn: dict[str, Tensor] = {}
+
+    def note(name: str) -> Edit:
+        return lambda activations: seen.setdefault(name, activations.clone())
+
+    def write(name: str, *, add: bool) -> Edit:
+        def apply(activations: Tensor) -> Tensor:
+            seen[name] = activations.clone()
+            size = activations.float().std().item() or 1.0
+            drawn[name] = (size * torch.randn(activations.shape, generator=draw)).to(activations)
+            return activations + drawn[name] if add else drawn[name].clone()
+
+        return apply
+
+    edits = {in_layer(layer, part): note(in_layer(layer, part)) for layer in layers for part in (RESID_PRE, RESID_POST)}
+    edits |= {name: write(name, add=name.endswith(RESID_MID)) for names in checked.values() for name in names}
+    if layers:
+        with _evaluating(hooked.model), hooked.hooked(edits):
+            hooked.run_model(probe_inputs(hooked.model_device), None)
+
+    def real(layer: int) -> Iterator[str]:
+        pre, post, middle = (in_layer(layer, part) for part in (RESID_PRE, RESID_POST, RESID_MID))
+        if pre not in seen or post not in seen:
+            return
+        written = [name for name in checked[layer] if name in drawn]
+        factors = _factors(seen[post] - seen[pre], [drawn[name] for name in written])
+        for name, factor in zip(written, factors, strict=True):
+            if name != middle:
+                if factor > LEAST:
+                    yield name
+            elif abs(factor - 1) < REMAINDER:
+                before = _factors(seen[middle] - seen[pre], [drawn[in_layer(layer, ATTN_OUT)]])
+                if before and before[0] > LEAST:
+                    yield name
+
+    return unchecked.union(*(real(layer) for layer in layers))
+
+
+def _factors(total: Tensor, parts: Sequence[Tensor]) -> list[float]:
+    """Factors with which the parts sum up to the total; zeros where they do not."""
+    columns = torch.stack([part.double().flatten() for part in parts], dim=1).cpu()
+    wanted = total.double().flatten().cpu()
+    found = torch.linalg.lstsq(columns, wanted.unsqueeze(1)).solution
+    left = wanted - (columns @ found).flatten()
+    return found.flatten().tolist() if left.norm() < REMAINDER * wanted.norm() else [0.0] * len(parts)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without dropout, for the duration of a block."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
