@@ -52,6 +52,12 @@ FOUND = {
     "copies_errors": ("errors-arrive", "another object, PlannedError from PlannedError"),
     "renames_errors": ("errors-arrive", "another object, RuntimeError from PlannedError"),
     "holds_on_after_failures": ("released-after-a-failure", "prepare_data", "zoo-keeper still run"),
+    "holds_on_after_failing_steps": (
+        "released-after-a-failure",
+        "in a step of the loop `test`",
+        "zoo-keeper still run",
+    ),
+    "fails_after_predictions": ("sessions-end", "OSError: zoo_file"),
     "forgets_to_return": ("results-arrive", "the caller got None", "return (yield)"),
     "loses_state": ("state-loads", "zoo_"),
     # what belongs to others
@@ -86,6 +92,8 @@ FOUND = {
     "lists_a_place_that_never_fires": ("hook-points-fire", "zoo.gate:out"),
     "guesses_names": ("misspelt-names-refused", "layers.0.resid_pots"),
     "leaves_a_hook_after_errors": ("errors-leave-no-hooks", "after an error in an edit", "forward_hooks"),
+    "forgets_its_hook_when_stopped": ("errors-leave-no-hooks", "after an error in a spliced run", "forward_hooks"),
+    "replaces_the_forward": ("no-hooks-left", "replaced forward of model"),
     "leaves_a_hook": ("no-hooks-left", "forward_hooks of model"),
     "hands_out_its_cache": ("cache-is-a-copy", "were set to 0"),
     "places_an_edit_wrongly": ("cache-agrees", "activations at layers.1.mlp_in"),
@@ -100,6 +108,7 @@ FOUND = {
     "attaches_nowhere": ("session-runs", "layers.1.resid_pots", "layers.1.resid_post"),
     "decodes_once": ("latent-models-decode", "a second decoding"),
     "skips_the_last_batch": ("loops-evaluate", "shape [6, 2]"),
+    "averages_batches_alike": ("loops-evaluate", "val_loss of the loop `validate`", "off by"),
     "trains_nothing": ("loop-trains", "trainable parameters are as before"),
 }
 """These stack and run; only the kit finds what is wrong. Each breaks one rule and no other."""

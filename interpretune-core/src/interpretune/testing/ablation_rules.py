@@ -15,7 +15,7 @@ from interpretune.testing import reference
 from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
-from interpretune.testing.rule import RuleBroken, RuleSkipped, rule
+from interpretune.testing.rule import RuleSkipped, expect, rule
 
 EVERY = 3
 """Every third latent is ablated."""
@@ -75,11 +75,11 @@ def replays_are_trusted(bench: Bench) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prefill = backend.prefill(inputs, latents(bench))
-    if prefill.kept is None:
-        raise RuleBroken(
-            f"replays are refused: {'; '.join(str(item.message) for item in caught) or 'without a word'}",
-            "replays of this tiny model, or no create_replay",
-        )
+    expect(
+        prefill.kept is not None,
+        f"replays are refused: {'; '.join(str(item.message) for item in caught) or 'without a word'}",
+        "replays of this tiny model, or no create_replay",
+    )
 
 
 def _prefill(bench: Bench, inputs: ModelInputs, points: Points | None = None) -> Any:

@@ -11,6 +11,8 @@ from interpretune.testing import (  # isort: skip - the order of the imports is 
     step_rules,
     padding_rules,
     hook_point_rules,
+    hook_error_rules,
+    activation_rules,
     splicing_rules,
     ablation_rules,
     intervention_rules,
@@ -21,16 +23,19 @@ from interpretune.testing import (  # isort: skip - the order of the imports is 
     latents_rules,
     loop_rules,
     contribution_rules,
+    session_end_rules,
 )
 from interpretune.testing.rule import RULES
 
 __all__ = [
     "RULES",
     "ablation_rules",
+    "activation_rules",
     "analysis_rules",
     "contribution_rules",
     "declaration_rules",
     "device_rules",
+    "hook_error_rules",
     "hook_point_rules",
     "hook_removal_rules",
     "import_rules",
@@ -42,6 +47,7 @@ __all__ = [
     "padded_analysis_rules",
     "padding_rules",
     "pickling_rules",
+    "session_end_rules",
     "splicing_rules",
     "stacking_rules",
     "step_rules",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import shutil
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interpretune.analysis.inputs import ModelInputs
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
@@ -54,6 +56,7 @@ class Bench:
         self.broken: set[str] = set()
         self.notes: dict[str, Any] = {}
         self._numbers = itertools.count()
+        self._sessions: list[ITSession] = []
 
     # ----------------------------------------------------------------------------------------------------- the adapter
 
@@ -135,7 +138,7 @@ class Bench:
         model_folder: Path | None = None,
         **settings: Any,
     ) -> ITSession:
-        """A session of its own.
+        """A session of its own, which is ended with the others if no rule ends it.
 
         Args:
             init: Bring it to life.
@@ -145,6 +148,7 @@ class Bench:
             **settings: Fields of ``ITConfig``.
         """
         session = ITSession(self.session_cfg(module_cls, datamodule_cls, model_folder, **settings))
+        self._sessions.append(session)
         if init:
             it_init(**session)
         return session
@@ -240,12 +244,22 @@ class Bench:
         """Ids of the tokenizer's special tokens."""
         return sorted(set(self.session.datamodule.tokenizer.all_special_ids))
 
+    def end_sessions(self) -> None:
+        """End every session that is alive, the shared one too; where one fails to end, the others are ended still."""
+        vars(self).pop("session", None)
+        with contextlib.ExitStack() as endings:
+            while self._sessions:
+                session = self._sessions.pop()
+                if session.module._it_state.initialised:
+                    endings.callback(it_session_end, **session)
+
     def close(self) -> None:
-        """End the shared session and remove everything that was written."""
-        session = vars(self).pop("session", None)
-        if session is not None and "session-runs" not in self.broken:
-            it_session_end(**session)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End all sessions, unless it is known that they do not end, and remove everything that was written."""
+        try:
+            if not {"session-runs", "sessions-end"} & self.broken:
+                self.end_sessions()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---------------------------------------------------------------------------------------------------------- batches
 
@@ -283,6 +297,10 @@ class Bench:
     def even_batch(self) -> dict[str, Tensor]:
         """A batch without padding."""
         return self.padded(list(self.even_rows), "left")
+
+    def even_inputs(self) -> ModelInputs:
+        """The same, as analyses see it."""
+        return ModelInputs.from_batch(self.even_batch())
 
     def on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch where the module is."""

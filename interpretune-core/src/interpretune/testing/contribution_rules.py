@@ -16,7 +16,7 @@ from interpretune.testing.rule import expect, rule
 def names_of_parameters(bench: Bench) -> None:
     """Further names of parameters stand for parameters that the module has."""
     known = {name for name, _ in bench.module.named_parameters()}
-    for names in bench.module._hook.it_name_parameters(module=bench.module):
+    for names in bench.module.context.hook.it_name_parameters(module=bench.module):
         expect(isinstance(names, Mapping), f"it_name_parameters gave {type(names).__name__}", "a mapping")
         for further, targets in names.items():
             expect(not isinstance(targets, str), f"{further!r} stands for the text {targets!r}", "a sequence of names")
@@ -28,12 +28,12 @@ def names_of_parameters(bench: Bench) -> None:
 def operations_and_sections(bench: Bench) -> None:
     """Operations have names of their own, report sections are report sections, configured fields exist."""
     module = bench.module
-    operations = [item for group in module._hook.it_contribute_operations(module=module) for item in group]
+    operations = [item for group in module.context.hook.it_contribute_operations(module=module) for item in group]
     wrong = [type(item).__name__ for item in operations if not isinstance(item, Operation)]
     expect(not wrong, f"it_contribute_operations gave {', '.join(wrong)}", "operations")
     twice = [name for name, count in Counter(item.name for item in operations).items() if count > 1]
     expect(not twice, f"two operations are called {', '.join(twice)}", "one operation for each name")
-    for section in module._hook.it_report_latents(module=module):
+    for section in module.context.hook.it_report_latents(module=module):
         expect(
             isinstance(section, ReportSection), f"it_report_latents gave {type(section).__name__}", "a ReportSection"
         )

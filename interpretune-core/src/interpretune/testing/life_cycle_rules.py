@@ -11,7 +11,7 @@ from interpretune.loops.start import test
 from interpretune.session import ITSession, it_init, it_session_end
 from interpretune.testing.bench import Bench
 from interpretune.testing.recording import hook_calls
-from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.rule import expect, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule, calls_of, error_raised_by, failing
 
 LIFE = (
@@ -95,16 +95,14 @@ def error_of(call: Callable[[], Any]) -> BaseException | None:
 def _check_error(found: BaseException | None, user: object, where: str) -> None:
     raised = error_raised_by(user)
     expected = f"the very error that was raised, {raised!r}"
-    if raised is None:
-        raise RuleBroken(f"{where} was not called", "a call, which fails")
-    if found is None:
-        raise RuleBroken(f"an error in {where} did not reach the caller", expected)
+    expect(raised is not None, f"{where} was not called", "a call, which fails")
+    expect(found is not None, f"an error in {where} did not reach the caller", expected)
     chain = " from ".join(type(item).__name__ for item in _chain(found))
     expect(found is raised, f"an error in {where} reached the caller as another object, {chain}: {found}", expected)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    item: BaseException | None = error
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    item = error
     while item is not None:
         yield item
         item = item.__cause__ or item.__context__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from interpretune.declaration import Level
 from interpretune.loops.config import LoopConfig
@@ -21,13 +22,14 @@ N_BATCHES = math.ceil(N_ROWS / BATCH_SIZE)
 
 @rule(stack=True, levels=[Level.framework], after=["forward-agrees"])
 def loops_evaluate(bench: Bench) -> None:
-    """The loops validate, test and predict see every row once, and give metrics and predictions."""
+    """The loops validate, test and predict see every row once, and give the plain model's losses and predictions."""
     session = bench.new_session()
     result = predict(**session, loop_cfg=LoopConfig(progress=False))
     rows = [torch.tensor(row) for row in session.datamodule.dataset["validation"]["input_ids"]]
     answers = session.module.answer_token_ids.cpu()
     with torch.no_grad():
         wanted = torch.stack([reference.logits_of(bench.reference, row)[-1, answers] for row in rows])
+    loss = cross_entropy(wanted, torch.tensor(session.datamodule.dataset["validation"]["labels"]))
     same(torch.cat([batch["logits"] for batch in result.predictions]), wanted, "predictions of the loop `predict`")
     for name, loop, step in (("validate", validate, "validation_step"), ("test", test, "test_step")):
         calls_of(session.module).clear()
@@ -35,7 +37,8 @@ def loops_evaluate(bench: Bench) -> None:
         calls = calls_of(session.module).count(step)
         expect(calls == N_BATCHES, f"the loop `{name}` ran {step} {calls} times", f"{N_BATCHES}, once for each batch")
         key = f"{'val' if name == 'validate' else name}_loss"
-        expect(math.isfinite(metrics.get(key, math.nan)), f"the loop `{name}` gave the metrics {dict(metrics)}", key)
+        expect(key in metrics, f"the loop `{name}` gave the metrics {dict(metrics)}", key)
+        same(torch.tensor(metrics[key]), loss, f"{key} of the loop `{name}`, the mean of all rows")
     it_session_end(**session)
 
 

@@ -27,10 +27,11 @@ def names_of(bench: Bench) -> list[str]:
 
 def offered(bench: Bench) -> list[str]:
     """Those that the backend offers."""
-    return [name for name in names_of(bench) if _offers(bench.backend, name)]
+    return [name for name in names_of(bench) if offers(bench.backend, name)]
 
 
-def _offers(backend: Any, name: str) -> bool:
+def offers(backend: Any, name: str) -> bool:
+    """Whether a backend knows a hook point, by a canonical name or another."""
     try:
         backend.check_hook_points([name])
     except HookPointError:
@@ -48,13 +49,13 @@ def latents(bench: Bench) -> list[RandomDictionary]:
         dictionary(bench, in_layer(LOWER, RESID_POST), skips=True, seed=1),
         dictionary(bench, in_layer(UPPER, RESID_POST), seed=2, linear=False),
     ]
-    if not all(_offers(bench.backend, item.hook_point) for item in found):
+    if not all(offers(bench.backend, item.hook_point) for item in found):
         raise RuleSkipped("the backend does not offer the residual stream after its blocks")
     read, write = in_layer(UPPER, MLP_IN), in_layer(UPPER, MLP_OUT)
-    if _offers(bench.backend, read) and _offers(bench.backend, write):
+    if offers(bench.backend, read) and offers(bench.backend, write):
         found.append(dictionary(bench, read, output=write, seed=3))
     middle = in_layer(UPPER + 1, RESID_MID)
-    if _offers(bench.backend, middle):
+    if offers(bench.backend, middle):
         found.append(dictionary(bench, middle, seed=4, skips=True))
     return found
 

@@ -12,7 +12,7 @@ class SavedDictionary:
     """A dictionary in a folder.
 
     Attributes:
-        path: A folder that ``Dictionary.save`` wrote.
+        path: A folder that ``Dictionary.save_to`` wrote.
     """
 
     path: str | Path

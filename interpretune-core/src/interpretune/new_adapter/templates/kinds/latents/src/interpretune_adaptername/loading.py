@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from interpretune import ITModule, LatentModelError
-from interpretune.analysis import ModelInputs
+from interpretune.analysis.inputs import probe_inputs
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -16,7 +15,7 @@ from interpretune_adaptername.dictionary import ABOUT, WEIGHTS, Dictionary
 
 
 def load_dictionary(path: str | Path) -> Dictionary:
-    """Read what ``Dictionary.save`` wrote.
+    """Read what ``Dictionary.save_to`` wrote.
 
     Args:
         path: The folder.
@@ -32,7 +31,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise LatentModelError(
             f"{folder} cannot be read as a dictionary of adapter_name: {type(error).__name__}: {error}. "
-            f"Give a folder with {ABOUT} and {WEIGHTS}, as Dictionary.save writes them."
+            f"Give a folder with {ABOUT} and {WEIGHTS}, as Dictionary.save_to writes them."
         ) from error
     return dictionary
 
@@ -48,6 +47,5 @@ def width_at(module: ITModule, hook_point: str) -> int:
     Raises:
         HookPointError: The model has no such place; the nearest names are given.
     """
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=module.device)
-    seen = module.backend.capture(ModelInputs(tokens, torch.ones_like(tokens)), [hook_point])
+    seen = module.backend.capture(probe_inputs(module.device), [hook_point])
     return seen[hook_point].flatten(2).shape[-1]

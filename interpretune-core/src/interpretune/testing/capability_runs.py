@@ -1,0 +1,51 @@
+"""One run for each thing that a backend can do with latent models and interventions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from interpretune.analysis.inputs import ModelInputs
+from interpretune.analysis.interventions import Scale, generate_with_interventions, run_with_interventions
+from interpretune.analysis.latent_model import activation_name
+from interpretune.analysis.replay.rows import LatentRows
+from interpretune.testing.bench import Bench
+
+
+def capability_runs(bench: Bench, module: Any, models: Sequence[Any], place: str) -> Mapping[str, Callable[[], Any]]:
+    """Runs by what they are called in messages; only those of capabilities that the backend declares.
+
+    Args:
+        bench: The workbench.
+        module: The module that they run on.
+        models: Latent models, which all of them splice.
+        place: Where interventions happen.
+    """
+    backend, batch = module.backend, bench.even_batch()
+    inputs, names = ModelInputs.from_batch(batch), [activation_name(item) for item in models]
+    change = [Scale(at=place, factor=0.0)]
+
+    def steered() -> Any:
+        return generate_with_interventions(module, batch, change, models, max_new_tokens=2, do_sample=False)
+
+    runs: dict[tuple[str, ...], dict[str, Callable[[], Any]]] = {
+        ("splice",): {"a spliced run": lambda: backend.run_spliced(inputs, models, record=names)},
+        ("gradients",): {
+            "gradients": lambda: backend.gradients(inputs, models, lambda logits: logits[:, 3].sum(), names)
+        },
+        ("ablation",): {"an ablation": lambda: ablate(backend, backend.prefill(inputs, models), names[0])},
+        ("splice", "interventions"): {
+            "an intervention": lambda: run_with_interventions(backend, inputs, change, models),
+            "a steered generation": steered,
+        },
+    }
+    offered = (some for needed, some in runs.items() if bench.capabilities >= set(needed))
+    return {what: run for some in offered for what, run in some.items()}
+
+
+def ablate(backend: Any, prefill: Any, name: str) -> Any:
+    """Set a latent of either row to 0."""
+    pairs = torch.tensor([[0, 0], [1, 3]], device=prefill.logits.device)
+    return backend.ablate(prefill, LatentRows.single(name, pairs))
