@@ -25,8 +25,9 @@ $(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) $(EX
 demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help" shows what can be changed
 	$(BIN)/interpretune demo $(ARGS)
 
-test: $(INSTALLED)  ## all tests; ARGS="-k name" selects some
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
