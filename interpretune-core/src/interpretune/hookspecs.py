@@ -11,8 +11,10 @@ How results combine:
 
 An exception in an implementation stops the call and reaches the caller; during ``it_init`` core then ends the session
 (``it_end_session``) before the exception goes on. While a session is being built (the hooks of the phase init) there is
-none to end: an implementation that fails there releases what it holds itself. Any hook may be wrapped (``hookimpl(wrapper=True)``); the wrapper of
-the adapter that stands lowest in the stack is outermost. ``tryfirst`` and ``trylast`` are reserved for core.
+none to end: an implementation that fails there releases what it holds itself.
+
+Any hook may be wrapped (``hookimpl(wrapper=True)``); the wrapper of the adapter that stands lowest in the stack is
+outermost. ``tryfirst`` and ``trylast`` are reserved for core.
 
 All hooks exist since contract 1.0.
 """
