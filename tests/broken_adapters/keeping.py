@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-from interpretune.testing import RULES, AdapterConformance, Rule
+from interpretune.discovery import installed_adapters
+from interpretune.testing import RULES, AdapterConformance, Rule, reference
 from interpretune.testing.doctor import Verdict, check_suite
+from interpretune.testing.reference import plain_model
+from interpretune.testing.tiny_latents import RandomDictionary
+from interpretune.testing.tiny_models import save_tiny_model
 
 PACKAGE = "tests.broken_adapters"
 OTHERS = "stacks-in-every-order"
@@ -20,11 +29,36 @@ IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-changes-noth
 """Each starts a process: they are checked on the animals that they are about, and on the sound one."""
 
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="interpretune-zoo-models-")
+
+
 class ZooSuite(AdapterConformance):
     """All animals are called the same."""
 
     adapter = "zoo"
     import_limit = 0.2
+
+    def write_tiny_model(self, folder):
+        shutil.copytree(_written("llama"), folder, dirs_exist_ok=True)
+
+    def write_model_with_learned_positions(self, folder):
+        shutil.copytree(_written("gpt2"), folder, dirs_exist_ok=True)
+
+    def reference_model(self, folder):
+        return _plain(json.loads((folder / "config.json").read_text())["model_type"])
+
+
+@functools.cache
+def _written(kind: str) -> Path:
+    """A tiny model; that of all animals, who may copy it."""
+    folder = Path(_FOLDER.name, kind)
+    return save_tiny_model(folder, kind, dropout=0.1)
+
+
+@functools.cache
+def _plain(kind: str) -> Any:
+    """The model of all references; animals do not see it."""
+    return plain_model(_written(kind))
 
 
 @contextlib.contextmanager
@@ -38,12 +72,37 @@ def installed(animal: str) -> Iterator[None]:
         (info / "entry_points.txt").write_text(f"[interpretune.adapters]\nzoo = {PACKAGE}.{animal}:adapter\n")
         sys.path.insert(0, site)
         importlib.invalidate_caches()
+        found = installed_adapters()  # read once: nothing else is installed meanwhile
         try:
-            yield
+            with mock.patch("interpretune.stack.installed_adapters", return_value=found):
+                yield
         finally:
             sys.path.remove(site)
             for name in [name for name in sys.modules if name not in before and name.startswith(f"{PACKAGE}.")]:
                 del sys.modules[name]
+
+
+_REMEMBERED: dict[Any, Any] = {}
+"""Naive ablations, which are the same for all animals: of one plain model, with latent models that only seeds make."""
+
+
+@contextlib.contextmanager
+def references_remembered() -> Iterator[None]:
+    """Compute each naive ablation once."""
+    compute = reference.ablated_logits
+
+    def remembered(model, latent_models, tokens, special, changes, position=reference.ANSWER):
+        if {type(item) for item in latent_models} != {RandomDictionary}:
+            return compute(model, latent_models, tokens, special, changes, position)
+        of_models = tuple((item.name, item.output_hook_point) for item in latent_models)
+        of_changes = tuple((name, tuple(values.items())) for name, values in changes.items())
+        key = (id(model), of_models, tuple(tokens.tolist()), tuple(special), of_changes, position)
+        if key not in _REMEMBERED:
+            _REMEMBERED[key] = compute(model, latent_models, tokens, special, changes, position)
+        return _REMEMBERED[key].clone()
+
+    with mock.patch.object(reference, "ablated_logits", remembered):
+        yield
 
 
 def rules_for(expected: str) -> list[Rule] | None:
@@ -62,5 +121,5 @@ def verdicts_on(animal: str, rules: Iterable[Rule] | None = None) -> list[Verdic
     """
     slow = (*IMPORT_RULES, OTHERS)
     chosen = [rule for rule in RULES.values() if rule.id not in slow] if rules is None else list(rules)
-    with installed(animal), tempfile.TemporaryDirectory(prefix="interpretune-zoo-") as folder:
+    with installed(animal), references_remembered(), tempfile.TemporaryDirectory(prefix="interpretune-zoo-") as folder:
         return list(check_suite(ZooSuite(), Path(folder), chosen))

@@ -35,13 +35,13 @@ def ablation_agrees(bench: Bench) -> None:
         same(prefill.latents[name], torch.stack([row[1][name][-1] for row in wanted]), f"latents {name} of a prefill")
         pairs = [(i, latent) for i in range(len(inputs)) for latent in range(0, item.d_sae, EVERY)]
         found = bench.backend.ablate(prefill, LatentRows.single(name, torch.tensor(pairs, device=device)))
-        expected = torch.stack([_naive(bench, i, {name: {latent: 0.0}}) for i, latent in pairs])
+        expected = torch.stack([_naive(bench, models, i, {name: {latent: 0.0}}) for i, latent in pairs])
         same(found, expected, f"logits with single latents of {name} ablated")
         together = LatentRows.sets(
             name, torch.tensor([0, 1], device=device), [torch.tensor([0, 3, 6], device=device)] * 2, 0.5
         )
         changes = {name: {0: 0.5, 3: 0.5, 6: 0.5}}
-        expected = torch.stack([_naive(bench, i, changes) for i in range(2)])
+        expected = torch.stack([_naive(bench, models, i, changes) for i in range(2)])
         same(bench.backend.ablate(prefill, together), expected, f"logits with three latents of {name} set to 0.5")
 
 
@@ -58,7 +58,7 @@ def ablation_at_other_points(bench: Bench) -> None:
     name = activation_name(item)
     pairs = [(i, latent) for i in range(2) for latent in range(0, item.d_sae, EVERY)]
     found = bench.backend.ablate(prefill, LatentRows.single(name, torch.tensor(pairs, device=device)))
-    expected = torch.stack([_naive(bench, i, {name: {latent: 0.0}}, positions[i]) for i, latent in pairs])
+    expected = torch.stack([_naive(bench, models, i, {name: {latent: 0.0}}, positions[i]) for i, latent in pairs])
     same(found, expected, f"logits at other tokens with single latents of {name} ablated")
 
 
@@ -89,7 +89,7 @@ def _prefill(bench: Bench, inputs: ModelInputs, points: Points | None = None) ->
         return bench.backend.prefill(inputs, latents(bench), points)
 
 
-def _naive(bench: Bench, row: int, changes: dict[str, dict[int, float]], position: int = -1) -> Tensor:
-    return reference.ablated_logits(
-        bench.reference, latents(bench), bench.even_rows[row], bench.special, changes, position
-    )
+def _naive(
+    bench: Bench, models: list[Any], row: int, changes: dict[str, dict[int, float]], position: int = -1
+) -> Tensor:
+    return reference.ablated_logits(bench.reference, models, bench.even_rows[row], bench.special, changes, position)

@@ -136,6 +136,7 @@ class Bench:
         module_cls: type = UserModule,
         datamodule_cls: type = UserDataModule,
         model_folder: Path | None = None,
+        own_cache: bool = False,
         **settings: Any,
     ) -> ITSession:
         """A session of its own, which is ended with the others if no rule ends it.
@@ -145,9 +146,10 @@ class Bench:
             module_cls: The user's module.
             datamodule_cls: The user's data module.
             model_folder: Another model.
+            own_cache: Prepare the data anew; otherwise the first session of a kind prepares them for the others.
             **settings: Fields of ``ITConfig``.
         """
-        session = ITSession(self.session_cfg(module_cls, datamodule_cls, model_folder, **settings))
+        session = ITSession(self.session_cfg(module_cls, datamodule_cls, model_folder, own_cache, **settings))
         self._sessions.append(session)
         if init:
             it_init(**session)
@@ -158,6 +160,7 @@ class Bench:
         module_cls: type = UserModule,
         datamodule_cls: type = UserDataModule,
         model_folder: Path | None = None,
+        own_cache: bool = False,
         **settings: Any,
     ) -> ITSessionConfig:
         """The configuration of a session; arguments as for ``new_session``."""
@@ -172,7 +175,7 @@ class Bench:
             datamodule_cls=datamodule_cls,
             shared_cfg=ITSharedConfig(
                 model_name_or_path=str(model_folder or self.model_folder),
-                cache_dir=self.folder / f"cache-{next(self._numbers)}",
+                cache_dir=self.folder / (f"cache-{next(self._numbers)}" if own_cache else "cache"),
             ),
             datamodule_cfg=ITDataModuleConfig(
                 data=data,

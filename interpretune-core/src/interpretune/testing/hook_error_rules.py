@@ -37,7 +37,7 @@ def stop(activations: Tensor) -> Tensor:
     raise _StopError
 
 
-@rule(stack=True, after=["canonical-names-exist", "sessions-stay-apart"])
+@rule(stack=True, after=["canonical-names-exist", "sessions-stay-apart", "nothing-global-changes"])
 def errors_leave_no_hooks(bench: Bench) -> None:
     """An error in the middle of a run of any kind arrives, and no hook stays on the model."""
     module = bench.new_session().module  # its own: what is left behind would spoil other rules

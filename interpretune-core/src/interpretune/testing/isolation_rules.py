@@ -92,7 +92,7 @@ def nothing_global_changes(bench: Bench) -> None:
     """A session leaves settings, classes, hooks on all modules, loggers, environment and random states alone."""
     bench.session  # noqa: B018 - skips where no session can be made
     before = GlobalState()
-    session = bench.new_session()
+    session = bench.new_session(own_cache=True)
     _expect_unchanged(before, "making a session and bringing it to life")
     module = session.module
     batch = bench.even_batch()

@@ -42,7 +42,7 @@ def life_cycle_in_order(bench: Bench) -> None:
     """Each hook of the life cycle is called once and in order, and the user's methods with them."""
     bench.session  # noqa: B018 - skips where no session can be made
     with hook_calls() as calls:
-        session = bench.new_session()
+        session = bench.new_session(own_cache=True)
         it_session_end(**session)
     lived = [name for name in calls if name in LIFE]
     expect(lived == list(LIFE), f"hooks were called in the order {', '.join(lived)}", ", ".join(LIFE))

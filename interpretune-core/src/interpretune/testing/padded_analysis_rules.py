@@ -20,15 +20,14 @@ def padding_splicing(bench: Bench) -> None:
     """Logits and latents with latent models spliced in are those of the unpadded rows."""
     backend, models = bench.backend, latents(bench)
     names = [activation_name(item) for item in models]
+
+    def recorded(inputs: ModelInputs) -> Tensor:
+        found = backend.run_spliced(inputs, models, record=names).activations
+        return real_tokens(torch.cat([found[name] for name in names], dim=-1), inputs.attention_mask)
+
     with torch.no_grad():
         invariant(bench, "logits of a spliced run", lambda inputs: backend.run_spliced(inputs, models).answer_logits)
-        for name in names:
-
-            def recorded(inputs: ModelInputs, name: str = name) -> Tensor:
-                found = backend.run_spliced(inputs, models, record=[name]).activations[name]
-                return real_tokens(found, inputs.attention_mask)
-
-            invariant(bench, f"latents {name} at real tokens", recorded)
+        invariant(bench, f"latents {', '.join(names)} at real tokens", recorded)
 
 
 @rule(stack=True, capabilities=["gradients"], after=["padding-splicing", "gradients-agree"])
@@ -49,15 +48,15 @@ def padding_gradients(bench: Bench) -> None:
 def padding_ablation(bench: Bench) -> None:
     """Logits with latents ablated are those of the unpadded rows."""
     backend, models = bench.backend, latents(bench)
-    for name in map(activation_name, models):
+    names = [activation_name(item) for item in models]
 
-        def ablated(inputs: ModelInputs, name: str = name) -> Tensor:
-            prefill = backend.prefill(inputs, models)
-            n, width = len(inputs), prefill.latents[name].shape[-1]
-            pairs = torch.cartesian_prod(torch.arange(n), torch.arange(0, width, 4)).to(inputs.tokens.device)
-            return backend.ablate(prefill, LatentRows.single(name, pairs))
+    def ablated(inputs: ModelInputs) -> Tensor:
+        prefill = backend.prefill(inputs, models)
+        rows, chosen = torch.arange(len(inputs)), torch.arange(0, models[0].d_sae, 4)
+        pairs = torch.cartesian_prod(rows, chosen).to(inputs.tokens.device)
+        return torch.cat([backend.ablate(prefill, LatentRows.single(name, pairs)) for name in names], dim=-1)
 
-        invariant(bench, f"logits with latents of {name} ablated", ablated)
+    invariant(bench, f"logits with single latents of {', '.join(names)} ablated", ablated)
 
 
 @rule(stack=True, capabilities=["interventions"], after=["padding-backend", "interventions-agree"])
