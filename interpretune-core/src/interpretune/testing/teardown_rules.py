@@ -19,6 +19,9 @@ from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.user_classes import UserModule
 
+MOMENT = 1.0
+"""Seconds that a thread may take to end."""
+
 
 @rule(stack=True, after=["errors-arrive", "nothing-global-changes"])
 def released_after_a_failure(bench: Bench) -> None:
@@ -57,12 +60,15 @@ def _expect_release(phase: str) -> Iterator[Callable[[ITSession], None]]:
     expect(not alive, f"{phase} the session counts as alive", "core's part of it_end_session")
     left = left_behind(before, module)
     expect(not left, f"{phase} there are still {left}", "no hooks of torch on the module")
-    new = [thread.name for thread in threading.enumerate() if thread not in threads and _is_ours(thread)]
+    new = [thread.name for thread in threading.enumerate() if thread not in threads and _stays(thread)]
     expect(not new, f"{phase} the threads {', '.join(new)} still run", "none")
     changes = state.changes()
     expect(not changes, f"{phase} there is another {'; '.join(changes)}", "what was there before")
 
 
-def _is_ours(thread: threading.Thread) -> bool:
-    """Monitors of progress bars live as long as the process."""
-    return thread.is_alive() and "tqdm" not in type(thread).__module__ and "tqdm" not in thread.name.lower()
+def _stays(thread: threading.Thread) -> bool:
+    """Whether a thread goes on; workers of pools take a moment to end, monitors of progress bars never do."""
+    if "tqdm" in type(thread).__module__ or "tqdm" in thread.name.lower():
+        return False
+    thread.join(MOMENT)
+    return thread.is_alive()
