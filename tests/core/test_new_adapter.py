@@ -17,7 +17,7 @@ from interpretune.cli import EXIT_ERROR, main
 from interpretune.new_adapter import writing
 from interpretune.new_adapter.naming import LONGEST, check_name
 from interpretune.new_adapter.writing import ADAPTER_KINDS, KINDS, TEMPLATES, core_requirement, write_adapter
-from interpretune.testing.all_rules import RULES
+from interpretune.testing.rules import RULES
 from tests.fresh_environment import CORE, ROOT, FreshEnvironment
 
 if sys.version_info >= (3, 11):

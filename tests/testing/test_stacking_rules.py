@@ -62,17 +62,16 @@ def test_a_default_model_may_be_what_does_not_stack(adapter, check):
 
 def test_a_refusal_without_a_declared_reason_is_a_failure(adapter, check, monkeypatch):
     from interpretune.errors import StackError
-    from interpretune.testing import stacking_rules
 
     adapter("loner", "level='extension'")
-    build = stacking_rules.build_context
+    build = stacking.build_context
 
     def refuse(names):
         if {"loner", "huggingface"} <= set(names):
             raise StackError("'loner' and 'huggingface' do not like each other")
         return build(names)
 
-    monkeypatch.setattr(stacking_rules, "build_context", refuse)
+    monkeypatch.setattr(stacking, "build_context", refuse)
     with pytest.raises(RuleBroken, match="do not like each other"):
         check("loner")
 

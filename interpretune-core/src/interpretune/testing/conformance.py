@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from interpretune.testing import all_rules
+from interpretune.testing import rules
 from interpretune.testing.rule import Rule
 
 
@@ -85,5 +85,5 @@ def _test_of(rule: Rule) -> Callable[..., None]:
     return test
 
 
-for _rule in all_rules.RULES.values():
+for _rule in rules.RULES.values():
     setattr(AdapterConformance, _rule.test_name, _test_of(_rule))

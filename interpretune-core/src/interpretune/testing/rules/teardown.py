@@ -13,10 +13,10 @@ from interpretune.loops.start import test
 from interpretune.session import ITSession, it_init, it_session_end
 from interpretune.testing.bench import Bench
 from interpretune.testing.global_state import GlobalState
-from interpretune.testing.life_cycle_rules import END, PHASES, error_of, session_failing
 from interpretune.testing.model_hooks import hooks_on, left_behind
 from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.rules.life_cycle import END, PHASES, error_of, session_failing
 from interpretune.testing.user_classes import UserModule
 
 MOMENT = 1.0

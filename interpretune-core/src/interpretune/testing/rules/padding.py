@@ -17,7 +17,7 @@ from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import RuleSkipped, expect, rule
-from interpretune.testing.step_rules import NEW_TOKENS, check_generated
+from interpretune.testing.rules.step import NEW_TOKENS, check_generated
 from interpretune.tokenization import answer_positions
 
 SIDES = ("left", "right")

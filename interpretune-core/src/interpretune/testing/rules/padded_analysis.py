@@ -10,9 +10,9 @@ from interpretune.analysis.interventions import Add, run_with_interventions
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.replay.rows import LatentRows
 from interpretune.testing.bench import Bench
-from interpretune.testing.padding_rules import invariant, real_tokens
 from interpretune.testing.places import latents
 from interpretune.testing.rule import rule
+from interpretune.testing.rules.padding import invariant, real_tokens
 
 
 @rule(stack=True, capabilities=["splice"], after=["padding-backend", "splicing-agrees"])
