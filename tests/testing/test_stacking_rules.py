@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from interpretune.testing import RULES, AdapterConformance, Bench, RuleBroken
+from interpretune.testing.rules import stacking
 
 SOURCE = """
 import interpretune as it
@@ -63,17 +64,17 @@ def test_a_default_model_may_be_what_does_not_stack(adapter, check):
 def test_a_refusal_without_a_declared_reason_is_a_failure(adapter, check, monkeypatch):
     from interpretune.errors import StackError
 
-    adapter("loner", "level='extension'")
+    adapter("hermit", "level='extension'")
     build = stacking.build_context
 
     def refuse(names):
-        if {"loner", "huggingface"} <= set(names):
-            raise StackError("'loner' and 'huggingface' do not like each other")
+        if {"hermit", "huggingface"} <= set(names):
+            raise StackError("'hermit' and 'huggingface' do not like each other")
         return build(names)
 
     monkeypatch.setattr(stacking, "build_context", refuse)
     with pytest.raises(RuleBroken, match="do not like each other"):
-        check("loner")
+        check("hermit")
 
 
 @pytest.mark.parametrize("fault", ["raise SystemExit(3)", "raise RuntimeError('no')"])
