@@ -69,7 +69,7 @@ def test_a_broken_adapter_is_a_table_and_an_exit_status(install, tmp_path):
     install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="import a_package_that_nobody_has")
     run = run_doctor(tmp_path, "acme")
     assert run.returncode == 1
-    assert "acme (interpretune-acme 1.2.3): 3 passed, 1 failed" in run.stdout
+    assert "acme (interpretune-acme 1.2.3): 4 passed, 1 failed" in run.stdout
     assert "acme: importable: Adapter 'acme' (interpretune-acme 1.2.3)" in run.stdout
     assert "docs/adapters/testing.md#importable" in run.stdout
     assert "session-runs" in run.stdout
