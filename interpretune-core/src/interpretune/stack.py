@@ -119,7 +119,8 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
             be added by default.
     """
     named = (adapter_ctx,) if isinstance(adapter_ctx, str) else adapter_ctx  # ("core") is easily written for ("core",)
-    ordered = order_stack(_with_default_model(_with_requirements((CORE, *named))))
+    installed = installed_adapters()
+    ordered = order_stack(_with_default_model(_with_requirements((CORE, *named), installed), installed))
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
     for adapter in reversed(ordered):  # pluggy calls the last registered first
@@ -147,9 +148,8 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
     return ExecutionContext(adapters=tuple(ordered), hook=manager.hook, contributions=contributions)
 
 
-def _with_requirements(names: Iterable[str]) -> dict[str, StackedAdapter]:
+def _with_requirements(names: Iterable[str], installed: Mapping[str, InstalledAdapter]) -> dict[str, StackedAdapter]:
     """Import the named adapters and, transitively, those that they require."""
-    installed = installed_adapters()
     stacked: dict[str, StackedAdapter] = {}
     waiting: list[tuple[str, str | None]] = [(str(name), None) for name in names]
     while waiting:
@@ -161,11 +161,12 @@ def _with_requirements(names: Iterable[str]) -> dict[str, StackedAdapter]:
     return stacked
 
 
-def _with_default_model(stacked: dict[str, StackedAdapter]) -> dict[str, StackedAdapter]:
+def _with_default_model(
+    stacked: dict[str, StackedAdapter], installed: Mapping[str, InstalledAdapter]
+) -> dict[str, StackedAdapter]:
     """Add the model adapter that a stacked adapter would have by default, unless the stack has one already."""
     if any(adapter.declaration.level is Level.model for adapter in stacked.values()):
         return stacked
-    installed = installed_adapters()
     refused = {enemy for adapter in stacked.values() for enemy in adapter.declaration.conflicts}
     wanted = {
         name: adapter
@@ -178,7 +179,7 @@ def _with_default_model(stacked: dict[str, StackedAdapter]) -> dict[str, Stacked
             f"No model adapter is named, and {wishes} would be added by default, of which a stack has one. Name the "
             "one that you want in adapter_ctx."
         )
-    return {**stacked, **_with_requirements(str(name) for name in wanted)}
+    return {**stacked, **_with_requirements(map(str, wanted), installed)}
 
 
 def _stack(installed: InstalledAdapter) -> StackedAdapter:
