@@ -42,7 +42,7 @@ class FittedDictionary(nn.Module):
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[..., d_in]`` to ``[..., d_sae]``."""
-        return torch.relu(nn.functional.linear(activations, self.w_enc, self.b_enc))
+        return nn.functional.linear(activations, self.w_enc, self.b_enc).relu_()
 
     def decode(self, latents: Tensor) -> Tensor:
         """``[..., d_sae]`` to ``[..., d_in]``."""

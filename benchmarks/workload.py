@@ -119,7 +119,9 @@ class Workload:
 
     def replay(self, clean: Prefill) -> dict[str, Tensor]:
         """Every alive latent ablated, ``[rows, 2]`` by activation name."""
-        return {name: ablate(clean, rows, self.columns, self.row_budget) for name, rows in alive_rows(clean).items()}
+        parts = alive_rows(clean)
+        logits = ablate(clean, LatentRows.joined(list(parts.values())), self.columns, self.row_budget)
+        return dict(zip(parts, logits.split(list(map(len, parts.values()))), strict=True))
 
     def attribution(self) -> dict[str, Tensor]:
         """Gradients of the logit differences, with their prefill."""

@@ -44,18 +44,30 @@ def active_rows(prefill: Prefill, name: str, value: float = 0.0) -> LatentRows:
 
 def error_of(prefill: Prefill, rows: LatentRows, **options: Any) -> float:
     """Largest difference of a replayed logit from whole forwards; replays run twice and must have effects."""
-    assert prefill.kept is not None
-    wanted = ablate(prefill, rows, naive=True)
-    effects = (wanted - prefill.logits[rows.points]).abs().amax()
-    assert effects > 1e-3
-    found = torch.stack([ablate(prefill, rows, **options) for _ in range(2)])
-    return (found - wanted).abs().max().item()
+    wanted = _whole_forwards(prefill, rows)
+    return torch.tensor([_error(prefill, rows, wanted, **options) for _ in range(2)]).max().item()  # NaN where one is
 
 
 def worst_error(prefill: Prefill) -> float:
-    """Largest of ``error_of`` over all latent models, each ablated by itself."""
-    errors = [error_of(prefill, active_rows(prefill, activation_name(m))) for m in prefill.latent_models.values()]
+    """Largest error over all latent models, each ablated by itself and all in one call, which lets rows join."""
+    parts = [active_rows(prefill, activation_name(m)) for m in prefill.latent_models.values()]
+    errors, wanted = [], [_whole_forwards(prefill, rows) for rows in parts]
+    for _ in range(2):
+        errors += [_error(prefill, *pair) for pair in zip(parts, wanted, strict=True)]
+        joined = LatentRows.joined(parts)
+        errors += [_error(prefill, joined, torch.cat(wanted), row_budget=budget) for budget in (None, 7)]
     return torch.tensor(errors).max().item()  # NaN where one is
+
+
+def _whole_forwards(prefill: Prefill, rows: LatentRows) -> Tensor:
+    assert prefill.kept is not None
+    wanted = ablate(prefill, rows, naive=True)
+    assert (wanted - prefill.logits[rows.points]).abs().amax() > 1e-3
+    return wanted
+
+
+def _error(prefill: Prefill, rows: LatentRows, wanted: Tensor, **options: Any) -> float:
+    return (ablate(prefill, rows, **options) - wanted).abs().max().item()
 
 
 def reference(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
     from transformers import PreTrainedTokenizerBase
 
+UNEMBED_IN = "unembed.hook_in"
+
 
 class TransformerLensBackend(AnalysisBackend):
     """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included.
@@ -36,7 +38,6 @@ class TransformerLensBackend(AnalysisBackend):
         self._special = torch.tensor(ids, dtype=torch.long)
         wrapped = getattr(model, "original_model", None)
         arguments = set() if wrapped is None else set(inspect.signature(wrapped.forward).parameters)
-        self._narrows = "logits_to_keep" in arguments
         self.takes_positions = "position_ids" in arguments
         points: Any = self._model.hook_dict  # a bridge resolves all its aliases whenever it is asked for them
         self._points: dict[str, HookPoint] = dict(points)
@@ -65,15 +66,15 @@ class TransformerLensBackend(AnalysisBackend):
     def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
         """Run the model; see ``AnalysisBackend.run_model``."""
         arguments: dict[str, Any] = {"attention_mask": inputs.attention_mask, **inputs.extra, **options}
-        narrows = keep is not None and self._narrows
-        if narrows:
-            arguments["logits_to_keep"] = keep
-        logits: Tensor = self._model(inputs.tokens, **arguments)
-        return logits if keep is None or narrows else logits[:, keep]
+        with contextlib.ExitStack() as stack:
+            if keep is not None:  # after all edits that are made there
+                stack.enter_context(hooked_point(self._points[UNEMBED_IN], lambda residual: residual[:, keep]))
+            logits: Tensor = self._model(inputs.tokens, **arguments)
+        return logits
 
     def sees_kept_positions_only(self, place: str) -> bool:
-        """See ``HookedModel``: the unembedding."""
-        return place in (LOGITS, "hook_unembed") or place.startswith("unembed.")
+        """See ``HookedModel``: the unembedding, though not what goes into it."""
+        return place == LOGITS or (place.startswith("unembed.") and place != UNEMBED_IN)
 
     def create_replay(self) -> ReplayEngine:
         """The replay of a bridge or of a hooked transformer."""

@@ -8,6 +8,7 @@ make these copies no-ops.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -61,7 +62,7 @@ class _Weight:
 
 
 class LaidOutWeights:
-    """Lays out the weights of some blocks, and puts them over the parameters while a context lasts.
+    """Lays out the weights of some blocks at the first use, and puts them over the parameters while a context lasts.
 
     They stand in the modules' ``__dict__``, which Python looks at before it asks a module for its parameters:
     ``parameters()``, ``state_dict()`` and optimizers see nothing of them. Where memory is short there are none. A
@@ -70,9 +71,13 @@ class LaidOutWeights:
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self._blocks = blocks
+
+    @functools.cached_property
+    def _weights(self) -> list[_Weight]:
         found = [
             (module, name, order)
-            for block in blocks
+            for block in self._blocks
             for module in block.modules()
             for name, order in ORDERS.get(type(module), {}).items()
             if type(weight := module._parameters.get(name)) is nn.Parameter
@@ -85,7 +90,7 @@ class LaidOutWeights:
             left = room.setdefault(weight.device, SHARE_OF_FREE_MEMORY * free_bytes(weight.device))
             room[weight.device] = left - weight.nbytes
         fits = all(left >= 0 for left in room.values())
-        self._weights = [_Weight.of(*item) for item in found] if fits else []
+        return [_Weight.of(*item) for item in found] if fits else []
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:

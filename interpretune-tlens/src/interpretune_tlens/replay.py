@@ -8,6 +8,7 @@ attention over the shared prefix in before the projection. Everything else is th
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 from interpretune.analysis import Edit, ModelInputs, Points
 from interpretune.analysis.hook_names import ATTN_Z, RESID_POST, RESID_PRE, in_layer, split_layer
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
     from interpretune_tlens.backend import TransformerLensBackend
 
-PARTS = (("query", ("hook_rot_q", "hook_q")), ("key", ("hook_rot_k", "hook_k")), ("value", ("hook_v",)))
+ROTATED = ("hook_rot_q", "hook_rot_k")
+PARTS = (("query", (ROTATED[0], "hook_q")), ("key", (ROTATED[1], "hook_k")), ("value", ("hook_v",)))
 NEEDED = ("hook_attn_scores", "hook_z")
 
 
@@ -149,10 +152,10 @@ class TransformerLensReplay(ReplayEngine):
             raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
         logits = self.backend.forward(inputs, {**edits, **notes}, points)
         layers: dict[int, LayerKeys] = {}
-        slots, last = slots_of(own & False), None
+        slots, last = slots_of(own & False, points), None
         for block in sorted(keys):
             if last is None or not torch.equal(visible[block], last):
-                slots, last = slots_of(visible[block]), visible[block]
+                slots, last = slots_of(visible[block], points), visible[block]
             layers[block] = LayerKeys(keys[block], values[block], slots)
         places = points.of(position_ids(inputs.attention_mask))
         return logits, Prefix(points, points.of(inputs.tokens), places, layers)
@@ -178,10 +181,12 @@ class TransformerLensReplay(ReplayEngine):
         seen: dict[str, Tensor] = {}
         about, layer = self._parts[block], prefix.layers[block]
 
-        def note(part: str) -> Edit:
+        def note(part: str, name: str) -> Edit:
+            few = name.rpartition(".")[2] in ROTATED  # the model's own scores are thrown away: they need not be right
+
             def keep(activations: Tensor) -> Tensor:
                 seen[part] = activations[:, 0]
-                return activations
+                return activations[..., :1] if few else activations
 
             return keep
 
@@ -191,7 +196,7 @@ class TransformerLensReplay(ReplayEngine):
             mixed = mixed.unsqueeze(1).flatten(2).to(activations.dtype)
             return mixed if after is None else after(mixed)
 
-        edits = {name: note(part) for part, name in self._names[block].items()}
+        edits = {name: note(part, name) for part, name in self._names[block].items()}
         return {**edits, in_layer(block, ATTN_Z): put}
 
 
@@ -224,15 +229,20 @@ class BridgeReplay(TransformerLensReplay):
             torch.float32 if hasattr(attention, "hook_rot_q") else None,
         )
 
+    @functools.cached_property
+    def _norms(self) -> list[NormalizationBridge]:
+        return [part for part in self._model.modules() if isinstance(part, NormalizationBridge)]
+
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         tokens = prefix.tokens[rows.points].unsqueeze(-1)
         arguments: dict[str, Any] = {"attention_mask": torch.ones_like(tokens)}
         if self.backend.takes_positions:
             arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
-        with (
-            blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple),
-            columns_only(self._model.unembed.original_component, columns) as narrowed,
-        ):
+        with contextlib.ExitStack() as stack:
+            for norm in self._norms:
+                stack.enter_context(_statistics_skipped(norm))
+            stack.enter_context(blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple))
+            narrowed = stack.enter_context(columns_only(self._model.unembed.original_component, columns))
             logits: Tensor = self._model(tokens, **arguments)[:, -1]
         return logits if narrowed else logits[:, columns]
 
@@ -275,6 +285,20 @@ class HookedReplay(TransformerLensReplay):
         with self.backend.counted_hooks(edits):
             logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=inputs.attention_mask)
         return points.of(logits)
+
+
+@contextlib.contextmanager
+def _statistics_skipped(norm: NormalizationBridge) -> Iterator[None]:
+    """Let a bridge's norm run its model's norm alone, without computing once more what nobody looks at."""
+    name = "_hf_autograd_forward_with_hooks"
+    method, points = getattr(norm, name), (norm.hook_scale, norm.hook_normalized)
+
+    def forward(activations: Tensor) -> Tensor:
+        seen = any(point.fwd_hooks or point.bwd_hooks for point in points)
+        return method(activations) if seen else norm.original_component(activations).to(activations.dtype)
+
+    with replaced_method(norm, name, forward):
+        yield
 
 
 @contextlib.contextmanager

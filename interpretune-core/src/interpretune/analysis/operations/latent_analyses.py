@@ -163,15 +163,19 @@ def ablate_alive(
     row_budget: int | None = None,
 ) -> dict[str, LatentValues]:
     """Answers' logits with each alive latent set to zero at the answer position."""
-    columns, found = module.answer_columns, {}
+    parts = []
     for name, alive in activations.items():
         batch, n_alive = alive.values.shape
         examples = torch.arange(batch, device=alive.latents.device).repeat_interleave(n_alive)
-        rows = LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1))
-        logits = clean.backend.ablate(clean, rows, columns, row_budget)
-        answers = answers_of(module, logits, columns).reshape(batch, n_alive, -1)
-        found[name] = LatentValues(alive.latents, answers, alive.d_sae)
-    return found
+        parts.append(LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1)))
+    columns = module.answer_columns
+    logits = clean.backend.ablate(clean, LatentRows.joined(parts), columns, row_budget).split(list(map(len, parts)))
+    return {
+        name: LatentValues(
+            alive.latents, answers_of(module, mine, columns).reshape(*alive.values.shape, -1), alive.d_sae
+        )
+        for (name, alive), mine in zip(activations.items(), logits, strict=True)
+    }
 
 
 @operation(

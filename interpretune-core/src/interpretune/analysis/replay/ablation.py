@@ -14,7 +14,7 @@ from interpretune.analysis.hook_names import RESID_PRE, in_layer
 from interpretune.analysis.hooked_model import AllCaptured
 from interpretune.analysis.inputs import Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
-from interpretune.analysis.replay.prefill import Prefill
+from interpretune.analysis.replay.prefill import Kept, Prefill
 from interpretune.analysis.replay.prefix import Rows
 from interpretune.analysis.replay.rows import Changes, LatentRows
 from interpretune.errors import AnalysisError
@@ -55,14 +55,35 @@ def ablate(
     _check(prefill, rows, row_budget)
     clean = prefill.logits if columns is None else prefill.logits[:, columns]
     result = clean[rows.points]
-    slow = naive or prefill.kept is None
-    for names, which in _groups(prefill, rows):
+    run, size, groups = run_naively, row_budget, dict(_groups(prefill, rows))
+    if prefill.kept is not None and not naive:
+        run, size = _replay, size or replay_budget(prefill, columns)
+        joining = {name: groups.pop((name,)) for name in _joining(prefill.kept) if (name,) in groups}
+        for parts in _chunks(joining, size):
+            chunk = torch.cat(list(parts.values()))
+            result[chunk] = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
+    for names, which in groups.items():
         which = which[rows.points[which].argsort(stable=True)]
-        size = row_budget or (_naive_budget(prefill) if slow else replay_budget(prefill, columns))
-        for chunk in which.split(size):
-            run = run_naively if slow else _replay
+        for chunk in which.split(size or _naive_budget(prefill)):
             result[chunk] = run(prefill, rows.select(chunk), names, columns)
     return result
+
+
+def _joining(kept: Kept) -> list[str]:
+    """Latent models whose rows can join rows from below, from the lowest: what they write is the residual stream."""
+    n_blocks = kept.engine.n_blocks
+    return [name for name, entry in kept.entries.items() if entry.hands_in and entry.start < n_blocks]
+
+
+def _chunks(groups: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """At most so many rows at a time, group by group."""
+    for start in range(0, sum(map(len, groups.values())), size):
+        before, parts = 0, {}
+        for name, ids in groups.items():
+            if len(part := ids[max(0, start - before) : max(0, start + size - before)]):
+                parts[name] = part
+            before += len(ids)
+        yield parts
 
 
 def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
@@ -95,6 +116,24 @@ def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns:
         del edits[lowest]
         output = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
     return prefill.run_rows(lowest, Rows.of(rows.points), output, edits, columns)
+
+
+def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None) -> Tensor:
+    """Rows of several latent models, from the lowest: each part runs up to the next one, whose rows join it."""
+    points, found = prefill.points.positions.new_empty(0), None
+    for (name, rows), upper in zip(parts.items(), [*list(parts)[1:], None], strict=True):
+        output = changed_output(prefill, name, rows.points, rows.changes[name])
+        hidden = output if found is None else torch.cat([found, output])
+        points = torch.cat([points, rows.points])
+        order = points.argsort(stable=True)
+        run = Rows.of(points[order])
+        if upper is None:
+            ran = prefill.run_rows(name, run, hidden[order], {}, columns)
+        else:
+            ran = prefill.run_rows_up_to(upper, name, run, hidden[order])
+        found = ran[order.argsort()]
+    assert found is not None
+    return found
 
 
 def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes) -> Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
 
 ReadyContext = Callable[[], contextlib.AbstractContextManager[None]]
-"""Makes a context in which an engine is ready."""
+"""Makes a context in which an engine is ready for replays."""
 
 
 class ReplayEngine(ABC):
@@ -47,13 +47,13 @@ class ReplayEngine(ABC):
         return len(self.blocks)
 
     def prepare(self, first_block: int) -> ReadyContext:
-        """Get ready for a prefill and its replays.
+        """Get ready for replays, of which there may be none: what costs anything belongs into the context.
 
         Args:
             first_block: The lowest block from which replays will begin.
 
         Returns:
-            Makes a context in which the prefill runs, and each of its replays; it is kept as long as the prefill is.
+            Makes a context in which each replay of one prefill runs; it is kept as long as the prefill is.
         """
         return contextlib.nullcontext
 

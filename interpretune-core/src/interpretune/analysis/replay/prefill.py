@@ -12,12 +12,13 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.hook_names import RESID_PRE, canonical, in_layer
+from interpretune.analysis.hooked_model import AllCaptured
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
 from interpretune.analysis.replay.buckets import Bucket, length_buckets, one_prefix, together
 from interpretune.analysis.replay.engine import ReadyContext, ReplayEngine
 from interpretune.analysis.replay.prefix import Prefix, Rows
-from interpretune.analysis.splicing import Observer, Splice
+from interpretune.analysis.splicing import Observer, Splice, in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Kept:
 
     Attributes:
         engine: Runs tokens again.
-        ready: Makes the context that the engine wants to run in.
+        ready: Makes the context that the engine wants for replays.
         prefix: Keys and values.
         entries: Where replays begin, by activation name, from the lowest latent model to the highest.
         hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
@@ -116,26 +117,65 @@ class Prefill:
         Raises:
             ReplayRefusedError: The model cannot be replayed.
         """
-        kept, seen = self.require_kept(), observers or {}
+        kept = self.require_kept()
         entry = kept.entries[name]
         spliced = list(entry.above)
         hidden = output if output is not None and entry.hands_in else kept.hidden[entry.start][rows.points]
         if output is None or not entry.hands_in:
             spliced.append(name)
-        edits = self.backend.chain(
-            [
-                Splice(
-                    self.latent_models[key],
-                    untouched=self._untouched_rows(key, rows),
-                    edit=latent_edits.get(key),
-                    see_latents=seen.get(key),
-                    output=output if key == name else None,
-                )
-                for key in spliced
-            ]
-        )
+        edits = self.backend.chain(self._splices(spliced, rows, {name: output}, latent_edits, observers or {}))
         with kept.ready():
             return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
+
+    def run_rows_up_to(self, upper: str, name: str, rows: Rows, output: Tensor) -> Tensor:
+        """Run rows from the place of one latent model up to that of a higher one; both write the residual stream.
+
+        Args:
+            upper: Activation name of the higher latent model, which is spliced in.
+            name: Activation name of the lower one, whose output is handed in (``Entry.hands_in``, as for ``upper``).
+            rows: Which points.
+            output: What the lower latent model writes, ``[n, d_model]``.
+
+        Returns:
+            The residual stream that the higher latent model writes, ``[n, d_model]``.
+
+        Raises:
+            ReplayRefusedError: The model cannot be replayed.
+        """
+        kept = self.require_kept()
+        entry, end = kept.entries[name], kept.entries[upper]
+        place, seen = in_layer(end.start, RESID_PRE), []
+
+        def stop(activations: Tensor) -> Tensor:
+            seen.append(activations.squeeze(1))
+            raise AllCaptured
+
+        below = [key for key in entry.above if key not in end.above]
+        edits = self.backend.chain(self._splices(below, rows, {}, {}, {}))
+        edits[place] = in_turn([edits[place], stop]) if place in edits else stop
+        with contextlib.suppress(AllCaptured), kept.ready():
+            kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
+        return seen[0]
+
+    def _splices(
+        self,
+        names: Sequence[str],
+        rows: Rows,
+        outputs: Mapping[str, Tensor | None],
+        latent_edits: Mapping[str, Edit],
+        observers: Mapping[str, Observer],
+    ) -> list[Splice]:
+        """Splices of latent models, by activation name, in a replay of rows."""
+        return [
+            Splice(
+                self.latent_models[name],
+                untouched=self._untouched_rows(name, rows),
+                edit=latent_edits.get(name),
+                see_latents=observers.get(name),
+                output=outputs.get(name),
+            )
+            for name in names
+        ]
 
     def require_kept(self) -> Kept:
         """What replays need.
@@ -192,9 +232,7 @@ def prefill(
     entries = find_entries(engine, latent_models) if engine is not None else {}
     whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
     parts = length_buckets(inputs, points) if buckets else [whole]
-    ready: ReadyContext = contextlib.nullcontext if engine is None else engine.prepare(_lowest_start(entries, engine))
-    with ready():
-        seen = [_run_bucket(backend, part, models, observers, entries, engine) for part in parts]
+    seen = [_run_bucket(backend, part, models, observers, entries, engine) for part in parts]
 
     def joined(values: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
         return {key: together(parts, [item[key] for item in values]) for key in values[0]}
@@ -204,6 +242,7 @@ def prefill(
         prefix = one_prefix(parts, [item.prefix for item in seen if item.prefix is not None], points)
         in_order = {name: entries[name] for name in seen[0].outputs}  # in a block, only the forward tells what is lower
         hidden, outputs = joined([item.hidden for item in seen]), joined([item.outputs for item in seen])
+        ready = engine.prepare(_lowest_start(entries, engine))
         kept = Kept(engine, ready, prefix, in_order, hidden, outputs)
     logits = together(parts, [item.logits for item in seen])
     nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)

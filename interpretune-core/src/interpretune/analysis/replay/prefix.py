@@ -15,7 +15,7 @@ from torch import Tensor
 from interpretune.analysis.inputs import Points
 
 Slots = slice | Tensor
-"""Which slots of an example a token attends to, itself excepted: a run of them, or ids ``[n]``."""
+"""Which slots of an example a token attends to, its own the last: a run of them, or ids ``[n]``."""
 
 
 @frozen(eq=False)
@@ -25,7 +25,7 @@ class LayerKeys:
     Attributes:
         keys: As attention uses them (rotated), ``[kv_heads, pos, d_head]`` for each example.
         values: ``[kv_heads, pos, d_head]`` for each example.
-        slots: For each point, what it attends to.
+        slots: For each point, what it attends to and itself.
     """
 
     keys: Sequence[Tensor] | Tensor
@@ -74,18 +74,24 @@ class Rows:
         return len(self.points)
 
 
-def slots_of(visible: Tensor) -> list[Slots]:
-    """Slots of each point out of a mask ``[n, pos]``, bool; runs become slices, which copy nothing."""
+def slots_of(visible: Tensor, points: Points) -> list[Slots]:
+    """Slots of each point; runs become slices, which copy nothing.
+
+    Args:
+        visible: What each point attends to, itself excepted, ``[n, pos]``, bool.
+        points: The points.
+    """
     found: list[Slots] = []
-    for row in visible:
+    for row, own in zip(visible, points.positions.tolist(), strict=True):
         ids = row.nonzero().flatten()
-        runs = len(ids) == 0 or int(ids[-1] - ids[0]) + 1 == len(ids)
-        found.append((slice(int(ids[0]), int(ids[-1]) + 1) if len(ids) else slice(0, 0)) if runs else ids)
+        first = int(ids[0]) if len(ids) else own
+        runs = first + len(ids) == own and bool((ids < own).all())
+        found.append(slice(first, own + 1) if runs else torch.cat([ids, ids.new_tensor([own])]))
     return found
 
 
 def visible_slots(attention_mask: Tensor, points: Points, window: int | None) -> list[Slots]:
-    """What each point attends to under causal attention, itself excepted.
+    """What each point attends to under causal attention.
 
     Args:
         attention_mask: ``[batch, pos]``.
@@ -95,7 +101,7 @@ def visible_slots(attention_mask: Tensor, points: Points, window: int | None) ->
     slot = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     behind = points.positions.unsqueeze(-1) - slot
     seen = (behind > 0) & attention_mask[points.examples].bool()
-    return slots_of(seen if window is None else seen & (behind < window))
+    return slots_of(seen if window is None else seen & (behind < window), points)
 
 
 def attend(
@@ -128,22 +134,24 @@ def attend(
     n, heads, width = query.shape
     kv_heads, width_out = value.shape[1:]
     group = heads // kv_heads
-    grouped = (query * scale).reshape(n, kv_heads, group, width).transpose(0, 1)
-    own = (grouped * key.transpose(0, 1).unsqueeze(2)).sum(-1, keepdim=True)
-    mine = value.transpose(0, 1).unsqueeze(2)
-    result = query.new_empty(n, kv_heads, group, width_out)
+    queries = query.reshape(n, kv_heads, group, width)
+    own = scale * (queries * key.unsqueeze(2)).sum(-1).transpose(0, 1).reshape(kv_heads, n * group)
+    queries = queries.transpose(0, 1).reshape(kv_heads, n * group, width)
+    result = value.new_empty(n, kv_heads, group, width_out)
+    by_head = result.transpose(0, 1)
+    weight, before = value.new_empty(kv_heads, n * group), value.new_empty(kv_heads, n, width_out)
+    examples, nothing = points.examples.tolist(), query.new_zeros(1, 1, 1)
     for point, start, stop in rows.segments:
-        example, slots = int(points.examples[point]), layer.slots[point]
-        keys, values = layer.keys[example][:, slots], layer.values[example][:, slots]
-        size = (stop - start) * group
-        asked = grouped[:, start:stop].reshape(kv_heads, size, width)
-        scores = asked.new_empty(kv_heads, size, keys.shape[1] + 1)
-        scores[..., :-1] = torch.bmm(asked, keys.transpose(1, 2))
-        scores[..., -1:] = own[:, start:stop].reshape(kv_heads, size, 1)
+        slots, mine = layer.slots[point], slice(start * group, stop * group)
+        keys, values = layer.keys[examples[point]][:, slots], layer.values[examples[point]][:, slots]
+        scores = torch.baddbmm(nothing, queries[:, mine], keys.transpose(1, 2), beta=0, alpha=scale)
+        scores[..., -1] = own[:, mine]  # for the key that the token had in the forward
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(values.dtype)
-        itself = weights[..., -1:].reshape(kv_heads, stop - start, group, 1) * mine[:, start:stop]
-        mixed = torch.baddbmm(itself.reshape(kv_heads, size, width_out), weights[..., :-1], values)
-        result[start:stop] = mixed.reshape(kv_heads, stop - start, group, width_out).transpose(0, 1)
-    return result.reshape(n, heads, width_out)
+        by_head[:, start:stop] = torch.bmm(weights, values).view(kv_heads, stop - start, group, width_out)
+        weight[:, mine] = weights[..., -1]
+        before[:, start:stop] = values[:, -1:]
+    change = (value - before.transpose(0, 1)).unsqueeze(2)
+    result.addcmul_(weight.view(kv_heads, n, group, 1).transpose(0, 1), change)
+    return result.view(n, heads, width_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from interpretune.analysis.latent_model import Edit
@@ -104,6 +104,25 @@ class LatentRows:
         elif len(values):
             given = torch.cat(list(values))
         return cls(points, {name: Changes(rows, flat, _spread(given, rows))})
+
+    @classmethod
+    def joined(cls, parts: Sequence[LatentRows]) -> LatentRows:
+        """The rows of several, one after the other."""
+        found: dict[str, list[Changes]] = {}
+        before = 0
+        for part in parts:
+            for name, item in part.changes.items():
+                found.setdefault(name, []).append(evolve(item, rows=item.rows + before))
+            before += len(part)
+        changes = {
+            name: Changes(
+                torch.cat([item.rows for item in items]),
+                torch.cat([item.latents for item in items]),
+                torch.cat([item.values for item in items]),
+            )
+            for name, items in found.items()
+        }
+        return cls(torch.cat([part.points for part in parts]), changes)
 
     def __len__(self) -> int:
         return len(self.points)
