@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 from transformers import AutoTokenizer
 
 import interpretune as it
@@ -268,3 +270,90 @@ def test_the_self_check_finds_wrong_replays(backend: Make, stack: str, monkeypat
     monkeypatch.undo()
     rows = active_rows(prefill, LOW)
     torch.testing.assert_close(ablate(prefill, rows), ablate(right, rows), rtol=0, atol=ATOL)
+
+
+# ------------------------------------------------------------------------------------------------- what is not computed
+
+
+@pytest.mark.parametrize("stack", ["bridge", "hooked"])
+def test_only_wanted_positions_are_unembedded_and_edits_before_see_all(backend: Make, stack: str) -> None:
+    made, inputs = backend(stack, "llama", torch.float32), batch_of(RAGGED, "right")
+    points, unembedded, seen = inputs.answers, [], []
+
+    def see(activations: Tensor) -> Tensor:
+        seen.append(activations.shape[1])
+        return activations * 1.5
+
+    made.forward(inputs, {"final_norm": lambda x: x})  # names are proved by another forward, once
+    handle = made.model.unembed.register_forward_hook(  # type: ignore[union-attr]
+        lambda _, __, output: unembedded.append(output.shape[1])
+    )
+    with torch.no_grad():
+        for edits in ({}, {"final_norm": see}, {"unembed.hook_in": see}):
+            everywhere = made.forward(inputs, edits)
+            found = made.forward(inputs, edits, points)
+            torch.testing.assert_close(found, points.of(everywhere), rtol=0, atol=1e-5)
+    handle.remove()
+    assert unembedded == [12, 4] * 3
+    assert seen == [12] * 4
+    with torch.no_grad():
+        found = made.forward(inputs, {"logits": lambda logits: logits.flip(1)}, points)
+        flipped = made.forward(inputs, {}).flip(1)
+    torch.testing.assert_close(found, points.of(flipped), rtol=0, atol=1e-5)
+
+
+BELOW = ("blocks.0.hook_resid_post", None)
+
+
+@pytest.mark.parametrize(
+    ("places", "computed"),
+    [([BELOW], set()), ([BELOW, PLACES["transcoder"][0]], {1})],
+    ids=["nobody looks", "a transcoder reads"],
+)
+def test_norms_of_bridges_compute_statistics_in_replays_only_where_somebody_looks(
+    backend: Make, monkeypatch: pytest.MonkeyPatch, places: Any, computed: set[int]
+) -> None:
+    made = backend("bridge", "llama")
+    models = [dictionary(read, i, output=write) for i, (read, write) in enumerate(places)]
+    prefill = made.prefill(batch_of(EQUAL, "left"), models, self_check=False)
+    rows, called = active_rows(prefill, activation_name(models[0])), []
+    norms = {id(block.ln2): index for index, block in enumerate(made.model.blocks)}  # type: ignore[arg-type]
+    method = NormalizationBridge._hf_autograd_forward_with_hooks
+
+    def note(norm: NormalizationBridge, activations: Tensor) -> Tensor:
+        called.append(norms[id(norm)])
+        return method(norm, activations)
+
+    wanted = ablate(prefill, rows, naive=True)
+    monkeypatch.setattr(NormalizationBridge, "_hf_autograd_forward_with_hooks", note)
+    found = ablate(prefill, rows)
+    assert set(called) == computed
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
+
+
+def test_hooked_transformers_norm_what_attention_reads_once_unless_somebody_hooks_the_norm(backend: Make) -> None:
+    made = backend("hooked", "llama")
+    models = models_at(*TWO)
+    counts = [0] * BLOCKS
+    methods = [type(block.ln1).forward for block in made.model.blocks]  # type: ignore[union-attr]
+
+    def counted(index: int) -> Callable[..., Tensor]:
+        def forward(norm: Any, activations: Tensor) -> Tensor:
+            counts[index] += 1
+            return methods[index](norm, activations)
+
+        return forward
+
+    prefill = made.prefill(batch_of(RAGGED, "left"), models, self_check=False)
+    rows = active_rows(prefill, LOW)
+    wanted = ablate(prefill, rows, naive=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for index, block in enumerate(made.model.blocks):  # type: ignore[arg-type]
+            patch.setitem(block.ln1.__dict__, "forward", counted(index).__get__(block.ln1))
+        seen: list[Any] = []
+        made.model.blocks[3].ln1.hook_scale.add_hook(lambda scale, hook: seen.append(scale))  # type: ignore[union-attr,index]
+        found = ablate(prefill, rows)
+        made.model.reset_hooks()  # type: ignore[operator]
+    assert counts == [0, 0, 1, 3]
+    assert len(seen) == 3
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
