@@ -237,7 +237,7 @@ class BridgeReplay(TransformerLensReplay):
 
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         tokens = prefix.tokens[rows.points].unsqueeze(-1)
-        arguments: dict[str, Any] = {"attention_mask": torch.ones_like(tokens)}
+        arguments: dict[str, Any] = {"attention_mask": torch.ones_like(tokens), "use_cache": False}
         if self.backend.takes_positions:
             arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
         with contextlib.ExitStack() as stack:
