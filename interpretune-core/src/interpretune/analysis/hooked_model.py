@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 class AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this package
     """Raised inside a forward when nothing that comes after is wanted."""
+
+
+def noted_last(seen: list[Tensor]) -> Callable[[Tensor], NoReturn]:
+    """An edit or observer that notes the activations and ends the forward with ``AllCaptured``."""
+
+    def stop(activations: Tensor) -> NoReturn:
+        seen.append(activations)
+        raise AllCaptured
+
+    return stop
 
 
 class HookedModel(ABC):

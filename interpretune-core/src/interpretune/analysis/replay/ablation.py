@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis.hook_names import RESID_PRE, in_layer
-from interpretune.analysis.hooked_model import AllCaptured
+from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.inputs import Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.prefill import Kept, Prefill
@@ -221,15 +221,9 @@ def ablate_everywhere(
 
 def _residual_before(prefill: Prefill, edits: Mapping[str, Edit], block: int) -> Tensor:
     """The residual stream before a block with latent models spliced in below, ``[batch, pos, d_model]``."""
-    place = in_layer(block, RESID_PRE)
     seen: list[Tensor] = []
-
-    def stop(activations: Tensor) -> Tensor:
-        seen.append(activations)
-        raise AllCaptured
-
     with contextlib.suppress(AllCaptured):
-        prefill.backend.forward(prefill.inputs, {**edits, place: stop})
+        prefill.backend.forward(prefill.inputs, {**edits, in_layer(block, RESID_PRE): noted_last(seen)})
     return seen[0]
 
 

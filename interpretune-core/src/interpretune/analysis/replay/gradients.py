@@ -10,7 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.backend import frozen_parameters, watch
-from interpretune.analysis.hooked_model import AllCaptured
+from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.ablation import replay_budget
 from interpretune.analysis.replay.prefill import Prefill
@@ -209,11 +209,6 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
     kept, rows = prefill.require_kept(), Rows.of(points)
     seen: list[Tensor] = []
     leaves: dict[str, Tensor] = {}
-
-    def stop(values: Tensor) -> None:
-        seen.append(values)
-        raise AllCaptured
-
     output: Tensor | None = None
     edits: dict[str, Edit] = {}
     with torch.enable_grad(), _frozen(prefill):
@@ -222,7 +217,7 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
         else:
             edits[upstream] = watch(upstream, leaves)
         with contextlib.suppress(AllCaptured):
-            prefill.run_rows(upstream, rows, output, edits, observers={downstream: stop})
+            prefill.run_rows(upstream, rows, output, edits, observers={downstream: noted_last(seen)})
         chosen = seen[0].squeeze(1)[torch.arange(len(rows), device=points.device), latents]
         if upstream not in leaves or not chosen.requires_grad:  # it reads before, or beside, what upstream writes
             like = kept.outputs[upstream] if kept.entries[upstream].puts_output else prefill.latents[upstream]

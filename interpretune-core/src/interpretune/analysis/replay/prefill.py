@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.hook_names import RESID_PRE, canonical, in_layer
-from interpretune.analysis.hooked_model import AllCaptured
+from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
 from interpretune.analysis.replay.buckets import Bucket, length_buckets, one_prefix, together
@@ -144,18 +144,15 @@ class Prefill:
         """
         kept = self.require_kept()
         entry, end = kept.entries[name], kept.entries[upper]
-        place, seen = in_layer(end.start, RESID_PRE), []
-
-        def stop(activations: Tensor) -> Tensor:
-            seen.append(activations.squeeze(1))
-            raise AllCaptured
-
+        place = in_layer(end.start, RESID_PRE)
+        seen: list[Tensor] = []
+        stop = noted_last(seen)
         below = [key for key in entry.above if key not in end.above]
         edits = self.backend.chain(self._splices(below, rows, {}, {}, {}))
         edits[place] = in_turn([edits[place], stop]) if place in edits else stop
         with contextlib.suppress(AllCaptured), kept.ready():
             kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
-        return seen[0]
+        return seen[0].squeeze(1)
 
     def _splices(
         self,
