@@ -292,14 +292,6 @@ class HookedReplay(TransformerLensReplay):
             logits: Tensor = self._model(hidden.unsqueeze(1), start_at_layer=start, attention_mask=mask)
         return logits[:, -1]
 
-    def run_from(
-        self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
-    ) -> Tensor:
-        """See ``ReplayEngine.run_from``."""
-        with self.backend.counted_hooks(edits):
-            logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=inputs.attention_mask)
-        return points.of(logits)
-
 
 @contextlib.contextmanager
 def _statistics_skipped(norm: NormalizationBridge) -> Iterator[None]:
