@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.components import GatedMLP
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 from transformers import AutoTokenizer
 
@@ -357,3 +358,32 @@ def test_hooked_transformers_norm_what_attention_reads_once_unless_somebody_hook
     assert counts == [0, 0, 1, 3]
     assert len(seen) == 3
     torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
+
+
+def test_gated_mlps_of_hooked_transformers_work_in_one_tensor_unless_somebody_hooks_them(
+    backend: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, inputs = backend("hooked", "llama"), batch_of(RAGGED, "left")
+    mlps = {id(block.mlp): index for index, block in enumerate(made.model.blocks)}  # type: ignore[arg-type]
+    method, ran, seen = GatedMLP.forward, [], []
+
+    def noted(mlp: Any, activations: Tensor) -> Tensor:
+        ran.append(mlps[id(mlp)])
+        return method(mlp, activations)
+
+    monkeypatch.setattr(GatedMLP, "forward", noted)
+    prefill = made.prefill(inputs, models_at(*TWO), self_check=False)
+    assert not ran
+    wanted = ablate(prefill, active_rows(prefill, LOW), naive=True)
+    assert ran
+    ran.clear()
+    made.model.blocks[3].mlp.hook_post.add_hook(lambda inner, hook: seen.append(inner))  # type: ignore[union-attr,index]
+    found = ablate(prefill, active_rows(prefill, LOW))
+    made.model.reset_hooks()  # type: ignore[operator]
+    assert ran == [3]
+    assert len(seen) == 1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
+    ran.clear()
+    with torch.enable_grad():
+        attribute(prefill, lambda logits, _: logits.sum(), [LOW])
+    assert set(ran) == {2, 3}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +36,7 @@ from interpretune.analysis.replay import (
 from interpretune.errors import ReplayRefusedError
 from interpretune.tokenization import position_ids
 from interpretune_tlens.laid_out import LaidOutWeights
+from interpretune_tlens.spared_work import own_attention_spared, spared_in_bridges, spared_in_hooked_transformers
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 
 PARTS = (("query", ("hook_rot_q", "hook_q")), ("key", ("hook_rot_k", "hook_k")), ("value", ("hook_v",)))
 NEEDED = ("hook_attn_scores", "hook_z")
-NATIVE_NORM = "_hf_autograd_forward_with_hooks"
-"""How a bridge's norm runs the norm of its model and computes, beside it, what its hook points show."""
-KEYS_IN_USE = "_update_kv_cache"
-"""Where a bridge's attention adds a cache to its keys and values, before it makes scores."""
 
 
 @frozen
@@ -232,8 +229,7 @@ class BridgeReplay(TransformerLensReplay):
 
     @functools.cached_property
     def _norms(self) -> list[NormalizationBridge]:
-        norms = [part for part in self._model.modules() if isinstance(part, NormalizationBridge)]
-        return [norm for norm in norms if hasattr(norm, NATIVE_NORM)]
+        return [part for part in self._model.modules() if isinstance(part, NormalizationBridge)]
 
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         tokens = prefix.tokens[rows.points].unsqueeze(-1)
@@ -241,12 +237,7 @@ class BridgeReplay(TransformerLensReplay):
         if self.backend.takes_positions:
             arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
         with contextlib.ExitStack() as stack:
-            for norm in self._norms:
-                stack.enter_context(_statistics_skipped(norm))
-            attentions: list[Any] = [block.attn for block in self.blocks[start:]]
-            for attention in attentions:
-                if hasattr(attention, KEYS_IN_USE):
-                    stack.enter_context(replaced_method(attention, KEYS_IN_USE, _no_keys))
+            stack.enter_context(spared_in_bridges(self._norms, self.blocks[start:]))
             stack.enter_context(blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple))
             narrowed = stack.enter_context(columns_only(self._model.unembed.original_component, columns))
             logits: Tensor = self._model(tokens, **arguments)[:, -1]
@@ -278,86 +269,18 @@ class HookedReplay(TransformerLensReplay):
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
     ) -> tuple[Tensor, Prefix]:
         """See ``ReplayEngine.prefill``."""
-        with _inputs_normed_once(self.blocks):
+        with spared_in_hooked_transformers(self.blocks):
             return super().prefill(inputs, edits, points, first_block)
 
     def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
         # The model reads positions off the running sum of the mask: this mask says where the one token of a row stands.
         mask = (prefix.position_ids[rows.points] + 1).unsqueeze(-1)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_inputs_normed_once(self.blocks[start:]))
-            for block in self.blocks[start:]:
-                stack.enter_context(_own_attention_skipped(block))
+            stack.enter_context(spared_in_hooked_transformers(self.blocks[start:]))
+            stack.enter_context(own_attention_spared(self.blocks[start:]))
             stack.enter_context(_unembedding(self._model, columns))
             logits: Tensor = self._model(hidden.unsqueeze(1), start_at_layer=start, attention_mask=mask)
         return logits[:, -1]
-
-
-@contextlib.contextmanager
-def _statistics_skipped(norm: NormalizationBridge) -> Iterator[None]:
-    """Let a bridge's norm run its model's norm alone, without computing once more what nobody looks at."""
-    method = getattr(norm, NATIVE_NORM)
-
-    def forward(activations: Tensor) -> Tensor:
-        return method(activations) if _is_hooked(norm) else norm.original_component(activations).to(activations.dtype)
-
-    with replaced_method(norm, NATIVE_NORM, forward):
-        yield
-
-
-def _no_keys(keys: Tensor, values: Tensor, **_: object) -> tuple[Tensor, Tensor]:
-    """Keys and values ``[n, heads, 0, d_head]``: a bridge's own attention, which is thrown away, has nothing to do."""
-    return keys[:, :, :0], values[:, :, :0]
-
-
-def _is_hooked(norm: Any) -> bool:
-    points = [getattr(norm, name, None) for name in ("hook_in", "hook_scale", "hook_normalized", "hook_out")]
-    return any(point is not None and (point.fwd_hooks or point.bwd_hooks) for point in points)
-
-
-@contextlib.contextmanager
-def _inputs_normed_once(blocks: Sequence[Any]) -> Iterator[None]:
-    """Let blocks of a hooked transformer norm what attention reads once, not for queries, keys and values each.
-
-    Where somebody hooks the norm, it runs as often as the model runs it.
-    """
-    last: list[Any] = []
-
-    def once(norm: Any) -> Callable[[Tensor], Any]:
-        method = norm.forward
-
-        def forward(activations: Tensor) -> Any:
-            if _is_hooked(norm):
-                return method(activations)
-            if not last or last[0] is not norm or last[1] is not activations:
-                last[:] = norm, activations, method(activations)
-            return last[2]
-
-        return forward
-
-    with contextlib.ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(replaced_method(block.ln1, "forward", once(block.ln1)))
-        yield
-
-
-@contextlib.contextmanager
-def _own_attention_skipped(block: Any) -> Iterator[None]:
-    """Let a block of a hooked transformer not attend from a row's token to itself: something else is put in."""
-    attention = block.attn
-
-    def no_scores(query: Tensor, _: Tensor) -> Tensor:
-        return query.new_zeros(len(query), 1, 1, 1)
-
-    def empty(value: Tensor, _: Tensor) -> Tensor:
-        mixed: Tensor = attention.hook_z(value.new_empty(*value.shape[:2], attention.cfg.n_heads, value.shape[-1]))
-        return mixed
-
-    with (
-        replaced_method(attention, "calculate_attention_scores", no_scores),
-        replaced_method(attention, "calculate_z_scores", empty),
-    ):
-        yield
 
 
 @contextlib.contextmanager

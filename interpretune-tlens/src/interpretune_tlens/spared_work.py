@@ -1,0 +1,138 @@
+"""Work that TransformerLens does and nobody needs in a replay: computed twice, thrown away, or kept for hooks.
+
+Nothing here changes a number, and where somebody hooks what would be spared, it is done. Methods are replaced in single
+modules while a context lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformer_lens.components import GatedMLP
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
+
+from interpretune.analysis.replay import replaced_method
+
+NATIVE_NORM = "_hf_autograd_forward_with_hooks"
+"""How a bridge's norm runs the norm of its model and computes, beside it, what its hook points show."""
+KEYS_IN_USE = "_update_kv_cache"
+"""Where a bridge's attention adds a cache to its keys and values, before it makes scores."""
+
+
+@contextlib.contextmanager
+def spared_in_bridges(norms: Sequence[NormalizationBridge], blocks: Sequence[Any]) -> Iterator[None]:
+    """What the replay of a bridge can do without: statistics of norms beside the norms, and its own attention.
+
+    Both lean on private methods of TransformerLens; where they are missing, all is computed.
+
+    Args:
+        norms: All of the model.
+        blocks: Those that the replay runs.
+    """
+    with contextlib.ExitStack() as stack:
+        for norm in norms:
+            if hasattr(norm, NATIVE_NORM):
+                stack.enter_context(replaced_method(norm, NATIVE_NORM, _norm_alone(norm)))
+        for block in blocks:
+            if hasattr(block.attn, KEYS_IN_USE):
+                stack.enter_context(replaced_method(block.attn, KEYS_IN_USE, _no_keys))
+        yield
+
+
+@contextlib.contextmanager
+def spared_in_hooked_transformers(blocks: Sequence[Any]) -> Iterator[None]:
+    """What every forward of a hooked transformer can do without.
+
+    It norms the input of attention three times, for queries, keys and values, and keeps five tensors of a gated MLP of
+    which each is read once.
+    """
+    once = _OnlyOnce()
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_method(block.ln1, "forward", once.forward_of(block.ln1)))
+            mlp: Any = getattr(block, "mlp", None)
+            if type(mlp) is GatedMLP and not mlp.cfg.is_layer_norm_activation():
+                stack.enter_context(replaced_method(mlp, "forward", _in_place(mlp)))
+        yield
+
+
+@contextlib.contextmanager
+def own_attention_spared(blocks: Sequence[Any]) -> Iterator[None]:
+    """Let blocks of a hooked transformer not attend from a row's token to itself: something else is put in."""
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_method(block.attn, "calculate_attention_scores", _no_scores))
+            stack.enter_context(replaced_method(block.attn, "calculate_z_scores", _empty(block.attn)))
+        yield
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a hook is on a hook point of the module's own."""
+    return any(isinstance(part, HookPoint) and (part.fwd_hooks or part.bwd_hooks) for part in module.children())
+
+
+def _norm_alone(norm: Any) -> Callable[[Tensor], Tensor]:
+    method = getattr(norm, NATIVE_NORM)
+
+    def forward(activations: Tensor) -> Tensor:
+        return method(activations) if is_hooked(norm) else norm.original_component(activations).to(activations.dtype)
+
+    return forward
+
+
+def _no_keys(keys: Tensor, values: Tensor, **_: object) -> tuple[Tensor, Tensor]:
+    """Keys and values ``[n, heads, 0, d_head]``: a bridge's own attention, which is thrown away, has nothing to do."""
+    return keys[:, :, :0], values[:, :, :0]
+
+
+class _OnlyOnce:
+    """Keeps the last result of the norms that it stands in for, and what it was of."""
+
+    def __init__(self) -> None:
+        self._last: tuple[nn.Module, Tensor, Tensor] | None = None
+
+    def forward_of(self, norm: Any) -> Callable[[Tensor], Tensor]:
+        method = norm.forward
+
+        def forward(activations: Tensor) -> Tensor:
+            if is_hooked(norm):
+                return method(activations)
+            if self._last is None or self._last[0] is not norm or self._last[1] is not activations:
+                self._last = norm, activations, method(activations)
+            return self._last[2]
+
+        return forward
+
+
+def _in_place(mlp: Any) -> Callable[[Tensor], Tensor]:
+    """The forward of ``GatedMLP``, which multiplies and adds in one tensor: the cache has no room for five."""
+    method = mlp.forward
+
+    def forward(activations: Tensor) -> Tensor:
+        if is_hooked(mlp) or torch.is_grad_enabled():
+            return method(activations)
+        inner = mlp.act_fn(linear(activations, mlp.W_gate.T.contiguous()))
+        inner *= linear(activations, mlp.W_in.T.contiguous())
+        inner += mlp.b_in
+        return linear(inner, mlp.W_out.T.contiguous(), mlp.b_out)
+
+    return forward
+
+
+def _no_scores(query: Tensor, _: Tensor) -> Tensor:
+    return query.new_zeros(len(query), 1, 1, 1)
+
+
+def _empty(attention: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    def mixed(value: Tensor, _: Tensor) -> Tensor:
+        shape = (*value.shape[:2], attention.cfg.n_heads, value.shape[-1])
+        result: Tensor = attention.hook_z(value.new_empty(shape))
+        return result
+
+    return mixed
