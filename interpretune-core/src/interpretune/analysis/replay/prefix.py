@@ -138,8 +138,7 @@ def attend(
     own = scale * (queries * key.unsqueeze(2)).sum(-1).transpose(0, 1).reshape(kv_heads, n * group)
     queries = queries.transpose(0, 1).reshape(kv_heads, n * group, width)
     result = value.new_empty(n, kv_heads, group, width_out)
-    by_head = result.transpose(0, 1)
-    weight, before = value.new_empty(kv_heads, n * group), value.new_empty(kv_heads, n, width_out)
+    by_head, now = result.transpose(0, 1), value.transpose(0, 1)
     examples, nothing = points.examples.tolist(), query.new_zeros(1, 1, 1)
     for point, start, stop in rows.segments:
         slots, mine = layer.slots[point], slice(start * group, stop * group)
@@ -149,9 +148,8 @@ def attend(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(values.dtype)
-        by_head[:, start:stop] = torch.bmm(weights, values).view(kv_heads, stop - start, group, width_out)
-        weight[:, mine] = weights[..., -1]
-        before[:, start:stop] = values[:, -1:]
-    change = (value - before.transpose(0, 1)).unsqueeze(2)
-    result.addcmul_(weight.view(kv_heads, n, group, 1).transpose(0, 1), change)
+        mixed = torch.bmm(weights, values).view(kv_heads, stop - start, group, width_out)
+        own_weight = weights[..., -1].view(kv_heads, stop - start, group, 1)
+        change = (now[:, start:stop] - values[:, -1:]).unsqueeze(2)  # from the value that it had
+        by_head[:, start:stop] = mixed.addcmul_(own_weight, change)
     return result.view(n, heads, width_out)
