@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--sites", nargs=2, default=["blocks.15.hook_resid_post", "blocks.22.hook_resid_post"])
     parser.add_argument("--width", type=int, default=16384, help="latents of a dictionary (default: %(default)s)")
-    parser.add_argument("--alive", type=int, default=50, help="latents active at a token (default: %(default)s)")
+    parser.add_argument("--alive", type=int, default=100, help="latents active at a token (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", default="left", choices=["left", "right"])
     parser.add_argument("--dtype", default="float32")

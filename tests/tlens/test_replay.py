@@ -387,3 +387,17 @@ def test_gated_mlps_of_hooked_transformers_work_in_one_tensor_unless_somebody_ho
     with torch.enable_grad():
         attribute(prefill, lambda logits, _: logits.sum(), [LOW])
     assert set(ran) == {2, 3}
+
+
+def test_an_mlp_of_a_hooked_transformer_that_computes_something_else_does_so_in_replays(backend: Make) -> None:
+    made, inputs = backend("hooked", "llama"), batch_of(RAGGED, "left")
+    mlp: Any = made.model.blocks[3].mlp  # type: ignore[union-attr,index]
+    method = mlp.forward
+    usual = made.prefill(inputs, models_at(*TWO), self_check=False).logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlp, "forward", lambda activations: 2 * method(activations))
+        prefill = made.prefill(inputs, models_at(*TWO), self_check=False)
+        rows = active_rows(prefill, LOW)
+        found, wanted = ablate(prefill, rows), ablate(prefill, rows, naive=True)
+    assert (prefill.logits - usual).abs().max() > 1e-2
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)

@@ -57,7 +57,8 @@ def spared_in_hooked_transformers(blocks: Sequence[Any]) -> Iterator[None]:
         for block in blocks:
             stack.enter_context(replaced_method(block.ln1, "forward", once.forward_of(block.ln1)))
             mlp: Any = getattr(block, "mlp", None)
-            if type(mlp) is GatedMLP and not mlp.cfg.is_layer_norm_activation():
+            own = type(mlp) is GatedMLP and "forward" not in vars(mlp)  # nobody has put another computation in
+            if own and not mlp.cfg.is_layer_norm_activation():
                 stack.enter_context(replaced_method(mlp, "forward", _in_place(mlp)))
         yield
 

@@ -19,7 +19,7 @@ from interpretune.analysis.replay.prefix import Rows
 from interpretune.analysis.replay.rows import Changes, LatentRows
 from interpretune.errors import AnalysisError
 
-MOST_ROWS = 1024
+MOST_ROWS = 2048
 """Rows of one replay, where memory allows; more are no faster."""
 NAIVE_TOKENS = 4096
 """Tokens of one forward of the plain loop; more are no faster."""
