@@ -197,6 +197,33 @@ def test_the_self_check_looks_at_every_latent_model(monkeypatch: pytest.MonkeyPa
         assert new_backend().prefill(INPUTS, [LOWER, upper]).kept is None
 
 
+def test_after_a_failed_self_check_nothing_comes_from_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Effects are differences to the clean logits: these must be those of whole forwards too."""
+    engine = hf_engine.HuggingFaceReplay
+    run, replay = engine.prefill, engine.replay
+
+    def wrong_prefill(self: Any, inputs: ModelInputs, edits: Any, *rest: Any) -> Any:
+        skewed = dict.fromkeys(["layers.0.resid_pre"], lambda residual: 1.1 * residual)
+        return run(self, inputs, {**edits, **skewed}, *rest)
+
+    monkeypatch.setattr(engine, "prefill", wrong_prefill)
+    monkeypatch.setattr(engine, "replay", lambda *args: replay(*args) + 1)
+    seen: dict[int, Tensor] = {}
+
+    def observe(latents: Tensor, _: ModelInputs, examples: Tensor) -> None:
+        seen.update(zip(examples.tolist(), latents, strict=True))
+
+    with one_warning("Replayed logits differ"):
+        prefill = new_backend().prefill(INPUTS, [LOWER, UPPER], observers={HIGH: observe})
+    plain = new_backend().run_spliced(INPUTS, [LOWER, UPPER], record=[HIGH])
+    torch.testing.assert_close(prefill.logits, plain.answer_logits, rtol=0, atol=ATOL)
+    for example, latents in seen.items():
+        length = min(latents.shape[0], plain.activations[HIGH].shape[1])
+        wanted = plain.activations[HIGH][example, -length:]
+        torch.testing.assert_close(latents[-length:], wanted, rtol=0, atol=ATOL)
+    assert sorted(seen) == [0, 1, 2]
+
+
 def test_the_self_check_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check, "compare_with_plain_loop", None)
     backend = new_backend()

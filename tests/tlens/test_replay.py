@@ -20,7 +20,7 @@ import interpretune as it
 from interpretune.analysis import ablate, activation_name
 from interpretune.analysis.replay.ablation import ablate_everywhere
 from interpretune.analysis.replay.gradients import attribute, latent_edges
-from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading
+from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading, spared_work
 from interpretune_tlens import replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
 from tests.analysis.ablated_rows import ATOL, Row, active_rows, error_of, rows_of, worst_error
@@ -363,41 +363,73 @@ def test_hooked_transformers_norm_what_attention_reads_once_unless_somebody_hook
 def test_gated_mlps_of_hooked_transformers_work_in_one_tensor_unless_somebody_hooks_them(
     backend: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, inputs = backend("hooked", "llama"), batch_of(RAGGED, "left")
-    mlps = {id(block.mlp): index for index, block in enumerate(made.model.blocks)}  # type: ignore[arg-type]
-    method, ran, seen = GatedMLP.forward, [], []
+    made, products, seen = backend("hooked", "llama"), [], []
+    mlp: Any = made.model.blocks[3].mlp  # type: ignore[union-attr,index]
 
-    def noted(mlp: Any, activations: Tensor) -> Tensor:
-        ran.append(mlps[id(mlp)])
-        return method(mlp, activations)
+    def counted(*arguments: Tensor) -> Tensor:
+        products.append(arguments)
+        return torch.nn.functional.linear(*arguments)
 
-    monkeypatch.setattr(GatedMLP, "forward", noted)
-    prefill = made.prefill(inputs, models_at(*TWO), self_check=False)
-    assert not ran
-    wanted = ablate(prefill, active_rows(prefill, LOW), naive=True)
-    assert ran
-    ran.clear()
-    made.model.blocks[3].mlp.hook_post.add_hook(lambda inner, hook: seen.append(inner))  # type: ignore[union-attr,index]
-    found = ablate(prefill, active_rows(prefill, LOW))
-    made.model.reset_hooks()  # type: ignore[operator]
-    assert ran == [3]
+    def count(work: Callable[[], Any]) -> int:
+        products.clear()
+        work()
+        return len(products)
+
+    monkeypatch.setattr(spared_work, "linear", counted)
+    prefill = made.prefill(batch_of(RAGGED, "left"), models_at(*TWO), self_check=False)
+    rows = active_rows(prefill, LOW)
+    assert count(lambda: ablate(prefill, rows)) == 2 * 3  # blocks 2 and 3, with three products each
+    assert count(lambda: attribute(prefill, lambda logits, _: logits.sum(), [LOW])) == 0
+    wanted = ablate(prefill, rows, naive=True)
+    hook = mlp.hook_post.register_forward_hook(lambda *given: seen.append(given))
+    assert count(lambda: torch.testing.assert_close(ablate(prefill, rows), wanted, rtol=0, atol=ATOL)) == 3
+    hook.remove()
     assert len(seen) == 1
-    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
-    ran.clear()
-    with torch.enable_grad():
-        attribute(prefill, lambda logits, _: logits.sum(), [LOW])
-    assert set(ran) == {2, 3}
 
 
-def test_an_mlp_of_a_hooked_transformer_that_computes_something_else_does_so_in_replays(backend: Make) -> None:
+def test_a_gated_mlp_in_one_tensor_computes_the_same_to_the_last_digit() -> None:
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=8, n_ctx=4, d_head=4, d_mlp=12, act_fn="silu", gated_mlp=True, d_vocab=5
+    )
+    torch.manual_seed(0)
+    mlp = GatedMLP(config)
+    for parameter in mlp.parameters():
+        torch.nn.init.normal_(parameter)
+    given = torch.randn(3, 2, 8)
+    before = given.clone()
+    with torch.no_grad():
+        assert torch.equal(spared_work._in_place(mlp)(given), GatedMLP.forward(mlp, given))
+    assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize("where", ["in the module", "in the class", "at a hook point"])
+def test_an_mlp_of_a_hooked_transformer_that_computes_something_else_does_so_in_replays(
+    backend: Make, where: str
+) -> None:
     made, inputs = backend("hooked", "llama"), batch_of(RAGGED, "left")
     mlp: Any = made.model.blocks[3].mlp  # type: ignore[union-attr,index]
-    method = mlp.forward
+    method = GatedMLP.forward
     usual = made.prefill(inputs, models_at(*TWO), self_check=False).logits
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp, "forward", lambda activations: 2 * method(activations))
+        if where == "in the module":
+            patch.setitem(vars(mlp), "forward", lambda activations: 2 * method(mlp, activations))
+        elif where == "in the class":
+            patch.setattr(GatedMLP, "forward", lambda part, activations: 2 * method(part, activations))
+        else:
+            patch.setitem(mlp._modules, "hook_post", torch.nn.Softplus())
         prefill = made.prefill(inputs, models_at(*TWO), self_check=False)
         rows = active_rows(prefill, LOW)
         found, wanted = ablate(prefill, rows), ablate(prefill, rows, naive=True)
     assert (prefill.logits - usual).abs().max() > 1e-2
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
+
+
+def test_a_hook_on_a_norm_that_works_in_place_is_made_on_a_tensor_of_its_own_each_time(backend: Make) -> None:
+    made = backend("hooked", "llama")
+    norm: Any = made.model.blocks[3].ln1  # type: ignore[union-attr,index]
+    hook = norm.register_forward_hook(lambda _, given, normed: normed.mul_(2))
+    prefill = made.prefill(batch_of(RAGGED, "left"), models_at(*TWO), self_check=False)
+    rows = active_rows(prefill, LOW)
+    found, wanted = ablate(prefill, rows), ablate(prefill, rows, naive=True)
+    hook.remove()
     torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)

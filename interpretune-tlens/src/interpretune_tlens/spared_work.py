@@ -1,6 +1,7 @@
 """Work that TransformerLens does and nobody needs in a replay: computed twice, thrown away, or kept for hooks.
 
-Nothing here changes a number, and where somebody hooks what would be spared, it is done. Methods are replaced in single
+Nothing here changes a number. Where somebody hooks a norm or an MLP, or has put something else in the place of a part
+of it, all of it is done; attention's own result is put aside in a replay whoever looks. Methods are replaced in single
 modules while a context lasts.
 """
 
@@ -23,6 +24,9 @@ NATIVE_NORM = "_hf_autograd_forward_with_hooks"
 """How a bridge's norm runs the norm of its model and computes, beside it, what its hook points show."""
 KEYS_IN_USE = "_update_kv_cache"
 """Where a bridge's attention adds a cache to its keys and values, before it makes scores."""
+NORM_POINTS = ("hook_in", "hook_scale", "hook_normalized", "hook_out")
+MLP_POINTS = ("hook_pre", "hook_pre_linear", "hook_post")
+GATED_MLP = GatedMLP.forward
 
 
 @contextlib.contextmanager
@@ -57,8 +61,7 @@ def spared_in_hooked_transformers(blocks: Sequence[Any]) -> Iterator[None]:
         for block in blocks:
             stack.enter_context(replaced_method(block.ln1, "forward", once.forward_of(block.ln1)))
             mlp: Any = getattr(block, "mlp", None)
-            own = type(mlp) is GatedMLP and "forward" not in vars(mlp)  # nobody has put another computation in
-            if own and not mlp.cfg.is_layer_norm_activation():
+            if type(mlp) is GatedMLP and not mlp.cfg.is_layer_norm_activation():
                 stack.enter_context(replaced_method(mlp, "forward", _in_place(mlp)))
         yield
 
@@ -73,16 +76,26 @@ def own_attention_spared(blocks: Sequence[Any]) -> Iterator[None]:
         yield
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Whether a hook is on a hook point of the module's own."""
-    return any(isinstance(part, HookPoint) and (part.fwd_hooks or part.bwd_hooks) for part in module.children())
+def _as_made(module: Any, points: Sequence[str]) -> bool:
+    """Whether nobody hooks some hook points of a module, or has put something in their place."""
+    found = [part for name in points if (part := getattr(module, name, None)) is not None]
+    return all(
+        isinstance(point, HookPoint) and not _is_watched(point) and "forward" not in vars(point) for point in found
+    )
+
+
+def _is_watched(module: nn.Module) -> bool:
+    before, after = module._forward_pre_hooks, module._forward_hooks
+    return bool(before or after or module._backward_pre_hooks or module._backward_hooks)
 
 
 def _norm_alone(norm: Any) -> Callable[[Tensor], Tensor]:
     method = getattr(norm, NATIVE_NORM)
 
     def forward(activations: Tensor) -> Tensor:
-        return method(activations) if is_hooked(norm) else norm.original_component(activations).to(activations.dtype)
+        if not _as_made(norm, NORM_POINTS):
+            return method(activations)
+        return norm.original_component(activations).to(activations.dtype)
 
     return forward
 
@@ -102,7 +115,7 @@ class _OnlyOnce:
         method = norm.forward
 
         def forward(activations: Tensor) -> Tensor:
-            if is_hooked(norm):
+            if _is_watched(norm) or not _as_made(norm, NORM_POINTS):  # a hook may change what it is given
                 return method(activations)
             if self._last is None or self._last[0] is not norm or self._last[1] is not activations:
                 self._last = norm, activations, method(activations)
@@ -112,12 +125,14 @@ class _OnlyOnce:
 
 
 def _in_place(mlp: Any) -> Callable[[Tensor], Tensor]:
-    """The forward of ``GatedMLP``, which multiplies and adds in one tensor: the cache has no room for five."""
+    """The forward of ``GatedMLP``, multiplying and adding in one tensor: a processor's cache has no room for five."""
     method = mlp.forward
+    usual = GatedMLP.forward is GATED_MLP and "forward" not in vars(mlp)
 
     def forward(activations: Tensor) -> Tensor:
-        if is_hooked(mlp) or torch.is_grad_enabled():
+        if not usual or torch.is_grad_enabled() or not _as_made(mlp, MLP_POINTS):
             return method(activations)
+        activations = activations.to(mlp.W_gate.device)
         inner = mlp.act_fn(linear(activations, mlp.W_gate.T.contiguous()))
         inner *= linear(activations, mlp.W_in.T.contiguous())
         inner += mlp.b_in
