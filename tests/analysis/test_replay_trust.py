@@ -203,8 +203,7 @@ def test_after_a_failed_self_check_nothing_comes_from_the_engine(monkeypatch: py
     run, replay = engine.prefill, engine.replay
 
     def wrong_prefill(self: Any, inputs: ModelInputs, edits: Any, *rest: Any) -> Any:
-        skewed = dict.fromkeys(["layers.0.resid_pre"], lambda residual: 1.1 * residual)
-        return run(self, inputs, {**edits, **skewed}, *rest)
+        return run(self, inputs, {**edits, "layers.0.resid_pre": lambda residual: 1.1 * residual}, *rest)
 
     monkeypatch.setattr(engine, "prefill", wrong_prefill)
     monkeypatch.setattr(engine, "replay", lambda *args: replay(*args) + 1)
@@ -218,9 +217,8 @@ def test_after_a_failed_self_check_nothing_comes_from_the_engine(monkeypatch: py
     plain = new_backend().run_spliced(INPUTS, [LOWER, UPPER], record=[HIGH])
     torch.testing.assert_close(prefill.logits, plain.answer_logits, rtol=0, atol=ATOL)
     for example, latents in seen.items():
-        length = min(latents.shape[0], plain.activations[HIGH].shape[1])
-        wanted = plain.activations[HIGH][example, -length:]
-        torch.testing.assert_close(latents[-length:], wanted, rtol=0, atol=ATOL)
+        wanted = plain.activations[HIGH][example, -len(latents) :]  # a bucket has less padding on the left
+        torch.testing.assert_close(latents, wanted, rtol=0, atol=ATOL)
     assert sorted(seen) == [0, 1, 2]
 
 

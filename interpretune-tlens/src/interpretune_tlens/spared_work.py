@@ -27,6 +27,7 @@ KEYS_IN_USE = "_update_kv_cache"
 NORM_POINTS = ("hook_in", "hook_scale", "hook_normalized", "hook_out")
 MLP_POINTS = ("hook_pre", "hook_pre_linear", "hook_post")
 GATED_MLP = GatedMLP.forward
+"""What is computed in one tensor instead; where a class has another by then, that one runs."""
 
 
 @contextlib.contextmanager
