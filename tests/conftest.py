@@ -89,7 +89,9 @@ def adapter_of(install: Install) -> Callable[..., None]:
     """Install an adapter from the body of its class: ``adapter_of("acme", level="model", body="...")``."""
 
     def adapter_of(name: str, *, body: str = "pass", version: str = "1.2.3", **declaration: Any) -> None:
-        declared = ", ".join(f"{key}={value!r}" for key, value in {"level": "extension", **declaration}.items())
+        declared = ", ".join(
+            f"{key}={value!r}" for key, value in {"level": "extension", "contract": "1.0", **declaration}.items()
+        )
         source = "import interpretune as it\n\n\nclass TheAdapter:\n"
         source += f"    declaration = it.AdapterDeclaration(name={name!r}, {declared})\n\n"
         source += "".join(f"    {line}\n" for line in dedent(body).strip().splitlines())

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class AnotherName:
-    declaration = it.AdapterDeclaration(name="menagerie", level="model")
+    declaration = it.AdapterDeclaration(name="menagerie", level="model", contract="1.0")
 
 
 adapter = AnotherName()

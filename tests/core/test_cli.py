@@ -30,7 +30,94 @@ def test_adapters_marks_declarations_that_cannot_be_read_or_spoken(install, adap
     assert main(["adapters", "--json"]) == 0
     states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
     assert states["future"] == "contract 9.0 not spoken"
-    assert states["broken"] == "declaration not readable"
+    assert states["broken"] == "broken: broken_mod.py cannot be read as Python: SyntaxError: invalid syntax"
+
+
+DECLARED = "import interpretune as it\n\nclass A:\n    declaration = it.AdapterDeclaration({})\n\nadapter = A()\n"
+
+
+def break_entry_points(site, text):
+    file = next(site.glob("*.dist-info")) / "entry_points.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.mark.parametrize(
+    ("source", "state"),
+    [
+        (f"x = {'(' * 5000}{')' * 5000}", "broken: acme_mod.py cannot be read as Python: "),
+        (f"x = {'-' * 100_000}1", "broken: acme_mod.py cannot be read as Python: "),
+        ("x = 1\0", "broken: acme_mod.py cannot be read as Python: "),
+        (DECLARED.format("name='acme', level='model'"), "broken: its declaration is refused: TypeError"),
+        (DECLARED.format("name='acme', level='model', contract='1'"), "broken: its declaration is refused: ValueError"),
+        (DECLARED.format("name='acme', level='attic', contract='1.0'"), "broken: its declaration is refused: Conf"),
+        (DECLARED.format("name='acme', level='model', contract='1.0', requires=5"), "broken: its declaration is "),
+        (DECLARED.format("name=NAME, level='model', contract='1.0'"), "declaration not readable: acme_mod.py has no l"),
+    ],
+    ids=["brackets", "signs", "nul", "no contract", "contract", "level", "requires", "computed"],
+)
+def test_adapters_lists_a_broken_source_and_goes_on(install, adapter_of, capsys, source, state):
+    install("acme-tools", adapters={"acme": "acme_mod:adapter"}, acme_mod=source)
+    adapter_of("zebra")
+    assert main(["adapters", "--json"]) == 0
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states["acme"].startswith(state)
+    assert states["core"] == states["zebra"] == "ready"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[interpretune.adapters]\nacme\n", b"[interpretune.adapters]\nacme = acme_mod:\xff\n"],
+    ids=["no equals sign", "not utf-8"],
+)
+def test_adapters_lists_malformed_entry_points_and_goes_on(install, adapter_of, capsys, text):
+    break_entry_points(install("acme-tools", adapters={}), text)
+    adapter_of("zebra")
+    assert main(["adapters", "--json"]) == 0
+    rows = {row["distribution"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["acme-tools"]["version"] == "1.2.3"
+    assert rows["acme-tools"]["state"].startswith("broken: entry_points.txt: ")
+    assert rows["interpretune-zebra"]["state"] == rows["interpretune-core"]["state"] == "ready"
+    assert main(["explain", "zebra"]) == 0
+    assert main(["explain", "acme"]) == EXIT_ERROR
+    assert "entry points of acme-tools 1.2.3 (entry_points.txt: " in capsys.readouterr().err
+
+
+def test_malformed_entry_points_of_others_are_none_of_ours(install, capsys):
+    break_entry_points(install("acme-tools", adapters={}), "[console_scripts]\nacme\n")
+    assert main(["adapters", "--json"]) == 0
+    assert "acme-tools" not in capsys.readouterr().out
+
+
+def test_adapters_lists_a_name_with_two_owners_and_goes_on(adapter_of, install, capsys):
+    adapter_of("acme")
+    install("acme-fork", adapters={"acme": "acme_fork:adapter"}, acme_fork="adapter = None")
+    assert main(["adapters", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    states = [row["state"] for row in rows if row["name"] == "acme"]
+    assert states == ["broken: registered by acme-fork and interpretune-acme"] * 2
+    assert next(row["state"] for row in rows if row["name"] == "core") == "ready"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys\nsys.exit(0)",
+        "class Stop(BaseException):\n    pass\n\nraise Stop('no')",
+        "class A:\n    @property\n    def declaration(self):\n        raise SystemExit(0)\n\nadapter = A()",
+        DECLARED.format("name='acme', level='model', contract='1.0'")
+        + "A.it_setup_module = property(lambda self: 1 / 0)\n",
+    ],
+    ids=["exits", "base exception", "declaration raises", "attribute raises"],
+)
+def test_an_adapter_that_stops_the_program_is_named(install, capsys, source):
+    install("acme-tools", adapters={"acme": "acme_mod:adapter"}, acme_mod=source)
+    assert main(["explain", "acme"]) == EXIT_ERROR
+    assert "Adapter 'acme' (acme-tools 1.2.3)" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_an_adapter_is_imported_is_an_interrupt(install):
+    install("acme-tools", adapters={"acme": "acme_mod:adapter"}, acme_mod="raise KeyboardInterrupt")
+    assert main(["explain", "acme"]) == EXIT_INTERRUPTED
 
 
 def test_adapters_imports_no_adapter_and_no_torch():

@@ -27,7 +27,7 @@ PROBE = """
         probe_columns: tuple = ()
 
     class Probe:
-        declaration = it.AdapterDeclaration(name="probe", level="extension")
+        declaration = it.AdapterDeclaration(name="probe", level="extension", contract="1.0")
 
         @it.hookimpl
         def it_contribute_classes(self):

@@ -60,7 +60,7 @@ import sys
 import interpretune as it
 assert "core" in it.installed_adapters()
 assert it.Adapter.core == "core"
-it.AdapterDeclaration(name="acme", level="model")
+it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 it.hookspec, it.hookimpl, it.ConfigurationError, it.ClassContribution
 print(*sorted(name.partition(".")[0] for name in sys.modules))
 """
@@ -121,6 +121,34 @@ def test_an_adapter_of_an_older_minor_version_stacks_and_no_other(
     else:
         with pytest.raises(interpretune.ContractVersionError, match=f"contract {written_for}.*speaks {core_speaks}"):
             build_context(("old",))
+
+
+@pytest.mark.parametrize(("written_for", "stacks"), [("1.0", False), ("1.1", True)])
+def test_a_hook_that_came_later_needs_its_contract(adapter_of, monkeypatch, written_for, stacks):
+    monkeypatch.setattr(interpretune.core_adapter.CoreAdapter, "declaration", core_declaration("1.1"))
+    monkeypatch.setattr(interpretune.declaration, "CONTRACT_VERSION", "1.1")
+    monkeypatch.setattr(interpretune.stack, "INTRODUCED_IN", {"it_log": "1.1"})
+    adapter_of("acme", contract=written_for, body="@it.hookimpl\ndef it_log(self, metrics):\n    pass")
+    if stacks:
+        assert build_context(("acme",)).names == ("core", "acme")
+    else:
+        with pytest.raises(
+            interpretune.AdapterSignatureError, match="it_log, which came with contract 1.1.*contract 1.0"
+        ):
+            build_context(("acme",))
+
+
+def test_hooks_that_came_later_are_hooks_of_the_contract():
+    assert hookspecs.INTRODUCED_IN.keys() <= set(interpretune.stack.HOOK_NAMES)
+    assert all(
+        interpretune.AdapterDeclaration(name="core", level="framework", contract=interpretune.CONTRACT_VERSION).knows(v)
+        for v in hookspecs.INTRODUCED_IN.values()
+    )
+
+
+def test_a_declaration_says_for_which_contract_it_was_written():
+    with pytest.raises(TypeError, match="contract"):
+        interpretune.AdapterDeclaration(name="acme", level="model")
 
 
 def core_declaration(contract):

@@ -38,7 +38,7 @@ def test_core_registers_through_the_same_group_and_the_listing_is_sorted(install
 def test_the_declaration_is_read_from_source_without_import(install):
     install("acme-tools", adapters={"acme": "acme_mod:adapter"}, acme_mod=GOOD + "    raise RuntimeError('imported')\n")
     declaration = it.installed_adapters()["acme"].read_declaration()
-    assert declaration == it.AdapterDeclaration(name="acme", level="latents", requires=("core",))
+    assert declaration == it.AdapterDeclaration(name="acme", level="latents", requires=("core",), contract="1.0")
     assert "acme_mod" not in sys.modules
 
 
@@ -56,9 +56,9 @@ def test_the_declaration_in_a_submodule_is_read_without_importing_its_parents(in
     "source",
     [
         "this is not python",
-        "import interpretune as it\nNAME = 'acme'\nd = it.AdapterDeclaration(name=NAME, level='model')",
-        "import interpretune as it\nd = it.AdapterDeclaration(name='another', level='model')",
-        "import interpretune as it\nd = it.AdapterDeclaration(name='acme', level='no such level')",
+        "import interpretune as it\nNAME = 'acme'\nd = it.AdapterDeclaration(name=NAME, level='model', contract='1.0')",
+        "import interpretune as it\nd = it.AdapterDeclaration(name='another', level='model', contract='1.0')",
+        "import interpretune as it\nd = it.AdapterDeclaration(name='acme', level='no such level', contract='1.0')",
     ],
 )
 def test_a_declaration_that_cannot_be_read_is_none(install, source):
@@ -73,7 +73,7 @@ def test_the_declaration_of_a_missing_module_is_none(install):
 
 def test_core_s_own_declaration_can_be_read():
     declaration = it.installed_adapters()["core"].read_declaration()
-    assert declaration == it.AdapterDeclaration(name="core", level="framework")
+    assert declaration == it.AdapterDeclaration(name="core", level="framework", contract="1.0")
 
 
 def test_two_distributions_with_one_name_are_refused(install):
@@ -149,9 +149,9 @@ def test_a_wrong_adapter_attribute_lists_the_right_ones(install):
 
 def test_a_declaration_refuses_names_and_levels_that_cannot_be():
     with pytest.raises(it.ConfigurationError, match="'upstairs'.*framework, model, latents, extension"):
-        it.AdapterDeclaration(name="acme", level="upstairs")
+        it.AdapterDeclaration(name="acme", level="upstairs", contract="1.0")
     with pytest.raises(ValueError, match="name"):
-        it.AdapterDeclaration(name="Acme Tools", level="model")
+        it.AdapterDeclaration(name="Acme Tools", level="model", contract="1.0")
 
 
 @pytest.mark.parametrize(("contract", "spoken"), [("1.0", True), ("0.9", False), ("2.0", False), ("1.1", False)])

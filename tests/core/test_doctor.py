@@ -124,9 +124,8 @@ def test_another_contract(adapter_of):
 
 
 def test_a_suite_that_is_none(install):
-    source = (
-        "import interpretune as it\n\nclass A:\n    declaration = it.AdapterDeclaration(name='acme', level='zzz')\n"
-    )
+    declared = "it.AdapterDeclaration(name='acme', level='zzz', contract='1.0')"
+    source = f"import interpretune as it\n\nclass A:\n    declaration = {declared}\n"
     site = install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme=source)
     entry_points = next(site.glob("*.dist-info")) / "entry_points.txt"
     entry_points.write_text(f"{entry_points.read_text()}\n[interpretune.conformance]\nacme = json:JSONDecoder\n")

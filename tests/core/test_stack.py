@@ -246,7 +246,7 @@ NAMES = "abcdefgh"
 
 
 def stacked(name: str, level: Level, requires: tuple[str, ...]) -> StackedAdapter:
-    declaration = it.AdapterDeclaration(name=name, level=level, requires=requires)
+    declaration = it.AdapterDeclaration(name=name, level=level, requires=requires, contract="1.0")
     return StackedAdapter(InstalledAdapter(name, f"{name}:adapter", f"interpretune-{name}", "1"), declaration, None)
 
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from interpretune.errors import InterpretuneError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from interpretune.discovery import InstalledAdapter
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -139,34 +141,57 @@ def _positive(text: str) -> int:
 
 
 def _adapters(options: argparse.Namespace) -> int:
-    from interpretune.discovery import installed_adapters
+    from interpretune.discovery import registered_adapters, unreadable_registrations
 
-    installed = installed_adapters()
-    rows = []
-    for item in installed.values():
-        about = item.read_declaration()
-        missing = [name for name in about.requires if name not in installed] if about else []
-        if about is None:
-            state = "declaration not readable"
-        elif not about.speaks_current_contract:
-            state = f"contract {about.contract} not spoken"
-        else:
-            state = f"missing {', '.join(missing)}" if missing else "ready"
-        rows.append(
-            {
-                "name": item.name,
-                "level": str(about.level) if about else "?",
-                "distribution": item.distribution,
-                "version": item.version,
-                "requires": list(about.requires) if about else [],
-                "state": state,
-            }
-        )
+    registered = sorted(registered_adapters(), key=lambda item: item.name)
+    owners = {
+        item.name: sorted({other.distribution for other in registered if other.name == item.name})
+        for item in registered
+    }
+    rows = [_adapter_row(item, owners) for item in registered]
+    rows += [
+        {
+            "name": "?",
+            "level": "?",
+            "distribution": item.distribution,
+            "version": item.version,
+            "requires": [],
+            "state": f"broken: {item.reason}",
+        }
+        for item in unreadable_registrations()
+    ]
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
         _print_table(rows)
     return 0
+
+
+def _adapter_row(item: InstalledAdapter, owners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the list of adapters says of one of them.
+
+    Args:
+        item: The adapter.
+        owners: The distributions that register each name.
+    """
+    about = item.read_declaration()
+    missing = [name for name in about.requires if name not in owners] if about else []
+    if len(owners[item.name]) > 1:
+        state = f"broken: registered by {' and '.join(owners[item.name])}"
+    elif about is None:
+        state = item.why_unreadable()
+    elif not about.speaks_current_contract:
+        state = f"contract {about.contract} not spoken"
+    else:
+        state = f"missing {', '.join(missing)}" if missing else "ready"
+    return {
+        "name": item.name,
+        "level": str(about.level) if about else "?",
+        "distribution": item.distribution,
+        "version": item.version,
+        "requires": list(about.requires) if about else [],
+        "state": state,
+    }
 
 
 def _explain(options: argparse.Namespace) -> int:

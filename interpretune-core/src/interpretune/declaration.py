@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import matches_re
@@ -40,6 +40,13 @@ def _level(value: str | Level) -> Level:
         ) from None
 
 
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)  # ("core") is easily written for ("core",)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ConfigurationError(f"Adapters are named by strings; found {wrong[0]!r}.")
+    return names
+
+
 @frozen(kw_only=True)
 class AdapterDeclaration:
     """The frozen declaration that every adapter object carries as its attribute ``declaration``.
@@ -54,19 +61,29 @@ class AdapterDeclaration:
         conflicts: Names of adapters that cannot share a stack with this one.
         default_model: Name of the model adapter that core adds where the stack has no other adapter of level ``model``
             and this one is installed. Any model adapter will do that has the hook points which are asked for.
-        contract: Version of the contract that the adapter was written for, ``major.minor``.
+        contract: Version of the contract that the adapter was written for, ``major.minor``: write it out, so that it
+            stays what it was when core speaks a later one.
     """
 
     name: str = field(validator=matches_re(r"[a-z][a-z0-9_]*"))
     level: Level = field(converter=_level)
-    requires: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
-    conflicts: tuple[str, ...] = field(default=(), converter=tuple[Any, ...])
+    contract: str = field(validator=matches_re(r"[0-9]{1,4}\.[0-9]{1,4}"))
+    requires: tuple[str, ...] = field(default=(), converter=_names)
+    conflicts: tuple[str, ...] = field(default=(), converter=_names)
     default_model: str | None = None
-    contract: str = field(default=CONTRACT_VERSION, validator=matches_re(r"\d+\.\d+"))
 
     @property
     def speaks_current_contract(self) -> bool:
         """Whether this core understands the adapter: equal major version, minor not newer than core's."""
-        major, minor = (int(part) for part in self.contract.split("."))
-        core_major, core_minor = (int(part) for part in CONTRACT_VERSION.split("."))
+        (major, minor), (core_major, core_minor) = parts_of(self.contract), parts_of(CONTRACT_VERSION)
         return major == core_major and minor <= core_minor
+
+    def knows(self, version: str) -> bool:
+        """Whether what a version of the contract brought is part of the contract that the adapter was written for."""
+        return parts_of(version) <= parts_of(self.contract)
+
+
+def parts_of(version: str) -> tuple[int, int]:
+    """Major and minor number of a version of the contract."""
+    major, minor = version.split(".")
+    return int(major), int(minor)

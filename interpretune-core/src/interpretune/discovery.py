@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from attrs import frozen
 
 from interpretune.declaration import AdapterDeclaration
-from interpretune.errors import AdapterImportError, ConfigurationError, DuplicateAdapterError, UnknownAdapterError
+from interpretune.errors import AdapterImportError, DuplicateAdapterError, UnknownAdapterError
 
 ENTRY_POINT_GROUP = "interpretune.adapters"
 
@@ -50,7 +51,9 @@ class InstalledAdapter:
         entry_point = importlib.metadata.EntryPoint(self.name, self.target, ENTRY_POINT_GROUP)
         try:
             return entry_point.load()
-        except Exception as error:  # whatever a stranger's module raises at import is reported with its owner
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a stranger's module raises, sys.exit too, is reported with its owner
             raise AdapterImportError(
                 f"Adapter {self} is installed but cannot be imported from {self.target!r}: "
                 f"{type(error).__name__}: {error}. Repair it with `pip install --force-reinstall {self.distribution}`, "
@@ -61,25 +64,69 @@ class InstalledAdapter:
         """Read the declaration from the adapter's source text, without importing anything.
 
         Returns:
-            The declaration, or None where it is not a literal call that can be read without running code.
+            The declaration, or None where it is not a literal call that can be read without running code;
+            ``why_unreadable`` says why.
         """
-        source = _find_source(self.target.partition(":")[0])
+        found = self._declared()
+        return found if isinstance(found, AdapterDeclaration) else None
+
+    def why_unreadable(self) -> str:
+        """Why ``read_declaration`` finds nothing, in words; empty where it finds the declaration."""
+        found = self._declared()
+        return "" if isinstance(found, AdapterDeclaration) else found
+
+    def _declared(self) -> AdapterDeclaration | str:
+        """The declaration, or why it cannot be read."""
+        module = self.target.partition(":")[0]
+        source = _find_source(module)
         if source is None:
-            return None
+            return f"declaration not readable: no Python source of the module {module!r} is found"
         try:
-            tree = ast.parse(source.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError):
-            return None
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and _called_name(node) == AdapterDeclaration.__name__:
-                try:
-                    values = {item.arg: ast.literal_eval(item.value) for item in node.keywords if item.arg}
-                    declaration = AdapterDeclaration(**values)
-                except (ValueError, TypeError, ConfigurationError):
-                    continue
-                if declaration.name == self.name:
-                    return declaration
-        return None
+            tree = ast.parse(source.read_bytes(), filename=source.name)
+            calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            declarations = [node for node in calls if _called_name(node) == AdapterDeclaration.__name__]
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return f"broken: {source.name} cannot be read as Python: {_first_line(error)}"
+        reason = (
+            f"declaration not readable: {source.name} has no literal call AdapterDeclaration(name={self.name!r}, ...)"
+        )
+        for node in declarations:
+            try:
+                values = {item.arg: ast.literal_eval(item.value) for item in node.keywords if item.arg}
+            except (ValueError, TypeError, RecursionError, MemoryError):
+                continue  # computed when it runs
+            try:
+                declaration = AdapterDeclaration(**values)
+            except (ValueError, TypeError) as error:
+                if values.get("name", self.name) == self.name:
+                    reason = f"broken: its declaration is refused: {_first_line(error)}"
+                continue
+            if declaration.name == self.name:
+                return declaration
+        return reason
+
+
+@frozen
+class UnreadableRegistration:
+    """A distribution whose entry points cannot be read, and which names the group of adapters among them.
+
+    Attributes:
+        distribution: Its name.
+        version: Its version.
+        reason: What is wrong, in words.
+    """
+
+    distribution: str
+    version: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.reason})"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0] if error.args else error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a word'}"
 
 
 def _called_name(call: ast.Call) -> str | None:
@@ -93,7 +140,7 @@ def _find_source(module: str) -> Path | None:
     package, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, AttributeError):
         return None
     if spec is None:
         return None
@@ -105,15 +152,62 @@ def _find_source(module: str) -> Path | None:
 
 
 def registered_adapters() -> Iterator[InstalledAdapter]:
-    """Every entry point of the group, also where two distributions register one name."""
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = entry_point.dist
-        yield InstalledAdapter(
-            name=entry_point.name,
-            target=entry_point.value,
-            distribution=distribution.name if distribution else "no distribution",
-            version=distribution.version if distribution else "?",
-        )
+    """Every entry point of the group, also where two distributions register one name.
+
+    A distribution whose entry points cannot be read is left out; ``unreadable_registrations`` has it.
+    """
+    try:
+        found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+    except Exception:  # noqa: BLE001 - one unreadable file stops the standard library's reading of all: one by one then
+        found = [item for distribution in _distributions() for item in _entry_points(distribution)[0]]
+    for entry_point in found:
+        name, version = _name_and_version(entry_point.dist)
+        yield InstalledAdapter(entry_point.name, entry_point.value, distribution=name, version=version)
+
+
+def unreadable_registrations() -> list[UnreadableRegistration]:
+    """Distributions that seem to register an adapter, and whose entry points cannot be read."""
+    return [
+        UnreadableRegistration(*_name_and_version(distribution), reason)
+        for distribution in _distributions()
+        if (reason := _entry_points(distribution)[1])
+    ]
+
+
+def _distributions() -> Iterator[importlib.metadata.Distribution]:
+    """The distributions on the path; of several with one name the first, as imports have it."""
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", _name_and_version(distribution)[0]).lower()
+        if name not in seen:
+            seen.add(name)
+            yield distribution
+
+
+def _entry_points(distribution: importlib.metadata.Distribution) -> tuple[list[importlib.metadata.EntryPoint], str]:
+    """The adapters that a distribution registers, and why they cannot be read; one of the two is empty."""
+    try:
+        return [item for item in distribution.entry_points if item.group == ENTRY_POINT_GROUP], ""
+    except Exception as error:  # noqa: BLE001 - a stranger's metadata may break its reader in any way; it is reported
+        text = _entry_points_text(distribution)
+        return [], f"entry_points.txt: {_first_line(error)}" if ENTRY_POINT_GROUP in text else ""
+
+
+def _entry_points_text(distribution: importlib.metadata.Distribution) -> str:
+    try:
+        return distribution.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):
+        return ENTRY_POINT_GROUP  # what cannot be read may be an adapter
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    if distribution is None:
+        return "no distribution", "?"
+    try:
+        metadata: Any = distribution.metadata or {}  # a damaged installation may have no metadata, or no name in it
+    except (OSError, ValueError):
+        metadata = {}
+    return metadata.get("Name") or "no name", metadata.get("Version") or "?"
 
 
 def installed_adapters() -> dict[str, InstalledAdapter]:
@@ -161,6 +255,7 @@ def find_adapter(
             else " By convention an adapter is published as interpretune-<name>: try `pip install interpretune-"
             f"{name.replace('_', '')}`."
         )
+        + "".join(f" The entry points of {item} cannot be read." for item in unreadable_registrations())
         + " `interpretune adapters` shows what is installed."
     )
 

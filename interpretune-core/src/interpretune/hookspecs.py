@@ -16,7 +16,7 @@ none to end: an implementation that fails there releases what it holds itself.
 Any hook may be wrapped (``hookimpl(wrapper=True)``); the wrapper of the adapter that stands lowest in the stack is
 outermost. ``tryfirst`` and ``trylast`` are reserved for core.
 
-All hooks exist since contract 1.0.
+All hooks exist since contract 1.0, unless ``INTRODUCED_IN`` says otherwise.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
     from interpretune.loops.config import LoopConfig, LoopResult
     from interpretune.module import ITModule
+
+FIRST_CONTRACT = "1.0"
+INTRODUCED_IN: Mapping[str, str] = {}
+"""Hooks that came later, with the version of the contract that brought them. An adapter that implements one of them and
+declares an earlier contract is refused: the core that it was written for would never call the hook."""
 
 # ---------------------------------------------------------------------------------------------------------------- init
 

@@ -16,6 +16,7 @@ from interpretune.contributions import ClassContribution
 from interpretune.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from interpretune.discovery import InstalledAdapter, find_adapter, installed_adapters
 from interpretune.errors import AdapterSignatureError, ContractVersionError, StackError
+from interpretune.hookspecs import FIRST_CONTRACT, INTRODUCED_IN
 from interpretune.markers import PROJECT_NAME
 
 CORE = "core"
@@ -190,11 +191,12 @@ def _stack(installed: InstalledAdapter) -> StackedAdapter:
             f"Adapter {installed}: {installed.target!r} is the class {plugin.__qualname__}, but an adapter is an "
             f"instance. Register an instance: `adapter = {plugin.__qualname__}()`, and point the entry point at it."
         )
-    declaration = getattr(plugin, "declaration", None)
+    declaration = _guarded(f"Adapter {installed}: reading its attribute `declaration`", plugin, "declaration")
     if not isinstance(declaration, AdapterDeclaration):
         raise AdapterSignatureError(
             f"Adapter {installed}: {installed.target!r} has no AdapterDeclaration as its attribute `declaration` "
-            f"(found {declaration!r}). Add `declaration = AdapterDeclaration(name={installed.name!r}, level=...)`."
+            f"(found {declaration!r}). Add `declaration = AdapterDeclaration(name={installed.name!r}, level=..., "
+            "contract=...)`."
         )
     if declaration.name != installed.name:
         raise AdapterSignatureError(
@@ -256,10 +258,29 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
     return ordered
 
 
+def _guarded(doing: str, plugin: Any, name: str) -> Any:
+    """An attribute of a stranger's object, None where it has none.
+
+    Raises:
+        AdapterSignatureError: The attribute is computed, and that failed.
+    """
+    try:
+        return getattr(plugin, name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise AdapterSignatureError(
+            f"{doing} raised {type(error).__name__}: {error}. Attributes of an adapter must be there without a session."
+        ) from error
+
+
 def _register(manager: pluggy.PluginManager, adapter: StackedAdapter) -> None:
     """Register one adapter and report every way in which its hooks do not fit the contract."""
     where = f"Adapter {adapter.installed}"
-    for name, member in inspect.getmembers(adapter.plugin, callable):
+    for name in dir(adapter.plugin):
+        member = _guarded(f"{where}: reading its attribute `{name}`", adapter.plugin, name)
+        if not callable(member):
+            continue
         marker = getattr(member, f"{PROJECT_NAME}_impl", None)
         if marker is None:
             if name.startswith("it_"):
@@ -270,6 +291,13 @@ def _register(manager: pluggy.PluginManager, adapter: StackedAdapter) -> None:
             raise AdapterSignatureError(
                 f"{where} implements {name}, which is not a hook of contract {CONTRACT_VERSION}."
                 + (f" Did you mean {near[0]}?" if near else f" The hooks are {', '.join(HOOK_NAMES)}.")
+            )
+        since = INTRODUCED_IN.get(name, FIRST_CONTRACT)
+        if not adapter.declaration.knows(since):
+            raise AdapterSignatureError(
+                f"{where} implements {name}, which came with contract {since}, and declares that it was written for "
+                f"contract {adapter.declaration.contract}: an older core would never call it. Declare "
+                f"contract={since!r}."
             )
         if adapter.name != CORE and (marker["tryfirst"] or marker["trylast"]):
             raise AdapterSignatureError(
