@@ -24,6 +24,7 @@ from interpretune.analysis import (
     latent_metrics_scatter,
     plot_latent_effects,
 )
+from interpretune.analysis.dashboards import page_of
 from tests.analysis.sessions import padded
 from tests.analysis.tiny_results import LOWER, PAGE, UPPER, RandomResults
 from tests.tiny import VOCABULARY, tiny_tokenizer
@@ -208,6 +209,40 @@ def test_dashboards_without_saved_tokens_say_how_to_save_them(results: RandomRes
     bare = AnalysisCache(batches=[replace(batch, tokens=None) for batch in results.cache.batches])
     shown = display_latent_dashboards(calculate_latent_metrics(bare), "Dashboards")
     assert "SaveCfg(tokens=True)" in shown[0]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert({latent})",
+        "data:text/html,{latent}",
+        "file:///etc/passwd?{latent}",
+        "//example.org/{latent}",
+        "https:///{latent}",
+        "http://[{latent}",
+        " javascript:alert(1)//http://{latent}",
+    ],
+)
+def test_pages_that_are_not_of_the_web_are_passed_over(results: RandomResults, url: str) -> None:
+    assert page_of(url, 7) is None
+    foreign = AnalysisCache(batches=[replace(batch, dashboard_urls={UPPER: url}) for batch in results.cache.batches])
+    shown = display_latent_dashboards(calculate_latent_metrics(foreign, filter_by_correct=False), "Dashboards")
+    assert shown == [body for body in shown if "most active at" in body]
+
+
+@pytest.mark.parametrize(
+    ("url", "page"),
+    [
+        ("https://example.org/{latent}", "https://example.org/7"),
+        ("https://example.org/{x:>4000000000}/{latent}", "https://example.org/%7Bx:%3E4000000000%7D/7"),
+        ("https://example.org/{0.__class__}/{latent}", "https://example.org/%7B0.__class__%7D/7"),
+        ("https://example.org/{latent}?a=b#c%20d", "https://example.org/7?a=b#c%20d"),
+        ('https://example.org/{latent}" onload="alert(1)', "https://example.org/7%22%20onload=%22alert(1)"),
+        ("https://example.org/</iframe><script>{latent}", "https://example.org/%3C/iframe%3E%3Cscript%3E7"),
+    ],
+)
+def test_addresses_of_pages_are_neither_formatted_nor_markup(url: str, page: str) -> None:
+    assert page_of(url, 7) == page
 
 
 # --------------------------------------------------------------------------------------------------------------- files

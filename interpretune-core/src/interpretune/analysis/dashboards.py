@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 from tabulate import tabulate
 
@@ -35,8 +36,8 @@ def display_latent_dashboards(
         tokenizer: Decodes the prompts in which a latent is active; None: the texts that were saved with the tokens.
 
     Returns:
-        What was shown for each latent: the address of a published page, or a table of prompts with the most active
-        token in double brackets.
+        What was shown for each latent: the address of a published page (http or https, any other is passed over), or a
+        table of prompts with the most active token in double brackets.
     """
     print(f"{title}" + (f" ({sae_release})" if sae_release else ""))
     signs: tuple[Sign, ...] = ("positive", "negative")
@@ -47,12 +48,33 @@ def display_latent_dashboards(
             for i in top_latents(table, top_k, sign):
                 latent = int(table.latents[i])
                 head = f"{name}, latent {latent}, total effect {table.total_effect[i].item():+.4f}"
-                body = url.format(latent=latent) if url else _contexts(metrics, name, latent, tokenizer)
+                page = page_of(url, latent) if url else None
+                body = page or _contexts(metrics, name, latent, tokenizer)
                 print(f"{head}\n{body}\n")
-                if url and in_notebook():
-                    _show_frame(body)
+                if page and in_notebook():
+                    _show_frame(page)
                 shown.append(body)
     return shown
+
+
+def page_of(url: str, latent: int) -> str | None:
+    """Address of a latent's published page.
+
+    Addresses come out of stores that others wrote: nothing in them is run or formatted.
+
+    Args:
+        url: Address with the place holder ``{latent}``.
+        latent: The latent.
+
+    Returns:
+        The address, with what has a meaning in HTML percent-encoded; None where it is not one of the web.
+    """
+    page = quote(url.replace("{latent}", str(latent)), safe=":/?#[]@!$&()*+,;=%~")
+    try:
+        parts = urlsplit(page)
+    except ValueError:
+        return None
+    return page if parts.scheme in ("http", "https") and parts.netloc else None
 
 
 def _contexts(metrics: LatentMetrics, name: str, latent: int, tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -73,4 +95,5 @@ def _excerpt(context: Context, tokenizer: PreTrainedTokenizerBase | None) -> str
 
 def _show_frame(url: str) -> None:
     display = sys.modules["IPython"].display
-    display.display(display.IFrame(url + "?embed=true", width=1000, height=500))
+    address = f"{url}{'&' if '?' in url else '?'}embed=true"
+    display.display(display.IFrame(address, width=1000, height=500))

@@ -38,11 +38,12 @@ from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.contributions import LatentRequest
+from interpretune.credentials import without_credentials
 from interpretune.declaration import Level
 from interpretune.demo.data import TEXT_FIELDS, demo_files
 from interpretune.demo.offline_model import is_cached, offline_model
 from interpretune.discovery import installed_adapters
-from interpretune.errors import ConfigurationError
+from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.profiling import peak_memory_bytes
 from interpretune.session import ITSession, ITSessionConfig, it_init, it_session_end
 from interpretune.stack import ExecutionContext, build_context
@@ -153,7 +154,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     )
     console.print(f"peak memory: {summary['peak_memory_mib']} MiB; threads: {summary['threads']}", highlight=False)
     partial = written.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=1, allow_nan=False), encoding="utf-8")
+    partial.write_text(json.dumps(without_credentials(summary), indent=1, allow_nan=False), encoding="utf-8")
     partial.replace(written)
     console.print(
         f"written to {options.output}: figures, a store of results for each mode, summary.json",
@@ -247,7 +248,13 @@ def _default_layers(shared: ITSharedConfig) -> tuple[int, int]:
 
     load_tokenizer(shared)  # reports a source that cannot be reached before anything large is loaded
     source = resolve_source(shared.model_name_or_path, shared.cache_dir)
-    n_layers = AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers
+    try:
+        n_layers = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().num_hidden_layers
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelLoadError(
+            f"The number of layers of {source!r} cannot be read from its configuration: {error}. Name the layers with "
+            "--layers; a model that brings its own code is not run by the demo."
+        ) from error
     return n_layers // 2, n_layers * 3 // 4
 
 

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from interpretune.analysis.fields import Field, Per
 from interpretune.analysis.operations.operation import SOURCES, Operation
+from interpretune.credentials import text_without_credentials, without_credentials
 from interpretune.errors import PlanError
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class Plan:
         kept = set(self.keeps)
         lines = []
         for op in self.operations:
-            options = [f"{name}={_short(value)}" for name, value in op.options.items() if value is not None]
+            told = without_credentials(op.options)
+            options = [f"{name}={_short(value)}" for name, value in told.items() if value is not None]
             written = ", ".join(f"{item.name}{'*' if item.name in kept else ''}" for item in op.writes)
             about = f"   [{', '.join(sorted(op.needs))}]" if op.needs else ""
             lines.append(f"{op.name}({', '.join([*op.reads, *options])}) -> {written}{about}")
@@ -196,5 +198,5 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = text_without_credentials(repr(value))
     return text if len(text) <= 40 else f"{text[:36]} ..."

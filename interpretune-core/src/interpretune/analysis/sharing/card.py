@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import DatasetCardData
 
 from interpretune.analysis.sharing.summary import Numbers, numbers_of
+from interpretune.credentials import text_without_credentials, without_credentials
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +55,7 @@ def store_card(store: AnalysisStore, title: str = "") -> str:
         store: The store; its rows are read once, a few at a time.
         title: Its name, for the heading.
     """
-    heading = _line(title) or "Results of an analysis"
+    heading = _line(text_without_credentials(title)) or "Results of an analysis"
     metadata = DatasetCardData(
         pretty_name=heading,
         tags=["interpretune", "interpretability"],
@@ -67,11 +68,14 @@ def store_card(store: AnalysisStore, title: str = "") -> str:
         f"{store.n_examples:,} examples in {store.n_batches:,} batches, written by interpretune."
         + ("" if store.complete else " **Not complete: the run was not finished.**"),
         "## What was asked",
-        _table(("part", "value"), list(_flat(store.manifest.about))[:LINES]),
+        _table(("part", "value"), list(_flat(without_credentials(store.manifest.about)))[:LINES]),
         "## Fields",
         _table(
             ("name", "type", "one for each", "what it says"),
-            [(f.name, f.dtype + "[]" * f.ragged, _per(f.per, f.shape), f.about) for f in store.fields.values()],
+            [
+                (f.name, f.dtype + "[]" * f.ragged, _per(f.per, f.shape), text_without_credentials(f.about))
+                for f in store.fields.values()
+            ],
         ),
         "## Numbers",
         *_numbers(numbers_of(store)),

@@ -16,6 +16,7 @@ from interpretune.analysis.sharing.places import place_of
 from interpretune.analysis.sharing.remote import RemotePlace
 from interpretune.analysis.sharing.staging import move_into, partial_file, partial_folder, taken, writing
 from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.credentials import without_credentials
 from interpretune.errors import StoreError
 
 
@@ -61,6 +62,9 @@ def save_store(
         card = Path(scratch) / CARD
         card.write_text(store_card(store, title), encoding="utf-8")
         files = {name: folder / name for name in _shared(store, folder)}
+        if without_credentials(store.manifest.about) != store.manifest.about:  # written by a version that kept them
+            store.manifest.write(Path(scratch))
+            files[MANIFEST] = Path(scratch) / MANIFEST
         if isinstance(place, HubRepository):
             message = f"Results: {store.n_examples:,} examples"
             return place.put(files.items(), card.read_text(encoding="utf-8"), message, replace=overwrite)

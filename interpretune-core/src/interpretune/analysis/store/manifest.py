@@ -14,6 +14,7 @@ from attrs import field, frozen
 from interpretune.analysis.fields import Field
 from interpretune.analysis.store.disk import MANIFEST, SHARDS, TABLES, check_name, whole_file
 from interpretune.analysis.store.migrations import SCHEMA_VERSION, migrate
+from interpretune.credentials import text_without_credentials, without_credentials
 from interpretune.errors import StoreError
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Manifest:
     core: str = field(factory=lambda: version(DISTRIBUTION))
 
     def to_json(self) -> str:
-        """Canonical JSON with its checksum.
+        """Canonical JSON with its checksum; what looks like a credential in ``about`` is left out.
 
         Raises:
             StoreError: ``about`` is no JSON.
@@ -97,11 +98,11 @@ class Manifest:
                     "per": str(item.per),
                     "shape": list(item.shape),
                     "ragged": item.ragged,
-                    "about": item.about,
+                    "about": text_without_credentials(item.about),
                 }
                 for item in self.fields
             ],
-            "about": self.about,
+            "about": without_credentials(self.about),
             "n_batches": self.n_batches,
             "world_size": self.world_size,
             "complete": self.complete,
