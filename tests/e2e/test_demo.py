@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from interpretune.analysis import AnalysisCache
-from interpretune.cli import EXIT_INTERRUPTED, main
+from interpretune.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
 from tests.tiny import nli_rows, save_tiny_model
 
 MODES = ("clean_no_sae", "clean_w_sae", "attr_patching", "ablation")
@@ -50,9 +51,35 @@ def test_the_demo_writes_figures_tables_and_a_summary(tiny_demo, tmp_path, capsy
     assert abs(effects).max() > 1e-3
     assert len(list((tmp_path / "out" / "figures").glob("*.html"))) == 3
     assert "Top positive ablation effects" in printed.err
+    check_effects_towards_yes(summary, printed.err)
 
 
-def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, capsys, monkeypatch):
+def check_effects_towards_yes(summary, printed):
+    """Effects are reported towards the first answer too, and how often each answer is given by label."""
+    for title in ("Effects towards the correct answer", "Effects towards 'Yes'", "Answers given in clean_w_sae"):
+        assert title in printed
+    cache = AnalysisCache.of(summary["analyses"]["ablation"])
+    found = [row for row in summary["largest_effects"] if row["analysis"] == "ablation" and row["towards"] == "'Yes'"]
+    assert len(found) == 6
+    labels = torch.cat(cache.orig_labels)
+    for row in found:
+        effects = torch.cat([batch[row["latent_model"]].dense()[:, row["latent"]] for batch in cache.effects]).double()
+        wanted = torch.where(labels == 0, effects, -effects).sum().item()
+        assert row["total_effect"] == pytest.approx(wanted, abs=1e-9)
+    rows = {(row["mode"], row["correct answer"]): row for row in summary["answers"]}
+    every = rows["clean_w_sae", "all"]
+    assert every["rows"] == every["answered 'Yes'"] + every["answered 'No'"] == summary["rows"]
+    right = rows["clean_w_sae", "'Yes'"]["answered 'Yes'"] + rows["clean_w_sae", "'No'"]["answered 'No'"]
+    assert right == next(row["correct"] for row in summary["correct"] if row["mode"] == "clean_w_sae")
+
+
+def test_an_answer_that_is_not_there_is_refused_at_once(tiny_demo, tmp_path, capsys):
+    assert main([*tiny_demo, "--towards", "Perhaps"]) == EXIT_ERROR
+    assert "towards='Perhaps' is no answer" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, tmp_path, capsys, monkeypatch):
     assert main(tiny_demo) == 0
     first = json.loads(capsys.readouterr().out)
 
@@ -60,8 +87,11 @@ def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, capsy
         raise AssertionError("trained again")
 
     monkeypatch.setattr("interpretune_saelens.training.SAETrainer", refuse)
-    assert main(tiny_demo) == 0
-    second = json.loads(capsys.readouterr().out)
+    assert main([*tiny_demo, "--towards", "No"]) == 0
+    printed = capsys.readouterr()
+    assert "Effects towards 'No'" in printed.err
+    assert (tmp_path / "out" / "figures" / "ablation-effects-towards-no.html").exists()
+    second = json.loads(printed.out)
     for name in ("correct", "quality", "ablation_attribution_pearson", "analyses"):
         assert second[name] == first[name]
     assert (first["ablation_cost"]["replayed"], second["ablation_cost"]["replayed"]) == (True, False)

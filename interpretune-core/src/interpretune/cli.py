@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1 (default: %(default)s)"
     )
+    demo.add_argument("--towards", help="answer whose effects are shown beside those towards the correct one")
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
     demo.add_argument("--limit", type=_positive, help="most rows to analyse (default: all)")
     demo.add_argument("--ablation-rows", type=_positive, help="rows to ablate, up to whole batches (default: all)")

@@ -6,6 +6,14 @@ expected, and one thing to do about it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROWS_TOLD = 20
+"""Rows that a message names."""
+
 
 class InterpretuneError(Exception):
     """Root of all errors raised by interpretune and its adapters."""
@@ -73,6 +81,30 @@ class CheckpointError(InterpretuneError, RuntimeError):
 
 class AnalysisError(InterpretuneError, RuntimeError):
     """An analysis was asked for something that its session or its inputs cannot give."""
+
+
+class NotFiniteError(AnalysisError):
+    """Numbers of an analysis are NaN or infinite.
+
+    Attributes:
+        what: What they are, in words.
+        rows: Indices of the examples.
+        of: What the indices count in: ``the batch``, or a split.
+        reason: Where it begins, the likely cause, and what to do.
+    """
+
+    def __init__(self, what: str, rows: Sequence[int], reason: str, of: str = "the batch") -> None:
+        self.what, self.rows, self.reason, self.of = what, tuple(rows), reason, of
+        shown = ", ".join(map(str, self.rows[:ROWS_TOLD])) + (", ..." if len(self.rows) > ROWS_TOLD else "")
+        count = f"{len(self.rows)} rows" if len(self.rows) > 1 else "1 row"
+        super().__init__(f"{what} are not finite in {count} of {of} ({shown}). {reason}")
+
+    def renamed(self, names: Sequence[int], of: str) -> NotFiniteError:
+        """The same where row ``i`` goes by the name ``names[i]``."""
+        return type(self)(self.what, sorted({int(names[row]) for row in self.rows}), self.reason, of)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.what, self.rows, self.reason, self.of)
 
 
 class ReplayRefusedError(AnalysisError):

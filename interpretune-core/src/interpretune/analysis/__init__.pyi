@@ -1,3 +1,4 @@
+from .answer_counts import AnswerCounts, count_answers
 from .backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
 from .batch import AnalysisBatch, LatentValues, Peaks
 from .cache import AnalysisCache, SaveCfg
@@ -64,6 +65,7 @@ __all__ = [
     "AnalysisMode",
     "AnalysisRunner",
     "AnalysisStore",
+    "AnswerCounts",
     "Context",
     "Edit",
     "HubRepository",
@@ -100,6 +102,7 @@ __all__ = [
     "compare_stores",
     "compute_correct",
     "construct_names_filter",
+    "count_answers",
     "create_attribution_tables",
     "display_latent_dashboards",
     "display_ref_vs_sae_logit_diffs",

@@ -95,6 +95,8 @@ class AnalysisCache:
 
     Attributes:
         save_cfg: What is kept.
+        answers: The answer words by label, where they are known: of the store, or as an analysis that fills the cache
+            finds them in the session.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class AnalysisCache:
         self._store = store
         self._writer: StoreWriter | None = None
         self._urls: dict[str, str] = {} if store is None else _urls_of(store)
+        self.answers: tuple[str, ...] = () if store is None else answers_of(store)
         for batch in batches:
             self.append(batch)
 
@@ -241,7 +244,11 @@ class AnalysisCache:
             raise AnalysisError("The cache is empty: run the analysis first.")
         if (Path(folder) / MANIFEST).exists():
             raise StoreError(f"{folder} holds results already. Write to another folder, or remove it.")
-        noted = {"latent_models": [{"name": name, "dashboard_url": url} for name, url in self._urls.items()]}
+        noted: dict[str, Any] = {
+            "latent_models": [{"name": name, "dashboard_url": url} for name, url in self._urls.items()]
+        }
+        if self.answers:
+            noted["answers"] = list(self.answers)
         with StoreWriter.create(
             folder, list(store.fields.values()), {**noted, **(about or {})}, key="", n_batches=store.n_batches
         ) as writer:
@@ -272,3 +279,15 @@ def _batch_of(batch: StoredBatch, urls: Mapping[str, str]) -> AnalysisBatch:
 def _urls_of(store: AnalysisStore) -> dict[str, str]:
     listed = store.manifest.about.get("latent_models", [])
     return {item["name"]: item["dashboard_url"] for item in listed if item.get("dashboard_url")}
+
+
+def answers_of(store: AnalysisStore) -> tuple[str, ...]:
+    """The answer words by label that a store's manifest notes; none where it notes none."""
+    about: Any = store.manifest.about
+    found: Any = about.get("answers")
+    if found is None:  # a run notes them with the configuration of its module
+        found = about
+        for name in ("configs", "module", "generative_step_cfg", "answers"):
+            found = found.get(name) if isinstance(found, Mapping) else None
+    words = found if isinstance(found, (list, tuple)) and all(isinstance(word, str) for word in found) else ()
+    return tuple(words)

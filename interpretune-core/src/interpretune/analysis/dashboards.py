@@ -41,13 +41,14 @@ def display_latent_dashboards(
     """
     print(f"{title}" + (f" ({sae_release})" if sae_release else ""))
     signs: tuple[Sign, ...] = ("positive", "negative")
+    towards = metrics.direction.suffix
     shown = []
     for name, table in metrics.tables.items():
         url = metrics.summary.dashboard_urls.get(name)
         for sign in signs:
             for i in top_latents(table, top_k, sign):
                 latent = int(table.latents[i])
-                head = f"{name}, latent {latent}, total effect {table.total_effect[i].item():+.4f}"
+                head = f"{name}, latent {latent}, total effect{towards} {table.total_effect[i].item():+.4f}"
                 page = page_of(url, latent) if url else None
                 body = page or _contexts(metrics, name, latent, tokenizer)
                 print(f"{head}\n{body}\n")

@@ -10,6 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.direction import CORRECT, TOWARDS_CORRECT, Direction, direction_of
+from interpretune.analysis.finite import check_stored
 from interpretune.analysis.modes import AnalysisMode
 from interpretune.errors import AnalysisError
 
@@ -38,9 +40,11 @@ def compute_correct(analysis_cache: AnalysisCache, mode: AnalysisMode | None = N
 
     Raises:
         AnalysisError: The cache is empty.
+        NotFiniteError: It holds logit differences that are NaN, of which no answer follows.
     """
     if not analysis_cache.batches:
         raise AnalysisError(f"The cache of {mode or 'the analysis'} is empty: run the analysis first.")
+    check_stored(analysis_cache, "logit_diffs")
     predictions: list[Tensor] = analysis_cache.preds
     labels = torch.cat(analysis_cache.orig_labels)
     correct = int((torch.cat(predictions) == labels).sum())
@@ -92,8 +96,10 @@ def calc_activation_summary(analysis_cache: AnalysisCache) -> ActivationSummary:
 
     Raises:
         AnalysisError: The cache has no latent activations.
+        NotFiniteError: Some of them are NaN.
     """
     names = names_with(analysis_cache, "activations")
+    check_stored(analysis_cache, "activations")
     sums = {name: _LatentSums(2) for name in names}
     for batch in analysis_cache.activations:
         for name, item in batch.items():
@@ -114,7 +120,8 @@ class LatentTable:
     Attributes:
         latents: Ids of the latents that are alive in some example, ascending.
         total_effect: Sum of the effects over the selected examples, in logits.
-        mean_effect: The same divided by the number of selected examples in which the latent is active.
+        mean_effect: The same divided by the number of selected examples in which the latent is active. (Divided by the
+            number of all examples it is the ``effect per example`` of ``plot_latent_effects``.)
         mean_activation: Mean activation over the examples in which the latent is active.
         num_samples_active: Number of examples in which the latent is active.
         proportion_samples_active: The same divided by the number of examples.
@@ -137,12 +144,14 @@ class LatentMetrics:
         tables: One table for each latent model, by activation name.
         summary: The activations that belong to it.
         selection: Which examples the effects were taken from, in words.
+        direction: The answer towards which effects count.
     """
 
     run_name: str
     tables: Mapping[str, LatentTable]
     summary: ActivationSummary
     selection: str
+    direction: Direction = TOWARDS_CORRECT
 
 
 def calculate_latent_metrics(
@@ -151,6 +160,7 @@ def calculate_latent_metrics(
     activation_summary: ActivationSummary | None = None,
     filter_by_correct: bool = True,
     run_name: str = "",
+    towards: str | int = CORRECT,
 ) -> LatentMetrics:
     """Sum the effects of each latent over examples.
 
@@ -160,19 +170,26 @@ def calculate_latent_metrics(
         activation_summary: Activations to report; None: those of ``analysis_cache``.
         filter_by_correct: Use the correctly answered examples only. Without ``pred_summ`` all are used.
         run_name: Name of the analysis, for titles.
+        towards: The answer towards which effects count: ``"correct"``, each example's own correct answer, or one
+            answer for all examples, by its label or its word. A latent that pushes towards one answer whatever the
+            example says has a total near 0 in the first way of counting and a large one in the second.
 
     Raises:
-        AnalysisError: The cache has no effects.
+        AnalysisError: The cache has no effects, or there is no such answer.
+        NotFiniteError: Some of them are NaN.
     """
+    direction = direction_of(towards, analysis_cache.answers)
     names = names_with(analysis_cache, "effects")
+    check_stored(analysis_cache, "effects")
     summary = activation_summary or calc_activation_summary(analysis_cache)
     chosen = [torch.ones_like(labels, dtype=torch.bool) for labels in analysis_cache.orig_labels]
     if filter_by_correct and pred_summ is not None:
         pairs = zip(pred_summ.batch_predictions, analysis_cache.orig_labels, strict=True)
         chosen = [predictions == labels for predictions, labels in pairs]
     sums = {name: _LatentSums(2) for name in names}
-    for keep, effects, activations in zip(chosen, analysis_cache.effects, analysis_cache.activations, strict=True):
-        for name, item in effects.items():
+    columns = (analysis_cache.effects, analysis_cache.activations, analysis_cache.orig_labels)
+    for keep, effects, activations, labels in zip(chosen, *columns, strict=True):
+        for name, item in direction.of(effects, labels).items():
             sums[name].add(item.latents, item.values[keep], activations[name].values[keep] > 0)
     tables = {}
     for name in names:
@@ -189,11 +206,20 @@ def calculate_latent_metrics(
     used = sum(int(keep.sum()) for keep in chosen)
     of = sum(len(keep) for keep in chosen)
     what = "correctly answered examples" if filter_by_correct and pred_summ is not None else "examples"
-    return LatentMetrics(run_name, tables, summary, f"{used} {what} of {of}")
+    return LatentMetrics(run_name, tables, summary, f"{used} {what} of {of}", direction)
 
 
 def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str, float]:
-    """Pearson correlation of two analyses' total effects, over the latents that both know, by activation name."""
+    """Pearson correlation of two analyses' total effects, over the latents that both know, by activation name.
+
+    Raises:
+        AnalysisError: They count effects towards different answers.
+    """
+    if first.direction != second.direction:
+        raise AnalysisError(
+            f"Effects towards {first.direction.name} are not compared with effects towards {second.direction.name}: "
+            "calculate both metrics with the same towards=..."
+        )
     found = {}
     for name, one in first.tables.items():
         if name not in second.tables:
@@ -226,7 +252,7 @@ def names_with(analysis_cache: AnalysisCache, what: str) -> list[str]:
 
 
 class _LatentSums:
-    """Sums over examples for each latent that was ever alive, batch by batch; the cost follows the alive latents.
+    """Sums in float64 for each latent that was ever alive, batch by batch; the cost follows the alive latents.
 
     Attributes:
         latents: Ids, ascending, ``[n]``.
@@ -235,12 +261,12 @@ class _LatentSums:
 
     def __init__(self, columns: int) -> None:
         self.latents = torch.empty(0, dtype=torch.long)
-        self.sums = torch.zeros(columns, 0)
+        self.sums = torch.zeros(columns, 0, dtype=torch.float64)
 
     def add(self, latents: Tensor, *columns: Tensor) -> None:
         """Add a batch: ids ``[n_alive]`` and a value for each example and latent, ``[batch, n_alive]``."""
         merged, where = torch.cat([self.latents, latents]).unique(return_inverse=True)
-        new = torch.stack([column.float().sum(dim=0) for column in columns])
+        new = torch.stack([column.double().sum(dim=0) for column in columns])
         sums = self.sums.new_zeros(len(columns), len(merged))
         self.sums = sums.index_add_(1, where, torch.cat([self.sums, new], dim=1))
         self.latents = merged

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from interpretune.analysis.batch import LatentValues
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.direction import CORRECT, direction_of
+from interpretune.analysis.finite import check_stored
 from interpretune.analysis.metrics import LatentMetrics, effect_correlations, names_with
 
 FIGURE_DIR = Path("figures")
@@ -56,27 +58,38 @@ def plot_latent_effects(
     per_batch: bool = False,
     title: str = "Effect of latents on the logit difference",
     figure_dir: Path | None = None,
+    towards: str | int = CORRECT,
 ) -> list[go.Figure]:
-    """Plot the mean effect of each alive latent, sorted, a panel for each latent model.
+    """Plot the effect per example of each alive latent, sorted, a panel for each latent model.
+
+    It is the sum of a latent's effects divided by the number of all examples, whether or not the latent is active in
+    them. (The ``mean effect`` of tables counts the examples in which it is.)
 
     Args:
         analysis_cache: Results of ``ablation`` or ``attr_patching``.
         per_batch: A figure for each batch instead of one for all.
         title: Title, and name of the file.
         figure_dir: Where to save; see ``show_or_save``.
+        towards: The answer towards which effects count; see ``calculate_latent_metrics``.
 
     Returns:
         The figures.
 
     Raises:
-        AnalysisError: The cache has no effects.
+        AnalysisError: The cache has no effects, or there is no such answer.
+        NotFiniteError: Some of them are NaN.
     """
     names_with(analysis_cache, "effects")
+    check_stored(analysis_cache, "effects")
+    direction = direction_of(towards, analysis_cache.answers)
     batches = list(analysis_cache.effects)
+    if direction.label is not None:
+        pairs = zip(batches, analysis_cache.orig_labels, strict=True)
+        batches = [direction.of(effects, labels) for effects, labels in pairs]
     groups = [[batch] for batch in batches] if per_batch else [batches]
     figures = []
     for i, group in enumerate(groups):
-        suffix = f", batch {i}" if per_batch else ""
+        suffix = direction.suffix + (f", batch {i}" if per_batch else "")
         figure = _effects_figure(group, title + suffix)
         show_or_save(figure, _file_name(title + suffix), figure_dir)
         figures.append(figure)
@@ -87,7 +100,7 @@ def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str) -> go
     names = list(dict.fromkeys(name for batch in batches for name in batch))
     figure = make_subplots(rows=len(names), cols=1, subplot_titles=names, vertical_spacing=0.3 / max(len(names), 1))
     for row, name in enumerate(names, start=1):
-        latents, effects = mean_effects([batch[name] for batch in batches if name in batch])
+        latents, effects = effects_per_example([batch[name] for batch in batches if name in batch])
         order = effects.argsort(descending=True)
         latents, effects = latents[order], effects[order]
         ends = {*range(min(LABELLED, len(order))), *range(max(0, len(order) - LABELLED), len(order))}
@@ -103,29 +116,29 @@ def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str) -> go
                 constraintext="none",
                 cliponaxis=False,
                 marker={"color": effects.tolist(), "colorscale": "RdBu", "cmid": 0, "line": {"width": 0}},
-                hovertemplate="latent %{customdata}<br>mean effect %{y:.4f}<extra></extra>",
+                hovertemplate="latent %{customdata}<br>effect per example %{y:.4f}<extra></extra>",
             ),
             row=row,
             col=1,
         )
         figure.update_xaxes(title_text="alive latents, by effect", row=row, col=1)
-        figure.update_yaxes(title_text="mean effect (logits)", row=row, col=1)
+        figure.update_yaxes(title_text="effect per example (logits)", row=row, col=1)
     figure.update_layout(
         title=title, showlegend=False, template="plotly_white", height=360 * len(names) + 80, width=1000, bargap=0.05
     )
     return figure
 
 
-def mean_effects(batches: list[LatentValues]) -> tuple[Tensor, Tensor]:
-    """Mean effect of each latent that is alive in some example, over all examples.
+def effects_per_example(batches: list[LatentValues]) -> tuple[Tensor, Tensor]:
+    """Effects of each latent that is alive in some example, summed and divided by the number of all examples.
 
     Returns:
-        Ids and means, both ``[n]``.
+        Ids and effects per example, both ``[n]``.
     """
     ids = torch.cat([item.latents for item in batches]).unique()
-    total = torch.zeros(len(ids))
+    total = torch.zeros(len(ids), dtype=torch.float64)
     for item in batches:
-        total.index_add_(0, torch.searchsorted(ids, item.latents), item.values.float().sum(dim=0))
+        total.index_add_(0, torch.searchsorted(ids, item.latents), item.values.double().sum(dim=0))
     return ids, total / sum(len(item.values) for item in batches)
 
 
@@ -135,7 +148,7 @@ def latent_metrics_scatter(
     label1: str = "first",
     label2: str = "second",
     figure_dir: Path | None = None,
-    what: str = "total effect (logits)",
+    what: str | None = None,
 ) -> go.Figure:
     """Plot the total effects of two analyses against each other, a panel for each latent model.
 
@@ -145,12 +158,13 @@ def latent_metrics_scatter(
         label1: Name of the first analysis.
         label2: Name of the second analysis.
         figure_dir: Where to save; see ``show_or_save``.
-        what: Names what is plotted on the axes.
+        what: Names what is plotted on the axes; None: total effects, and towards which answer.
 
     Returns:
         The figure; each panel states the Pearson correlation.
     """
     correlations = effect_correlations(metrics1, metrics2)
+    what = what or f"total effect{metrics1.direction.suffix} (logits)"
     titles = [f"{name}<br>Pearson r = {r:.3f}" for name, r in correlations.items()]
     figure = make_subplots(rows=1, cols=max(len(titles), 1), subplot_titles=titles, horizontal_spacing=0.12)
     for column, name in enumerate(correlations, start=1):

@@ -63,6 +63,8 @@ def run_analysis(
             "run_analysis needs a module, a data module and what to do: call it as "
             "run_analysis(**session, analysis_cfg=AnalysisCfg(mode=...))."
         )
+    cache = analysis_cfg.analysis_cache
+    cache.answers = cache.answers or tuple(owner.it_cfg.generative_step_cfg.answers)
     loader = datamodule.test_dataloader()
     total = len(loader) if limit_batches < 0 else min(limit_batches, len(loader))
     hook = owner._hook
@@ -76,7 +78,7 @@ def run_analysis(
                 progress.advance(task)
     finally:
         hook.it_close_analysis(module=owner, analysis_cfg=analysis_cfg)
-    return analysis_cfg.analysis_cache
+    return cache
 
 
 def run_analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:

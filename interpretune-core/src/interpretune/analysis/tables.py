@@ -10,6 +10,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.finite import check_stored
 from interpretune.analysis.metrics import LatentMetrics, LatentTable
 from interpretune.errors import AnalysisError
 
@@ -41,7 +42,10 @@ def display_ref_vs_sae_logit_diffs(
 
     Raises:
         AnalysisError: The two caches have different numbers of examples.
+        NotFiniteError: One of them holds logit differences that are NaN.
     """
+    for cache in (sae, no_sae_ref):
+        check_stored(cache, "logit_diffs")
     spliced, clean = torch.cat(sae.logit_diffs), torch.cat(no_sae_ref.logit_diffs)
     if spliced.shape != clean.shape:
         raise AnalysisError(
@@ -70,7 +74,7 @@ def create_attribution_tables(
     """Tables of the latents with the largest positive and negative total effects.
 
     Args:
-        metrics: Effects of one analysis.
+        metrics: Effects of one analysis, towards the answer that they were calculated for.
         top_k: Latents in each table.
         filter_type: Which signs to show.
         per_sae: A table for each latent model instead of one for all.
@@ -86,7 +90,7 @@ def create_attribution_tables(
             rows = [row for name in names for row in _effect_rows(name, metrics.tables[name], top_k, sign)]
             rows = sorted(rows, key=lambda row: row[2], reverse=sign == "positive")[:top_k]
             where = f" at {names[0]}" if per_sae else ""
-            title = f"Top {sign} {metrics.run_name} effects{where} ({metrics.selection})"
+            title = f"Top {sign} {metrics.run_name} effects{metrics.direction.suffix}{where} ({metrics.selection})"
             shown = [row[1:] for row in rows] if per_sae else rows
             headers = EFFECT_COLUMNS if per_sae else ("hook", *EFFECT_COLUMNS)
             tables[title] = tabulate(shown, headers=headers, tablefmt="grid", floatfmt=".4f")

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import asdict, evolve
 from rich.console import Console
 from tabulate import tabulate
 
 from interpretune.analysis.cache import AnalysisCache, SaveCfg
-from interpretune.analysis.dashboards import display_latent_dashboards
-from interpretune.analysis.metrics import (
-    ActivationSummary,
-    LatentMetrics,
-    calc_activation_summary,
-    calculate_latent_metrics,
-    compute_correct,
-    effect_correlations,
-)
+from interpretune.analysis.direction import direction_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
-from interpretune.analysis.plots import latent_metrics_scatter, plot_latent_effects
-from interpretune.analysis.quality import LatentQuality, measure_latent_quality
-from interpretune.analysis.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
+from interpretune.analysis.quality import measure_latent_quality
 from interpretune.cache_folder import cache_root
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
@@ -42,6 +30,7 @@ from interpretune.credentials import without_credentials
 from interpretune.declaration import Level
 from interpretune.demo.data import TEXT_FIELDS, demo_files
 from interpretune.demo.offline_model import is_cached, offline_model
+from interpretune.demo.report import asked_answer, finite_or_none, write_report
 from interpretune.discovery import installed_adapters
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.profiling import peak_memory_bytes
@@ -57,7 +46,6 @@ JOIN = "\nClaim: "
 SUFFIX = "\nThe claim is supported by the text (Yes/No):"
 ANSWERS = (" Yes", " No")
 QUALITY_ROWS = 24
-WIDE = 5
 MIB = 1024 * 1024
 
 
@@ -73,6 +61,8 @@ class DemoOptions:
         hook: Place in a layer at which to train.
         data: JSONL file, folder, or hub data set and subset; None: the rows of the package.
         answers: Answer words for the labels 0 and 1.
+        towards: The answer whose effects are reported beside those towards the correct one: its word, or its label; the
+            figures are made for it too. None: the first, without figures of its own.
         limit: Most rows to analyse.
         ablation_rows: Rows to ablate, rounded up to whole batches; None: all that are analysed.
         batch_size: Rows in a batch.
@@ -90,6 +80,7 @@ class DemoOptions:
     hook: str = "hook_resid_post"
     data: str | None = None
     answers: Sequence[str] = ANSWERS
+    towards: str | int | None = None
     limit: int | None = None
     ablation_rows: int | None = None
     batch_size: int = 4
@@ -131,6 +122,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """
     watch = Stopwatch()
     start = time.perf_counter()
+    direction_of(asked_answer(options), options.answers)  # before anything costs time
     context = build_context(choose_adapters(options.adapters))
     written = _summary_file(options.output)
     console.print(str(context), highlight=False, markup=False, soft_wrap=True)
@@ -284,7 +276,7 @@ def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console
     with watch.part("quality of the latent models", console):
         batches = itertools.islice(datamodule.test_dataloader(), -(-QUALITY_ROWS // options.batch_size))
         quality = measure_latent_quality(module, batches)
-    return _report(session, options, caches, quality, console) | {"ablation_cost": cost}
+    return write_report(session, options, caches, quality, console) | {"ablation_cost": cost}
 
 
 def _ablation_cost(module: ITModule, cache: AnalysisCache) -> dict[str, Any]:
@@ -301,108 +293,5 @@ def _ablation_cost(module: ITModule, cache: AnalysisCache) -> dict[str, Any]:
         "alive_latents": len({(name, i) for b in cache.alive_latents for name, ids in b.items() for i in ids.tolist()}),
         "loop_forwards": sum(len(item.latents) for item in values),
         "replayed": replayed,
-        "max_abs_error": _finite(worst),
+        "max_abs_error": finite_or_none(worst),
     }
-
-
-def _report(
-    session: ITSession,
-    options: DemoOptions,
-    caches: Mapping[AnalysisMode, AnalysisCache],
-    quality: Sequence[LatentQuality],
-    console: Console,
-) -> dict[str, Any]:
-    """Print the tables, save figures and Parquet files, and return the figures of the summary."""
-    tokenizer, figures = session.datamodule.tokenizer, options.output / "figures"
-    for section in session.context.hook.it_report_latents(module=session.module):
-        _table(console, section.title, section.rows)
-    _table(
-        console,
-        "Faithfulness of the latent models, each alone, on rows to analyse",
-        [item.as_row() for item in quality],
-    )
-    console.rule("Clean against spliced logit differences, largest changes")
-    clean, spliced = caches[AnalysisMode.clean_no_sae], caches[AnalysisMode.clean_w_sae]
-    with _through(console):
-        display_ref_vs_sae_logit_diffs(sae=spliced, no_sae_ref=clean, tokenizer=tokenizer, top_k=options.top_k)
-    predictions = {mode: compute_correct(cache, mode) for mode, cache in caches.items()}
-    correct = [
-        {
-            "mode": str(m),
-            "rows": sum(map(len, p.batch_predictions)),
-            "correct": p.total_correct,
-            "percent": p.percentage_correct,
-        }
-        for m, p in predictions.items()
-    ]
-    _table(console, "Correct answers by mode", correct)
-    contexts = calc_activation_summary(spliced)
-    attribution = caches[AnalysisMode.attr_patching]
-    ablated = len(caches[AnalysisMode.ablation].batches)
-    compared = attribution
-    if ablated < len(attribution.batches):
-        compared = AnalysisCache(batches=attribution.batches[:ablated])
-    metrics = {
-        "ablation": _effects(caches[AnalysisMode.ablation], "ablation", contexts),
-        "attribution": _effects(attribution, "attribution patching", contexts),
-    }
-    same_rows = _effects(compared, "attribution patching", contexts)
-    correlations = effect_correlations(metrics["ablation"], same_rows)
-    with _through(console):
-        for item in metrics.values():
-            for title, table in create_attribution_tables(item, top_k=options.top_k).items():
-                print(f"\n{title}\n{table}")
-        print()
-        display_latent_dashboards(
-            metrics["ablation"],
-            "What the latents with the largest effects are active on",
-            sae_release=options.sae_release,
-            top_k=1,
-            tokenizer=tokenizer,
-        )
-        plot_latent_effects(caches[AnalysisMode.ablation], title="Ablation effects", figure_dir=figures)
-        plot_latent_effects(attribution, title="Attribution patching effects", figure_dir=figures)
-        latent_metrics_scatter(metrics["ablation"], same_rows, "Ablation", "Attribution patching", figure_dir=figures)
-    shown = [{"latent model": name, "Pearson r": r} for name, r in correlations.items()]
-    _table(console, "Ablation against attribution patching, total effects on the same rows", shown)
-    return {
-        "model": session.module.it_cfg.model_name_or_path,
-        "stack": list(session.context.names),
-        "rows": sum(map(len, clean.orig_labels)),
-        "analyses": {str(mode): str(cache.store.folder) for mode, cache in caches.items() if cache.store is not None},
-        "ablated_rows": sum(map(len, caches[AnalysisMode.ablation].orig_labels)),
-        "correct": correct,
-        "quality": [{name: _finite(value) for name, value in asdict(item).items()} for item in quality],
-        "ablation_attribution_pearson": {name: _finite(r) for name, r in correlations.items()},
-    }
-
-
-def _effects(cache: AnalysisCache, run_name: str, contexts: ActivationSummary) -> LatentMetrics:
-    """Effects over all rows of an analysis, with the contexts of a larger one for the dashboards."""
-    return evolve(calculate_latent_metrics(cache, filter_by_correct=False, run_name=run_name), summary=contexts)
-
-
-def _finite(value: Any) -> Any:
-    """The value, or None for a number that JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table; one with many columns is turned, so that it fits a terminal."""
-    shown = [{name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows]
-    names = list(shown[0])
-    wide = len(names) > WIDE
-    text = (
-        tabulate([[name, *(row[name] for row in shown)] for name in names]) if wide else tabulate(shown, headers="keys")
-    )
-    console.rule(title)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _through(console: Console) -> Iterator[None]:
-    """Send what reports print to the console, which may be standard error."""
-    captured = io.StringIO()
-    with contextlib.redirect_stdout(captured):
-        yield
-    console.print(captured.getvalue(), highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interpretune.analysis.cache import FIELDS, answers_of
 from interpretune.analysis.comparison.agreement import MEASURES, Floats
 from interpretune.analysis.comparison.bootstrap import Resampling
 from interpretune.analysis.comparison.differences import Counts, Largest
@@ -19,6 +20,7 @@ from interpretune.analysis.comparison.totals import (
     measured_totals,
     measured_within,
 )
+from interpretune.analysis.direction import CORRECT, direction_of
 from interpretune.analysis.fields import Field, Per
 from interpretune.errors import StoreError
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from interpretune.analysis.store import AnalysisStore
 
 
+SIGNED = frozenset({"effects", "logit_diffs", "gradients"})
+"""Fields that core writes towards the correct answer; its others have no sign that an answer could turn."""
 LATENTS, WITHIN, EXAMPLES = "latents", "within examples", "examples"
 
 
@@ -42,6 +46,7 @@ def compare_stores(
     seed: int = 0,
     largest: int = 100,
     other_data: bool = False,
+    towards: str | int = CORRECT,
 ) -> StoreComparison:
     """Compare a field of numbers, per latent or per example, over the examples that both stores have.
 
@@ -59,13 +64,17 @@ def compare_stores(
         seed: Seed of the resamples; the same seed gives the same intervals.
         largest: How many single differences are kept.
         other_data: Compare although the stores name different data.
+        towards: The answer towards which effects count: ``"correct"``, as they are stored, or one answer for all
+            examples, by its label or its word. A field of your own must be signed by the correct answer then.
 
     Returns:
         Measures of agreement, tables of differences, and counts of what only one store has.
 
     Raises:
         StoreError: The stores have no example or no latent model in common, lack the field, or name different data.
+        AnalysisError: There is no such answer.
     """
+    direction = direction_of(towards, answers_of(left) or answers_of(right))
     fields = (field, right_field or field)
     declared = [_declared(store, name, side) for store, name, side in zip((left, right), fields, names, strict=True)]
     if declared[0].per is not declared[1].per:
@@ -75,7 +84,9 @@ def compare_stores(
         )
     if not other_data:
         _check_data(left, right, names)
-    join = Join(left, right, fields, names, latents=declared[0].per is Per.latent)
+    if unsigned := [] if direction.label is None else [name for name in fields if name in FIELDS.keys() - SIGNED]:
+        raise StoreError(f"{unsigned[0]} is the same whichever answer is correct. Use towards={CORRECT!r}.")
+    join = Join(left, right, fields, names, latents=declared[0].per is Per.latent, direction=direction)
     resampling = Resampling(resamples if len(join.examples) > 1 else 0, confidence, seed, top_k)
     per_latent = declared[0].per is Per.latent
     counts, kept = Counts(), Largest(largest)
@@ -93,6 +104,7 @@ def compare_stores(
         pairs_left=counts.pairs_left,
         pairs_right=counts.pairs_right,
         not_finite=counts.not_finite,
+        direction=direction,
         agreement=tuple(agreement),
         top_k=top_k,
         confidence=confidence,

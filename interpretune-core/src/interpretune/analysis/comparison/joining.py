@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
+import torch
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from interpretune.analysis.direction import TOWARDS_CORRECT, Direction
 from interpretune.errors import StoreError
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+LABELS = "orig_labels"
+"""The field of the correct answers."""
 _LATENT_BITS = 32
 
 
@@ -69,6 +73,7 @@ class Join:
         names: tuple[str, str],
         *,
         latents: bool,
+        direction: Direction = TOWARDS_CORRECT,
     ) -> None:
         self._sides = (_Order(left, fields[0], names[0]), _Order(right, fields[1], names[1]))
         one, other = self._sides
@@ -81,6 +86,8 @@ class Join:
                 f"{len(other.sorted):,}). "
                 "Compare results of the same examples of the same data set."
             )
+        turned = direction.label is not None
+        self._signs = [side.signs(self.examples, direction) for side in self._sides] if turned else None
         found = [side.hooks() if latents else [] for side in self._sides]
         self.hooks = [hook for hook in found[0] if hook in found[1]]
         self.hooks_apart = sorted({*found[0]} ^ {*found[1]})
@@ -100,8 +107,8 @@ class Join:
 
     def values(self) -> tuple[Floats, Floats]:
         """A field of one number for each example, in both stores, in the order of ``examples``."""
-        one, other = self._sides
-        return one.per_example(self.examples), other.per_example(self.examples)
+        one, other = (side.per_example(self.examples) for side in self._sides)
+        return (one, other) if self._signs is None else (one * self._signs[0], other * self._signs[1])
 
     def pairs(self) -> Iterator[Pairs]:
         """Pairs of numbers of which at least one is not 0, a few examples at a time and never part of one."""
@@ -111,7 +118,14 @@ class Join:
             behind.advance()
             found = _matched(one.take(other), other.take(one))
             if len(found.example):
-                yield found
+                yield self._turned(found)
+
+    def _turned(self, found: Pairs) -> Pairs:
+        """Pairs as effects towards the answer that was asked for."""
+        if self._signs is None:
+            return found
+        left, right = (signs[found.example] for signs in self._signs)
+        return evolve(found, left=found.left * left, right=found.right * right)
 
 
 class _Order:
@@ -142,6 +156,15 @@ class _Order:
             known = batch.column("hook").filter(batch.column(self.field).is_valid())
             names.update(dict.fromkeys(known.unique().to_pylist()))
         return list(names)
+
+    def signs(self, examples: Integers, direction: Direction) -> Floats:
+        """1 where the numbers of an example are as stored, -1 where they are turned round."""
+        if LABELS not in self.store.fields:
+            raise StoreError(f"{self.name} keeps no {LABELS}: effects towards {direction.name} need them.")
+        read = [batch.column(LABELS).to_numpy(zero_copy_only=False) for batch in self.store.record_batches([LABELS])]
+        labels = np.concatenate(read)[self.row(examples)].astype(np.int64)
+        found: Floats = direction.signs(torch.from_numpy(labels)).numpy()
+        return found
 
     def per_example(self, examples: Integers) -> Floats:
         """The field's numbers."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 from attrs import asdict, frozen
 from tabulate import tabulate
 
+from interpretune.analysis.direction import Direction
 from interpretune.analysis.fields import Per
 
 SHOWN = 5
@@ -60,6 +61,7 @@ class StoreComparison:
         pairs_left: Those of them with 0, or no entry, on the right.
         pairs_right: Those of them with 0, or no entry, on the left.
         not_finite: Number of pairs that were left out because a number is not finite.
+        direction: The answer towards which both count.
         agreement: The measures.
         top_k: How many the overlap looks at.
         confidence: Share of the resamples that an interval holds.
@@ -83,6 +85,7 @@ class StoreComparison:
     pairs_left: int
     pairs_right: int
     not_finite: int
+    direction: Direction
     agreement: tuple[Agreement, ...]
     top_k: int
     confidence: float
@@ -111,7 +114,8 @@ class StoreComparison:
     def __str__(self) -> str:
         left, right = self.names
         parts = [
-            f"{self.field} per {self.per}: {left} against {right}" + (f" ({self.about})" if self.about else ""),
+            f"{self.field}{self.direction.suffix} per {self.per}: {left} against {right}"
+            + (f" ({self.about})" if self.about else ""),
             f"{self.examples:,} examples in both; {self.only_left:,} only in {left}, {self.only_right:,} in {right}.",
             f"{self.pairs:,} pairs: {self.pairs_left:,} are 0 in {right}, {self.pairs_right:,} are 0 in {left}"
             + (f"; {self.not_finite:,} more left out because they are not finite." if self.not_finite else "."),

@@ -34,10 +34,9 @@ def parity_scatter(comparison: StoreComparison, figure_dir: Path | None = None) 
         raise StoreError(
             f"{comparison.field} gives no totals of latents to plot. Compare a field per latent, such as effects."
         )
+    what = f"total {comparison.field}{comparison.direction.suffix}"
     left, right = (_metrics(comparison, table, side) for side in ("left", "right"))
-    return latent_metrics_scatter(
-        left, right, *comparison.names, figure_dir=figure_dir, what=f"total {comparison.field}"
-    )
+    return latent_metrics_scatter(left, right, *comparison.names, figure_dir=figure_dir, what=what)
 
 
 def _metrics(comparison: StoreComparison, table: pa.Table, side: str) -> LatentMetrics:
