@@ -11,8 +11,19 @@ from pathlib import Path
 import pytest
 
 import interpretune as it
+from interpretune.cli import main
 from interpretune.testing import RULES
-from interpretune.testing.doctor import FAILED, PASSED, SKIPPED, adapters_to_check, check_suite, diagnose
+from interpretune.testing.doctor import (
+    FAILED,
+    NOT_CHECKED,
+    PASSED,
+    SKIPPED,
+    Diagnosis,
+    adapters_to_check,
+    check_suite,
+    diagnose,
+    rules_named,
+)
 from interpretune.testing.doctor_report import as_text
 from interpretune.testing.suites import suite_of
 
@@ -69,10 +80,16 @@ def test_a_broken_adapter_is_a_table_and_an_exit_status(install, tmp_path):
     install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="import a_package_that_nobody_has")
     run = run_doctor(tmp_path, "acme")
     assert run.returncode == 1
-    assert "acme (interpretune-acme 1.2.3): 4 passed, 1 failed" in run.stdout
+    assert "acme (interpretune-acme 1.2.3): 3 passed, 1 failed" in run.stdout
     assert "acme: importable: Adapter 'acme' (interpretune-acme 1.2.3)" in run.stdout
     assert "docs/adapters/testing.md#importable" in run.stdout
-    assert "session-runs" in run.stdout
+    hidden = outcomes("acme")
+    count = sum(outcome == NOT_CHECKED for outcome in hidden.values())
+    assert count > 50
+    assert f"1 failed, {count} not checked" in run.stdout
+    (told,) = [line for line in run.stdout.splitlines() if "not checked, as they build on it" in line]
+    assert f"({count}): " in told
+    assert {"session-runs", "forward-agrees"} <= set(told.partition("): ")[2].split(", "))
 
 
 def test_an_import_that_fails(install):
@@ -142,9 +159,83 @@ def test_all_installed_adapters_or_one_that_is(adapter_of):
         adapters_to_check("acne")
 
 
-def test_text_groups_what_was_skipped_by_its_reason(install):
-    install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="raise RuntimeError('broken')")
-    text = as_text([diagnose("acme")])
-    assert text.count("the adapter cannot be imported: see the rule importable") == 1
-    assert "Failures" in text
+RAISES_IN_FORWARDS = """
+@it.hookimpl
+def it_forward(self, module, batch):
+    raise RuntimeError("the cable is cut")
+"""
+
+
+def test_a_failing_rule_says_which_rules_it_hides(adapter_of, tmp_path):
+    adapter_of("acme", level="model", contract="1.0", body=RAISES_IN_FORWARDS)
+    names = ["session-runs", "deterministic", "sessions-stay-apart", "results-arrive", "forward-agrees", "one-row"]
+    verdicts = list(check_suite(suite_of("acme"), tmp_path / "bench", rules_named([*names, "loops-evaluate"])))
+    diagnosis = Diagnosis("acme", "interpretune-acme 1.2.3", verdicts)
+    assert {item.rule.id: item.because for item in verdicts if item.outcome == NOT_CHECKED} == {
+        "sessions-stay-apart": ("deterministic",),
+        "forward-agrees": ("deterministic",),
+        "one-row": ("deterministic", "results-arrive"),
+    }
+    assert diagnosis.as_dict()["not_checked"] == {
+        "deterministic": ["sessions-stay-apart", "forward-agrees", "one-row"],
+        "results-arrive": ["one-row"],
+    }
+    text = as_text([diagnosis])
+    assert "not checked, as they build on it (3): sessions-stay-apart, forward-agrees, one-row" in text
+    assert "interpretune doctor acme --rule sessions-stay-apart" in text
+    assert "1 passed, 2 failed, 3 not checked, 1 skipped" in text
+
+
+def test_a_rule_is_checked_alone_whatever_it_builds_on(adapter_of):
+    adapter_of("acme", level="model", contract="1.0", body=RAISES_IN_FORWARDS)
+    asked = rules_named(["logits-where-asked", "deterministic", "splicing-agrees"])
+    diagnosis = diagnose("acme", rules=asked)
+    assert [(item.rule.id, item.outcome) for item in diagnosis.verdicts] == [
+        ("deterministic", FAILED),
+        ("logits-where-asked", PASSED),
+        ("splicing-agrees", PASSED),
+    ]
+    assert diagnosis.as_dict()["builds_on"]["logits-where-asked"] == ["sessions-stay-apart"]
+    assert "logits-where-asked was checked alone; it builds on sessions-stay-apart" in as_text([diagnosis])
+
+
+def test_rules_from_the_command_line_and_in_json(adapter_of, monkeypatch, capsys):
+    adapter_of("acme", level="model", contract="1.0", body=RAISES_IN_FORWARDS)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "INTERPRETUNE_CACHE", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # the command sets them for its process, which is ours here
+    rules = ["--rule", "logits-where-asked", "--rule", "importable"]
+    assert main(["doctor", "acme", *rules, "--json"]) == 0
+    (about,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert [item["rule"] for item in about["verdicts"]] == ["importable", "logits-where-asked"]
+    assert about["builds_on"] == {"importable": [], "logits-where-asked": ["sessions-stay-apart"]}
+
+
+def test_a_rule_that_does_not_exist_is_refused_with_the_nearest():
+    with pytest.raises(it.ConfigurationError, match="no rule 'forward-agree'. Nearest: forward-agrees"):
+        rules_named(["importable", "forward-agree"])
+    with pytest.raises(it.ConfigurationError, match=r"no rule 'zzz'. All of them are in docs/adapters/testing.md"):
+        rules_named(["zzz"])
+
+
+def test_tests_of_hidden_rules_are_listed_by_pytest(install, tmp_path):
+    site = install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="raise RuntimeError('broken')")
+    suite = "from interpretune.testing import AdapterConformance\n\n\nclass TestAcme(AdapterConformance):\n"
+    (tmp_path / "test_acme.py").write_text(f"{suite}    adapter = 'acme'\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, tmp_path / "test_acme.py"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 failed" in run.stdout
+    (told,) = [line for line in run.stdout.splitlines() if line.startswith("TestAcme: not checked")]
+    names = told.partition("): ")[2].split(", ")
+    assert told.startswith(f"TestAcme: not checked, as they build on importable ({len(names)}): ")
+    assert {"session-runs", "forward-agrees"} <= set(names)
+
+
+def test_text_groups_what_was_skipped_by_its_reason():
+    text = as_text([diagnose("huggingface", rules=rules_named(["latent-models-attach", "latent-models-decode"]))])
+    assert text.count("only for adapters of the level latents; this is model") == 1
     assert "Skipped" in text

@@ -86,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="check installed adapters against every rule of the contract")
     doctor.add_argument("adapter", nargs="?", help="name of an adapter (default: all that are installed)")
+    doctor.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="check this rule alone, also where one that it builds on is broken; may be given several times",
+    )
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
 
@@ -259,7 +266,7 @@ def _hooks(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from interpretune.testing.doctor_command import run_doctor
 
-    return run_doctor(options.adapter, as_json=options.json)
+    return run_doctor(options.adapter, rules=options.rule, as_json=options.json)
 
 
 def _demo(options: argparse.Namespace) -> int:

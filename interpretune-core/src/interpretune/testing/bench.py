@@ -22,7 +22,7 @@ from interpretune.discovery import InstalledAdapter, registered_adapters
 from interpretune.errors import InterpretuneError
 from interpretune.session import ITSession, ITSessionConfig, it_init, it_session_end
 from interpretune.stack import ExecutionContext, build_context
-from interpretune.testing.rule import RuleSkipped
+from interpretune.testing.rule import RuleHidden, RuleSkipped
 from interpretune.testing.tiny_models import nli_rows, write_rows
 from interpretune.testing.user_classes import UserDataModule, UserModule
 
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 BATCH_SIZE = 3
 N_ROWS = 7
 """Seven rows in batches of three: the last batch has one."""
+
+FORM = (
+    *("name-is-unique", "importable", "an-instance-with-a-declaration", "contract-version", "hook-signatures"),
+    *("requirements-installed", "stacks-alone"),
+)
+"""Rules of what an adapter must be before it can be stacked, in the order in which they are checked."""
 
 N_TRAINING_ROWS = 12
 ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
@@ -44,7 +50,8 @@ class Bench:
         suite: What the adapter's author says of it.
         adapter: Its name.
         folder: Everything that is written is written here.
-        broken: Ids of rules that the adapter breaks, and of those that build on them.
+        broken: Ids of rules that the adapter breaks, and of those that were not checked as they build on them, each
+            with the broken rules that it is because of.
         notes: What one rule finds out for another.
     """
 
@@ -53,10 +60,20 @@ class Bench:
         self.adapter = suite.adapter
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.broken: set[str] = set()
+        self.broken: dict[str, tuple[str, ...]] = {}
         self.notes: dict[str, Any] = {}
         self._numbers = itertools.count()
         self._sessions: list[ITSession] = []
+
+    def lacking(self, reason: str, rules: Sequence[str]) -> RuleSkipped:
+        """What to raise where something is missing that a rule needs.
+
+        Args:
+            reason: What is missing.
+            rules: Rules that are about it: where one of them is broken, the rule at hand is hidden by it.
+        """
+        because = tuple(dict.fromkeys(root for id_ in rules for root in self.broken.get(id_, ())))
+        return RuleHidden(reason, because) if because else RuleSkipped(reason)
 
     # ----------------------------------------------------------------------------------------------------- the adapter
 
@@ -69,7 +86,7 @@ class Bench:
         """
         found = {item.distribution: item for item in registered_adapters() if item.name == self.adapter}
         if len(found) != 1:
-            raise RuleSkipped(f"the adapter has {len(found) or 'no'} owners: see the rule name-is-unique")
+            raise self.lacking(f"the adapter has {len(found) or 'no'} owners: see the rule name-is-unique", FORM[:1])
         return next(iter(found.values()))
 
     @functools.cached_property
@@ -82,7 +99,7 @@ class Bench:
         try:
             return self.installed.load()
         except (InterpretuneError, SystemExit) as error:
-            raise RuleSkipped("the adapter cannot be imported: see the rule importable") from error
+            raise self.lacking("the adapter cannot be imported: see the rule importable", FORM[:2]) from error
 
     @property
     def level(self) -> Level:
@@ -98,7 +115,7 @@ class Bench:
         """
         declaration = getattr(self.plugin, "declaration", None)
         if not isinstance(declaration, AdapterDeclaration):
-            raise RuleSkipped("the adapter has no declaration: see the rule an-instance-with-a-declaration")
+            raise self.lacking("the adapter has no declaration: see the rule an-instance-with-a-declaration", FORM[:3])
         return declaration
 
     @property
@@ -116,8 +133,8 @@ class Bench:
         try:
             return build_context(self.stack)
         except (InterpretuneError, SystemExit) as error:
-            kind = type(error).__name__
-            raise RuleSkipped(f"{', '.join(self.stack)} cannot be stacked ({kind}): see the first rules") from error
+            reason = f"{', '.join(self.stack)} cannot be stacked ({type(error).__name__}): see the first rules"
+            raise self.lacking(reason, FORM) from error
 
     # ------------------------------------------------------------------------------------------------------- sessions
 
@@ -204,13 +221,15 @@ class Bench:
             RuleSkipped: No session can be made.
         """
         if "session-runs" in self.broken:
-            raise RuleSkipped("sessions do not run: see the rule session-runs")
+            raise self.lacking("sessions do not run: see the rule session-runs", ["session-runs"])
         try:
             return self.new_session()
         except RuleSkipped:
             raise
         except Exception as error:  # reported once, by the rule that is about it
-            raise RuleSkipped("no session can be made: see the rule session-runs") from error
+            raise RuleSkipped(
+                f"no session can be made ({type(error).__name__}: {error}): see the rule session-runs"
+            ) from error
 
     @property
     def module(self) -> Any:
@@ -259,7 +278,7 @@ class Bench:
     def close(self) -> None:
         """End all sessions, unless it is known that they do not end, and remove everything that was written."""
         try:
-            if not {"session-runs", "sessions-end"} & self.broken:
+            if not {"session-runs", "sessions-end"} & self.broken.keys():
                 self.end_sessions()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -7,19 +7,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from interpretune.discovery import find_adapter, registered_adapters
+from interpretune.errors import ConfigurationError
 from interpretune.testing.bench import Bench
 from interpretune.testing.conformance import AdapterConformance
 from interpretune.testing.global_state import globals_restored
-from interpretune.testing.rule import RULES, Rule, RuleBroken, RuleSkipped
+from interpretune.testing.rule import DOCUMENTATION, RULES, Rule, RuleBroken, RuleHidden, RuleSkipped
 from interpretune.testing.suites import suite_of
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+NOT_CHECKED = "not checked"
+"""A rule builds on one that is broken."""
 
 
 @frozen
@@ -28,15 +32,17 @@ class Verdict:
 
     Attributes:
         rule: The rule.
-        outcome: ``passed``, ``failed`` or ``skipped``.
-        message: What was seen and expected, or why the rule was skipped.
+        outcome: ``passed``, ``failed``, ``not checked`` or ``skipped``.
+        message: What was seen and expected, or why the rule was not checked or skipped.
         seconds: How long it took.
+        because: Ids of the broken rules for which it was not checked.
     """
 
     rule: Rule
     outcome: str
     message: str
     seconds: float
+    because: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -45,6 +51,7 @@ class Verdict:
             "about": self.rule.about,
             "verdict": self.outcome,
             "message": self.message,
+            "not_checked_because_of": list(self.because),
             "documented": self.rule.documented,
             "seconds": round(self.seconds, 3),
         }
@@ -57,17 +64,23 @@ class Diagnosis:
     Attributes:
         adapter: Its name.
         distribution: Its distribution and version.
-        verdicts: One for each rule, in order.
+        verdicts: One for each rule that was asked for, in order.
+        alone: Whether they were chosen by name, and each was checked whatever it builds on.
     """
 
     adapter: str
     distribution: str
     verdicts: Sequence[Verdict]
+    alone: bool = False
 
     @property
     def failures(self) -> list[Verdict]:
         """The rules that it breaks."""
         return [item for item in self.verdicts if item.outcome == FAILED]
+
+    def hidden_by(self, rule: str) -> list[str]:
+        """Ids of the rules that were not checked since a rule is broken that they build on."""
+        return [item.rule.id for item in self.verdicts if rule in item.because]
 
     @property
     def seconds(self) -> float:
@@ -80,6 +93,8 @@ class Diagnosis:
             "adapter": self.adapter,
             "distribution": self.distribution,
             "failed": len(self.failures),
+            "not_checked": {item.rule.id: self.hidden_by(item.rule.id) for item in self.failures},
+            "builds_on": {item.rule.id: list(item.rule.after) for item in self.verdicts} if self.alone else {},
             "seconds": round(self.seconds, 3),
             "verdicts": [item.as_dict() for item in self.verdicts],
         }
@@ -99,32 +114,57 @@ def adapters_to_check(adapter: str | None = None) -> list[str]:
     return [adapter]
 
 
-def diagnose(adapter: str, report: Callable[[Verdict], None] = lambda verdict: None) -> Diagnosis:
-    """Check every rule on one adapter; whatever is wrong with it becomes a verdict.
+def rules_named(names: Sequence[str]) -> list[Rule]:
+    """Rules by their ids, in the order in which they are checked.
+
+    Raises:
+        ConfigurationError: There is no such rule, with the nearest that there are.
+    """
+    for name in names:
+        if name not in RULES:
+            near = get_close_matches(name, RULES, n=3, cutoff=0.5)
+            raise ConfigurationError(
+                f"There is no rule {name!r}. "
+                + (f"Nearest: {', '.join(near)}." if near else f"All of them are in {DOCUMENTATION}.")
+            )
+    return [rule for name, rule in RULES.items() if name in names]
+
+
+def diagnose(
+    adapter: str, report: Callable[[Verdict], None] = lambda verdict: None, rules: Sequence[Rule] = ()
+) -> Diagnosis:
+    """Check one adapter; whatever is wrong with it becomes a verdict.
 
     Args:
         adapter: Its name.
         report: Gets each verdict as it is there.
+        rules: Only these, each alone, also where one that it builds on is broken; empty: all.
     """
+    alone = bool(rules)
     with tempfile.TemporaryDirectory(prefix="interpretune-doctor-") as folder:
         verdicts = []
-        for verdict in check_suite(suite_of(adapter), Path(folder)):
+        for verdict in check_suite(suite_of(adapter), Path(folder), rules or None, alone=alone):
             report(verdict)
             verdicts.append(verdict)
-    return Diagnosis(adapter, _distributions(adapter), verdicts)
+    return Diagnosis(adapter, _distributions(adapter), verdicts, alone)
 
 
-def check_suite(suite: AdapterConformance, folder: Path, rules: Iterable[Rule] | None = None) -> Iterator[Verdict]:
+def check_suite(
+    suite: AdapterConformance, folder: Path, rules: Iterable[Rule] | None = None, *, alone: bool = False
+) -> Iterator[Verdict]:
     """Check rules on the adapter of a suite; the rest of the process is left as it was.
 
     Args:
         suite: What the adapter's author says of it.
         folder: Where models and data are written.
         rules: The rules; None: all.
+        alone: Check each of them also where one that it builds on is broken.
     """
     bench = Bench(suite, folder)
     with globals_restored():
         for rule in RULES.values() if rules is None else rules:
+            if alone:
+                bench.broken.clear()
             yield check_rule(rule, bench)
         with contextlib.redirect_stdout(sys.stderr):
             _close(bench)
@@ -142,14 +182,17 @@ def check_rule(rule: Rule, bench: Bench) -> Verdict:
     """Check one rule; what adapters print goes to standard error."""
     start = time.perf_counter()
     outcome, message = PASSED, ""
+    because: tuple[str, ...] = ()
     try:
         with globals_restored(), contextlib.redirect_stdout(sys.stderr):
             rule.check(bench)
     except RuleBroken as broken:
         outcome, message = FAILED, str(broken)
+    except RuleHidden as hidden:
+        outcome, message, because = NOT_CHECKED, str(hidden), hidden.because
     except RuleSkipped as skipped:
         outcome, message = SKIPPED, str(skipped)
-    return Verdict(rule, outcome, message, time.perf_counter() - start)
+    return Verdict(rule, outcome, message, time.perf_counter() - start, because)
 
 
 def _distributions(adapter: str) -> str:

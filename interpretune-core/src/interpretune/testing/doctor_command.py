@@ -6,32 +6,38 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 
 EXIT_FAILED = 1
 
 
-def run_doctor(adapter: str | None, *, as_json: bool) -> int:
+def run_doctor(adapter: str | None, *, rules: Sequence[str] = (), as_json: bool) -> int:
     """Check adapters and print what was found.
 
     Args:
         adapter: The adapter to check; None: all that are installed.
+        rules: Ids of the rules to check, each alone; empty: all.
         as_json: Print JSON instead of a table.
 
     Returns:
         Exit status: 0 where nothing failed.
+
+    Raises:
+        UnknownAdapterError: There is no such adapter.
+        ConfigurationError: There is no such rule.
     """
     with tempfile.TemporaryDirectory(prefix="interpretune-doctor-") as folder:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when libraries are imported, hence before them; this is our process
         os.environ["HF_DATASETS_CACHE"] = os.environ["INTERPRETUNE_CACHE"] = folder
         os.environ.setdefault("TQDM_DISABLE", "1")
-        return _check(adapter, as_json)
+        return _check(adapter, rules, as_json)
 
 
-def _check(adapter: str | None, as_json: bool) -> int:
+def _check(adapter: str | None, rules: Sequence[str], as_json: bool) -> int:
     import datasets
     import transformers
 
-    from interpretune.testing.doctor import SKIPPED, Verdict, adapters_to_check, diagnose
+    from interpretune.testing.doctor import NOT_CHECKED, SKIPPED, Verdict, adapters_to_check, diagnose, rules_named
     from interpretune.testing.doctor_report import as_text
 
     datasets.disable_progress_bars()
@@ -39,13 +45,13 @@ def _check(adapter: str | None, as_json: bool) -> int:
     transformers.utils.logging.disable_progress_bar()
 
     def report(verdict: Verdict) -> None:
-        if verdict.outcome != SKIPPED:
+        if verdict.outcome not in (SKIPPED, NOT_CHECKED):
             print(f"  {verdict.rule.id}: {verdict.outcome}, {verdict.seconds:.1f} s", file=sys.stderr)
 
-    diagnoses = []
+    diagnoses, chosen = [], rules_named(rules)
     for name in adapters_to_check(adapter):
         print(f"checking {name}", file=sys.stderr)
-        diagnoses.append(diagnose(name, report))
+        diagnoses.append(diagnose(name, report, chosen))
     failed = sum(len(item.failures) for item in diagnoses)
     if as_json:
         print(json.dumps({"failed": failed, "adapters": [item.as_dict() for item in diagnoses]}, indent=1))

@@ -41,6 +41,18 @@ class RuleSkipped(Exception):  # noqa: N818 - it says what happened
     """A rule does not apply, or cannot be checked; the message says why."""
 
 
+class RuleHidden(RuleSkipped):
+    """A rule was not checked, since others that it builds on are not kept.
+
+    Attributes:
+        because: Ids of the rules that are broken.
+    """
+
+    def __init__(self, message: str, because: Sequence[str]) -> None:
+        super().__init__(message)
+        self.because = tuple(because)
+
+
 @frozen(eq=False)
 class Rule:
     """One thing that must be so.
@@ -81,32 +93,38 @@ class Rule:
 
         Raises:
             RuleBroken: The adapter breaks it.
+            RuleHidden: A rule that it builds on is broken.
             RuleSkipped: It does not apply.
         """
-        for id_ in self.after:
-            if id_ in bench.broken:
-                bench.broken.add(self.id)
-                raise RuleSkipped(f"it builds on the rule {id_}, which is not kept")
+        try:
+            self._check(bench)
+        except RuleHidden as hidden:
+            bench.broken[self.id] = hidden.because
+            raise
+        except RuleSkipped:
+            raise
+        except RuleBroken as broken:
+            broken.rule = self
+            bench.broken[self.id] = (self.id,)
+            raise
+        except (Exception, SystemExit) as error:  # an adapter may raise anything; it is reported as this rule's failure
+            bench.broken[self.id] = (self.id,)
+            raise RuleBroken(f"{type(error).__name__}: {error}", self.about, self) from error
+
+    def _check(self, bench: Bench) -> None:
         if self.levels:
             level = bench.level
             if level not in self.levels:
                 raise RuleSkipped(
                     f"only for adapters of the level {' or '.join(map(str, self.levels))}; this is {level}"
                 )
+        if because := tuple(dict.fromkeys(root for id_ in self.after for root in bench.broken.get(id_, ()))):
+            one, kept = (("rule", "is"), ("rules", "are"))[len(because) > 1]
+            raise RuleHidden(f"it builds on the {one} {' and '.join(because)}, which {kept} not kept", because)
         missing = [name for name in self.capabilities if name not in bench.capabilities]
         if missing:
             raise RuleSkipped(f"the backend does not offer {', '.join(missing)}")
-        try:
-            self.function(bench)
-        except RuleBroken as broken:
-            broken.rule = self
-            bench.broken.add(self.id)
-            raise
-        except RuleSkipped:
-            raise
-        except (Exception, SystemExit) as error:  # an adapter may raise anything; it is reported as this rule's failure
-            bench.broken.add(self.id)
-            raise RuleBroken(f"{type(error).__name__}: {error}", self.about, self) from error
+        self.function(bench)
 
 
 def rule(
