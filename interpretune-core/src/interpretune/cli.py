@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         help="check this rule alone, also where one that it builds on is broken; may be given several times",
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--seed", type=int, help="seed of tiny models, latent models and rows (default: the suite's)")
+    doctor.add_argument("--architecture", choices=("gpt2", "llama"), help="of the tiny model (default: the suite's)")
     doctor.set_defaults(run=_doctor)
 
     demo = commands.add_parser(
@@ -266,7 +268,13 @@ def _hooks(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from interpretune.testing.doctor_command import run_doctor
 
-    return run_doctor(options.adapter, rules=options.rule, as_json=options.json)
+    return run_doctor(
+        options.adapter,
+        rules=options.rule,
+        as_json=options.json,
+        seed=options.seed,
+        architecture=options.architecture,
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

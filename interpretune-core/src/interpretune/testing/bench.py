@@ -119,6 +119,11 @@ class Bench:
         return declaration
 
     @property
+    def seed(self) -> int:
+        """Seed of all that is drawn."""
+        return self.suite.seed
+
+    @property
     def stack(self) -> tuple[str, ...]:
         """Names of the adapters to stack."""
         return tuple(self.suite.stack) or (self.adapter,)
@@ -184,8 +189,8 @@ class Bench:
         self.context  # noqa: B018 - refuses what cannot be stacked, before anything is written
         data = {split: self.folder / f"{split}.jsonl" for split in ("train", "validation")}
         if not data["train"].exists():
-            write_rows(data["train"], nli_rows(N_TRAINING_ROWS, seed=1))
-            write_rows(data["validation"], nli_rows(N_ROWS))
+            write_rows(data["train"], nli_rows(N_TRAINING_ROWS, seed=2 * self.seed + 1))
+            write_rows(data["validation"], nli_rows(N_ROWS, seed=2 * self.seed))
         return ITSessionConfig(
             adapter_ctx=self.stack,
             module_cls=module_cls,

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.interventions import Scale, generate_with_interventions, run_with_interventions
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.replay.rows import LatentRows
 from interpretune.testing.bench import Bench
+from interpretune.testing.rule import RuleSkipped
 
 
 def capability_runs(bench: Bench, module: Any, models: Sequence[Any], place: str) -> Mapping[str, Callable[[], Any]]:
@@ -46,6 +48,26 @@ def capability_runs(bench: Bench, module: Any, models: Sequence[Any], place: str
 
 
 def ablate(backend: Any, prefill: Any, name: str) -> Any:
-    """Set a latent of either row to 0."""
-    pairs = torch.tensor([[0, 0], [1, 3]], device=prefill.logits.device)
-    return backend.ablate(prefill, LatentRows.single(name, pairs))
+    """Set an active latent of each row to 0.
+
+    Raises:
+        RuleSkipped: No latent is active.
+    """
+    return backend.ablate(prefill, LatentRows.single(name, active_latents(prefill.latents[name])))
+
+
+def active_latents(latents: Tensor) -> Tensor:
+    """The first active latent of each row that has one: pairs of row and latent, ``[n, 2]``.
+
+    Ablating any other latent changes nothing, and a backend need not run for it.
+
+    Args:
+        latents: ``[batch, d_sae]``.
+
+    Raises:
+        RuleSkipped: No latent is active in any row.
+    """
+    rows = (latents != 0).any(dim=-1).nonzero().flatten()
+    if not len(rows):
+        raise RuleSkipped("no latent of the kit's dictionary is active with this model: choose another seed")
+    return torch.stack([rows, (latents[rows] != 0).long().argmax(dim=-1)], dim=-1)

@@ -32,25 +32,29 @@ class AdapterConformance:
             with options that the tiny model does not have.
         environment_of_libraries: Environment variables that a library under the adapter sets when it is imported.
         import_limit: How many times as long as that of torch and transformers the adapter's import may take.
+        architecture: Of the tiny model that most rules run: ``llama`` or ``gpt2``.
+        seed: Of all weights, latent models and rows of text; ``interpretune doctor --seed`` sets another.
     """
 
     adapter: ClassVar[str] = ""
     stack: ClassVar[Sequence[str]] = ()
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
     prompt_pattern: ClassVar[str] = "{task_prompt} <eos> Answer :"
-    conditional_hook_points: ClassVar[Sequence[str]] = ()
+    conditional_hook_points: ClassVar[Sequence[str]] = (r".*\.attn_dropout:(in|out)",)  # of GPT-2: eager attention only
     environment_of_libraries: ClassVar[Sequence[str]] = ()
     import_limit: ClassVar[float] = 3.0
+    architecture: str = "llama"
+    seed: int = 0
 
     def write_tiny_model(self, folder: Path) -> None:
-        """Write a tiny model and its tokenizer as Hugging Face does; a random Llama with dropout and no further state.
+        """Write a tiny model and its tokenizer as Hugging Face does; random, with dropout, of ``architecture``.
 
         Args:
             folder: An empty folder.
         """
         from interpretune.testing.tiny_models import save_tiny_model
 
-        save_tiny_model(folder, "llama", dropout=0.1)
+        save_tiny_model(folder, self.architecture, seed=self.seed, dropout=0.1)
 
     def write_model_with_learned_positions(self, folder: Path) -> None:
         """Write a tiny model that sees a shift of its positions, as rotary models do not; a random GPT-2.
@@ -62,7 +66,7 @@ class AdapterConformance:
         """
         from interpretune.testing.tiny_models import save_tiny_model
 
-        save_tiny_model(folder, "gpt2", dropout=0.1)
+        save_tiny_model(folder, "gpt2", seed=self.seed, dropout=0.1)
 
     def module_settings(self) -> Mapping[str, Any]:
         """Further fields of ``ITConfig`` that a session with this adapter needs."""

@@ -131,7 +131,12 @@ def rules_named(names: Sequence[str]) -> list[Rule]:
 
 
 def diagnose(
-    adapter: str, report: Callable[[Verdict], None] = lambda verdict: None, rules: Sequence[Rule] = ()
+    adapter: str,
+    report: Callable[[Verdict], None] = lambda verdict: None,
+    rules: Sequence[Rule] = (),
+    *,
+    seed: int | None = None,
+    architecture: str | None = None,
 ) -> Diagnosis:
     """Check one adapter; whatever is wrong with it becomes a verdict.
 
@@ -139,11 +144,15 @@ def diagnose(
         adapter: Its name.
         report: Gets each verdict as it is there.
         rules: Only these, each alone, also where one that it builds on is broken; empty: all.
+        seed: Seed of weights, latent models and rows; None: that of the suite.
+        architecture: Architecture of the tiny model; None: that of the suite.
     """
-    alone = bool(rules)
+    alone, suite = bool(rules), suite_of(adapter)
+    suite.seed = suite.seed if seed is None else seed
+    suite.architecture = architecture or suite.architecture
     with tempfile.TemporaryDirectory(prefix="interpretune-doctor-") as folder:
         verdicts = []
-        for verdict in check_suite(suite_of(adapter), Path(folder), rules or None, alone=alone):
+        for verdict in check_suite(suite, Path(folder), rules or None, alone=alone):
             report(verdict)
             verdicts.append(verdict)
     return Diagnosis(adapter, _distributions(adapter), verdicts, alone)

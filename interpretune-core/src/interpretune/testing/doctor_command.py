@@ -6,18 +6,28 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 EXIT_FAILED = 1
 
 
-def run_doctor(adapter: str | None, *, rules: Sequence[str] = (), as_json: bool) -> int:
+def run_doctor(
+    adapter: str | None,
+    *,
+    rules: Sequence[str] = (),
+    as_json: bool,
+    seed: int | None = None,
+    architecture: str | None = None,
+) -> int:
     """Check adapters and print what was found.
 
     Args:
         adapter: The adapter to check; None: all that are installed.
         rules: Ids of the rules to check, each alone; empty: all.
         as_json: Print JSON instead of a table.
+        seed: Seed of weights, latent models and rows; None: that of each adapter's suite.
+        architecture: Architecture of the tiny models; None: that of each adapter's suite.
 
     Returns:
         Exit status: 0 where nothing failed.
@@ -30,10 +40,10 @@ def run_doctor(adapter: str | None, *, rules: Sequence[str] = (), as_json: bool)
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when libraries are imported, hence before them; this is our process
         os.environ["HF_DATASETS_CACHE"] = os.environ["INTERPRETUNE_CACHE"] = folder
         os.environ.setdefault("TQDM_DISABLE", "1")
-        return _check(adapter, rules, as_json)
+        return _check(adapter, rules, as_json, {"seed": seed, "architecture": architecture})
 
 
-def _check(adapter: str | None, rules: Sequence[str], as_json: bool) -> int:
+def _check(adapter: str | None, rules: Sequence[str], as_json: bool, drawn: Mapping[str, Any]) -> int:
     import datasets
     import transformers
 
@@ -51,7 +61,7 @@ def _check(adapter: str | None, rules: Sequence[str], as_json: bool) -> int:
     diagnoses, chosen = [], rules_named(rules)
     for name in adapters_to_check(adapter):
         print(f"checking {name}", file=sys.stderr)
-        diagnoses.append(diagnose(name, report, chosen))
+        diagnoses.append(diagnose(name, report, chosen, **drawn))
     failed = sum(len(item.failures) for item in diagnoses)
     if as_json:
         print(json.dumps({"failed": failed, "adapters": [item.as_dict() for item in diagnoses]}, indent=1))

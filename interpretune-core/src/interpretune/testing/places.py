@@ -11,6 +11,9 @@ from interpretune.testing.bench import Bench
 from interpretune.testing.rule import RuleSkipped
 from interpretune.testing.tiny_latents import RandomDictionary
 
+SEEDS = 100
+"""Distance between the seeds of two benches."""
+
 LOWER, UPPER = 0, 1
 """Layers of the latent models; one is above both."""
 
@@ -61,5 +64,12 @@ def latents(bench: Bench) -> list[RandomDictionary]:
 
 
 def dictionary(bench: Bench, place: str, **options: Any) -> RandomDictionary:
-    """A random dictionary at a place of the residual stream's width, where the module is."""
-    return RandomDictionary(place, bench.width, **options).to(bench.module.device)
+    """A random dictionary at a place of the residual stream's width, where the module is.
+
+    Args:
+        bench: The workbench.
+        place: Where it reads.
+        **options: As ``RandomDictionary`` takes them; ``seed`` tells dictionaries of one bench apart.
+    """
+    seed = options.pop("seed", 0) + SEEDS * bench.seed
+    return RandomDictionary(place, bench.width, seed=seed, **options).to(bench.module.device)

@@ -61,13 +61,13 @@ def tiny_tokenizer(padding_side: str = "left", bos_is_pad: bool = True) -> PreTr
     )
 
 
-def tiny_gpt2(seed: int = 0, dropout: float = 0.0) -> GPT2LMHeadModel:
-    """A random GPT-2 of three layers, width 32, with tied embeddings and biases that are not zero."""
+def tiny_gpt2(seed: int = 0, dropout: float = 0.0, n_layers: int = 3) -> GPT2LMHeadModel:
+    """A random GPT-2 of width 32, with tied embeddings and biases that are not zero."""
     config = GPT2Config(
         vocab_size=len(VOCABULARY),
         n_positions=CONTEXT_LENGTH,
         n_embd=32,
-        n_layer=3,
+        n_layer=n_layers,
         n_head=4,
         n_inner=64,
         bos_token_id=VOCABULARY["<bos>"],
@@ -79,13 +79,13 @@ def tiny_gpt2(seed: int = 0, dropout: float = 0.0) -> GPT2LMHeadModel:
     return _with_random_weights(GPT2LMHeadModel, config, seed)
 
 
-def tiny_llama(seed: int = 0, dropout: float = 0.0) -> LlamaForCausalLM:
-    """A random Llama of three layers, width 32, four heads that share two keys, and an unembedding of its own."""
+def tiny_llama(seed: int = 0, dropout: float = 0.0, n_layers: int = 3) -> LlamaForCausalLM:
+    """A random Llama of width 32, four heads that share two keys, and an unembedding of its own."""
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=3,
+        num_hidden_layers=n_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_LENGTH,
@@ -108,9 +108,10 @@ def save_tiny_model(
     padding_side: str = "left",
     bos_is_pad: bool = True,
     dropout: float = 0.0,
+    n_layers: int = 3,
 ) -> Path:
     """Save a tiny model (``gpt2`` or ``llama``) and its tokenizer to a folder usable as ``model_name_or_path``."""
-    TINY_MODELS[kind](seed, dropout).save_pretrained(folder)
+    TINY_MODELS[kind](seed, dropout, n_layers).save_pretrained(folder)
     tiny_tokenizer(padding_side, bos_is_pad).save_pretrained(folder)
     return Path(folder)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
 from interpretune.testing.bench import Bench
+from interpretune.testing.capability_runs import ablate
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents, offered
 from interpretune.testing.rule import RuleSkipped, expect, rule
@@ -106,8 +106,4 @@ def _results(bench: Bench, module: Any) -> Iterator[tuple[str, Tensor]]:
         _, gradients = backend.gradients(inputs, models, lambda logits: logits[:, 3].sum(), names)
         yield from ((f"gradients at {name}", value) for name, value in gradients.items())
     if "ablation" in bench.capabilities:
-        pairs = torch.tensor([[0, 0], [1, 3]], device=module.device)
-        yield (
-            "logits of an ablation",
-            backend.ablate(backend.prefill(inputs, models), LatentRows.single(names[0], pairs)),
-        )
+        yield "logits of an ablation", ablate(backend, backend.prefill(inputs, models), names[0])

@@ -60,7 +60,7 @@ def _failing_runs(bench: Bench, module: Any) -> Iterator[tuple[str, Callable[[],
     place = in_layer(UPPER, RESID_POST)
     if place not in names:
         return
-    model = _Stopping(place, bench.width, linear=False).to(module.device)
+    model = _Stopping(place, bench.width, seed=bench.seed, linear=False).to(module.device)
     yield from capability_runs(bench, module, [model], names[0]).items()
     if "ablation" in bench.capabilities:
         model.stops = False

@@ -52,9 +52,15 @@ def padding_ablation(bench: Bench) -> None:
 
     def ablated(inputs: ModelInputs) -> Tensor:
         prefill = backend.prefill(inputs, models)
-        rows, chosen = torch.arange(len(inputs)), torch.arange(0, models[0].d_sae, 4)
-        pairs = torch.cartesian_prod(rows, chosen).to(inputs.tokens.device)
-        return torch.cat([backend.ablate(prefill, LatentRows.single(name, pairs)) for name in names], dim=-1)
+        found = []
+        for name in names:
+            active = (prefill.latents[name] != 0).long().argmax(dim=-1, keepdim=True)  # which a fixed choice may miss
+            some = torch.arange(0, models[0].d_sae, 4, device=active.device).expand(len(inputs), -1)
+            latents_of_row = torch.cat([some, active], dim=-1)
+            rows = torch.arange(len(inputs), device=active.device).repeat_interleave(latents_of_row.shape[-1])
+            pairs = torch.stack([rows, latents_of_row.flatten()], dim=-1)
+            found.append(backend.ablate(prefill, LatentRows.single(name, pairs)).reshape(len(inputs), -1))
+        return torch.cat(found, dim=-1)
 
     invariant(bench, f"logits with single latents of {', '.join(names)} ablated", ablated)
 
