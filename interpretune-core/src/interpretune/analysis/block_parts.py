@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from interpretune.analysis.hook_names import ATTN_OUT, MLP_OUT, RESID_MID, RESID_POST, RESID_PRE, in_layer
 from interpretune.analysis.inputs import probe_inputs
 from interpretune.analysis.latent_model import Edit
+from interpretune.errors import AnalysisError
 
 if TYPE_CHECKING:
     from interpretune.analysis.hooked_model import HookedModel
@@ -34,6 +36,9 @@ def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> f
     the residual stream in the block must be these, and at ``resid_mid`` the first alone must have come. What attention
     and MLP add may be multiplied by a constant.
 
+    The vectors are as large as the residual stream before the block, and behind the block this stands again: they are
+    not lost in the rounding of a larger stream, and many blocks in 16 bits do not overflow.
+
     Args:
         hooked: The model.
         parts: For each layer the names of all its places. A layer that lacks one of those which touch the residual
@@ -51,17 +56,25 @@ def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> f
     def note(name: str) -> Edit:
         return lambda activations: seen.setdefault(name, activations.clone())
 
-    def write(name: str, *, add: bool) -> Edit:
+    def note_and_undo(layer: int) -> Edit:
         def apply(activations: Tensor) -> Tensor:
-            seen[name] = activations.clone()
-            size = activations.float().std().item() or 1.0
-            drawn[name] = (size * torch.randn(activations.shape, generator=draw)).to(activations)
-            return activations + drawn[name] if add else drawn[name].clone()
+            seen.setdefault(in_layer(layer, RESID_POST), activations.clone())
+            return seen.get(in_layer(layer, RESID_PRE), activations).clone()
 
         return apply
 
-    edits = {in_layer(layer, part): note(in_layer(layer, part)) for layer in layers for part in (RESID_PRE, RESID_POST)}
-    edits |= {name: write(name, add=name.endswith(RESID_MID)) for names in checked.values() for name in names}
+    def write(layer: int, name: str) -> Edit:
+        def apply(activations: Tensor) -> Tensor:
+            seen[name] = activations.clone()
+            stream = seen.get(in_layer(layer, RESID_PRE), activations)
+            drawn[name] = (_size(stream) * torch.randn(activations.shape, generator=draw)).to(activations)
+            return activations + drawn[name] if name == in_layer(layer, RESID_MID) else drawn[name].clone()
+
+        return apply
+
+    edits = {in_layer(layer, RESID_PRE): note(in_layer(layer, RESID_PRE)) for layer in layers}
+    edits |= {in_layer(layer, RESID_POST): note_and_undo(layer) for layer in layers}
+    edits |= {name: write(layer, name) for layer, names in checked.items() for name in names}
     if layers:
         with _evaluating(hooked.model), hooked.hooked(edits):
             hooked.run_model(probe_inputs(hooked.model_device), None)
@@ -71,26 +84,47 @@ def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> f
         if pre not in seen or post not in seen:
             return
         written = [name for name in checked[layer] if name in drawn]
-        factors = _factors(seen[post] - seen[pre], [drawn[name] for name in written])
+        factors = _factors(_added(layer, seen[post], seen[pre]), [drawn[name] for name in written])
         for name, factor in zip(written, factors, strict=True):
             if name != middle:
                 if factor > LEAST:
                     yield name
             elif abs(factor - 1) < REMAINDER:
-                before = _factors(seen[middle] - seen[pre], [drawn[in_layer(layer, ATTN_OUT)]])
+                before = _factors(_added(layer, seen[middle], seen[pre]), [drawn[in_layer(layer, ATTN_OUT)]])
                 if before and before[0] > LEAST:
                     yield name
 
     return unchecked.union(*(real(layer) for layer in layers))
 
 
+def _size(stream: Tensor) -> float:
+    """Spread of the residual stream, or 1 where it has none."""
+    size = stream.double().std().item()
+    return size if math.isfinite(size) and size > 0 else 1.0
+
+
+def _added(layer: int, after: Tensor, before: Tensor) -> Tensor:
+    """What has come to the residual stream, ``[batch * pos * width]``, float64.
+
+    Raises:
+        AnalysisError: It is not finite.
+    """
+    added = after.double().cpu().flatten() - before.double().cpu().flatten()
+    if not added.isfinite().all():
+        raise AnalysisError(
+            f"The residual stream of block {layer} is not finite in a forward of two tokens, so that nothing can be "
+            f"edited there. The model computes in {str(after.dtype).removeprefix('torch.')}; load it in one whose range "
+            "is large enough (bfloat16 or float32)."
+        )
+    return added
+
+
 def _factors(total: Tensor, parts: Sequence[Tensor]) -> list[float]:
     """Factors with which the parts sum up to the total; zeros where they do not."""
     columns = torch.stack([part.double().flatten() for part in parts], dim=1).cpu()
-    wanted = total.double().flatten().cpu()
-    found = torch.linalg.lstsq(columns, wanted.unsqueeze(1)).solution
-    left = wanted - (columns @ found).flatten()
-    return found.flatten().tolist() if left.norm() < REMAINDER * wanted.norm() else [0.0] * len(parts)
+    found = torch.linalg.lstsq(columns, total.unsqueeze(1)).solution
+    left = total - (columns @ found).flatten()
+    return found.flatten().tolist() if left.norm() < REMAINDER * total.norm() else [0.0] * len(parts)
 
 
 @contextlib.contextmanager
