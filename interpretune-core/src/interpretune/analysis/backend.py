@@ -20,7 +20,7 @@ from interpretune.analysis.hook_names import canonical
 from interpretune.analysis.hooked_model import HookedModel
 from interpretune.analysis.inputs import ModelInputs, Points, probe_inputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
-from interpretune.analysis.splicing import Observer, Splice, in_turn
+from interpretune.analysis.splicing import Observer, Splice, in_turn, reads_after_it_writes
 from interpretune.errors import HookPointError
 
 if TYPE_CHECKING:
@@ -60,13 +60,18 @@ class AnalysisBackend(HookedModel):
         """Refuse latent models whose hook point is missing or whose width does not fit, by one forward of two tokens.
 
         Raises:
-            HookPointError: What does not fit, with both widths, or two latent models that read at one hook point.
+            HookPointError: What does not fit, with both widths, two latent models that read at one hook point, or one
+                that reads above where it writes.
         """
         _check_distinct(latent_models)
         names = [name for item in latent_models for name in (item.hook_point, item.output_hook_point)]
         self.check_hook_points(names)
         seen = self.capture(probe_inputs(self.model_device), names)
+        reached = list(seen)
         for item in latent_models:
+            order = [reached.index(name) for name in (item.hook_point, item.output_hook_point)]
+            if order[0] > order[1] and not reads_where_it_writes(item):
+                raise reads_after_it_writes(item)
             width = seen[item.hook_point].flatten(2).shape[-1]
             if width != item.d_in:
                 raise HookPointError(
@@ -127,7 +132,7 @@ class AnalysisBackend(HookedModel):
         recorded: dict[str, Tensor] = {}
 
         def recorder(name: str) -> Observer | None:
-            return (lambda latents: recorded.__setitem__(name, latents.detach())) if name in record else None
+            return (lambda latents: recorded.__setitem__(name, latents.detach().clone())) if name in record else None
 
         splices = [
             Splice(item, self.untouched_by(item, inputs), latent_edits.get(name), recorder(name))
@@ -228,8 +233,8 @@ class AnalysisBackend(HookedModel):
     ) -> tuple[SplicedRun, dict[str, Tensor]]:
         """Gradients of a scalar with respect to latent activations at all positions, by one forward and one backward.
 
-        The gradient at a latent includes what flows through latent models above it. Parameters get no gradient, and the
-        graph begins at the first latent model.
+        The gradient at a latent includes what flows through latent models above it; it is 0 where another latent model
+        overwrites what this one writes. Parameters get no gradient, and the graph begins at the first latent model.
 
         Args:
             inputs: The batch.
@@ -243,9 +248,16 @@ class AnalysisBackend(HookedModel):
         leaves: dict[str, Tensor] = {}
         with torch.enable_grad(), frozen_parameters(self.model, *latent_models):
             run = self.run_spliced(inputs, latent_models, {name: watch(name, leaves) for name in names})
-            grads = torch.autograd.grad(objective(run.answer_logits), [leaves[name] for name in names])
+            grads = gradients_of(objective(run.answer_logits), [leaves[name] for name in names])
         activations = {name: leaf.detach() for name, leaf in leaves.items()}
         return SplicedRun(run.answer_logits.detach(), activations), dict(zip(names, grads, strict=True))
+
+
+def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a scalar; 0 with respect to what it does not depend on."""
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(value, leaves, materialize_grads=True)
 
 
 def watch(name: str, leaves: dict[str, Tensor]) -> Edit:

@@ -113,8 +113,8 @@ def _added(layer: int, after: Tensor, before: Tensor) -> Tensor:
     if not added.isfinite().all():
         raise AnalysisError(
             f"The residual stream of block {layer} is not finite in a forward of two tokens, so that nothing can be "
-            f"edited there. The model computes in {str(after.dtype).removeprefix('torch.')}; load it in one whose range "
-            "is large enough (bfloat16 or float32)."
+            f"edited there. The model computes in {str(after.dtype).removeprefix('torch.')}; load it in one whose "
+            "range is large enough (bfloat16 or float32)."
         )
     return added
 

@@ -50,11 +50,14 @@ class Splice:
         given = self.output
         if given is not None:
             return None, lambda activations: given.reshape(activations.shape).to(activations.dtype)
-        pending: list[tuple[Tensor, Tensor]] = []
+        pending: list[tuple[Tensor | None, Tensor]] = []
         keeps_error = has_error_term(self.latent_model)
         identity = keeps_error and self.edit is None
+        has_read = False
 
         def read(activations: Tensor) -> Tensor:
+            nonlocal has_read
+            has_read = True
             if identity and self.see_latents is None:
                 return activations
             flat = self._checked(activations.flatten(2))
@@ -65,9 +68,11 @@ class Splice:
             latents = self.latent_model.encode(flat.detach() if keeps_error and not identity else flat)
             if untouched is not None:
                 latents = latents.masked_fill(untouched.unsqueeze(-1), 0)
-            clean = latents
+            clean = None
+            if keeps_error and not identity:  # before the edit, which may write into the latents; a copy, as buffers go
+                clean = self.latent_model.decode(latents).detach().clone()
             if self.edit is not None:
-                latents = self.edit(latents)
+                latents = self.edit(latents.clone() if latents.requires_grad else latents)
             if self.see_latents is not None:
                 self.see_latents(latents)
             if not identity:
@@ -75,6 +80,10 @@ class Splice:
             return activations
 
         def write(activations: Tensor) -> Tensor:
+            nonlocal has_read
+            if not has_read:
+                raise reads_after_it_writes(self.latent_model)
+            has_read = False
             if not identity:
                 activations = self._written(activations, *pending.pop())
             if self.see_output is not None:
@@ -83,11 +92,12 @@ class Splice:
 
         return read, write
 
-    def _written(self, activations: Tensor, clean: Tensor, latents: Tensor) -> Tensor:
+    def _written(self, activations: Tensor, clean: Tensor | None, latents: Tensor) -> Tensor:
         flat = activations.flatten(2)
-        output = self.latent_model.decode(latents).to(flat.dtype)
-        if has_error_term(self.latent_model):
-            output = flat + output - self.latent_model.decode(clean).to(flat.dtype).detach()
+        # a copy: the latent model may hold on to what it returns, and the model may write into what it is given
+        output = self.latent_model.decode(latents).to(flat.dtype, copy=True)
+        if clean is not None:
+            output = flat + output - clean.to(flat.dtype)
         untouched = self._untouched(flat.shape[1])
         if untouched is not None:
             output = where(untouched.unsqueeze(-1), flat, output)
@@ -108,6 +118,15 @@ class Splice:
                 f"{self.latent_model.hook_point}, where this model has {flat.shape[-1]}."
             )
         return flat
+
+
+def reads_after_it_writes(latent_model: LatentModel) -> HookPointError:
+    """What is wrong with a latent model whose input a forward reaches too late."""
+    return HookPointError(
+        f"The latent model {latent_model.name!r} reads at {latent_model.hook_point}, which this model reaches after "
+        f"{latent_model.output_hook_point}, where it writes. A latent model reads where it writes or before; are its "
+        "two hook points exchanged?"
+    )
 
 
 def in_turn(edits: Sequence[Edit]) -> Edit:

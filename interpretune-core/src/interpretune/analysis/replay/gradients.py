@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from interpretune.analysis.backend import frozen_parameters, watch
+from interpretune.analysis.backend import frozen_parameters, gradients_of, watch
 from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.ablation import replay_budget
@@ -52,7 +52,7 @@ def attribute(
             leaves[lowest] = prefill.latents[lowest].detach().requires_grad_()
             output = decoded(prefill, lowest, rows.points, leaves[lowest])
         logits = prefill.run_rows(lowest, rows, output, edits, columns)
-        found = torch.autograd.grad(objective(logits, rows.points), [leaves[name] for name in names])
+        found = gradients_of(objective(logits, rows.points), [leaves[name] for name in names])
     return {name: grad.reshape(len(rows), -1) for name, grad in zip(names, found, strict=True)}
 
 
@@ -115,7 +115,7 @@ def _gradient_at(
             logits = prefill.run_rows(name, rows, decoded(prefill, name, points, leaf), {}, columns)
         else:
             logits = prefill.run_rows(name, rows, None, {name: lambda _: leaf.unsqueeze(1)}, columns)
-        return torch.autograd.grad(objective(logits, points), leaf)[0]
+        return gradients_of(objective(logits, points), [leaf])[0]
 
 
 def decoded(prefill: Prefill, name: str, points: Tensor, latents: Tensor) -> Tensor:
@@ -125,7 +125,9 @@ def decoded(prefill: Prefill, name: str, points: Tensor, latents: Tensor) -> Ten
     """
     model = prefill.latent_models[name]
     clean = prefill.require_kept().outputs[name].flatten(1)[points]
-    before = model.decode(prefill.latents[name][points].unsqueeze(1)).squeeze(1).detach()
+    before = (
+        model.decode(prefill.latents[name][points].unsqueeze(1)).squeeze(1).detach().clone()
+    )  # a buffer may be used again
     change = model.decode(latents.unsqueeze(1)).squeeze(1) - before
     return clean + change.to(clean.dtype).masked_fill(prefill.untouched[name][points].unsqueeze(-1), 0)
 
@@ -219,11 +221,10 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
         with contextlib.suppress(AllCaptured):
             prefill.run_rows(upstream, rows, output, edits, observers={downstream: noted_last(seen)})
         chosen = seen[0].squeeze(1)[torch.arange(len(rows), device=points.device), latents]
-        if upstream not in leaves or not chosen.requires_grad:  # it reads before, or beside, what upstream writes
+        if upstream not in leaves:  # downstream reads before upstream does
             like = kept.outputs[upstream] if kept.entries[upstream].puts_output else prefill.latents[upstream]
             return torch.zeros_like(like.flatten(1)[points])
-        found = torch.autograd.grad(chosen.sum(), leaves[upstream], allow_unused=True, materialize_grads=True)
-        return found[0].flatten(1)
+        return gradients_of(chosen.sum(), [leaves[upstream]])[0].flatten(1)
 
 
 def _frozen(prefill: Prefill) -> contextlib.AbstractContextManager[None]:

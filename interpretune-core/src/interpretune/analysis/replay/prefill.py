@@ -119,10 +119,10 @@ class Prefill:
         """
         kept = self.require_kept()
         entry = kept.entries[name]
-        spliced = list(entry.above)
-        hidden = output if output is not None and entry.hands_in else kept.hidden[entry.start][rows.points]
-        if output is None or not entry.hands_in:
-            spliced.append(name)
+        hands_in = output is not None and entry.hands_in
+        hidden = output if output is not None and hands_in else kept.hidden[entry.start][rows.points]
+        runs = {*entry.above} if hands_in else {*entry.above, name}
+        spliced = [key for key in self.latent_models if key in runs]  # where two write, the order decides who is last
         edits = self.backend.chain(self._splices(spliced, rows, {name: output}, latent_edits, observers or {}))
         with kept.ready():
             return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
@@ -280,7 +280,7 @@ def _run_bucket(
         def see(values: Tensor) -> None:
             if name in observers:
                 observers[name](values, inputs, bucket.examples)
-            latents[name] = values.squeeze(1) if at_points else points.of(values)
+            latents[name] = values.squeeze(1).clone() if at_points else points.of(values)
 
         return see
 
