@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from interpretune.labels import LABELS, answer_ids
 from interpretune.module import ITModule
 from interpretune.tokenization import answer_positions, mask_of
 
@@ -23,7 +24,7 @@ class ClassificationModule(ITModule):
 
     def class_logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits of the labels, ``[batch, num_labels]``, taken at the answer position from a language-model head."""
-        outputs = self(**{name: value for name, value in batch.items() if name != "labels"})
+        outputs = self(**{name: value for name, value in batch.items() if name != LABELS})
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         if logits.ndim == 2:
             return logits
@@ -32,7 +33,8 @@ class ClassificationModule(ITModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Cross entropy over the labels, in nats."""
-        loss = functional.cross_entropy(self.class_logits(batch), batch["labels"])
+        logits = self.class_logits(batch)
+        loss = functional.cross_entropy(logits, answer_ids(batch[LABELS], logits.shape[-1]))
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -50,7 +52,8 @@ class ClassificationModule(ITModule):
         return {"predictions": logits.argmax(dim=-1), "logits": logits}
 
     def _log_quality(self, split: str, batch: Mapping[str, Any]) -> None:
-        logits, labels = self.class_logits(batch), batch["labels"]
+        logits = self.class_logits(batch)
+        labels = answer_ids(batch[LABELS], logits.shape[-1])
         metrics = {
             f"{split}_loss": functional.cross_entropy(logits, labels),
             f"{split}_accuracy": (logits.argmax(dim=-1) == labels).float().mean(),

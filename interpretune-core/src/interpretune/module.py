@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from interpretune.answer_pooling import name_padding
 from interpretune.errors import ConfigurationError
+from interpretune.labels import answer_ids, check_labels_have_answers
 from interpretune.tokenization import single_token_ids
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class ITModule(nn.Module):
         answers = self.it_cfg.generative_step_cfg.answers
         if answers:
             self._check_answers(self.require_datamodule().itdm_cfg.num_labels, answers)
+            check_labels_have_answers(self.require_datamodule().dataset, answers)
             tokenizer = self.require_datamodule().tokenizer
             self.register_buffer(
                 "_answer_token_ids", torch.tensor(single_token_ids(tokenizer, answers)), persistent=False
@@ -212,8 +214,14 @@ class ITModule(nn.Module):
         return tokens
 
     def labels_to_ids(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Answer tokens of labels ``[batch]``, and the labels themselves."""
-        return self.answer_token_ids.to(labels.device)[labels], labels
+        """Answer tokens of labels ``[batch]``, and the labels themselves, int64.
+
+        Raises:
+            DataError: A label has no answer.
+        """
+        tokens = self.answer_token_ids.to(labels.device)
+        ids = answer_ids(labels, len(tokens))
+        return tokens[ids], ids
 
     def standardize_logits(self, logits: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Reduce logits to the answers.

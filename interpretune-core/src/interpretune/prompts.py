@@ -103,16 +103,17 @@ def _name(source: Any) -> str:
 
 
 def _check_labels(labels: Any, num_labels: int | None, where: str) -> None:
-    wrong = sorted(
-        {
-            str(label)
-            for label in labels
-            if not isinstance(label, int) or label < 0 or (num_labels is not None and label >= num_labels)
-        }
-    )
+    wrong = {
+        row: str(label)
+        for row, label in enumerate(labels)
+        if not isinstance(label, int) or label < 0 or (num_labels is not None and label >= num_labels)
+    }
     if wrong:
         expected = f"integers in range({num_labels})" if num_labels is not None else "integers from 0"
-        raise DataError(f"{where} has labels outside the mapping: {', '.join(wrong[:10])}; expected {expected}.")
+        raise DataError(
+            f"{where} has labels outside the mapping: {', '.join(sorted(set(wrong.values()))[:10])}; expected "
+            f"{expected}. The first is in row {min(wrong)}."
+        )
 
 
 def task_prompt(row: Mapping[str, Any], text_fields: tuple[str, ...], prompt_cfg: PromptConfig) -> str:
@@ -156,7 +157,7 @@ def encode_prompts(
                 f"The prompt of row {index} of split {split!r} has {length} tokens; the limit is {limit}. Shorten it, "
                 "drop the row, or raise ITDataModuleConfig.max_length if the model's context allows it."
             )
-        features["labels"] = row[cfg.label_field]
+        features["labels"] = int(row[cfg.label_field])  # True is 1
         return dict(sanitize_input_name(tokenizer.model_input_names, features))
 
     options = {name: value for name, value in cfg.prepare_data_map_cfg.items() if name != "batched"}

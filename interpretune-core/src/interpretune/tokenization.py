@@ -220,5 +220,6 @@ class PaddingCollator:
             batch[name] = batch[name][:, used]
         for name in rows[0]:
             if name not in padded_names:
-                batch[name] = torch.tensor([row[name] for row in rows])
+                column = torch.tensor([row[name] for row in rows])
+                batch[name] = column.long() if name == "labels" and column.dtype == torch.bool else column
         return batch
