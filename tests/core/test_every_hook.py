@@ -26,7 +26,6 @@ from interpretune.analysis import (
     AnalysisCfg,
     AnalysisMode,
     HuggingFaceBackend,
-    ModelInputs,
     run_analysis,
 )
 from interpretune.analysis.operations import find_operation, latent_analyses
@@ -233,14 +232,6 @@ def test_it_create_backend(stranger: Stranger, answers: ModuleType, tmp_path: Pa
     assert len(plugin.calls) == before + 1  # latent models changed
 
 
-def test_it_run_analysis(stranger: Stranger, tmp_path: Path) -> None:
-    plugin = stranger("(yield)", wrapper=True)
-    session = make_session(tmp_path, adapters=("stranger",))
-    run_analysis(**session, analysis_cfg=AnalysisCfg(mode=AnalysisMode.clean_no_sae))
-    assert [len(given["inputs"]) for _, given in plugin.calls] == [3, 3, 1]
-    assert all(isinstance(given["inputs"], ModelInputs) for _, given in plugin.calls)
-
-
 def test_it_contribute_operations(stranger: Stranger, answers: ModuleType, tmp_path: Path) -> None:
     known = next(item for item in vars(latent_analyses).values() if type(item).__name__ == "Operation")
     answers.given = [attrs.evolve(known, name="strange")]
@@ -256,7 +247,19 @@ def test_it_open_analysis(stranger: Stranger, tmp_path: Path) -> None:
     run_analysis(**session, analysis_cfg=cfg)
     ((_, given),) = plugin.calls
     assert given["module"] is session.module
-    assert given["analysis_cfg"].mode is cfg.mode
+    analysis = given["analysis"]
+    assert (analysis.name, analysis.cfg, analysis.batch_idx, analysis.store) == ("clean_no_sae", cfg, None, None)
+    assert "logit_diffs" in analysis.plan.keeps
+
+
+def test_it_run_analysis(stranger: Stranger, tmp_path: Path) -> None:
+    plugin = stranger("{**(yield), 'preds': analysis.inputs.tokens[:, 0] * 0 + 5}", wrapper=True)
+    session = make_session(tmp_path, adapters=("stranger",))
+    cache = run_analysis(**session, analysis_cfg=AnalysisCfg(mode=AnalysisMode.clean_no_sae))
+    analyses = [given["analysis"] for _, given in plugin.calls]
+    assert [len(item.inputs) for item in analyses] == [3, 3, 1]
+    assert [item.batch_idx for item in analyses] == [0, 1, 2]
+    assert torch.cat(cache.preds).tolist() == [5] * N_ROWS
 
 
 def test_it_close_analysis(stranger: Stranger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,15 +267,18 @@ def test_it_close_analysis(stranger: Stranger, tmp_path: Path, monkeypatch: pyte
     session = make_session(tmp_path, adapters=("stranger",))
     cfg = AnalysisCfg(mode=AnalysisMode.clean_no_sae)
     run_analysis(**session, analysis_cfg=cfg)
-    assert len(plugin.calls) == 1
+    ((_, given),) = plugin.calls
+    assert given["analysis"].store.n_examples == N_ROWS
+    assert given["analysis"].error is None
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("in the middle")
 
     monkeypatch.setattr(type(session.module.backend), "run", fail)
-    with pytest.raises(RuntimeError, match="in the middle"):
+    with pytest.raises(RuntimeError, match="in the middle") as failed:
         run_analysis(**session, analysis_cfg=cfg)
     assert len(plugin.calls) == 2
+    assert plugin.calls[1][1]["analysis"].error is failed.value
 
 
 @pytest.fixture

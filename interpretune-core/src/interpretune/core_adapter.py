@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.hf_backend import HuggingFaceBackend
-from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel
-from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.operations import Operation, latent_analyses
-from interpretune.analysis.steps import run_mode
 from interpretune.answer_pooling import pooled_at_answer
 from interpretune.batch_keys import check_batch_keys, forward_signature
 from interpretune.contributions import ClassContribution, OptimizerSetup
@@ -137,12 +134,9 @@ class CoreAdapter:
         return HuggingFaceBackend(model, tokenizer)
 
     @hookimpl(trylast=True)
-    def it_run_analysis(
-        self, module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs
-    ) -> bool:
-        """Run one of the four modes."""
-        run_mode(module, analysis_batch, analysis_cfg, inputs)
-        return True
+    def it_run_analysis(self, analysis: AnalysisRun) -> Mapping[str, Any]:
+        """Compute what the plan keeps."""
+        return analysis.results()
 
     @hookimpl
     def it_contribute_operations(self) -> list[Operation]:

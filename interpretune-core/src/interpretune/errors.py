@@ -6,6 +6,7 @@ expected, and one thing to do about it.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 
 ROWS_TOLD = 20
 """Rows that a message names."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to what an error says when it is shown."""
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    else:  # before, notes are not shown
+        first, *rest = error.args or ("",)
+        error.args = (f"{first}\n{note}", *rest)
 
 
 class InterpretuneError(Exception):

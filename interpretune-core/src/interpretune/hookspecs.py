@@ -29,12 +29,10 @@ from interpretune.markers import hookspec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from interpretune.analysis.analysis_run import AnalysisRun
     from interpretune.analysis.backend import AnalysisBackend
-    from interpretune.analysis.batch import AnalysisBatch
-    from interpretune.analysis.inputs import ModelInputs
     from interpretune.analysis.latent_model import LatentModel
-    from interpretune.analysis.modes import AnalysisCfg
-    from interpretune.analysis.operations import Operation, Plan
+    from interpretune.analysis.operations import Operation
     from interpretune.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
     from interpretune.datamodule import ITDataModule
     from interpretune.loops.config import LoopConfig, LoopResult
@@ -192,17 +190,6 @@ def it_create_backend(module: ITModule) -> AnalysisBackend | None:
     """
 
 
-@hookspec(firstresult=True)
-def it_run_analysis(
-    module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs
-) -> bool | None:
-    """Run the forward (and backward) passes of one analysis mode on one batch and fill ``analysis_batch``.
-
-    Called for each batch by ``run_with_ctx``. First result: True when done; core knows the four modes. Meant to be
-    wrapped.
-    """
-
-
 @hookspec
 def it_contribute_operations(module: ITModule) -> Sequence[Operation] | None:
     """Offer operations that plans and configuration files can name.
@@ -212,17 +199,44 @@ def it_contribute_operations(module: ITModule) -> Sequence[Operation] | None:
 
 
 @hookspec
-def it_open_analysis(module: ITModule, analysis_cfg: AnalysisCfg | Plan) -> None:
+def it_open_analysis(module: ITModule, analysis: AnalysisRun) -> None:
     """An analysis over a data set begins.
 
-    Called before the first batch, by ``run_analysis`` with a configuration and by ``AnalysisRunner`` with a plan. All
-    run.
+    Called once for each analysis, before the first batch, by ``run_analysis``, ``AnalysisRunner`` (also from the
+    command line) and trainers' callbacks. Not called for an analysis that is complete already, and not for a dry run.
+    All run, in stack order.
+
+    An exception ends the run: adapters whose implementation had returned are asked to close the analysis, and no
+    others; a wrapper sees the exception at its ``yield``.
+    """
+
+
+@hookspec(firstresult=True)
+def it_run_analysis(module: ITModule, analysis: AnalysisRun) -> Mapping[str, Any] | None:
+    """Give the results of one analysis on one batch.
+
+    Called once for each analysis and batch, by ``AnalysisRunner`` and, whoever calls that, by ``run_with_ctx``.
+    ``analysis.batch_idx`` and ``analysis.inputs`` say which batch. First result: values of the fields that
+    ``analysis.plan`` keeps, by name; core returns ``analysis.results()``. What is returned is what is stored.
+
+    Meant to be wrapped: the results come out of ``yield``, and may be changed or replaced, in place too. Values that
+    follow from changed ones are not computed anew. An exception ends the run; of results that other analyses have in
+    common with this one, each has its own copy.
     """
 
 
 @hookspec
-def it_close_analysis(module: ITModule, analysis_cfg: AnalysisCfg | Plan) -> None:
-    """An analysis over a data set has ended, also after an exception. Called as ``it_open_analysis``. All run."""
+def it_close_analysis(module: ITModule, analysis: AnalysisRun) -> None:
+    """An analysis over a data set has ended, also by an exception.
+
+    Called once for each analysis that was opened, when its results are complete: ``analysis.store`` has them, sealed
+    unless other processes still write, and ``analysis.error`` is the exception that ended the run, or None. All run, in
+    the opposite order: the analysis that was opened last is closed first, by the adapter at the top of the stack first.
+    Adapters without ``it_open_analysis`` are called too, unless opening failed.
+
+    An exception keeps no other adapter from closing. It goes on to the caller, or is noted at the one that ended the
+    run.
+    """
 
 
 @hookspec(firstresult=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from typing import Any
 
 from interpretune import (
     AdapterDeclaration,
@@ -14,7 +15,7 @@ from interpretune import (
     LoopResult,
     hookimpl,
 )
-from interpretune.analysis import AnalysisCfg
+from interpretune.analysis import AnalysisRun
 from interpretune_lightning.analysis_callback import merges_analysis
 from interpretune_lightning.config import ITLightningConfig
 from interpretune_lightning.datamodule import ITLightningDataModule, LightningDataModuleEntry
@@ -46,16 +47,18 @@ class LightningAdapter:
         return run_loop(module, datamodule, loop, loop_cfg)
 
     @hookimpl(wrapper=True)
-    def it_run_analysis(self, module: ITModule, analysis_cfg: AnalysisCfg) -> Generator[None, bool, bool]:
+    def it_run_analysis(
+        self, module: ITModule, analysis: AnalysisRun
+    ) -> Generator[None, Mapping[str, Any], Mapping[str, Any]]:
         """With several processes, each sees its share of the batches: see that somebody joins the results.
 
         Raises:
             AnalysisError: Nobody does.
         """
         trainer = getattr(module, "_trainer", None)
-        if trainer is not None and trainer.world_size > 1 and not merges_analysis(trainer, analysis_cfg):
+        if trainer is not None and trainer.world_size > 1 and not merges_analysis(trainer, analysis):
             raise AnalysisError(
-                f"The analysis {analysis_cfg.mode} runs in {trainer.world_size} processes, each of which would keep "
+                f"The analysis {analysis.name} runs in {trainer.world_size} processes, each of which would keep "
                 "the results of its own share of the batches. Give AnalysisCallback(analysis_cfg) to the Trainer, "
                 "which joins them, or analyse in one process."
             )

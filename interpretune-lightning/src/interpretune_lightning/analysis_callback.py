@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
 
 from interpretune import AnalysisError
-from interpretune.analysis import AnalysisCfg
-from interpretune.analysis.runner import run_analysis_step
+from interpretune.analysis import AnalysisCfg, AnalysisRun, OpenAnalyses
+from interpretune.analysis.runner import ANALYSIS_STEP, run_analysis_step
 from interpretune_lightning.sharing import WholeBatchSampler
 
 
@@ -28,7 +29,7 @@ class AnalysisCallback(Callback):
     def __init__(self, *analysis_cfgs: AnalysisCfg) -> None:
         self.analysis_cfgs = analysis_cfgs
         self._numbers: list[int] = []
-        self._is_open = False
+        self._opened: OpenAnalyses | None = None
 
     def on_test_start(self, trainer: LightningTrainer, pl_module: Any) -> None:
         """Open the analyses.
@@ -44,9 +45,11 @@ class AnalysisCallback(Callback):
                     "already. Give each AnalysisCfg a new AnalysisCache()."
                 )
         self._sampler(trainer)
-        self._is_open = True
-        for cfg in self.analysis_cfgs:
-            pl_module._hook.it_open_analysis(module=pl_module, analysis_cfg=cfg)
+        has_step = hasattr(pl_module, ANALYSIS_STEP)
+        analyses = [AnalysisRun.of(cfg, pl_module.latent_models, has_step=has_step) for cfg in self.analysis_cfgs]
+        self._opened = OpenAnalyses(pl_module)
+        for cfg, analysis in zip(self.analysis_cfgs, analyses, strict=True):
+            self._opened.open(analysis, functools.partial(getattr, cfg.analysis_cache, "store"))
 
     def on_test_batch_start(
         self, trainer: LightningTrainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -69,17 +72,15 @@ class AnalysisCallback(Callback):
                 torch.distributed.all_gather_object(gathered, own)
                 in_order = sorted((pair for share in gathered for pair in share), key=lambda pair: pair[0])
                 cfg.analysis_cache.batches = [batch for _, batch in in_order]
-        self._close(pl_module)
+        self._close(None)
 
     def on_exception(self, trainer: LightningTrainer, pl_module: Any, exception: BaseException) -> None:
-        """Close the analyses."""
-        self._close(pl_module)
+        """Close the analyses, with what ended them."""
+        self._close(exception)
 
-    def _close(self, pl_module: Any) -> None:
-        if self._is_open:
-            self._is_open = False
-            for cfg in self.analysis_cfgs:
-                pl_module._hook.it_close_analysis(module=pl_module, analysis_cfg=cfg)
+    def _close(self, error: BaseException | None) -> None:
+        if self._opened is not None:
+            self._opened.close(error)
 
     def _sampler(self, trainer: LightningTrainer) -> WholeBatchSampler | None:
         """How batches are shared among processes; None for one process."""
@@ -95,7 +96,8 @@ class AnalysisCallback(Callback):
         return sampler
 
 
-def merges_analysis(trainer: LightningTrainer, analysis_cfg: AnalysisCfg) -> bool:
-    """Whether one of the trainer's callbacks joins the results of this analysis."""
+def merges_analysis(trainer: LightningTrainer, analysis: AnalysisRun) -> bool:
+    """Whether the results of all processes are joined: by one of the trainer's callbacks, or in a folder."""
     callbacks = (item for item in trainer.callbacks if isinstance(item, AnalysisCallback))  # type: ignore[attr-defined]
-    return any(analysis_cfg is cfg for callback in callbacks for cfg in callback.analysis_cfgs)
+    merged = any(analysis.cfg is cfg for callback in callbacks for cfg in callback.analysis_cfgs)
+    return merged or analysis.folder is not None

@@ -1,3 +1,4 @@
+from .analysis_run import AnalysisRun
 from .answer_counts import AnswerCounts, count_answers
 from .backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
 from .batch import AnalysisBatch, LatentValues, Peaks
@@ -30,6 +31,7 @@ from .metrics import (
     effect_correlations,
 )
 from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
+from .open_analyses import OpenAnalyses
 from .operations.latent_analyses import logit_differences
 from .plan_runner import AnalysisRunner
 from .plots import latent_metrics_scatter, plot_latent_effects
@@ -63,6 +65,7 @@ __all__ = [
     "AnalysisCache",
     "AnalysisCfg",
     "AnalysisMode",
+    "AnalysisRun",
     "AnalysisRunner",
     "AnalysisStore",
     "AnswerCounts",
@@ -80,6 +83,7 @@ __all__ = [
     "LatentValues",
     "Limits",
     "ModelInputs",
+    "OpenAnalyses",
     "Patch",
     "Peaks",
     "Points",

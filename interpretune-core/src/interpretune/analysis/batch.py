@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 from torch import Tensor
@@ -96,6 +96,9 @@ class AnalysisBatch:
     tokens: list[Tensor] | None = None
     pieces: list[list[str]] | None = None
     prompts: list[str] | None = None
+
+    counted_from = cast("object", None)  # without an annotation, and so no field: it is no result
+    """What loss, predictions, logit differences and effects were computed from; None: nobody knows."""
 
     def __len__(self) -> int:
         """Number of examples."""

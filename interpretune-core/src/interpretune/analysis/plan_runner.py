@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from attrs import frozen
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
+from interpretune.analysis.analysed_batch import analyse_batch
 from interpretune.analysis.identity import count_examples, identify_batch, identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.operations import Plan, PlanRun, plan_of
 from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
@@ -75,7 +78,7 @@ class AnalysisRunner:
     With several processes (of ``torch.distributed``, or of ``torchrun``) each runs its share of the batches and writes
     its own shards; they meet in the file system only, and whoever finds all batches there completes the store.
 
-    It runs plans. An ``analysis_test_step`` of the module's own is what ``run_analysis`` runs.
+    It runs plans. A module with an ``analysis_test_step`` of its own, which only ``run_analysis`` runs, is refused.
     """
 
     def __init__(
@@ -101,7 +104,8 @@ class AnalysisRunner:
             model: The module, under framework adapters that call it so.
 
         Raises:
-            ConfigurationError: The module or the data module is missing, or the limit is not positive.
+            ConfigurationError: The module or the data module is missing, the limit is not positive, or the module has
+                an ``analysis_test_step`` of its own.
         """
         owner = module if module is not None else model
         if owner is None or datamodule is None:
@@ -110,6 +114,12 @@ class AnalysisRunner:
             )
         if limit is not None and limit < 1:
             raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
+        if hasattr(owner, ANALYSIS_STEP):
+            raise ConfigurationError(
+                f"{type(owner).__name__} defines {ANALYSIS_STEP}, and AnalysisRunner would pass it over: it runs "
+                "plans, several in one pass. Run the analyses with run_analysis, which calls the step, or leave the "
+                "step out and write what it adds as an operation."
+            )
         self.module = owner
         self.datamodule = datamodule
         self.root = Path(root)
@@ -133,10 +143,12 @@ class AnalysisRunner:
             AnalysisError: The loader does not give the same batches twice.
         """
         jobs = self._jobs(analyses)
-        with contextlib.ExitStack() as stack:
-            writing = [job for job in jobs if not job.is_complete]
+        writing = [job for job in jobs if not job.is_complete]
+        with OpenAnalyses(self.module) as opened, contextlib.ExitStack() as writers:
             for job in writing:
-                stack.enter_context(job.open(self._rank, self._world_size))
+                writers.enter_context(job.open(self._rank, self._world_size))
+            for job in writing:  # closed last, when nothing is written any more
+                opened.open(job.analysis, partial(AnalysisStore.open, job.folder))
             if writing:
                 self._run_batches(writing)
             for job in writing:
@@ -145,6 +157,8 @@ class AnalysisRunner:
 
     def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written.
+
+        That is no analysis: of the hooks only ``it_run_step`` is called.
 
         Raises:
             PlanError: As ``run``.
@@ -179,43 +193,36 @@ class AnalysisRunner:
         lacking = {i: [job for job in jobs if job.writer is not None and i not in job.writer.done] for i in numbers}
         todo = [i for i in numbers if lacking[i]]
         runs: dict[tuple[str, ...], PlanRun] = {}
-        hook = self.module._hook
-        opened = []
-        try:
-            for job in jobs:
-                hook.it_open_analysis(module=self.module, analysis_cfg=job.plan)
-                opened.append(job)
-            shown = show and self._console is not None
-            with eval_mode(self.module), progress_bar(self._console, shown=shown) as progress:
-                task = progress.add_task(", ".join(job.name for job in jobs), total=len(todo))
-                for number, batch in _batches(self.datamodule.test_dataloader(), todo):
-                    here = lacking[number]
-                    names = tuple(job.name for job in here)
-                    if names not in runs:
-                        runs[names] = PlanRun([job.plan for job in here])
-                    run = runs[names]
-                    if identify_batch(batch) != here[0].data.batches[number]:
-                        raise AnalysisError(
-                            f"Batch {number} is not what it was when the loader was gone through before: the loader "
-                            "shuffles its rows or draws at random. Results could not be assigned to rows, and a run "
-                            "that was stopped could not go on. Give a test_dataloader that gives the same batches "
-                            "each time."
-                        )
-                    moved = self.module.batch_to_device(batch)
-                    hook.it_run_step(
-                        module=self.module,
-                        step_name=ANALYSIS_STEP,
-                        step=_step(self.module, run, here, moved, number, self.seed),
+        shown = show and self._console is not None
+        with eval_mode(self.module), progress_bar(self._console, shown=shown) as progress:
+            task = progress.add_task(", ".join(job.name for job in jobs), total=len(todo))
+            for number, batch in _batches(self.datamodule.test_dataloader(), todo):
+                here = lacking[number]
+                names = tuple(job.name for job in here)
+                if names not in runs:
+                    runs[names] = PlanRun([job.plan for job in here])
+                run = runs[names]
+                if identify_batch(batch) != here[0].data.batches[number]:
+                    raise AnalysisError(
+                        f"Batch {number} is not what it was when the loader was gone through before: the loader "
+                        "shuffles its rows or draws at random. Results could not be assigned to rows, and a run "
+                        "that was stopped could not go on. Give a test_dataloader that gives the same batches "
+                        "each time."
                     )
-                    progress.advance(task)
-        finally:
-            for job in opened:
-                hook.it_close_analysis(module=self.module, analysis_cfg=job.plan)
+                moved = self.module.batch_to_device(batch)
+                self.module._hook.it_run_step(
+                    module=self.module,
+                    step_name=ANALYSIS_STEP,
+                    step=_step(self.module, run, here, moved, number, self.seed, asks=not only_first),
+                )
+                progress.advance(task)
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
-        plans = {name: self._plan(analysis) for name, analysis in analyses.items()}
+        cfgs = {name: _cfg_of(analysis) for name, analysis in analyses.items() if not isinstance(analysis, Plan)}
+        made = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
+        plans = {name: item if isinstance(item, Plan) else made[name] for name, item in analyses.items()}
         for name, plan in plans.items():
             if not name or Path(name).name != name or name.startswith("."):
                 raise ConfigurationError(f"The analysis {name!r} names a folder; use letters, digits, - and _ only.")
@@ -225,24 +232,34 @@ class AnalysisRunner:
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
-        return [StoredRun.of(name, plan, data, about, self.root) for name, plan in plans.items()]
+        return [StoredRun.of(name, plan, data, about, self.root, cfgs.get(name)) for name, plan in plans.items()]
 
-    def _plan(self, analysis: Analysis) -> Plan:
-        if isinstance(analysis, Plan):
-            return analysis
-        cfg = analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=AnalysisMode(analysis))
-        return plan_of(cfg, self.module.latent_models)
+
+def _cfg_of(analysis: AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
+    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=AnalysisMode(analysis))
 
 
 def _step(
-    module: ITModule, run: PlanRun, jobs: Sequence[StoredRun], batch: Any, number: int, seed: int
+    module: ITModule, run: PlanRun, jobs: Sequence[StoredRun], batch: Any, number: int, seed: int, *, asks: bool
 ) -> Callable[[], None]:
+    """What is done with a batch; where the stack is not asked, no adapter takes part in the results."""
+
     def step() -> None:
         label_ids, labels = module.labels_to_ids(batch.pop("labels"))
         sources = sources_of(module, label_ids, labels, batch, number)
+        shared = run.on_batch(sources, len(labels), seed=f"{seed} {number}")
         devices = [module.device] if torch.device(module.device).type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            results = run.run(sources, len(labels), seed=f"{seed} {number}")
+
+        def compute(index: int) -> dict[str, Any]:
+            with torch.random.fork_rng(devices):
+                return shared.results(index)
+
+        results = [
+            analyse_batch(module, job.analysis.at_batch(number, sources["inputs"], partial(compute, index)))
+            if asks
+            else compute(index)
+            for index, job in enumerate(jobs)
+        ]
         for job, values in zip(jobs, results, strict=True):
             job.write(number, values)
 

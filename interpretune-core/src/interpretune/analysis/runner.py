@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.modes import AnalysisCfg
+from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.errors import ConfigurationError
 from interpretune.loops.evaluate import eval_mode
@@ -67,17 +69,15 @@ def run_analysis(
     cache.answers = cache.answers or tuple(owner.it_cfg.generative_step_cfg.answers)
     loader = datamodule.test_dataloader()
     total = len(loader) if limit_batches < 0 else min(limit_batches, len(loader))
-    hook = owner._hook
-    hook.it_open_analysis(module=owner, analysis_cfg=analysis_cfg)
-    try:
+    with OpenAnalyses(owner) as opened:
+        analysis = AnalysisRun.of(analysis_cfg, owner.latent_models, has_step=hasattr(owner, ANALYSIS_STEP))
+        opened.open(analysis, lambda: cache.store)
         with eval_mode(owner), progress_bar(console, shown=console is not None) as progress:
-            task = progress.add_task(f"{analysis_cfg.mode}", total=total)
+            task = progress.add_task(analysis.name, total=total)
             for batch_idx, batch in zip(range(total), loader, strict=False):
                 run_analysis_step(owner, owner.batch_to_device(batch), batch_idx, analysis_cfg)
                 owner.global_step += 1
                 progress.advance(task)
-    finally:
-        hook.it_close_analysis(module=owner, analysis_cfg=analysis_cfg)
     return cache
 
 

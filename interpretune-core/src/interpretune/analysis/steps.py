@@ -1,4 +1,4 @@
-"""The two calls of an analysis step: run the model as the mode says, then turn logits into differences and effects."""
+"""The two calls of an analysis step: run the mode on a batch, then see that its numbers are those of its logits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interpretune.analysis.analysed_batch import analyse_batch
+from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import LatentModel, activation_name
@@ -19,7 +21,6 @@ from interpretune.analysis.operations.latent_analyses import (
     ACTIVATIONS,
     ANSWER_LOGITS,
     GRADIENTS,
-    answer_positions,
     entry_of,
 )
 from interpretune.analysis.operations.mode_plans import operations_of
@@ -34,35 +35,48 @@ if TYPE_CHECKING:
 def run_with_ctx(
     module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch: Mapping[str, Any], batch_idx: int
 ) -> None:
-    """Run the passes of the configured mode on one batch and fill ``analysis_batch`` with what they give.
+    """Run the configured mode on one batch, inside ``it_run_analysis``, and fill ``analysis_batch``.
 
     Args:
         module: A composed module.
-        analysis_batch: Has the labels; receives answer positions, logits, activations and gradients.
+        analysis_batch: Has the labels; receives all results, as the stacked adapters leave them.
         analysis_cfg: The mode and its inputs.
         batch: Tokens and attention mask; labels are ignored.
         batch_idx: Index into the per-batch inputs of the configuration.
 
     Raises:
-        AnalysisError: The mode needs latent models and the session has none.
+        AnalysisError: The mode needs latent models and the session has none, or an adapter gave no results.
         DataError: The batch has no attention mask.
     """
     with torch.inference_mode(mode=False):  # trainers test in inference mode, whose tensors know no gradients
-        inputs = ModelInputs.from_batch({name: _ordinary(value) for name, value in batch.items()})
-        analysis_batch.labels = _ordinary(analysis_batch.labels)
-        analysis_batch.orig_labels = _ordinary(analysis_batch.orig_labels)
-        analysis_batch.answer_indices = answer_positions(inputs, batch_idx, known=analysis_cfg.answer_indices)
-        if analysis_cfg.alive_latents is not None:
-            analysis_batch.alive_latents = entry_of(analysis_cfg.alive_latents, batch_idx, "analysis_cfg.alive_latents")
-        module._hook.it_run_analysis(
-            module=module, analysis_batch=analysis_batch, analysis_cfg=analysis_cfg, inputs=inputs
-        )
+        sources = sources_of(module, analysis_batch.labels, analysis_batch.orig_labels, batch, batch_idx)
+        alive = analysis_batch.alive_latents
+        if alive and analysis_cfg.alive_latents is None:  # chosen by the step
+            analysis_cfg = replace(analysis_cfg, alive_latents=[alive] * (batch_idx + 1))
+        analysis = AnalysisRun.of(analysis_cfg, module.latent_models)
+        plan = analysis.plan
+        assert plan is not None, "no step decides otherwise"
+        plan.check_backend(module.backend, module.latent_models)
+        values: dict[str, Any] = {}
+
+        def compute() -> dict[str, Any]:
+            values.update(run_plan(plan, sources, len(sources["inputs"])))
+            return {item.name: values[item.name] for item in plan.kept}
+
+        found = analyse_batch(module, analysis.at_batch(batch_idx, sources["inputs"], compute))
+        analysis_batch.take({**values, **found})
+        if analysis_cfg.mode.splices:
+            analysis_batch.dashboard_urls = dashboard_urls(module.latent_models)
+        analysis_batch.counted_from = _what_counts(analysis_batch, analysis_cfg, batch_idx)
 
 
 def loss_and_logit_diffs(
     module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch: Mapping[str, Any], batch_idx: int
 ) -> None:
-    """Turn what ``run_with_ctx`` left into loss, predictions, logit differences and effects.
+    """See that loss, predictions, logit differences and effects are those of the logits in ``analysis_batch``.
+
+    ``run_with_ctx`` leaves them so. Where logits, activations, gradients, labels or the configuration were changed
+    since, all four are computed anew.
 
     Args:
         module: Its ``standardize_logits`` reduces logits to the answers; its ``loss_fn``, where it has one, is used.
@@ -71,10 +85,14 @@ def loss_and_logit_diffs(
         batch: Not used; present so that all parts of a step are called alike.
         batch_idx: Index into ``analysis_cfg.base_logit_diffs``.
     """
+    if analysis_batch.counted_from == _what_counts(analysis_batch, analysis_cfg, batch_idx):
+        return
     if analysis_batch.answer_logits is None:
         raise AnalysisError("There are no answer logits: call run_with_ctx before loss_and_logit_diffs.")
-    one = _one_batch(analysis_batch, analysis_cfg, batch_idx)
-    operations = operations_of(one, module.latent_models).numbers
+    diffs = analysis_cfg.base_logit_diffs
+    one = diffs if diffs is None else [entry_of(diffs, batch_idx, "analysis_cfg.base_logit_diffs")]
+    cfg = replace(analysis_cfg, answer_indices=None, base_logit_diffs=one, alive_latents=None)
+    operations = operations_of(cfg, module.latent_models).numbers
     given = {item.name: item for item in (ANSWER_LOGITS, ABLATED_LOGITS, ACTIVATIONS, GRADIENTS)}
     plan = Plan.of(operations, sources={**SOURCES, **given})
     there = {"gradients": {}, "activations": {}, "ablated_logits": {}, **analysis_batch.as_fields()}
@@ -84,15 +102,29 @@ def loss_and_logit_diffs(
             setattr(analysis_batch, name, values[name])
 
 
-def run_mode(module: ITModule, analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, inputs: ModelInputs) -> None:
-    """The passes of the four modes; core's answer to ``it_run_analysis``."""
-    one = _one_batch(analysis_batch, analysis_cfg, None)
-    plan = Plan.of(operations_of(one, module.latent_models).passes)
-    plan.check_backend(module.backend, module.latent_models)
-    values = run_plan(plan, _sources(module, analysis_batch, inputs), len(inputs))
-    analysis_batch.take(values)
-    if analysis_cfg.mode.splices:
-        analysis_batch.dashboard_urls = dashboard_urls(module.latent_models)
+def _what_counts(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_idx: int) -> list[Any]:
+    """Which tensors, in which state, loss, differences and effects follow from."""
+    of_latents = (*analysis_batch.activations.values(), *analysis_batch.gradients.values())
+    tensors = [
+        *(analysis_batch.labels, analysis_batch.orig_labels, analysis_batch.answer_logits),
+        *analysis_batch.ablated_logits.values(),
+        *(tensor for item in of_latents for tensor in (item.latents, item.values)),
+    ]
+    states = [None if item is None else _State(item) for item in tensors]
+    return [*states, _State(analysis_cfg.base_logit_diffs), analysis_cfg.mode, batch_idx]
+
+
+class _State:
+    """An object as it is now; equal to another state where it is the same object and nobody wrote into it since."""
+
+    def __init__(self, value: Any) -> None:
+        tracked = isinstance(value, Tensor) and not value.is_inference()
+        self.value, self.version = value, value._version if tracked else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _State) and self.value is other.value and self.version == other.version
+
+    __hash__ = None  # type: ignore[assignment]  # states are compared, never looked up
 
 
 def dashboard_urls(latent_models: Sequence[LatentModel]) -> dict[str, str]:
@@ -130,14 +162,6 @@ def _sources(module: ITModule, analysis_batch: AnalysisBatch, inputs: ModelInput
         "backend": module.backend,
         "latent_models": module.latent_models,
     }
-
-
-def _one_batch(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_idx: int | None) -> AnalysisCfg:
-    """The configuration for one batch: results of other analyses are those of the batch alone."""
-    diffs = analysis_cfg.base_logit_diffs
-    one = diffs if diffs is None or batch_idx is None else [entry_of(diffs, batch_idx, "analysis_cfg.base_logit_diffs")]
-    alive = [analysis_batch.alive_latents] if analysis_batch.alive_latents else None
-    return replace(analysis_cfg, answer_indices=None, base_logit_diffs=one, alive_latents=alive)
 
 
 def _ordinary(value: Any) -> Any:

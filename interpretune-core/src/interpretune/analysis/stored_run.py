@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
+from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch_sequence import BatchSequence
 from interpretune.analysis.fields import Per
 from interpretune.analysis.identity import (
@@ -31,6 +32,7 @@ from interpretune.analysis.store.sealing import move_journals
 from interpretune.errors import StoreBusyError
 
 if TYPE_CHECKING:
+    from interpretune.analysis.modes import AnalysisCfg
     from interpretune.datamodule import ITDataModule
     from interpretune.module import ITModule
 
@@ -69,6 +71,7 @@ class StoredRun:
         about: What the manifest says of it.
         folder: The store: name and key below the root of the run.
         key: Hash of everything that the results depend on.
+        cfg: The configuration that the plan was made of; None: there is none.
         writer: Open while batches are written.
     """
 
@@ -78,10 +81,19 @@ class StoredRun:
     about: Mapping[str, Any]
     folder: Path
     key: str
+    cfg: AnalysisCfg | None = None
     writer: StoreWriter | None = None
 
     @classmethod
-    def of(cls, name: str, plan: Plan, data: DataIdentity, about: Mapping[str, Any], root: Path) -> StoredRun:
+    def of(
+        cls,
+        name: str,
+        plan: Plan,
+        data: DataIdentity,
+        about: Mapping[str, Any],
+        root: Path,
+        cfg: AnalysisCfg | None = None,
+    ) -> StoredRun:
         """The run of a plan.
 
         Args:
@@ -90,6 +102,7 @@ class StoredRun:
             data: On what.
             about: See ``describe_run``.
             root: Folder of all stores.
+            cfg: What the plan was made of; None: it was given as a plan.
         """
         depends = {
             "plan": plan.key,
@@ -110,7 +123,12 @@ class StoredRun:
         ]
         known = sorted(root.glob(f"*-{key[:12]}"))  # the same analysis may have had another name
         folder = known[0] if known else root / f"{name}-{key[:12]}"
-        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, folder, key)
+        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, folder, key, cfg)
+
+    @property
+    def analysis(self) -> AnalysisRun:
+        """What hooks are told of it."""
+        return AnalysisRun(name=self.name, plan=self.plan, cfg=self.cfg, folder=self.folder)
 
     @property
     def is_complete(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -23,11 +24,25 @@ class _NotingHooks:
         if not name.startswith("it_"):
             return hook
 
-        def call(**arguments: Any) -> Any:
-            self._calls.append(name)
-            return hook(**arguments)
+        return _NotingCaller(hook, functools.partial(self._calls.append, name))
 
-        return call
+
+class _NotingCaller:
+    """Stands before one hook. Hooks whose implementations are called one by one are noted when these are looked up."""
+
+    def __init__(self, hook: Any, note: Callable[[], None]) -> None:
+        self._hook, self._note = hook, note
+
+    def __call__(self, **arguments: Any) -> Any:
+        self._note()
+        return self._hook(**arguments)
+
+    def get_hookimpls(self) -> Any:
+        self._note()
+        return self._hook.get_hookimpls()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hook, name)
 
 
 @contextlib.contextmanager

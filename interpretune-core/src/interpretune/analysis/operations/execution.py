@@ -24,22 +24,32 @@ class PlanRun:
     """Runs plans together, batch by batch.
 
     Two operations of different plans are the same work where operation, settings, and all that they read are the same.
+
+    Attributes:
+        plans: The plans.
+        keys: For each of them, by field, a hash of the work that it takes.
+        result_keys: For each of them, by field, a hash of what its values depend on.
     """
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.plans = list(plans)
-        self._keys = [plan.node_keys(work=True) for plan in self.plans]
-        self._results = [plan.node_keys() for plan in self.plans]
+        self.keys = [plan.node_keys(work=True) for plan in self.plans]
+        self.result_keys = [plan.node_keys() for plan in self.plans]
         self._replays = any(plan.needs & REPLAYING for plan in self.plans)
 
-    def run(self, sources: Mapping[str, Any], examples: int, seed: str | None = None) -> list[dict[str, Any]]:
-        """Run the operations that are not per run on one batch.
+    def on_batch(self, sources: Mapping[str, Any], examples: int, seed: str | None = None) -> BatchRun:
+        """Take a batch; nothing is computed until results are asked for.
 
         Args:
             sources: Values of the plans' sources, by name.
             examples: Number of examples in the batch.
             seed: Each operation draws random numbers of torch that follow from this and from its key, whatever else
                 runs; None: from torch's generator as it is.
+        """
+        return BatchRun(self, {**sources, "replays": self._replays}, examples, seed)
+
+    def run(self, sources: Mapping[str, Any], examples: int, seed: str | None = None) -> list[dict[str, Any]]:
+        """Run the operations that are not per run on one batch; see ``on_batch``.
 
         Returns:
             For each plan the values of the fields that it keeps, per-run fields excepted.
@@ -47,21 +57,51 @@ class PlanRun:
         Raises:
             PlanError: An operation did not do what it declares.
         """
-        computed: dict[str, Any] = {}
-        given = {**sources, "replays": self._replays}
-        results = []
-        for plan, keys, results_of in zip(self.plans, self._keys, self._results, strict=True):
-            computed |= {keys[name]: given[name] for name in plan.sources if name in given}
-            for op in plan.operations:
-                if op.per_run or all(keys[item.name] in computed for item in op.writes):
-                    continue
-                if seed is not None:
-                    drawn_from = hashlib.sha256(f"{seed} {results_of[op.writes[0].name]}".encode()).digest()
-                    torch.manual_seed(int.from_bytes(drawn_from[:8], "big") >> 1)
-                written = run_operation(op, {name: computed[keys[name]] for name in op.reads}, examples)
-                computed |= {keys[name]: value for name, value in written.items()}
-            results.append({item.name: computed[keys[item.name]] for item in plan.kept if item.per is not Per.run})
-        return results
+        batch = self.on_batch(sources, examples, seed)
+        return [batch.results(number) for number in range(len(self.plans))]
+
+
+class BatchRun:
+    """A batch on which plans run together; what one of them has computed, the next ones find."""
+
+    def __init__(self, run: PlanRun, given: Mapping[str, Any], examples: int, seed: str | None) -> None:
+        """Use ``PlanRun.on_batch``."""
+        self._run, self._given, self._examples, self._seed = run, given, examples, seed
+        self._computed: dict[str, Any] = {}
+
+    def results(self, number: int) -> dict[str, Any]:
+        """Values of the fields that a plan keeps, per-run fields excepted.
+
+        Args:
+            number: Of the plan.
+
+        Raises:
+            PlanError: An operation did not do what it declares.
+        """
+        run, computed = self._run, self._computed
+        plan, keys, results_of = run.plans[number], run.keys[number], run.result_keys[number]
+        computed |= {keys[name]: self._given[name] for name in plan.sources if name in self._given}
+        for op in plan.operations:
+            if op.per_run or all(keys[item.name] in computed for item in op.writes):
+                continue
+            if self._seed is not None:
+                drawn_from = hashlib.sha256(f"{self._seed} {results_of[op.writes[0].name]}".encode()).digest()
+                torch.manual_seed(int.from_bytes(drawn_from[:8], "big") >> 1)
+            written = run_operation(op, {name: computed[keys[name]] for name in op.reads}, self._examples)
+            computed |= {keys[name]: value for name, value in written.items()}
+        found = {item.name: computed[keys[item.name]] for item in plan.kept if item.per is not Per.run}
+        return found if len(run.plans) == 1 else {name: _copied(value) for name, value in found.items()}
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a kept value: who changes it in place changes no other plan's."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, LatentValues):
+        return LatentValues(_copied(value.latents), _copied(value.values), value.d_sae)
+    if isinstance(value, Mapping):
+        return {name: _copied(item) for name, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def run_plan(plan: Plan, sources: Mapping[str, Any], examples: int) -> dict[str, Any]:
@@ -108,7 +148,7 @@ def run_operation(op: Operation, values: Mapping[str, Any], examples: int | None
     if missing := declared.keys() - named.keys():
         raise PlanError(f"Operation {op.name} declares {', '.join(sorted(missing))} and did not write it.")
     for name, item in declared.items():
-        if (wrong := _mismatch(item, named[name], examples)) is not None:
+        if (wrong := mismatch(item, named[name], examples)) is not None:
             raise PlanError(f"Operation {op.name} declares {item}, and wrote {wrong}.")
     return dict(named)
 
@@ -118,8 +158,14 @@ def _names_it(found: Any, item: Field) -> bool:
     return isinstance(found, Mapping) and found.keys() == {item.name}
 
 
-def _mismatch(item: Field, value: Any, examples: int | None) -> str | None:
-    """What is wrong with a value, in words; None: nothing."""
+def mismatch(item: Field, value: Any, examples: int | None) -> str | None:
+    """What is wrong with a value of a field, in words; None: nothing.
+
+    Args:
+        item: The field.
+        value: Its value on one batch, or on a run.
+        examples: Number of examples in the batch; None: any.
+    """
     if not item.stored:
         return None
     if item.per is Per.run:
