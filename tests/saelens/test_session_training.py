@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import interpretune as it
 from interpretune import LatentModelError, TrainingError
+from interpretune.analysis import measure_latent_quality
 from interpretune_saelens import SAELensCustomConfig, SAELensFromDiskConfig, SAELensTrainConfig
 from tests.analysis.sessions import make_session, plain_model
 from tests.analysis.tiny_latents import hooked, unspliced
@@ -133,6 +134,18 @@ def test_an_sae_trains_alike_in_both_loops_and_the_model_stays(make: Make, kind:
         assert module.losses[-1] < module.losses[0] / 2
         curves[framework] = [*module.losses, after, result.metrics[f"val_l0/{PLACE}"]]
     assert curves["lightning"] == pytest.approx(curves["core"], abs=1e-4, rel=1e-5)
+
+
+def test_validation_tells_the_rule_of_training_from_what_is_spliced(make: Make) -> None:
+    session = make(CONFIGS["batchtopk"](), at(CONFIGS["standard"](), LOWER))
+    it.fit(**session, loop_cfg=steps(20, limit_val_batches=0))
+    found = it.validate(**session, loop_cfg=QUIET).metrics
+    measured, _ = measure_latent_quality(session.module, session.datamodule.val_dataloader())
+    assert found[f"val_spliced_explained_variance/{PLACE}"] == pytest.approx(measured.explained_variance, abs=1e-5)
+    assert found[f"val_spliced_l0/{PLACE}"] == pytest.approx(measured.l0, abs=1e-5)
+    assert found[f"val_l0/{PLACE}"] == pytest.approx(4, abs=0.01)
+    assert abs(measured.l0 - 4) > 0.5
+    assert not any(name.startswith("val_spliced") and name.endswith(LOWER) for name in found)
 
 
 @pytest.mark.parametrize("kind", ["standard", "topk", "batchtopk", "jumprelu"])

@@ -161,6 +161,19 @@ def test_the_report_has_the_figures_of_the_saved_sae(make: Make) -> None:
     assert quality.tokens == len(activations)
 
 
+def test_reports_tell_the_rule_of_training_from_what_is_spliced(make: Make) -> None:
+    options = {"k": 6, "matryoshka_widths": [16, 64]}
+    session = make(recipe(architecture="matryoshka_batchtopk", architecture_args=options))
+    (item,) = session.module.latent_models
+    report = item.training_report
+    (measured,) = measure_latent_quality(session.module, session.datamodule.train_dataloader())
+    assert report["spliced_explained_variance"] == pytest.approx(measured.explained_variance, abs=1e-3)
+    assert report["spliced_l0"] == pytest.approx(measured.l0, abs=0.01)
+    assert report["l0"] == pytest.approx(6, abs=0.01)
+    assert abs(report["spliced_l0"] - report["l0"]) > 0.05
+    assert report["spliced_explained_variance"] != report["explained_variance"]
+
+
 def training_activations(session: it.ITSession) -> Tensor:
     """Activations of every unpadded training row but for its first and special tokens, in no particular order."""
     tokenizer, model, kept = session.datamodule.tokenizer, plain_model("gpt2"), []

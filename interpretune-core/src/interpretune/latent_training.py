@@ -15,7 +15,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.latent_model import HasDecoderNorms, HasSave, HasTrainingLoss, LatentModel
+from interpretune.analysis.latent_model import HasDecoderNorms, HasSave, HasTrainingLoss, HasTrainingRule, LatentModel
 from interpretune.cache_folder import build_once
 from interpretune.errors import LatentModelError, TrainingError
 from interpretune.module import ITModule
@@ -60,7 +60,7 @@ class LatentTrainingModule(ITModule):
 
     def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(it_cfg, *args, **kwargs)
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies: dict[tuple[str, str], _Tally] = {}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of all latent models that have trainable parameters.
@@ -121,23 +121,32 @@ class LatentTrainingModule(ITModule):
     def on_validation_epoch_end(self) -> None:
         """Log ``val_explained_variance/<hook point>`` and ``val_l0/<hook point>`` of each latent model.
 
-        They are those of ``measure_latent_quality``: over all tokens of the epoch, not means over its batches.
+        They are those of ``measure_latent_quality``: over all tokens of the epoch, not means over its batches. Of a
+        latent model that is trained by a rule of its own (``encode_in_training``) they are by that rule, and
+        ``val_spliced_explained_variance/...`` and ``val_spliced_l0/...`` are of what analyses splice.
         """
         self._log_quality("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test_explained_variance/<hook point>`` and ``test_l0/<hook point>`` of each latent model."""
+        """Log ``test_explained_variance/<hook point>`` and so on of each latent model, as in validation."""
         self._log_quality("test")
 
     def _measure(self, batch: Mapping[str, Any]) -> None:
         with torch.no_grad():
             for sample in self._samples(batch, self.latent_models):
-                self._tallies.setdefault(sample.latent_model.hook_point, _Tally()).add(sample)
+                place, spliced = sample.latent_model.hook_point, sample.run()
+                in_training = sample.run_in_training()
+                self._tally("", place).add(sample.targets, *(spliced if in_training is None else in_training))
+                if in_training is not None:
+                    self._tally("spliced_", place).add(sample.targets, *spliced)
+
+    def _tally(self, form: str, place: str) -> _Tally:
+        return self._tallies.setdefault((form, place), _Tally())
 
     def _log_quality(self, split: str) -> None:
-        for place, tally in self._tallies.items():
-            explained_variance, l0 = tally.result()
-            self.log_dict({f"{split}_explained_variance/{place}": explained_variance, f"{split}_l0/{place}": l0})
+        for (form, place), tally in self._tallies.items():
+            explained, l0 = tally.result()
+            self.log_dict({f"{split}_{form}explained_variance/{place}": explained, f"{split}_{form}l0/{place}": l0})
 
     # ----------------------------------------------------------------------------------------------------------- saving
 
@@ -216,6 +225,12 @@ class LatentSample:
         latents = self.latent_model.encode(self.activations.unsqueeze(0))
         return latents.squeeze(0), self.latent_model.decode(latents).squeeze(0)
 
+    def run_in_training(self) -> tuple[Tensor, Tensor] | None:
+        """The same by the rule of training; None where the latent model has none of its own."""
+        item = self.latent_model
+        latents = item.encode_in_training(self.activations.unsqueeze(0)) if isinstance(item, HasTrainingRule) else None
+        return None if latents is None else (latents.squeeze(0), item.decode(latents).squeeze(0))
+
 
 class _Tally:
     """Running sums of one latent model over an epoch."""
@@ -224,10 +239,9 @@ class _Tally:
         self.sums: Tensor | float = 0.0
         self.total: Tensor | float = 0.0
 
-    def add(self, sample: LatentSample) -> None:
-        """Take a batch into account."""
-        latents, reconstruction = sample.run()
-        targets = sample.targets.double()
+    def add(self, targets: Tensor, latents: Tensor, reconstruction: Tensor) -> None:
+        """Take a batch into account: ``[n, d_out]``, ``[n, d_sae]`` and ``[n, d_out]``."""
+        targets = targets.double()
         residual = (targets - reconstruction.double()).square().sum()
         counted = torch.full_like(residual, len(targets))
         self.sums = self.sums + torch.stack([counted, residual, targets.square().sum(), (latents != 0).sum().double()])

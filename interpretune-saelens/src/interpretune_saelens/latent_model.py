@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import SAE, TrainingSAE
+from sae_lens import SAE, BatchTopKTrainingSAE, TrainingSAE
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import Tensor, nn
 
@@ -126,7 +126,25 @@ class SAELatentModel(nn.Module):
         return int(self.sae.cfg.d_sae)
 
     def encode(self, activations: Tensor) -> Tensor:
-        """Latents ``[batch, pos, d_sae]`` of activations ``[batch, pos, d_in]``."""
+        """Latents ``[batch, pos, d_sae]`` of activations ``[batch, pos, d_in]``, each token for itself.
+
+        An SAE that keeps the largest latents of a whole batch while it is trained (BatchTopK, Matryoshka) is spliced in
+        the form in which it is saved: latents above the threshold that training has found.
+        """
+        if not isinstance(self.sae, BatchTopKTrainingSAE):
+            return self._encode_by_sae(activations)
+        pre = self.sae.hook_sae_acts_pre(self.sae.process_sae_in(activations) @ self.sae.W_enc + self.sae.b_enc)
+        if self.sae.cfg.rescale_acts_by_decoder_norm:
+            pre = pre * self.sae.W_dec.norm(dim=-1)
+        above = pre > self.sae.topk_threshold.to(pre.dtype)
+        latents: Tensor = self.sae.hook_sae_acts_post(pre.relu() * above)
+        return latents
+
+    def encode_in_training(self, activations: Tensor) -> Tensor | None:
+        """Latents of an SAE that is trained by a rule over all tokens together; None where that is ``encode``."""
+        return self._encode_by_sae(activations) if isinstance(self.sae, BatchTopKTrainingSAE) else None
+
+    def _encode_by_sae(self, activations: Tensor) -> Tensor:
         latents: Tensor = self.sae.encode(activations.to(self.sae.dtype))
         return latents.to_dense() if latents.is_sparse else latents
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
-from sae_lens import SAETrainer
+from sae_lens import SAE, BatchTopKTrainingSAE, SAETrainer
 from sae_lens import __version__ as sae_lens_version
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
@@ -184,6 +184,9 @@ def _train_one(cfg: SAELensTrainConfig, collected: Activations, module: ITModule
     trained.cfg.metadata[SKIPS_SPECIAL_TOKENS] = True
     trained.save_inference_model(folder)
     plain = collected.values[cfg.hook_name]
+    spliced = load_from_disk(folder, module.device)
+    by_rule = {"spliced_explained_variance", "spliced_l0"} if isinstance(trained, BatchTopKTrainingSAE) else set()
+    as_spliced = {f"spliced_{name}": value for name, value in _fit_quality(spliced, plain).items()}
     report = {
         "hook": cfg.hook_name,
         "latents": cfg.d_sae,
@@ -191,6 +194,7 @@ def _train_one(cfg: SAELensTrainConfig, collected: Activations, module: ITModule
         "steps": cfg.training_steps,
         "seconds": round(time.perf_counter() - start, 1),
         **_fit_quality(trained, plain),
+        **{name: value for name, value in as_spliced.items() if name in by_rule},
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
@@ -223,14 +227,19 @@ def _fresh_sae(cfg: SAELensTrainConfig, activations: Tensor, module: ITModule) -
 
 
 @torch.no_grad()
-def _fit_quality(sae: TrainingSAE[Any], activations: Tensor) -> Mapping[str, float]:
-    """Explained variance, L0 and dead latents on the activations that were trained on."""
+def _fit_quality(sae: SAE[Any], activations: Tensor) -> Mapping[str, float]:
+    """Explained variance, L0 and dead latents on the activations that were trained on.
+
+    BatchTopK and Matryoshka SAEs keep the largest latents of a batch while they are trained and, once saved, those
+    above a threshold: figures of the two forms differ.
+    """
     residual = variance = active = 0.0
     ever = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=sae.device)
     mean = activations.mean(0).to(sae.device)
     for chunk in activations.split(EVALUATED):
         sample = chunk.to(sae.device)
         latents = sae.encode(sample)
+        latents = latents.to_dense() if latents.is_sparse else latents
         residual += (sample - sae.decode(latents)).double().square().sum().item()
         variance += (sample - mean).double().square().sum().item()
         active += (latents > 0).sum().item()

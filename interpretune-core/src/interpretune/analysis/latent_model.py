@@ -88,6 +88,19 @@ class HasTrainingLoss(Protocol):
 
 
 @runtime_checkable
+class HasTrainingRule(Protocol):
+    """What a latent model may have beside: a rule of training that differs from ``encode``, for reports.
+
+    ``encode`` says what each token's latents are, whatever stands beside it. A rule that looks at all tokens of a batch
+    together (BatchTopK) belongs here.
+    """
+
+    def encode_in_training(self, activations: Tensor) -> Tensor | None:
+        """Latents by the rule of training, ``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``; None: ``encode``."""
+        ...
+
+
+@runtime_checkable
 class HasDecoderNorms(Protocol):
     """What a latent model may have beside: the sizes of what its latents write, to weight a sparsity penalty."""
 

@@ -161,10 +161,12 @@ def finite_or_none(value: Any) -> Any:
 def _table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """A table; one with many columns is turned, so that it fits a terminal."""
     shown = [{name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows]
-    names = list(shown[0])
+    names = list(dict.fromkeys(name for row in shown for name in row))
     wide = len(names) > WIDE
     text = (
-        tabulate([[name, *(row[name] for row in shown)] for name in names]) if wide else tabulate(shown, headers="keys")
+        tabulate([[name, *(row.get(name, "") for row in shown)] for name in names])
+        if wide
+        else tabulate(shown, headers="keys")
     )
     console.rule(title)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
