@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.broken_adapters.expected_of_runs import FOUND_IN_RUNS
+
 HERE = Path(__file__).parent
 MISBEHAVING = "misbehaving"
 SOUND = f"{MISBEHAVING}.sound"
@@ -110,6 +112,7 @@ FOUND = {
     "skips_the_last_batch": ("loops-evaluate", "shape [6, 2]"),
     "averages_batches_alike": ("loops-evaluate", "val_loss of the loop `validate`", "off by"),
     "trains_nothing": ("loop-trains", "trainable parameters are as before"),
+    **FOUND_IN_RUNS,
 }
 """These stack and run; only the kit finds what is wrong. Each breaks one rule and no other."""
 
@@ -118,7 +121,7 @@ EXPECTED = {**REFUSED, **{f"{MISBEHAVING}.{animal}": expected for animal, expect
 
 def animals() -> set[str]:
     """All that live here."""
-    other = {"__init__", "expected", "keeping", "verdicts", "sound"}
+    other = {"__init__", "expected", "expected_of_runs", "keeping", "verdicts", "sound", "sound_framework"}
     files = [*HERE.glob("*.py"), *(HERE / MISBEHAVING).glob("*.py")]
     stems = [file for file in files if file.stem not in other and not file.stem.startswith("test_")]
     return {".".join((*file.relative_to(HERE).parts[:-1], file.stem)) for file in stems}

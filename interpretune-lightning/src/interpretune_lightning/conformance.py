@@ -9,11 +9,11 @@ from interpretune.testing import AdapterConformance
 
 
 class LightningConformance(AdapterConformance):
-    """Sessions that a Trainer runs, on the CPU and without files of its own."""
+    """Sessions that a Trainer runs, on the CPU."""
 
     adapter = "lightning"
     environment_of_libraries = ("PYTORCH_NVML_BASED_CUDA_CHECK",)  # set by Lightning itself
 
     def module_settings(self) -> Mapping[str, Any]:
-        """A Trainer in this process that writes nothing."""
-        return {"trainer_kwargs": {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}}
+        """A Trainer in this process."""
+        return {"trainer_kwargs": {"accelerator": "cpu", "devices": 1}}

@@ -1,0 +1,42 @@
+"""A bug of the zoo is found in other forms too: a rule is about what goes wrong, not about how it was once written."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from interpretune.testing import RULES
+from interpretune.testing.doctor import FAILED, PASSED
+from tests.broken_adapters.expected_of_runs import FOUND_IN_RUNS, VARIANTS, variants
+from tests.broken_adapters.keeping import verdicts_on
+
+SOUND_FRAMEWORK = "misbehaving.sound_framework"
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_no_errors():
+    """A wrong adapter may well warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_another_form_of_a_bug_breaks_its_rule(variant):
+    rule, *words = VARIANTS[variant]
+    (verdict,) = verdicts_on(f"variants.{variant}", [RULES[rule]])
+    assert verdict.outcome == FAILED
+    for word in words:
+        assert word in verdict.message
+
+
+def test_a_sound_framework_keeps_the_rules_of_loops():
+    names = {rule for rule, *_ in FOUND_IN_RUNS.values() if rule.startswith(("loop", "validation", "checkpoints"))}
+    verdicts = verdicts_on(SOUND_FRAMEWORK, [RULES[name] for name in RULES if name in names])
+    assert [(item.rule.id, item.message) for item in verdicts if item.outcome != PASSED] == []
+
+
+def test_every_bug_has_another_form():
+    assert variants() == set(VARIANTS)
+    assert {rule for rule, *_ in FOUND_IN_RUNS.values()} <= {rule for rule, *_ in VARIANTS.values()}
