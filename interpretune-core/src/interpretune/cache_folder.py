@@ -6,7 +6,6 @@ short, or whose files no longer have their listed sizes, is built again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,15 +28,6 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     if own:
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interpretune"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def is_whole(folder: Path) -> bool:

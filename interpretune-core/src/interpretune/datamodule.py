@@ -14,9 +14,10 @@ import datasets
 import torch
 from torch.utils.data import DataLoader
 
-from interpretune.cache_folder import build_once, cache_root, file_sha256
+from interpretune.cache_folder import build_once, cache_root
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.errors import ConfigurationError, DataError
+from interpretune.plain_files import file_sha256
 from interpretune.prompts import encode_prompts, read_rows
 from interpretune.tokenization import ATTENTION_MASK, PaddingCollator, load_tokenizer
 

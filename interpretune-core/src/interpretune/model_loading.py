@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interpretune.cache_folder import build_once, cache_root, file_sha256
+from interpretune.cache_folder import build_once, cache_root
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.lora import add_lora
+from interpretune.plain_files import file_sha256
 from interpretune.quantization import check_trainable, keep_weights_in_place, quantized_loading
 
 if TYPE_CHECKING:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from filelock import FileLock, Timeout
 
 from benchmarks.soak_store import forking
-from interpretune.analysis.store import AnalysisStore, journal
+from interpretune.analysis.store import AnalysisStore, disk, journal, sealing
 from interpretune.errors import StoreBusyError, StoreError
 from tests.analysis.store.synthetic import (
     N_BATCHES,
@@ -131,3 +134,54 @@ def test_a_killed_roll_doubles_nothing(tmp_path: Path) -> None:
         write(writer, 3, 4, 5)
         assert_whole(writer.seal(), *range(N_BATCHES))
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".partial", ".arrow")]
+
+
+def test_a_rank_that_starts_while_another_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 looks at what rank 1 left; rank 1 starts in that moment, waits for it, and is no busy store."""
+    interrupt(tmp_path, 1, rank=1, world_size=2)
+    tidying, arrived = threading.Event(), threading.Event()
+    recover = journal.Journal.recover
+
+    def slow(self: journal.Journal) -> None:
+        if threading.current_thread().name == "tidy":
+            tidying.set()
+            assert arrived.wait(60)
+        recover(self)
+
+    @contextlib.contextmanager
+    def arriving(folder: Path) -> Iterator[None]:
+        arrived.set()
+        with disk.holding_manifest(folder):
+            yield
+
+    monkeypatch.setattr(journal.Journal, "recover", slow)
+    tidy = threading.Thread(target=sealing.move_journals, args=(tmp_path,), name="tidy")
+    tidy.start()
+    assert tidying.wait(60)
+    monkeypatch.setattr("interpretune.analysis.store.writer.holding_manifest", arriving)
+    try:
+        with writer_of(tmp_path, rank=1, world_size=2) as writer:
+            assert writer.done == {1}
+    finally:
+        arrived.set()
+        tidy.join()
+
+
+def test_the_manifest_is_held_by_one_thread_again_and_again(tmp_path: Path) -> None:
+    """Locks of ranks are never waited for, and this one within itself by its own thread only."""
+    (tmp_path / "locks").mkdir()
+    inside, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with disk.holding_manifest(tmp_path):
+            inside.set()
+        done.set()
+
+    thread = threading.Thread(target=other)
+    with disk.holding_manifest(tmp_path), disk.holding_manifest(tmp_path):
+        thread.start()
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "locks" / "manifest.lock", timeout=0).acquire()
+        assert not inside.is_set()
+    assert done.wait(60)
+    thread.join()

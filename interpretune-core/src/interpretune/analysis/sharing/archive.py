@@ -14,6 +14,7 @@ from typing import IO
 from interpretune.analysis.sharing.layout import FOLDERS, MANIFEST, check_place
 from interpretune.analysis.sharing.limits import BoundedReader, Limits, Readable, too_large
 from interpretune.errors import StoreError
+from interpretune.plain_files import open_plain
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
@@ -49,7 +50,7 @@ def pack(files: Iterable[tuple[str, Path]], file: Path, name: str) -> None:
         for place, path in sorted(files, key=lambda item: (item[0] != MANIFEST, item[0])):
             info = tarfile.TarInfo(f"{stem}/{place}")
             info.size = path.stat().st_size
-            with path.open("rb") as content:
+            with open_plain(path) as content:
                 tar.addfile(info, content)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from interpretune.analysis.store.disk import JOURNAL, MANIFEST, SHARDS, TABLES
+from interpretune.analysis.store.disk import JOURNAL, MANIFEST, MANIFEST_BYTES, SHARDS, TABLES
 from interpretune.analysis.store.manifest import Manifest
 from interpretune.errors import StoreError
 
@@ -23,8 +23,6 @@ __all__ = [
 
 CARD = "README.md"
 FOLDERS = (SHARDS, TABLES, JOURNAL)
-MANIFEST_BYTES = 64 << 20
-"""The largest manifest that is read from elsewhere."""
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}"
 _PLACE = re.compile(
@@ -53,7 +51,7 @@ def check_place(place: str, where: str) -> str:
 
 def files_of(manifest: Manifest) -> list[str]:
     """The files of a complete store, as its manifest names them."""
-    return [MANIFEST, *(item.file for item in manifest.shards), *(item.file for item in manifest.tables)]
+    return [MANIFEST, *manifest.files]
 
 
 def only_named(manifest: Manifest, folder: Path, where: str) -> None:

@@ -30,8 +30,9 @@ class Limits:
     """What is refused as a decompression bomb.
 
     Attributes:
-        max_bytes: Bytes of all unpacked files together, and of a store that is fetched.
-        max_ratio: Unpacked bytes for each byte of the archive. Shards are compressed already: about 1 is usual.
+        max_bytes: Bytes of all unpacked files together, of a store that is fetched, and of all its values in memory.
+        max_ratio: Unpacked bytes for each byte of the archive, and bytes of values for each byte of their files. Shards
+            are compressed already: about 1 is usual for the first, up to 20 for the second.
         max_files: Number of files and folders.
     """
 
@@ -85,6 +86,30 @@ class BoundedReader:
                 f"{self._name} unpacks to more than {limits.max_ratio:g} times its size, as a decompression bomb does. "
                 "If you trust it, raise `Limits(max_ratio=...)`."
             )
+
+
+def check_unfolded(unfolded: int, size: int, limits: Limits, name: str) -> None:
+    """Refuse values that take far more memory than their files take on the disk.
+
+    Args:
+        unfolded: Bytes of the values.
+        size: Bytes of the files.
+        limits: What is allowed.
+        name: The store, in errors.
+
+    Raises:
+        StoreError: They exceed a limit.
+    """
+    if unfolded > limits.max_bytes:
+        raise StoreError(
+            f"The values in {name} take {unfolded:,} bytes, and {limits.max_bytes:,} are allowed. If you trust it, "
+            "raise `Limits(max_bytes=...)`."
+        )
+    if unfolded > RATIO_FROM and unfolded > limits.max_ratio * size:
+        raise StoreError(
+            f"The values in {name} unfold to {unfolded:,} bytes from {size:,}, more than {limits.max_ratio:g} times as "
+            "many, as a decompression bomb does. If you trust it, raise `Limits(max_ratio=...)`."
+        )
 
 
 def too_large(name: str, limits: Limits) -> StoreError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from interpretune.analysis.sharing.hub import HubRepository
 from interpretune.analysis.sharing.layout import CARD, MANIFEST, belongs, files_of, places_in
 from interpretune.analysis.sharing.places import place_of
 from interpretune.analysis.sharing.remote import RemotePlace
-from interpretune.analysis.sharing.staging import move_into, partial_file, partial_folder, taken, writing
+from interpretune.analysis.sharing.staging import copy_plain, move_into, partial_file, partial_folder, taken, writing
 from interpretune.analysis.store import AnalysisStore, StoreWriter
 from interpretune.credentials import without_credentials
 from interpretune.errors import StoreError
@@ -109,10 +108,8 @@ def _save_local(files: Mapping[str, Path], place: Path, source: Path, *, overwri
     if there and not (overwrite and (place / MANIFEST).is_file()):
         raise taken(place)
     with partial_folder(place) as partial:
-        with writing(place):
-            for name, file in files.items():
-                (partial / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, partial / name)
+        for name, file in files.items():
+            copy_plain(file, partial / name)
         move_into(partial, place, replace=overwrite)
     return str(place)
 

@@ -9,7 +9,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from interpretune.analysis.store.disk import read_refused
 from interpretune.errors import StoreError
+from interpretune.plain_files import open_plain
 
 
 @contextlib.contextmanager
@@ -44,6 +46,26 @@ def partial_file(place: Path) -> Iterator[Path]:
             partial.replace(place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def copy_plain(source: Path, target: Path) -> int:
+    """Copy a plain file to where nothing is.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        StoreError: The source is no plain file or cannot be read, or the copy cannot be written.
+    """
+    try:
+        file = open_plain(source)
+    except OSError as error:
+        raise read_refused(source, error) from error
+    with file, writing(target):
+        target.parent.mkdir(exist_ok=True)
+        with target.open("xb") as out:
+            shutil.copyfileobj(file, out, 1 << 20)
+            return out.tell()
 
 
 def move_into(partial: Path, place: Path, *, replace: bool) -> None:

@@ -1,4 +1,5 @@
-from .manifest import Manifest, ShardEntry, TableEntry
+from .entries import ShardEntry, TableEntry
+from .manifest import Manifest
 from .migrations import SCHEMA_VERSION
 from .store import AnalysisStore
 from .stored_batch import StoredBatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,11 @@ from numpy.typing import NDArray
 from interpretune.analysis.fields import Field
 from interpretune.analysis.store.declared import check_fields
 from interpretune.analysis.store.disk import read_refused
+from interpretune.analysis.store.entries import ShardEntry
+from interpretune.analysis.store.journal_file import journal_files, parse_journal, read_bytes
 from interpretune.analysis.store.manifest import Manifest
 from interpretune.analysis.store.notes import Notes, merge_widths
-from interpretune.analysis.store.pieces import (
-    MemoryPiece,
-    Piece,
-    ShardPiece,
-    journal_files,
-    read_journal,
-    shard_files,
-)
+from interpretune.analysis.store.pieces import MemoryPiece, Piece, ShardPiece
 from interpretune.analysis.store.rows import Rows
 from interpretune.errors import StoreError
 
@@ -74,6 +70,35 @@ class Index:
         return cls(*every)
 
 
+@frozen
+class Damage:
+    """A file that is not what its writer wrote.
+
+    Attributes:
+        path: The file.
+        shard: Its entry in the manifest; None: it is a journal file.
+        error: What is wrong with it.
+    """
+
+    path: Path
+    shard: ShardEntry | None
+    error: StoreError
+
+    def __str__(self) -> str:
+        reason = " ".join(str(self.error.__cause__ or self.error).split())
+        return f"{self.path} is damaged ({reason})"
+
+    @property
+    def batches(self) -> str:
+        """Which batches are lost, in words."""
+        if self.shard is None:
+            index = self.path.stem.rpartition("-")[2]
+            return f"batch {int(index)}" if index.isdecimal() else "its batch"
+        there = self.shard.batches
+        shown = ", ".join(map(str, there[:10])) + (", ..." if len(there) > 10 else "")
+        return f"batch {shown}" if len(there) == 1 else f"{len(there)} batches ({shown})"
+
+
 class Contents:
     """Manifest and pieces of a store, as they were when it was opened; in memory they grow.
 
@@ -83,6 +108,7 @@ class Contents:
         pieces: Pieces of the table.
         rows: Its columns; None while there is no batch.
         tables: Tables of the whole run, in memory.
+        damaged: Files that were left out.
     """
 
     def __init__(self, manifest: Manifest, pieces: Sequence[Piece] = ()) -> None:
@@ -96,38 +122,40 @@ class Contents:
         self.pieces: list[Piece] = list(pieces)
         self.rows: Rows | None = None
         self.tables: dict[str, pa.Table] = {}
+        self.damaged: tuple[Damage, ...] = ()
         for piece in self.pieces:
             self.rows = check_schema(piece, self.fields, self.rows)
         self.widths = merge_widths([piece.notes for piece in self.pieces])
         self._index: tuple[int, Index] | None = None
 
     @classmethod
-    def of_folder(cls, folder: Path, *, skip_damaged: bool = False) -> Contents:
+    def of_folder(cls, folder: Path, *, leave_out_damaged: bool = False) -> Contents:
         """Look through a store on disk.
 
         Args:
             folder: The store.
-            skip_damaged: Take a damaged journal file for absent, as a writer does, who computes its batch anew.
+            leave_out_damaged: Take damaged files of an unfinished store for absent, as a writer does who computes their
+                batches anew; ``damaged`` tells which. All shards are compared with their digests then.
 
         Raises:
             StoreError: It is none, or is damaged.
         """
-        journals = read_journals(
-            folder, skip_damaged=skip_damaged
-        )  # before the shards that a writer may move them into meanwhile
         manifest = Manifest.read(folder)
+        journals: list[MemoryPiece | Damage] = []
         if not manifest.complete:
-            shards = [ShardPiece(path) for path in shard_files(folder)]
-            return cls(manifest, [*shards, *not_in_shards(journals, shards)])
-        shards = []
-        for entry in manifest.shards:
-            piece = ShardPiece(folder / entry.file)
-            if sorted(piece.notes.index.tolist()) != list(entry.batches) or piece.notes.rows.sum() != entry.rows:
-                raise StoreError(
-                    f"{piece.path} does not have the batches that the manifest lists. Copy the store anew."
-                )
-            shards.append(piece)
-        return cls(manifest, shards)
+            found = _journal_bytes(folder)  # before the list of shards that a writer may move them into meanwhile
+            manifest = Manifest.read(folder)
+            fields = check_fields(manifest.fields)
+            journals = [_journal(path, content, manifest.key, fields) for path, content in found]
+        shards = [_shard(folder, entry, check=leave_out_damaged) for entry in manifest.shards]
+        damaged = [piece for piece in (*shards, *journals) if isinstance(piece, Damage)]
+        if damaged and (manifest.complete or not leave_out_damaged):
+            raise damaged[0].error
+        whole = [piece for piece in shards if isinstance(piece, ShardPiece)]
+        left = not_in_shards([piece for piece in journals if isinstance(piece, MemoryPiece)], whole)
+        contents = cls(manifest, [*whole, *left])
+        contents.damaged = tuple(damaged)
+        return contents
 
     def add(self, piece: MemoryPiece) -> None:
         """One more batch, of a store in memory."""
@@ -180,27 +208,6 @@ def _check_layouts(notes: Notes, rows: Rows) -> None:
         raise ValueError("its notes are on other fields than it has")
 
 
-def read_journals(folder: Path, *, skip_damaged: bool = False) -> list[MemoryPiece]:
-    """Batches that are in no shard yet.
-
-    Raises:
-        StoreError: One is damaged.
-    """
-    found = [_read_journal(path, skip_damaged) for path in journal_files(folder)]
-    return [piece for piece in found if piece is not None]
-
-
-def _read_journal(path: Path, skip_damaged: bool) -> MemoryPiece | None:
-    try:
-        return read_journal(path)
-    except FileNotFoundError:  # its writer has just moved it into a shard
-        return None
-    except StoreError:
-        if skip_damaged:
-            return None
-        raise
-
-
 def not_in_shards(journals: Sequence[MemoryPiece], shards: Sequence[ShardPiece]) -> list[MemoryPiece]:
     """Journal files without those of a writer that was killed after it had written them to a shard."""
     sealed = {index for shard in shards for index in shard.notes.index.tolist()}
@@ -211,8 +218,37 @@ def batches_there(folder: Path) -> set[int]:
     """Batches of an unsealed store, of all ranks.
 
     Raises:
-        StoreError: A shard is damaged.
+        StoreError: The manifest is damaged.
     """
-    journals = read_journals(folder, skip_damaged=True)
-    pieces: list[Piece] = [*journals, *(ShardPiece(path) for path in shard_files(folder))]
-    return {index for piece in pieces for index in piece.notes.index.tolist()}
+    found = _journal_bytes(folder)
+    manifest = Manifest.read(folder)
+    fields = check_fields(manifest.fields)
+    pieces = [_journal(path, content, manifest.key, fields) for path, content in found]
+    there = {index for entry in manifest.shards for index in entry.batches}
+    return there | {int(piece.notes.index[0]) for piece in pieces if isinstance(piece, MemoryPiece)}
+
+
+def _journal_bytes(folder: Path) -> list[tuple[Path, bytes | OSError]]:
+    """What is in the journal files, but those that their writer has just moved into a shard."""
+    found = []
+    for path in journal_files(folder):
+        with suppress(FileNotFoundError):
+            found.append((path, read_bytes(path)))
+    return found
+
+
+def _journal(path: Path, content: bytes | OSError, key: str, fields: Mapping[str, Field]) -> MemoryPiece | Damage:
+    try:
+        return parse_journal(path, content, key, fields)
+    except StoreError as error:
+        return Damage(path, None, error)
+
+
+def _shard(folder: Path, entry: ShardEntry, *, check: bool) -> ShardPiece | Damage:
+    try:
+        piece = ShardPiece(folder, entry)
+        if check:
+            piece.check()
+    except StoreError as error:
+        return Damage(folder / entry.file, entry, error)
+    return piece

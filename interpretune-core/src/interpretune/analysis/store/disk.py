@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 from interpretune.errors import StoreBusyError, StoreError
 
 MANIFEST = "manifest.json"
+MANIFEST_BYTES = 64 << 20
+"""The largest manifest that is read."""
 SHARDS, JOURNAL, TABLES, LOCKS = "shards", "journal", "tables", "locks"
 PARTIAL = ".partial"
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -57,8 +59,9 @@ def write_refused(path: Path, error: OSError) -> StoreError:
 
 def read_refused(path: Path, error: Exception) -> StoreError:
     """The error of a file that is damaged or gone."""
+    reason = " ".join(str(error).split())
     return StoreError(
-        f"{path} cannot be read ({error}). Copy it from where the store comes from, or run the analysis again into "
+        f"{path} cannot be read ({reason}). Copy it from where the store comes from, or run the analysis again into "
         "another folder."
     )
 
@@ -167,13 +170,15 @@ def check_nobody_writes(folder: Path) -> None:
 
 @contextmanager
 def holding_manifest(folder: Path) -> Iterator[None]:
-    """Keep other writers from the manifest for a moment.
+    """Keep other writers from the manifest for a moment; a thread that holds it may do so again.
+
+    Who wants more locks takes this one first, and locks of ranks without waiting for them.
 
     Raises:
         StoreError: The lock cannot be written.
     """
     path = folder / LOCKS / "manifest.lock"
-    lock = FileLock(path)
+    lock = FileLock(path, is_singleton=True)
     try:
         lock.acquire()
     except OSError as error:

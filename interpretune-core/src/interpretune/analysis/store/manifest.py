@@ -4,54 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import field, frozen
 
 from interpretune.analysis.fields import Field
-from interpretune.analysis.store.disk import MANIFEST, SHARDS, TABLES, check_name, whole_file
+from interpretune.analysis.store.disk import MANIFEST, MANIFEST_BYTES, whole_file
+from interpretune.analysis.store.entries import ShardEntry, TableEntry
+from interpretune.analysis.store.manifest_reading import (
+    check_unlike,
+    listed,
+    number,
+    parse_json,
+    read_about,
+    read_field,
+    read_shard,
+    read_table,
+    text_of,
+    truth,
+)
 from interpretune.analysis.store.migrations import SCHEMA_VERSION, migrate
 from interpretune.credentials import text_without_credentials, without_credentials
 from interpretune.errors import StoreError
+from interpretune.plain_files import read_plain
 
-T = TypeVar("T")
 FORMAT = "interpretune-store"
 DISTRIBUTION = "interpretune-core"
-
-
-@frozen
-class ShardEntry:
-    """A sealed piece of the table.
-
-    Attributes:
-        file: Relative to the store, ``shards/NAME.parquet``.
-        rows: Examples.
-        batches: Indices, ascending.
-        sha256: Of the file, 64 hexadecimal digits.
-    """
-
-    file: str
-    rows: int
-    batches: tuple[int, ...]
-    sha256: str
-
-
-@frozen
-class TableEntry:
-    """A table of the whole run.
-
-    Attributes:
-        file: Relative to the store, ``tables/NAME.parquet``.
-        rows: Rows.
-        sha256: Of the file.
-    """
-
-    file: str
-    rows: int
-    sha256: str
 
 
 @frozen(kw_only=True)
@@ -65,8 +46,8 @@ class Manifest:
         n_batches: Batches of the whole run; None: as many as come.
         world_size: Processes that write.
         complete: All batches are there and listed in ``shards``.
-        shards: Empty until complete.
-        tables: Tables that are there, where complete.
+        shards: Those that are there. A file that is not among them counts for nothing.
+        tables: Tables that are there.
         core: Version of interpretune-core that made it.
     """
 
@@ -107,17 +88,24 @@ class Manifest:
             "world_size": self.world_size,
             "complete": self.complete,
             "shards": [
-                {"file": item.file, "rows": item.rows, "batches": _spans(item.batches), "sha256": item.sha256}
+                {
+                    "file": item.file,
+                    "rows": item.rows,
+                    "batches": [[span.start, span.stop, span.step] for span in item.spans],
+                    "sha256": item.sha256,
+                }
                 for item in self.shards
             ],
             "tables": [{"file": item.file, "rows": item.rows, "sha256": item.sha256} for item in self.tables],
         }
         try:
-            return json.dumps({**content, "checksum": checksum(content)}, sort_keys=True, indent=1) + "\n"
-        except (TypeError, ValueError) as error:
+            written = json.dumps({**content, "checksum": checksum(content)}, sort_keys=True, indent=1) + "\n"
+            read_about(json.loads(written)["about"])
+        except (TypeError, ValueError, RecursionError) as error:
             raise StoreError(
                 f"A store's `about` must be JSON: mappings, lists, text and finite numbers ({error})."
             ) from error
+        return written
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
@@ -131,38 +119,50 @@ class Manifest:
             StoreError: It is no manifest, is damaged, or is of a newer version.
         """
         try:
-            found = json.loads(text)
-            stated = _is(int, found["schema_version"]) if found["format"] == FORMAT else 0
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _damaged(path, f"it is no manifest of a store: {type(error).__name__} {error}") from error
-        if not stated:
-            raise _damaged(path, f"it is no manifest of a store: format {found['format']!r}")
+            found = _content(text)
+            stated = number(found.get("schema_version"), "schema_version", 1)
+        except ValueError as error:
+            raise _damaged(path, f"it is no manifest of a store: {error}") from error
         if stated > SCHEMA_VERSION:
-            core = found.get("core")
+            core = str(found.get("core"))[:40]
             raise StoreError(
                 f"{path} has schema version {stated}, and this {DISTRIBUTION} {version(DISTRIBUTION)} reads up to "
                 f'{SCHEMA_VERSION}. Install the one that wrote it or a later one: pip install "{DISTRIBUTION}>={core}".'
             )
-        if found.pop("checksum", None) != checksum(found):
-            raise _damaged(path, "its checksum is not that of its content")
         try:
-            found = migrate(found)
-            return cls(
-                key=_is(str, found["key"]),
-                fields=tuple(Field(**{**item, "shape": tuple(item["shape"])}) for item in found["fields"]),
-                about=_is(dict, found["about"]),
-                n_batches=None if found["n_batches"] is None else _is(int, found["n_batches"]),
-                world_size=_is(int, found["world_size"]),
-                complete=_is(bool, found["complete"]),
-                shards=tuple(_shard(item) for item in found["shards"]),
-                tables=tuple(
-                    TableEntry(_inside(item["file"], TABLES), _is(int, item["rows"]), _is(str, item["sha256"]))
-                    for item in found["tables"]
-                ),
-                core=_is(str, found["core"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(path, f"{type(error).__name__} {error}") from error
+            return cls._of_content(found)
+        except KeyError as error:
+            raise _damaged(path, f"it lacks {error}") from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise _damaged(path, str(error) or type(error).__name__) from error
+
+    @classmethod
+    def _of_content(cls, found: dict[str, Any]) -> Manifest:
+        if found.pop("checksum", None) != checksum(found):
+            raise ValueError("its checksum is not that of its content")
+        found = migrate(found)
+        lists = {name: list(enumerate(listed(found[name], name))) for name in ("fields", "shards", "tables")}
+        manifest = cls(
+            key=text_of(found["key"], "key"),
+            fields=tuple(read_field(item, f"fields[{i}]") for i, item in lists["fields"]),
+            about=read_about(found["about"]),
+            n_batches=None if found["n_batches"] is None else number(found["n_batches"], "n_batches"),
+            world_size=number(found["world_size"], "world_size", 1),
+            complete=truth(found["complete"], "complete"),
+            shards=tuple(read_shard(item, f"shards[{i}]") for i, item in lists["shards"]),
+            tables=tuple(read_table(item, f"tables[{i}]") for i, item in lists["tables"]),
+            core=text_of(found["core"], "core"),
+        )
+        check_unlike(manifest.files)
+        there = sum(item.n_batches for item in manifest.shards)
+        if manifest.complete and there != manifest.n_batches:
+            raise ValueError(f"n_batches is {manifest.n_batches}, and the shards have {there} batches")
+        return manifest
+
+    @property
+    def files(self) -> list[str]:
+        """Files that it lists, relative to the store."""
+        return [*(item.file for item in self.shards), *(item.file for item in self.tables)]
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -173,11 +173,12 @@ class Manifest:
         """
         path = folder / MANIFEST
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"), path)
+            text = read_plain(path, MANIFEST_BYTES).decode("utf-8")
         except FileNotFoundError as error:
             raise StoreError(f"{folder} is no store: it has no {MANIFEST}.") from error
         except (OSError, UnicodeDecodeError) as error:
             raise _damaged(path, str(error)) from error
+        return cls.from_json(text, path)
 
     def write(self, folder: Path) -> None:
         """Put it into a store, in one step.
@@ -196,41 +197,11 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _shard(item: Mapping[str, Any]) -> ShardEntry:
-    rows = _is(int, item["rows"])
-    spans = [range(start, stop, step) for start, stop, step in item["batches"]]
-    if sum(map(len, spans)) > rows:  # before anything is made of what a file says
-        raise ValueError(f"{item['file']} lists more batches than rows")
-    batches = tuple(sorted(index for span in spans for index in span))
-    return ShardEntry(_inside(item["file"], SHARDS), rows, batches, _is(str, item["sha256"]))
-
-
-def _inside(file: object, folder: str) -> str:
-    """A path that a manifest may list."""
-    start, _, name = str(file).partition("/")
-    if start != folder or not name.endswith(".parquet"):
-        raise ValueError(f"{file!r} is no file of {folder}/")
-    return f"{folder}/{check_name(name, 'a file of a store')}"
-
-
-def _is(kind: type[T], value: Any) -> T:
-    if type(value) is not kind or (isinstance(value, int) and value < 0):
-        raise TypeError(f"{value!r} where {kind.__name__} is expected")
-    return value
-
-
-def _spans(batches: Sequence[int]) -> list[list[int]]:
-    """Ascending numbers as ``[start, stop, step]``: ranks take every n-th batch."""
-    spans: list[list[int]] = []
-    for index in batches:
-        last = spans[-1] if spans else None
-        if last and last[1] - last[0] <= last[2]:  # one number so far: any step fits
-            last[1], last[2] = index + 1, index - last[0]
-        elif last and index == last[1] - 1 + last[2]:
-            last[1] = index + 1
-        else:
-            spans.append([index, index + 1, 1])
-    return spans
+def _content(text: str) -> dict[str, Any]:
+    found = parse_json(text)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    return found
 
 
 def _damaged(path: Path, reason: str) -> StoreError:

@@ -99,17 +99,26 @@ class Notes:
                 )
                 for item in found["layouts"]
             )
-            index, rows, layout = (np.array(found[name], dtype=np.int64) for name in ("batches", "rows", "layout"))
-            widths = {str(hook): int(width) for hook, width in found["widths"].items()}
-        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            index, rows, layout = (
+                np.array(_numbers(found[name], name), dtype=np.int64) for name in ("batches", "rows", "layout")
+            )
+            widths = dict(zip(found["widths"], _numbers([*found["widths"].values()], "widths", 1), strict=True))
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"its notes on batches are damaged: {type(error).__name__} {error}") from error
-        same = index.ndim == 1 and index.shape == rows.shape == layout.shape
+        same = index.shape == rows.shape == layout.shape
         if not same or (rows < 1).any() or (index < 0).any() or (layout < 0).any() or (layout >= len(layouts)).any():
             raise ValueError("its notes on batches contradict each other")
         hooks = {hook for item in layouts for _, names in item.hooks for hook in names}
         if hooks - widths.keys():
             raise ValueError(f"its notes lack the width of {sorted(hooks - widths.keys())[0]}")
         return cls(index, rows, layout, layouts, widths)
+
+
+def _numbers(values: object, name: str, least: int = 0) -> list[int]:
+    """Whole numbers whose sum 64 bits hold."""
+    if not isinstance(values, list) or not all(type(value) is int and least <= value <= 2**40 for value in values):
+        raise ValueError(f"its notes on batches are damaged: {name} are no whole numbers from {least} to 2**40")
+    return values
 
 
 def merge_widths(pieces: Sequence[Notes]) -> dict[str, int]:

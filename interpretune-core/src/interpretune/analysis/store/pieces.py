@@ -1,4 +1,4 @@
-"""Pieces of a store's table: sealed shards, journal files of single batches, and batches in memory."""
+"""Pieces of a store's table: shards in Parquet files, and batches in memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interpretune.analysis.store.disk import JOURNAL, SHARDS, read_refused, whole_file
+from interpretune.analysis.store.checked_file import CheckedFile, HashedFile
+from interpretune.analysis.store.disk import read_refused, whole_file
+from interpretune.analysis.store.entries import ShardEntry
 from interpretune.analysis.store.latents import HOOK, HOOK_TYPE, LATENT, LATENTS, hook_array, hook_codes
 from interpretune.analysis.store.notes import METADATA, Notes
+from interpretune.analysis.store.row_checks import check_rows
 from interpretune.analysis.store.rows import Selection
+from interpretune.analysis.store.unfolding import unfold_text, unfolded_bytes
 from interpretune.errors import StoreError
 
 GROUP_ROWS = 2048
 """Rows of a row group, unless they are large: what is in memory at a time, for each rank, when a store is read."""
 GROUP_BYTES = 16 << 20
+UNREADABLE = (OSError, ValueError, MemoryError, pa.ArrowException)
+"""What reading a damaged Parquet file raises."""
 
 
 class MemoryPiece:
@@ -46,30 +52,42 @@ class MemoryPiece:
 class ShardPiece:
     """A Parquet file; rows are read a row group at a time.
 
+    What the footer says is known at once. Before the first rows are read, all of the file is compared with its digest.
+
     Attributes:
         path: The file.
         name: Its name.
+        file: The same, held to its digest.
         notes: Of its batches.
         schema: Its Arrow schema.
         groups: Number of batches in each row group.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, folder: Path, entry: ShardEntry) -> None:
         """Read the footer.
 
+        Args:
+            folder: The store.
+            entry: What its manifest says of the file.
+
         Raises:
-            StoreError: The file is damaged or not of a store.
+            StoreError: The file is damaged, not of a store, or not what the manifest says.
         """
-        self.path, self.name = path, path.name
+        self.path = folder / entry.file
+        self.name = self.path.name
+        self.file = CheckedFile(self.path, entry.sha256)
         try:
-            with pq.ParquetFile(path) as file:
+            with self.file.peek() as opened, pq.ParquetFile(opened) as file:
                 self._metadata, self.schema = file.metadata, file.schema_arrow
             self.notes = Notes.from_json((self._metadata.metadata or {})[METADATA])
             self.groups = self._batches_of_groups()
         except KeyError as error:
-            raise read_refused(path, ValueError("it has no notes on its batches")) from error
-        except (OSError, ValueError) as error:  # Arrow's errors are among them
-            raise read_refused(path, error) from error
+            raise read_refused(self.path, ValueError("it has no notes on its batches")) from error
+        except UNREADABLE as error:
+            raise read_refused(self.path, error) from error
+        listed = entry.n_batches == len(self.notes.index) and entry.rows == int(self.notes.rows.sum())
+        if not listed or sorted(self.notes.index.tolist()) != list(entry.batches):
+            raise StoreError(f"{self.path} does not have the batches that the manifest lists. Copy the store anew.")
 
     def _batches_of_groups(self) -> list[int]:
         ends = np.cumsum(self.notes.rows)
@@ -81,22 +99,53 @@ class ShardPiece:
             raise ValueError("it lacks rows of its batches")
         return np.diff(counts, prepend=0).tolist()
 
+    @property
+    def unfolded_bytes(self) -> int:
+        """About how many bytes its values take in memory, as its footer says."""
+        return unfolded_bytes(self._metadata)
+
+    def check(self) -> None:
+        """Compare all of the file with its digest, also where that was done before.
+
+        Raises:
+            StoreError: It was changed or is gone.
+        """
+        try:
+            self.file.check()
+        except (OSError, ValueError) as error:
+            raise read_refused(self.path, error) from error
+
     def read(self, group: int, selection: Selection, hooks: Sequence[str]) -> pa.RecordBatch:
         """Rows of a group with the selected columns, activation names coded as in ``hooks``.
 
         Raises:
             StoreError: The file is damaged.
         """
-        coded = [f"{LATENTS}.list.element.{HOOK}"] if selection.latents is not None else None
+        coded = [f"{LATENTS}.list.element.{HOOK}"] if selection.latents is not None else []
+        words = [name for name in selection.columns if _holds_text(self.schema.field(name).type)]
+        first = sum(self.groups[:group])
+        batches = slice(first, first + self.groups[group])
         try:
-            with pq.ParquetFile(
-                self.path, metadata=self._metadata, read_dictionary=coded, page_checksum_verification=True
-            ) as file:
+            with (
+                self.file.open() as opened,
+                pq.ParquetFile(
+                    opened,
+                    metadata=self._metadata,
+                    read_dictionary=[*coded, *(_path(self.schema.field(name)) for name in words)],
+                    page_checksum_verification=True,
+                ) as file,
+            ):
                 table = file.read_row_group(group, columns=selection.paths, use_threads=False)
             arrays = {name: _one(table.column(name)) for name in selection.columns}
+            read = self._metadata.row_group(group).total_byte_size
+            arrays |= {name: unfold_text(arrays[name], read) for name in words}
             if selection.latents is not None:
-                arrays[LATENTS] = _with_hooks(_one(table.column(LATENTS)), hooks, selection.latents)
-        except (OSError, ValueError, pa.ArrowException) as error:
+                arrays[LATENTS] = _one(table.column(LATENTS))
+            rows = pa.RecordBatch.from_pydict(arrays)
+            check_rows(rows, self.notes.index[batches], self.notes.rows[batches], self.notes.widths)
+            if selection.latents is not None:
+                arrays[LATENTS] = _with_hooks(arrays[LATENTS], hooks, selection.latents)
+        except UNREADABLE as error:
             raise read_refused(self.path, error) from error
         return pa.RecordBatch.from_pydict(arrays)
 
@@ -104,59 +153,16 @@ class ShardPiece:
 Piece = MemoryPiece | ShardPiece
 
 
-def read_journal(path: Path) -> MemoryPiece:
-    """A journal file.
-
-    Raises:
-        FileNotFoundError: It was moved into a shard meanwhile.
-        StoreError: It is damaged.
-    """
-    try:
-        with pa.ipc.open_file(pa.py_buffer(path.read_bytes())) as reader:
-            rows = reader.get_batch(0)
-            notes = Notes.from_json((rows.schema.metadata or {})[METADATA])
-            whole = reader.num_record_batches == 1 and notes.rows.tolist() == [rows.num_rows]
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise _cut_short(path, str(error)) from error
-    if not whole:
-        raise _cut_short(path, "it is not one batch")
-    return MemoryPiece(path.name, rows, notes)
-
-
-def _cut_short(path: Path, reason: str) -> StoreError:
-    return StoreError(
-        f"{path} was cut short, as by a power cut ({reason}). Start the same run again: it computes that batch anew."
-    )
-
-
-def write_journal(path: Path, rows: pa.RecordBatch, notes: Notes) -> int:
-    """Put a batch into a journal file, in one step.
-
-    Returns:
-        Bytes of the file.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    sink = pa.BufferOutputStream()
-    schema = rows.schema.with_metadata({METADATA: notes.to_json()})
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(rows.replace_schema_metadata(schema.metadata))
-    content = sink.getvalue()
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
-    return content.size
-
-
-def write_shard(path: Path, notes: Notes, pieces: Iterable[MemoryPiece]) -> None:
+def write_shard(path: Path, notes: Notes, pieces: Iterable[MemoryPiece]) -> str:
     """Put batches into a Parquet file, in one step; it is on the disk afterwards.
 
     Args:
         path: Final place.
         notes: Of all batches, in the order of ``pieces``.
         pieces: The batches.
+
+    Returns:
+        SHA-256 of what was written, whatever the disk makes of it.
 
     Raises:
         StoreError: It cannot be written.
@@ -165,24 +171,23 @@ def write_shard(path: Path, notes: Notes, pieces: Iterable[MemoryPiece]) -> None
     first = next(pieces)
     schema = first.rows.schema.with_metadata({METADATA: notes.to_json()})
     hooks = list(notes.widths)
-    words = [item.name for item in schema if pa.types.is_string(item.type)]
-    words += [f"{item.name}.list.element" for item in schema if _is_words(item.type)]
+    words = [_path(item) for item in schema if _holds_text(item.type)]
     words += [f"{LATENTS}.list.element.{HOOK}"] if LATENTS in schema.names else []
-    with (
-        whole_file(path, durable=True) as partial,
-        pq.ParquetWriter(
-            partial, schema, compression="zstd", use_dictionary=words or False, write_page_checksum=True
-        ) as writer,
-    ):
-        waiting: list[pa.RecordBatch] = []
-        rows = size = 0
-        for piece in itertools.chain((first,), pieces):
-            waiting.append(_coded(piece.rows, schema, hooks))
-            rows, size = rows + waiting[-1].num_rows, size + waiting[-1].nbytes
-            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                _write_group(writer, waiting)
-                waiting, rows, size = [], 0, 0
-        _write_group(writer, waiting)
+    with whole_file(path, durable=True) as partial, partial.open("wb") as out:
+        hashed = HashedFile(out)
+        with pq.ParquetWriter(
+            hashed, schema, compression="zstd", use_dictionary=words or False, write_page_checksum=True
+        ) as writer:
+            waiting: list[pa.RecordBatch] = []
+            rows = size = 0
+            for piece in itertools.chain((first,), pieces):
+                waiting.append(_coded(piece.rows, schema, hooks))
+                rows, size = rows + waiting[-1].num_rows, size + waiting[-1].nbytes
+                if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                    _write_group(writer, waiting)
+                    waiting, rows, size = [], 0, 0
+            _write_group(writer, waiting)
+    return hashed.sha256()
 
 
 def _coded(rows: pa.RecordBatch, schema: pa.Schema, hooks: Sequence[str]) -> pa.RecordBatch:
@@ -197,18 +202,13 @@ def _write_group(writer: pq.ParquetWriter, waiting: Sequence[pa.RecordBatch]) ->
         writer.write_table(table, row_group_size=len(table))
 
 
-def _is_words(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) and pa.types.is_string(kind.value_type)
+def _holds_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type))
 
 
-def journal_files(folder: Path, start: str = "") -> list[Path]:
-    """Journal files of a store, or of one rank."""
-    return sorted((folder / JOURNAL).glob(f"{start}*.arrow"))
-
-
-def shard_files(folder: Path, start: str = "") -> list[Path]:
-    """Shards of a store, or of one rank."""
-    return sorted((folder / SHARDS).glob(f"{start}*.parquet"))
+def _path(item: pa.Field) -> str:
+    """Path of a column of texts, or of lists of texts, in a Parquet file."""
+    return f"{item.name}.list.element" if pa.types.is_list(item.type) else str(item.name)
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -226,8 +226,8 @@ def _examples(examples: Any, index: int) -> np.ndarray[Any, Any]:
     if isinstance(examples, Tensor):
         examples = examples.detach().cpu().numpy()
     numbers = np.asarray(examples)
-    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
+    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu" or numbers.min() < 0:
         raise StoreError(
-            f"Batch {index} needs the positions of its examples, one or more integers; found {examples!r}."
+            f"Batch {index} needs the positions of its examples, one or more integers from 0; found {examples!r}."
         )
     return numbers.astype(np.int64)

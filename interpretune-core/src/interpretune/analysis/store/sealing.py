@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from attrs import evolve
 
 from interpretune.analysis.store.contents import Contents
-from interpretune.analysis.store.disk import TABLES, hold_rank, holding_manifest, read_refused, whole_file
-from interpretune.analysis.store.journal import Journal
-from interpretune.analysis.store.manifest import Manifest, ShardEntry, TableEntry
-from interpretune.analysis.store.pieces import ShardPiece, journal_files, shard_files
-from interpretune.cache_folder import file_sha256
+from interpretune.analysis.store.disk import hold_rank, holding_manifest, read_refused, remove
+from interpretune.analysis.store.files import check_files, write_table
+from interpretune.analysis.store.journal import Journal, shard_files
+from interpretune.analysis.store.journal_file import journal_files
+from interpretune.analysis.store.manifest import Manifest
+from interpretune.analysis.store.pieces import ShardPiece
 from interpretune.errors import StoreError
 
 
@@ -28,7 +29,8 @@ def seal(folder: Path) -> None:
         if manifest.complete:
             return
         move_journals(folder)
-        shards = [ShardPiece(path) for path in shard_files(folder)]
+        manifest = Manifest.read(folder)
+        shards = [ShardPiece(folder, entry) for entry in manifest.shards]
         there = Contents(manifest, shards).index.batch.tolist()  # refuses ranks that do not fit together
         if manifest.n_batches is not None and len(there) < manifest.n_batches:
             missing = sorted(set(range(manifest.n_batches)) - set(there))
@@ -37,48 +39,45 @@ def seal(folder: Path) -> None:
                 f"The store {folder} cannot be sealed: {len(missing)} of {manifest.n_batches} batches are missing "
                 f"({shown}). Run the analysis again; it computes those."
             )
-        evolve(
-            manifest,
-            complete=True,
-            n_batches=len(there),
-            shards=tuple(
-                ShardEntry(
-                    shard.path.relative_to(folder).as_posix(),
-                    int(shard.notes.rows.sum()),
-                    tuple(sorted(shard.notes.index.tolist())),
-                    file_sha256(shard.path),
-                )
-                for shard in shards
-            ),
-            tables=_tables(folder),
-        ).write(folder)
+        listed = {Path(entry.file).name for entry in manifest.shards}
+        for path in shard_files(folder):
+            if path.name not in listed:  # of a rank without a journal, hence of no writer that is at work
+                remove(path)
+        complete = evolve(manifest, complete=True, n_batches=len(there))
+        check_files(folder, complete, shards)
+        complete.write(folder)
 
 
 def put_table(folder: Path, name: str, table: pa.Table) -> None:
-    """Write a table into a store, and into its manifest where that is complete.
+    """Write a table into a store, and into its manifest.
 
     Raises:
         StoreError: It cannot be written.
     """
     with holding_manifest(folder):
-        with whole_file(folder / TABLES / f"{name}.parquet", durable=True) as path:
-            pq.write_table(table, path, compression="zstd")
+        entry = write_table(folder, name, table)
         manifest = Manifest.read(folder)
-        if manifest.complete:
-            evolve(manifest, tables=_tables(folder)).write(folder)
+        others = (item for item in manifest.tables if item.file != entry.file)
+        evolve(manifest, tables=tuple(sorted((*others, entry), key=attrgetter("file")))).write(folder)
 
 
 def move_journals(folder: Path) -> None:
-    """Move what ranks of an earlier start have left into shards of theirs."""
-    sealed = {index for path in shard_files(folder) for index in ShardPiece(path).notes.index.tolist()}
-    for rank in sorted({_rank_of(path) for path in journal_files(folder)}):
-        lock = hold_rank(folder, rank)
-        try:
-            journal = Journal(folder, rank, lock)
-            journal.recover(sealed)
-            journal.roll()
-        finally:
-            lock.release()
+    """Move what ranks of an earlier start have left into shards of theirs.
+
+    Raises:
+        StoreError: A file cannot be written.
+        StoreBusyError: A rank is at work.
+    """
+    with holding_manifest(folder):  # so that no rank that starts finds its lock taken for a moment
+        manifest = Manifest.read(folder)
+        for rank in sorted({_rank_of(path) for path in journal_files(folder)}):
+            lock = hold_rank(folder, rank)
+            try:
+                journal = Journal(folder, rank, lock, manifest)
+                journal.recover()
+                journal.roll()
+            finally:
+                lock.release()
 
 
 def _rank_of(path: Path) -> int:
@@ -86,10 +85,3 @@ def _rank_of(path: Path) -> int:
         return int(path.name.partition("-")[0].removeprefix("r"))
     except ValueError as error:
         raise read_refused(path, ValueError("its name is not that of a journal file")) from error
-
-
-def _tables(folder: Path) -> tuple[TableEntry, ...]:
-    return tuple(
-        TableEntry(path.relative_to(folder).as_posix(), pq.read_metadata(path).num_rows, file_sha256(path))
-        for path in sorted((folder / TABLES).glob("*.parquet"))
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from interpretune.analysis.fields import Field
 from interpretune.analysis.store.contents import Contents
-from interpretune.analysis.store.files import check_hashes, read_tables
+from interpretune.analysis.store.files import check_files, read_tables, unfolded_tables
 from interpretune.analysis.store.latents import HOOK, LATENT, LATENTS
 from interpretune.analysis.store.manifest import Manifest
 from interpretune.analysis.store.pieces import MemoryPiece, ShardPiece
@@ -49,14 +50,21 @@ class AnalysisStore:
         self._recent: Groups = OrderedDict()
 
     @classmethod
-    def open(cls, folder: str | Path) -> AnalysisStore:
+    def open(cls, folder: str | Path, *, leave_out_damaged: bool = False) -> AnalysisStore:
         """Open a store, complete or not.
+
+        Args:
+            folder: The store.
+            leave_out_damaged: Read an unfinished store without the files that were damaged, and warn of each.
 
         Raises:
             StoreError: It is none, was changed or cut short, or is of a newer version.
         """
         folder = Path(folder)
-        return cls(Contents.of_folder(folder), folder)
+        contents = Contents.of_folder(folder, leave_out_damaged=leave_out_damaged)
+        for damage in contents.damaged:
+            warnings.warn(f"{damage}: {damage.batches} will be left out.", stacklevel=2)
+        return cls(contents, folder)
 
     @classmethod
     def in_memory(
@@ -186,21 +194,30 @@ class AnalysisStore:
         """
         if self.folder is None:
             return self._contents.tables
-        return read_tables(self.folder)
+        return read_tables(self.folder, Manifest.read(self.folder))
+
+    def unfolded_bytes(self) -> int:
+        """About how many bytes all rows and tables take in memory, as their files say; nothing but footers is read.
+
+        Raises:
+            StoreError: A table is damaged.
+        """
+        rows = sum(
+            piece.unfolded_bytes if isinstance(piece, ShardPiece) else piece.rows.nbytes
+            for piece in self._contents.pieces
+        )
+        tables = sum(table.nbytes for table in self._contents.tables.values())
+        return rows + tables + (unfolded_tables(self.folder, self.manifest) if self.folder is not None else 0)
 
     def verify(self) -> None:
-        """Read everything: hashes against the manifest where the store is complete, else the rows.
+        """Compare all files with their digests. Those of the journal were, when the store was opened.
 
         Raises:
             StoreError: A file was changed, is missing, or does not belong there.
         """
-        if self.folder is None:
-            return
-        if not self.complete:
-            for rows in self.record_batches():
-                rows.validate(full=True)
-            return
-        check_hashes(self.folder, self.manifest)
+        if self.folder is not None:
+            shards = [piece for piece in self._contents.pieces if isinstance(piece, ShardPiece)]
+            check_files(self.folder, Manifest.read(self.folder), shards)
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"

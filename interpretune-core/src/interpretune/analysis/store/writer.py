@@ -25,7 +25,7 @@ from interpretune.analysis.store.disk import (
 )
 from interpretune.analysis.store.journal import ROWS_PER_SHARD, Journal
 from interpretune.analysis.store.manifest import Manifest
-from interpretune.analysis.store.pieces import ShardPiece
+from interpretune.analysis.store.mending import forget_damaged
 from interpretune.analysis.store.rows import Rows
 from interpretune.analysis.store.sealing import put_table, seal
 from interpretune.analysis.store.sink import MemorySink, Sink
@@ -81,6 +81,9 @@ class StoreWriter:
             world_size: Processes that write; it may differ from that of an earlier start.
             rows_per_shard: Examples in a shard.
 
+        Files that were damaged since they were written count as absent: their batches are not ``done``, and a warning
+        names them.
+
         Raises:
             StoreError: The folder holds something else or cannot be written, or a field cannot be stored.
             StoreBusyError: Another process writes this rank, or a run of another number of processes is at work.
@@ -97,10 +100,10 @@ class StoreWriter:
             begin_or_go_on(folder, wanted)
             lock = hold_rank(folder, rank)
         try:
-            journal = Journal(folder, rank, lock, rows_per_shard)
-            contents = Contents.of_folder(folder, skip_damaged=True)
-            shards = [piece for piece in contents.pieces if isinstance(piece, ShardPiece)]
-            journal.recover({index for shard in shards for index in shard.notes.index.tolist()})
+            contents = Contents.of_folder(folder, leave_out_damaged=True)
+            forget_damaged(folder, contents.damaged)
+            journal = Journal(folder, rank, lock, contents.manifest, rows_per_shard)
+            journal.recover()
             return cls(contents, folder, journal)
         except BaseException:
             lock.release()
