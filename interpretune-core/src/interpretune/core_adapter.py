@@ -17,6 +17,7 @@ from interpretune.batch_keys import check_batch_keys, forward_signature
 from interpretune.contributions import ClassContribution, OptimizerSetup
 from interpretune.datamodule import ITDataModule
 from interpretune.declaration import AdapterDeclaration
+from interpretune.logged_scalars import EPOCH_MEAN
 from interpretune.loops.config import LoopConfig, LoopResult
 from interpretune.loops.evaluate import evaluate
 from interpretune.loops.fit import FitLoop
@@ -114,6 +115,8 @@ class CoreAdapter:
     @hookimpl
     def it_log(self, module: ITModule, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
         """Keep the latest value of each metric, and hand it to the loop that is running."""
+        if options.get(EPOCH_MEAN):
+            return
         state = module._it_state
         state.logged_metrics.update(metrics)
         if state.metric_log is not None:

@@ -163,8 +163,12 @@ def it_run_step(module: ITModule, step_name: str, step: Callable[[], Any]) -> An
 def it_log(module: ITModule, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
     """Take note of logged metrics: scalars, detached, and the further arguments of the call (``batch_size``, ...).
 
-    Called for each ``module.log`` and ``module.log_dict``. All run; core keeps them in ``module.logged_metrics``.
-    Reading a tensor's value on an accelerator waits for it; do so seldom.
+    Called for each ``module.log`` and ``module.log_dict`` with what steps log, and at the end of each epoch of a loop
+    with the means over it, by whoever runs the loop; then ``options`` is ``{"epoch_mean": True}``. An epoch that ends
+    in its middle has no means. All run; core keeps what steps log in ``module.logged_metrics``.
+
+    Both mappings are read-only, and tensors in them are copies: nothing that is done with them changes what is
+    reported. Reading a tensor's value on an accelerator waits for it; do so seldom.
     """
 
 

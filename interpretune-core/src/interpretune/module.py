@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from interpretune.answer_pooling import name_padding
 from interpretune.errors import ConfigurationError
 from interpretune.labels import answer_ids, check_labels_have_answers
+from interpretune.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.tokenization import single_token_ids
 
 if TYPE_CHECKING:
@@ -262,10 +264,23 @@ class ITModule(nn.Module):
             **kwargs: Of what trainers take, core's loops use ``batch_size`` (the weight of this batch in means over
                 an epoch) and ``on_epoch`` (report the mean over the epoch of a value logged in training).
         """
-        scalars = {
-            name: value.detach() if isinstance(value, Tensor) else float(value) for name, value in dictionary.items()
-        }
-        self._hook.it_log(module=self, metrics=scalars, options=kwargs)
+        if EPOCH_MEAN in kwargs:
+            raise ConfigurationError(f"{EPOCH_MEAN} marks what loops report, and is no argument of log. Leave it out.")
+        self._call_it_log(dictionary, kwargs)
+
+    def log_means(self, means: Mapping[str, Tensor | float]) -> None:
+        """Tell the stacked adapters of means over an epoch; whoever runs the loop calls it when the epoch has ended.
+
+        Adapters get them by ``it_log`` with the option ``epoch_mean``. ``logged_metrics`` has what steps logged.
+
+        Args:
+            means: By name.
+        """
+        if means:
+            self._call_it_log(means, {EPOCH_MEAN: True})
+
+    def _call_it_log(self, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
+        self._hook.it_log(module=self, metrics=LoggedScalars(metrics), options=MappingProxyType(dict(options)))
 
     @property
     def logged_metrics(self) -> Mapping[str, float]:

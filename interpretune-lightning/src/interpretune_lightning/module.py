@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
 from interpretune.loops.checkpoint import Identity
 from interpretune.optimization import as_optimizer_setup, check_optimizers
+from interpretune_lightning.epoch_means import epoch_means
 
 CHECKPOINT_KEY = "interpretune"
 """Under this key Lightning's checkpoints say which stack and which model they belong to."""
@@ -103,6 +104,22 @@ class LightningModuleEntry(_UserModule):
         """
         check_optimizers(self, self.trainer.optimizers)
         super().on_train_start()
+
+    def on_train_epoch_end(self) -> None:
+        """Report the means over the epoch; one that ends in its middle has none, as in core's loop."""
+        super().on_train_epoch_end()
+        if self.trainer.is_last_batch:
+            self.log_means(epoch_means(self.trainer))
+
+    def on_validation_end(self) -> None:
+        """Report the means over the epoch."""
+        super().on_validation_end()
+        self.log_means(epoch_means(self.trainer))
+
+    def on_test_end(self) -> None:
+        """Report the means over the epoch."""
+        super().on_test_end()
+        self.log_means(epoch_means(self.trainer))
 
     def on_fit_end(self) -> None:
         """Keep the trainer's count of steps."""

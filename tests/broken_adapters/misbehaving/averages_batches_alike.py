@@ -5,13 +5,17 @@ from interpretune.loops.evaluate import evaluate
 from interpretune.loops.fit import FitLoop
 
 
+class WeighsAlike:
+    def log_dict(self, dictionary, *args, **kwargs):
+        super().log_dict(dictionary, *args, **{**kwargs, "batch_size": 1})
+
+
 class AveragesBatchesAlike:
     declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
 
-    @it.hookimpl(wrapper=True)
-    def it_log(self, options):
-        options["batch_size"] = 1
-        return (yield)
+    @it.hookimpl
+    def it_contribute_classes(self):
+        return it.ClassContribution(adapter="zoo", module=(WeighsAlike,))
 
     @it.hookimpl
     def it_run_loop(self, module, datamodule, loop, loop_cfg):

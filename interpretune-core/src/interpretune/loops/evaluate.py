@@ -99,6 +99,7 @@ def evaluate(
             call_if_defined(module, f"on_{about.event}_epoch_end")
             call_if_defined(module, f"on_{about.event}_end")
             metrics = log.take_means()
+            module.log_means(metrics)
     finally:
         state.metric_log = before
     return LoopResult(metrics=metrics, predictions=predictions, global_step=module.global_step)

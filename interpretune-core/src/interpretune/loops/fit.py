@@ -163,7 +163,9 @@ class FitLoop:
             validation = replace(cfg, resume_from=None)
             found |= evaluate(module, self.datamodule, "validate", validation, self.progress).metrics
         call_if_defined(module, "on_train_epoch_end")
-        found = {**self.log.latest(), **found, **self.log.take_means()}
+        means = self.log.take_means()
+        module.log_means(means)
+        found = {**self.log.latest(), **found, **means}
         state.metrics = {**state.metrics, **found}
         improved = self._early_stopping(cfg.early_stopping, found) if cfg.early_stopping is not None else False
         if self.file is not None:

@@ -19,30 +19,33 @@ class MetricLog:
     """What the steps of one running loop have logged.
 
     Attributes:
-        means_by_default: Whether values logged without ``on_epoch`` go into the means, as they do in evaluation.
+        means_by_default: Whether values that belong to a batch and are logged without ``on_epoch`` go into the means,
+            as they do in evaluation. Those that belong to none, from ``on_train_epoch_end`` for one, always do.
     """
 
     def __init__(self, *, means_by_default: bool) -> None:
         self.means_by_default = means_by_default
-        self._batch_size = 1
+        self._batch_size, self._in_batch = 1, False
         self._latest: dict[str, Tensor | float] = {}
         self._sums: dict[str, tuple[Tensor | float, float]] = {}
 
     def start_batch(self, batch: Any) -> None:
         """The next values belong to this batch, whose size is their weight."""
-        self._batch_size = batch_size_of(batch)
+        self._batch_size, self._in_batch = batch_size_of(batch), True
         self._latest = {}
 
     def end_batches(self) -> None:
         """What is logged from now on belongs to no batch."""
-        self._batch_size = 1
+        self._batch_size, self._in_batch = 1, False
 
     def record(
         self, metrics: Mapping[str, Tensor | float], *, batch_size: int | None = None, on_epoch: bool | None = None
     ) -> None:
         """Take values; they are read later, so that no accelerator is waited for."""
         self._latest.update(metrics)
-        if self.means_by_default if on_epoch is None else on_epoch:
+        if on_epoch is None:
+            on_epoch = self.means_by_default or not self._in_batch
+        if on_epoch:
             weight = self._batch_size if batch_size is None else batch_size
             for name, value in metrics.items():
                 total, weights = self._sums.get(name, (0.0, 0.0))
