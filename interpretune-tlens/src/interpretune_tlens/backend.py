@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformer_lens import TransformerLensKeyValueCache
+from transformers import PreTrainedModel
 
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.analysis.hook_names import LOGITS
@@ -71,6 +73,19 @@ class TransformerLensBackend(AnalysisBackend):
                 stack.enter_context(hooked_point(self._points[UNEMBED_IN], lambda residual: residual[:, keep]))
             logits: Tensor = self._model(inputs.tokens, **arguments)
         return logits
+
+    def called_models(self) -> Sequence[nn.Module]:
+        """The model, and of a bridge also the models that it wraps."""
+        wrapped = getattr(self._model, "original_model", None)
+        parts = () if wrapped is None else (item for item in wrapped.modules() if isinstance(item, PreTrainedModel))
+        return [self._model, *parts]
+
+    def slots_cached(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:
+        """See ``HookedModel``; hooked transformers have a cache of their own kind."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, TransformerLensKeyValueCache):
+                return int(value[0].past_keys.shape[1])
+        return super().slots_cached(args, kwargs)
 
     def sees_kept_positions_only(self, place: str) -> bool:
         """See ``HookedModel``: the unembedding, though not what goes into it."""

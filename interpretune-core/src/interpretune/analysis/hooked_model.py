@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from interpretune.analysis.block_parts import CHECKED, parts_as_named
 from interpretune.analysis.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit
+from interpretune.analysis.sequence_slots import slots_in_cache
 from interpretune.analysis.splicing import in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
 
@@ -103,6 +105,18 @@ class HookedModel(ABC):
             ReplayRefusedError: The model cannot be replayed exactly, and why; ablations then run the plain loop.
         """
         raise ReplayRefusedError(f"{type(self).__name__} cannot replay single tokens.")
+
+    def called_models(self) -> Sequence[nn.Module]:
+        """The model, and models within it, which are called with tokens and a cache while it generates."""
+        return [item for item in self.model.modules() if item is self.model or isinstance(item, PreTrainedModel)]
+
+    def slots_cached(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:
+        """How many slots of each row a call of one of ``called_models`` finds in its cache, from its arguments.
+
+        Returns:
+            The number; or the cache itself, where it is recurrent and does not tell: calls with it are counted then.
+        """
+        return slots_in_cache(args, kwargs)
 
     # ------------------------------------------------------------------------------------------------------------ runs
 

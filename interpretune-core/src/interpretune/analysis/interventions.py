@@ -19,7 +19,8 @@ from interpretune.analysis.backend import AnalysisBackend
 from interpretune.analysis.hook_names import canonical
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
-from interpretune.analysis.splicing import Splice
+from interpretune.analysis.sequence_slots import SequenceSlots
+from interpretune.analysis.splicing import Splice, WhichSlots
 from interpretune.errors import AnalysisError, HookPointError
 from interpretune.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
 
@@ -36,7 +37,8 @@ class Intervention(ABC):
     Attributes:
         at: A hook point, or the activation name of a spliced latent model.
         positions: ``all`` real tokens, the ``answer`` position (the last token of the prompt), the ``prompt``, what is
-            ``generated``, one position for each row ``[batch]``, or a mask ``[batch, pos]``, bool, over the prompt.
+            ``generated`` after it, one position for each row ``[batch]``, or a mask ``[batch, pos]``, bool, over the
+            prompt. They mean the same tokens with a cache and without one.
         latents: The last dimension's entries that are changed, ``[k]``; None: all.
     """
 
@@ -50,7 +52,8 @@ class Intervention(ABC):
 
         Args:
             values: ``[n, d]``, heads flattened, or ``[n, k]`` where latents were chosen.
-            where: Example and position of each row.
+            where: Example and position of each row; several rows have one example's where it is generated from
+                several times.
         """
 
 
@@ -127,46 +130,6 @@ class Patch(Intervention):
         return taken if self.latents is None else taken[:, _ids(self.latents, taken.device)]
 
 
-class _Progress:
-    """How far a generation has come: which slots of the prompt and which new tokens a forward holds."""
-
-    def __init__(self, inputs: ModelInputs) -> None:
-        self.inputs = inputs
-
-    def chosen(self, positions: Where | Tensor, length: int) -> Tensor:
-        """Where to change something in a forward of ``length`` slots, ``[batch, length]``, bool."""
-        mask = self.inputs.attention_mask.bool()
-        batch, prompt = mask.shape
-        new = torch.ones(batch, max(length - prompt, 0), dtype=torch.bool, device=mask.device)
-        if length < prompt:  # one token after the other, over a cache
-            everywhere = isinstance(positions, str) and positions in ("all", "generated")
-            return torch.full((batch, length), everywhere, dtype=torch.bool, device=mask.device)
-        if isinstance(positions, Tensor):
-            wanted = self._tensor(positions.to(mask.device))
-        elif positions == "answer":
-            wanted = torch.zeros_like(mask)
-            wanted[self.inputs.answers.examples, self.inputs.answers.positions] = True
-        else:
-            wanted = mask if positions in ("all", "prompt") else torch.zeros_like(mask)
-        follows = isinstance(positions, str) and positions in ("all", "generated")
-        return torch.cat([wanted, new if follows else ~new], dim=-1)
-
-    def _tensor(self, positions: Tensor) -> Tensor:
-        mask = self.inputs.attention_mask
-        if positions.dtype == torch.bool and positions.shape == mask.shape:
-            return positions
-        if positions.dtype == torch.bool or positions.shape != mask.shape[:1]:
-            raise AnalysisError(
-                f"Positions of an intervention have shape {tuple(positions.shape)}; expected one position for each of "
-                f"{len(mask)} rows, or a bool mask {tuple(mask.shape)}."
-            )
-        if positions.min() < 0 or positions.max() >= mask.shape[1]:
-            raise AnalysisError(f"Positions {positions.tolist()} go beyond the {mask.shape[1]} slots of the batch.")
-        wanted = torch.zeros_like(mask, dtype=torch.bool)
-        wanted[torch.arange(len(mask), device=mask.device), positions] = True
-        return wanted
-
-
 def run_with_interventions(
     backend: AnalysisBackend,
     inputs: ModelInputs,
@@ -190,7 +153,7 @@ def run_with_interventions(
         HookPointError: A name is neither a hook point nor the activations of a spliced latent model.
         AnalysisError: Positions or values do not fit.
     """
-    edits = intervention_edits(backend, inputs, interventions, latent_models)
+    edits = intervention_edits(backend, SequenceSlots(inputs), interventions, latent_models)
     return backend.forward(inputs, edits, inputs.answers if points is None else points)
 
 
@@ -203,13 +166,23 @@ def interventions_in_place(
 ) -> Iterator[None]:
     """Make changes in every forward of a block, for instance of the user's own generation loop.
 
+    The loop may call the model with whole sequences or over a cache, generate several times, and repeat each row of the
+    batch ``n`` times in a row (beams, several sequences): row ``r`` is then example ``r // n``.
+
     Args:
         backend: Runs the model.
         inputs: The prompts as the model sees them (generation pads on the left).
         interventions: The changes.
         latent_models: Spliced in.
+
+    Raises:
+        AnalysisError: A forward has other rows than the batch, or it cannot be told which tokens it holds.
     """
-    with backend.counted_hooks(intervention_edits(backend, inputs, interventions, latent_models)):
+    slots = SequenceSlots(inputs)
+    with (
+        slots.watch(backend.called_models(), backend.slots_cached),
+        backend.counted_hooks(intervention_edits(backend, slots, interventions, latent_models)),
+    ):
         yield
 
 
@@ -231,7 +204,16 @@ def generate_with_interventions(
 
     Returns:
         What ``module.it_generate`` returns.
+
+    Raises:
+        AnalysisError: ``guidance_scale`` is given: it runs a second prompt, which positions do not mean.
     """
+    scale = generation_kwargs.get("guidance_scale", getattr(_generation_config(module), "guidance_scale", None))
+    if scale not in (None, 1, 1.0):
+        raise AnalysisError(
+            f"guidance_scale is {scale}: generation then runs another prompt beside each prompt, in forwards of its "
+            "own, and the positions of interventions mean tokens of the prompt. Generate without it."
+        )
     name, tokens = tokens_of(batch)
     tokens, mask = pad_left(tokens, mask_of(batch))
     inputs = ModelInputs(tokens, mask)
@@ -241,13 +223,12 @@ def generate_with_interventions(
 
 def intervention_edits(
     backend: AnalysisBackend,
-    inputs: ModelInputs,
+    slots: SequenceSlots,
     interventions: Sequence[Intervention],
     latent_models: Sequence[LatentModel],
 ) -> dict[str, Edit]:
     """Edits that make the changes, by hook point."""
     models = {activation_name(item): item for item in latent_models}
-    progress = _Progress(inputs)
     latent_edits: dict[str, list[Intervention]] = {}
     place_edits: dict[str, list[Intervention]] = {}
     for item in interventions:
@@ -266,31 +247,75 @@ def intervention_edits(
     splices = [
         Splice(
             model,
-            untouched=backend.untouched_by(model, inputs),
-            edit=_edit(latent_edits[name], progress) if name in latent_edits else None,
+            untouched=_untouched(backend, model, slots),
+            edit=_edit(latent_edits[name], slots) if name in latent_edits else None,
         )
         for name, model in models.items()
     ]
-    return backend.chain(splices, {name: _edit(items, progress) for name, items in place_edits.items()})
+    return backend.chain(splices, {name: _edit(items, slots) for name, items in place_edits.items()})
 
 
-def _edit(interventions: Sequence[Intervention], progress: _Progress) -> Callable[[Tensor], Tensor]:
+def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlots) -> Tensor | WhichSlots | None:
+    """What a latent model leaves as it is; tokens that are generated are touched."""
+    untouched = backend.untouched_by(model, slots.inputs)
+    if untouched is None or not slots.watched:
+        return untouched
+    return lambda rows, length: slots.here(untouched, rows, length, later=False)
+
+
+def _edit(interventions: Sequence[Intervention], slots: SequenceSlots) -> Callable[[Tensor], Tensor]:
+    places = [_places(item.positions, slots.inputs) for item in interventions]
+
     def apply(activations: Tensor) -> Tensor:
         flat = activations.flatten(2).clone()
-        for item in interventions:
-            examples, positions = progress.chosen(item.positions, flat.shape[1]).nonzero().unbind(-1)
-            where = Points(examples, positions)
-            values = where.of(flat)
+        rows, length = flat.shape[:2]
+        repeats, first = slots.repeats(rows), slots.first(length)
+        for item, (prompt, later) in zip(interventions, places, strict=True):
+            row, column = slots.here(prompt, rows, length, later=later).nonzero().unbind(-1)
+            where = Points(row // repeats, column + first)
+            values = flat[row, column]
             if item.latents is None:
-                flat[examples, positions] = _fitting(item, item.change(values, where), values)
+                flat[row, column] = _fitting(item, item.change(values, where), values)
                 continue
             _check_latents(item, flat.shape[-1])
             ids = _ids(item.latents, flat.device)
             changed = _fitting(item, item.change(values[:, ids], where), values[:, ids])
-            flat[examples.unsqueeze(-1), positions.unsqueeze(-1), ids] = changed
+            flat[row.unsqueeze(-1), column.unsqueeze(-1), ids] = changed
         return flat.reshape(activations.shape)
 
     return apply
+
+
+def _places(positions: Where | Tensor, inputs: ModelInputs) -> tuple[Tensor, bool]:
+    """Where something is changed: in the prompts, ``[batch, pos]``, bool, and whether at all tokens after them."""
+    mask = inputs.attention_mask.bool()
+    if isinstance(positions, Tensor):
+        return _named(positions.to(mask.device), mask), False
+    if positions in ("all", "prompt"):
+        return mask, positions == "all"
+    wanted = torch.zeros_like(mask)
+    if positions == "answer":
+        wanted[inputs.answers.examples, inputs.answers.positions] = True
+    return wanted, positions == "generated"
+
+
+def _named(positions: Tensor, mask: Tensor) -> Tensor:
+    if positions.dtype == torch.bool and positions.shape == mask.shape:
+        return positions
+    if positions.dtype == torch.bool or positions.shape != mask.shape[:1]:
+        raise AnalysisError(
+            f"Positions of an intervention have shape {tuple(positions.shape)}; expected one position for each of "
+            f"{len(mask)} rows, or a bool mask {tuple(mask.shape)}."
+        )
+    if positions.min() < 0 or positions.max() >= mask.shape[1]:
+        raise AnalysisError(f"Positions {positions.tolist()} go beyond the {mask.shape[1]} slots of the batch.")
+    wanted = torch.zeros_like(mask)
+    wanted[torch.arange(len(mask), device=mask.device), positions] = True
+    return wanted
+
+
+def _generation_config(module: ITModule) -> Any:
+    return getattr(module.model, "generation_config", None)
 
 
 def _vector(item: Intervention, value: float | Tensor, values: Tensor) -> Tensor:

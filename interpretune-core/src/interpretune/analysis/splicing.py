@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 from torch import Tensor, where
-from torch.nn.functional import pad
 
 from interpretune.analysis.inputs import Points
 from interpretune.analysis.latent_model import Edit, LatentModel, has_error_term
@@ -14,6 +13,9 @@ from interpretune.errors import HookPointError
 
 Observer = Callable[[Tensor], None]
 """Takes note of activations ``[batch, pos, ...]`` and changes nothing."""
+
+WhichSlots = Callable[[int, int], Tensor]
+"""A mask ``[rows, length]``, bool, for a forward of so many rows and slots."""
 
 
 @frozen(eq=False)
@@ -25,8 +27,8 @@ class Splice:
 
     Attributes:
         latent_model: The latent model.
-        untouched: Positions that stay as they are, ``[batch, pos]``, bool; None: no position. Tokens that are generated
-            after them are touched.
+        untouched: Positions that stay as they are, ``[batch, pos]``, bool, or what tells those of a forward of so many
+            rows and slots; None: no position.
         edit: Change of the latents ``[batch, pos, d_sae]``.
         see_latents: Sees the latents after the edit.
         see_at: Where ``see_latents`` is wanted, ``[n, 1, d_sae]``, in a splice that is the identity; None: everywhere.
@@ -35,7 +37,7 @@ class Splice:
     """
 
     latent_model: LatentModel
-    untouched: Tensor | None = None
+    untouched: Tensor | WhichSlots | None = None
     edit: Edit | None = None
     see_latents: Observer | None = None
     see_at: Points | None = None
@@ -61,7 +63,7 @@ class Splice:
             if identity and self.see_latents is None:
                 return activations
             flat = self._checked(activations.flatten(2))
-            untouched = self._untouched(flat.shape[1])
+            untouched = self._untouched(flat)
             if identity and self.see_at is not None:
                 flat = self.see_at.of(flat).unsqueeze(1)
                 untouched = None if untouched is None else self.see_at.of(untouched).unsqueeze(1)
@@ -98,18 +100,13 @@ class Splice:
         output = self.latent_model.decode(latents).to(flat.dtype, copy=True)
         if clean is not None:
             output = flat + output - clean.to(flat.dtype)
-        untouched = self._untouched(flat.shape[1])
+        untouched = self._untouched(flat)
         if untouched is not None:
             output = where(untouched.unsqueeze(-1), flat, output)
         return output.reshape(activations.shape)
 
-    def _untouched(self, length: int) -> Tensor | None:
-        """For a forward of so many slots: of the prompt, of the prompt and new tokens, or of new tokens alone."""
-        if self.untouched is None or length == self.untouched.shape[1]:
-            return self.untouched
-        if length < self.untouched.shape[1]:
-            return None
-        return pad(self.untouched, (0, length - self.untouched.shape[1]))
+    def _untouched(self, flat: Tensor) -> Tensor | None:
+        return self.untouched(*flat.shape[:2]) if callable(self.untouched) else self.untouched
 
     def _checked(self, flat: Tensor) -> Tensor:
         if flat.shape[-1] != self.latent_model.d_in:
