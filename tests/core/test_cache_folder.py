@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 import interpretune as it
 from interpretune.cache_folder import MANIFEST, is_whole
@@ -40,18 +43,36 @@ def test_force_builds_again(built):
     assert {path.name for path in built.iterdir()} == {"other.txt", MANIFEST}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "broken manifest", "list for a manifest"])
-def test_a_damaged_folder_is_rebuilt(built, damage):
+DAMAGES = {
+    "truncated": r"deep/data.txt has 3 bytes, and 13 were written",
+    "same size": r"deep/data.txt has another content than was written",
+    "missing": r"deep/data.txt cannot be read: No such file",
+    "pipe": r"deep/data.txt has 0 bytes",
+    "no manifest": r"interpretune-manifest.json cannot be read: No such file",
+    "broken manifest": "is no list of files with their digests",
+    "list for a manifest": "is no list of files with their digests",
+    "sizes for a manifest": "is no list of files with their digests",
+    "pipe for a manifest": "cannot be read: it is a named pipe, and a plain file is expected",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_rebuilt_and_said(built, damage):
     data, manifest = built / "deep" / "data.txt", built / MANIFEST
     {
         "truncated": lambda: data.write_text("who"),
+        "same size": lambda: data.write_text("other content"),
         "missing": data.unlink,
+        "pipe": lambda: (data.unlink(), os.mkfifo(data)),
         "no manifest": manifest.unlink,
         "broken manifest": lambda: manifest.write_text('{"deep/da'),
         "list for a manifest": lambda: manifest.write_text("[]"),
+        "sizes for a manifest": lambda: manifest.write_text('{"deep/data.txt": 13}'),
+        "pipe for a manifest": lambda: (manifest.unlink(), os.mkfifo(manifest)),
     }[damage]()
     assert not is_whole(built)
-    it.build_once(built, fill)
+    with pytest.warns(UserWarning, match=rf"entry was damaged \(.*{DAMAGES[damage]}.*it is made anew"):
+        it.build_once(built, fill)
     assert is_whole(built)
     assert data.read_text() == "whole content"
 
@@ -59,7 +80,50 @@ def test_a_damaged_folder_is_rebuilt(built, damage):
 def test_a_file_in_the_place_of_the_folder_is_replaced(tmp_path):
     place = tmp_path / "entry"
     place.write_text("not a folder")
-    assert is_whole(it.build_once(place, fill))
+    with pytest.warns(UserWarning, match="was damaged .* it is made anew"):
+        assert is_whole(it.build_once(place, fill))
+
+
+def full_disk(folder: Path) -> None:
+    (folder / "half.txt").write_text("half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "half.txt"))
+
+
+def full_disk_in_a_library(folder: Path) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("build", [full_disk, full_disk_in_a_library])
+def test_a_disk_that_fills_up_is_said_in_words(tmp_path, build):
+    place = tmp_path / "cache" / "entry"
+    with pytest.raises(it.CacheError, match=r"no room for .*entry \(No space left.*INTERPRETUNE_CACHE") as caught:
+        it.build_once(place, build)
+    assert caught.value.__cause__ is not None
+    assert entries(place) == set()
+
+
+def test_a_list_that_finds_no_room_leaves_nothing(tmp_path, monkeypatch):
+    place = tmp_path / "cache" / "entry"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def build(folder):
+        fill(folder)
+        monkeypatch.setattr(Path, "write_text", full)
+
+    with pytest.raises(it.CacheError, match="no room for"):
+        it.build_once(place, build)
+    assert entries(place) == set()
+
+
+def test_errors_of_other_files_stay_what_they_are(tmp_path):
+    def build(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", "/source/of/the/data")
+
+    with pytest.raises(PermissionError) as caught:
+        it.build_once(tmp_path / "entry", build)
+    assert not isinstance(caught.value, it.CacheError)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt, SystemExit])

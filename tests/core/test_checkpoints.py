@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+import errno
+import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,6 +15,8 @@ import torch
 
 import interpretune as it
 from interpretune.loops.checkpoint import whole_checkpoints
+from interpretune.loops.metric_log import MetricsFile
+from interpretune.plain_files import file_sha256
 from tests.analysis.sessions import make_session
 from tests.core.killed_training import train
 from tests.other_process import one_thread, run_script
@@ -152,15 +156,93 @@ def test_other_frozen_weights_are_another_model(tmp_path):
     assert resume(session(0.0), checkpoint).global_step == 6
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "training_state.pt", "about.json"])
+FILES = ["weights.safetensors", "training_state.pt", "about.json"]
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle is another; its size is the same."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_damaged_checkpoints_are_refused(tmp_path, checkpoint, file):
+    """By content: a flipped bit in a weight makes another weight."""
     path = checkpoint / file
-    path.write_bytes(b"\0" * path.stat().st_size)  # of the right size, so that the manifest does not notice
-    with pytest.raises(it.CheckpointError, match="cannot be read: .* Resume from another one"):
-        resume(of(tmp_path), checkpoint)
+    flip(path)
+    session = of(tmp_path)
+    it.it_init(**session)
+    before = {name: item.detach().clone() for name, item in session.module.named_parameters()}
+    for loop in ("fit", "validate"):
+        with pytest.raises(it.CheckpointError, match=f"cannot be read: {file} has another content than was written"):
+            resume(session, checkpoint, loop)
+    assert_equal(session, before)
     path.write_bytes(b"")
-    with pytest.raises(it.CheckpointError, match="is no whole checkpoint"):
+    with pytest.raises(it.CheckpointError, match=rf"is no whole checkpoint .*: {file} has 0 bytes"):
         resume(of(tmp_path), checkpoint)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_last_passes_over_a_damaged_checkpoint(tmp_path, whole, file):
+    """And goes on from the one before, to the same end."""
+    run = tmp_path / "run"
+    train(tmp_path, run_dir=run, max_steps=8, checkpoint_every_n_steps=2)
+    flip(run / "checkpoints" / "step=00000008-epoch=00001" / file)
+    with pytest.warns(UserWarning, match=rf"step=00000008.* is damaged: {file} has .* Going on from step=00000006"):
+        session, result = train(tmp_path, run_dir=run, resume_from="last")
+    assert result.global_step == 15
+    assert_equal(session, whole)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged(tmp_path):
+    run = tmp_path / "run"
+    train(tmp_path, run_dir=run, max_epochs=1)
+    for folder in whole_checkpoints(run):
+        flip(folder / "weights.safetensors")
+    with pytest.raises(it.CheckpointError, match=r"no checkpoint that is whole: .*weights\.safetensors has another"):
+        train(tmp_path, run_dir=run, resume_from="last")
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_in_torch(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+@pytest.mark.parametrize(
+    ("what", "how", "message"),
+    [
+        (
+            "interpretune.loops.checkpoint.save_file",
+            full,
+            r"no room for .*step=00000005.*No space left.*Free some space",
+        ),
+        ("torch.save", full_in_torch, r"step=00000005.* could not be written \(PytorchStreamWriter"),
+    ],
+)
+def test_a_disk_that_fills_up_in_a_checkpoint(tmp_path, monkeypatch, what, how, message):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(what, how)
+        with pytest.raises(it.CheckpointError, match=message + ".*earlier checkpoints are as they were"):
+            train(tmp_path, run_dir=run)
+    assert not [path for path in (run / "checkpoints").iterdir() if path.suffix != ".lock"]
+
+
+def test_metrics_that_cannot_be_written(tmp_path, monkeypatch):
+    file = MetricsFile(tmp_path / "run")
+    file.write({"loss": 1.0}, step=1, epoch=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", full)
+        with pytest.raises(it.OutputError, match=r"no room for .*metrics\.jsonl .*or choose another run_dir"):
+            file.write({"loss": 1.0}, step=2, epoch=0)
+    file.close()
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(it.OutputError, match=r"taken/metrics\.jsonl could not be written .*Choose another run_dir"):
+        MetricsFile(tmp_path / "taken")
 
 
 class Malicious:
@@ -172,11 +254,9 @@ class Malicious:
 
 def test_a_checkpoint_runs_no_code(tmp_path, checkpoint):
     path = checkpoint / "training_state.pt"
-    size = path.stat().st_size
-    torch.save({"optimizers": [Malicious()]}, path, pickle_protocol=pickle.DEFAULT_PROTOCOL)
-    path.write_bytes(path.read_bytes().ljust(size, b"\0")[: max(size, path.stat().st_size)])
+    torch.save({"optimizers": [Malicious()]}, path)
     (checkpoint / "interpretune-manifest.json").write_text(
-        (checkpoint / "interpretune-manifest.json").read_text().replace(str(size), str(path.stat().st_size))
+        json.dumps({file.name: (file.stat().st_size, file_sha256(file)) for file in map(checkpoint.joinpath, FILES)})
     )
     with pytest.raises(it.CheckpointError, match="cannot be read"):
         resume(of(tmp_path), checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+import interpretune as it
 from interpretune_lightning.whole_files import WholeFiles, checkpoint_plugins
 from tests.lightning.killed_training import train
 from tests.other_process import run_script
@@ -40,3 +42,47 @@ def test_plugins_of_the_user_stay():
     first, second = checkpoint_plugins({"plugins": [other], "strategy": "ddp"})
     assert first is other
     assert isinstance(second, WholeFiles)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The folder of a training with checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(folder, run_dir=folder / "run")
+    return folder / "run"
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, run):
+    """By content: a flipped bit in a weight makes another weight, and torch looks at no checksum."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    weights = torch.load(last, weights_only=True)["state_dict"]
+    name, weight = max(weights.items(), key=lambda item: item[1].numel())
+    at = content.index(weight.numpy().tobytes()[:64])
+    content[at] ^= 1
+    last.write_bytes(content)
+    assert not torch.equal(torch.load(last, weights_only=True)["state_dict"][name], weight)
+    with pytest.raises(it.CheckpointError, match=r"last\.ckpt is damaged: its part .* has another content"):
+        train(tmp_path, run_dir=folder, resume_from="last")
+    last.write_bytes(content[: len(content) // 2])
+    with pytest.raises(it.CheckpointError, match=r"last\.ckpt is damaged or no checkpoint"):
+        train(tmp_path, run_dir=folder, resume_from="last")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
+def test_a_disk_that_fills_up_leaves_the_earlier_one(tmp_path, monkeypatch, error):
+    place = tmp_path / "last.ckpt"
+    WholeFiles().save_checkpoint({"step": 1}, place)
+    before = place.read_bytes()
+
+    def half(_, checkpoint, path, options=None):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", half)
+    with pytest.raises(it.CheckpointError, match=r"last\.ckpt could not be written .*Free some space"):
+        WholeFiles().save_checkpoint({"step": 2}, place)
+    assert place.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

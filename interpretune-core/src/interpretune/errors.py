@@ -125,6 +125,10 @@ class CacheError(InterpretuneError, OSError):
     """A cache folder cannot be read or written."""
 
 
+class OutputError(InterpretuneError, OSError):
+    """A figure, a summary or a log cannot be written."""
+
+
 class StoreError(InterpretuneError, RuntimeError):
     """A result store cannot be written or read, is damaged, or belongs to another run."""
 

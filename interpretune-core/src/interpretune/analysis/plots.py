@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
+from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -16,8 +18,13 @@ from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.direction import CORRECT, direction_of
 from interpretune.analysis.finite import check_stored
 from interpretune.analysis.metrics import LatentMetrics, effect_correlations, names_with
+from interpretune.plain_files import read_plain
+from interpretune.whole_file import output_file
 
 FIGURE_DIR = Path("figures")
+PLOTLY = "plotly.min.js"
+"""The script that all figures of a folder share."""
+ELSEWHERE = "choose another folder with `figure_dir`"
 LABELLED = 5
 """Latents named in an effect plot, for each sign."""
 
@@ -39,18 +46,30 @@ def show_or_save(figure: go.Figure, name: str, figure_dir: Path | None = None) -
 
     Returns:
         The file, or None if the figure was shown.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
     if figure_dir is None and in_notebook():
         figure.show()
         return None
     folder = figure_dir or FIGURE_DIR
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.html"
-    partial = path.with_suffix(".partial")
-    figure.write_html(partial, include_plotlyjs="directory")
-    partial.replace(path)
+    _write_plotly(folder / PLOTLY)
+    with output_file(path, ELSEWHERE) as partial:
+        partial.write_text(figure.to_html(include_plotlyjs="directory"), encoding="utf-8")
     print(f"figure: {path}")
     return path
+
+
+def _write_plotly(path: Path) -> None:
+    """Put plotly's script beside the figures, which are blank without; one that was cut short is written again."""
+    content = get_plotlyjs().encode("utf-8")
+    with suppress(OSError):
+        if read_plain(path, len(content)) == content:
+            return
+    with output_file(path, ELSEWHERE) as partial:
+        partial.write_bytes(content)
 
 
 def plot_latent_effects(

@@ -38,8 +38,8 @@ def offline_model(cache_dir: str | Path | None = None) -> Path:
 
 
 def is_cached(cache_dir: str | Path | None = None) -> bool:
-    """Whether the converted model is there and whole."""
-    return is_whole(_folder(cache_dir))
+    """Whether the converted model is there, by the sizes of its files."""
+    return is_whole(_folder(cache_dir), by_content=False)
 
 
 def _folder(cache_dir: str | Path | None) -> Path:

@@ -37,6 +37,7 @@ from interpretune.profiling import peak_memory_bytes
 from interpretune.session import ITSession, ITSessionConfig, it_init, it_session_end
 from interpretune.stack import ExecutionContext, build_context
 from interpretune.tokenization import load_tokenizer
+from interpretune.whole_file import output_file
 
 if TYPE_CHECKING:
     from interpretune.module import ITModule
@@ -145,9 +146,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         tabulate([[k, v] for k, v in summary["seconds"].items()], headers=["part", "seconds"]), highlight=False
     )
     console.print(f"peak memory: {summary['peak_memory_mib']} MiB; threads: {summary['threads']}", highlight=False)
-    partial = written.with_suffix(".partial")
-    partial.write_text(json.dumps(without_credentials(summary), indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(written)
+    with output_file(written, "name another folder with --output") as partial:
+        partial.write_text(json.dumps(without_credentials(summary), indent=1, allow_nan=False), encoding="utf-8")
     console.print(
         f"written to {options.output}: figures, a store of results for each mode, summary.json",
         highlight=False,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Container, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from interpretune.cache_folder import build_once, is_whole
+from interpretune.cache_folder import MANIFEST, build_once, damage_of, is_whole
 from interpretune.declaration import Level
-from interpretune.errors import CheckpointError
+from interpretune.errors import CacheError, CheckpointError
 from interpretune.loops.config import LAST, FitState
+from interpretune.whole_file import why_not_written
 
 if TYPE_CHECKING:
     from interpretune.contributions import OptimizerSetup
@@ -123,21 +126,34 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        CheckpointError: It cannot be written.
     """
+    place = run_dir / FOLDER / checkpoint_name(state)
     about = {"identity": attrs_asdict(Identity.of(module)), "state": asdict(state)}
 
+    weights = _weights(module)
+    training = {
+        "classes": _class_names(setup),
+        "optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
+        "schedulers": [item.scheduler.state_dict() for item in setup.schedulers],
+        "extra": dict(extra),
+    }
+
     def write(folder: Path) -> None:
-        save_file(_weights(module), folder / WEIGHTS)
-        training = {
-            "classes": _class_names(setup),
-            "optimizers": [optimizer.state_dict() for optimizer in setup.optimizers],
-            "schedulers": [item.scheduler.state_dict() for item in setup.schedulers],
-            "extra": dict(extra),
-        }
+        save_file(weights, folder / WEIGHTS)
         torch.save(training, folder / TRAINING_STATE)
         (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
-    return build_once(run_dir / FOLDER / checkpoint_name(state), write)
+    try:
+        return build_once(place, write)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the system says
+        cause = error.__cause__ if isinstance(error, CacheError) and error.__cause__ is not None else error
+        raise CheckpointError(
+            f"{why_not_written(place, cause, 'choose another run_dir')} Nothing half-written was left, and earlier "
+            "checkpoints are as they were: resume_from='last' goes on from there."
+        ) from error
 
 
 def checkpoint_name(state: FitState) -> str:
@@ -146,27 +162,54 @@ def checkpoint_name(state: FitState) -> str:
 
 
 def whole_checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run that are whole, oldest first."""
-    return sorted(folder for folder in (run_dir / FOLDER).glob("step=*") if folder.is_dir() and is_whole(folder))
+    """The checkpoints of a run whose files are there with their sizes, oldest first; contents are not looked at."""
+    return [folder for folder in _checkpoints(run_dir) if is_whole(folder, by_content=False)]
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return sorted(folder for folder in (run_dir / FOLDER).glob("step=*") if folder.is_dir())
 
 
 def find_checkpoint(resume_from: str | Path, run_dir: Path | None) -> Path | None:
-    """The checkpoint to resume from; None where ``last`` is asked for and there is none.
+    """The checkpoint to resume from, whose content is what was written; None: ``last`` is asked for, and there is none.
+
+    ``last`` passes over damaged ones, and a warning says so.
 
     Raises:
-        CheckpointError: The named checkpoint is absent or cut short.
+        CheckpointError: The named checkpoint is absent or damaged, or all are.
     """
     if str(resume_from) == LAST:
         if run_dir is None:
             raise CheckpointError("resume_from='last' needs run_dir, the folder of the run to go on with.")
-        return next(reversed(whole_checkpoints(run_dir)), None)
+        return _newest_whole(run_dir)
     folder = Path(resume_from).expanduser()
-    if not is_whole(folder):
+    if not folder.is_dir() or not os.path.lexists(folder / MANIFEST):
         raise CheckpointError(
             f"{folder} is no whole checkpoint. Name a folder step=... in the folder {FOLDER!r} of a run, or write "
             "'last'."
         )
+    if (damage := damage_of(folder)) is not None:
+        raise CheckpointError(
+            f"{folder} is no whole checkpoint and cannot be read: {damage}. Resume from another one, or write 'last' "
+            "for the newest that is whole."
+        )
     return folder
+
+
+def _newest_whole(run_dir: Path) -> Path | None:
+    passed: list[str] = []
+    for folder in reversed(_checkpoints(run_dir)):
+        damage = damage_of(folder)
+        if damage is None:
+            if passed:
+                warnings.warn(f"{'; '.join(passed)}. Going on from {folder.name}.", stacklevel=4)
+            return folder
+        passed.append(f"the checkpoint {folder} is damaged: {damage}")
+    if passed:
+        raise CheckpointError(
+            f"{run_dir} has no checkpoint that is whole: {'; '.join(passed)}. Begin anew in another run_dir."
+        )
+    return None
 
 
 def load_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -12,7 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
+from interpretune.plain_files import open_plain
+from interpretune.whole_file import output_file, writing
+
 METRICS_FILE = "metrics.jsonl"
+ELSEWHERE = "choose another run_dir"
 
 
 class MetricLog:
@@ -80,24 +85,32 @@ class MetricsFile:
     """
 
     def __init__(self, run_dir: Path, records: int = 0) -> None:
-        """Open the file and keep its first ``records`` lines: a resumed run writes the later ones again."""
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / METRICS_FILE
+        """Open the file and keep its first ``records`` lines: a resumed run writes the later ones again.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self._path = path = run_dir / METRICS_FILE
         kept = []
-        if path.exists():
-            with path.open(encoding="utf-8") as file:
-                kept = list(islice(file, records))
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            partial.replace(path)
+        with writing(path, ELSEWHERE):
+            if path.exists():
+                with io.TextIOWrapper(open_plain(path), encoding="utf-8") as file:
+                    kept = list(islice(file, records))
+            with output_file(path, ELSEWHERE) as partial:
+                partial.write_text("".join(kept), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8", buffering=1)
         self.records = len(kept)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, metrics: Mapping[str, float], *, step: int, epoch: int) -> None:
-        """Append one record; JSON knows no NaN and no infinity, so that they become null."""
+        """Append one record; JSON knows no NaN and no infinity, so that they become null.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
         about = {"step": step, "epoch": epoch, "time": round(time.time(), 3)}
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({**about, **values, **about}, allow_nan=False) + "\n")
+        with writing(self._path, ELSEWHERE):
+            self._file.write(json.dumps({**about, **values, **about}, allow_nan=False) + "\n")
         self.records += 1
 
     def close(self) -> None:

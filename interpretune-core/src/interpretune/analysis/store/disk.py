@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from interpretune.errors import StoreBusyError, StoreError
+from interpretune.whole_file import FORBIDDEN, FULL, PARTIAL
+from interpretune.whole_file import whole_file as file_that_appears_whole
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 64 << 20
 """The largest manifest that is read."""
 SHARDS, JOURNAL, TABLES, LOCKS = "shards", "journal", "tables", "locks"
-PARTIAL = ".partial"
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -44,12 +41,12 @@ def write_refused(path: Path, error: OSError) -> StoreError:
     """The error of a file or folder that the operating system did not let us write."""
     reason = error.strerror or str(error)
     kept = "What was written before is kept and can be read."
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StoreError(
             f"There is no room for {path} ({reason}). {kept} Free some space and start the same run again: it goes on "
             "where it stopped."
         )
-    if error.errno in _FORBIDDEN:
+    if error.errno in FORBIDDEN:
         return StoreError(
             f"{path} may not be written ({reason}). {kept} Choose a folder that you may write, or change the rights of "
             f"{path.parent}."
@@ -68,33 +65,16 @@ def read_refused(path: Path, error: Exception) -> StoreError:
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A file that appears at its place when it is whole, and not otherwise.
-
-    Args:
-        path: Final place.
-        durable: Wait until it is on the disk. Without, a killed process loses nothing, a power cut the last seconds.
-
-    Yields:
-        The place to write it to.
+    """A file of a store that appears at its place when it is whole, see ``interpretune.whole_file``.
 
     Raises:
         StoreError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        try:
+        with file_that_appears_whole(path, durable=durable) as partial:
             yield partial
-            if durable:
-                _sync(partial)
-            partial.replace(path)
-            if durable and os.name == "posix":  # elsewhere folders cannot be opened
-                _sync(path.parent)
-        except OSError as error:
-            raise write_refused(path, error) from error
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise write_refused(path, error) from error
 
 
 def make_folders(folder: Path) -> None:
@@ -187,11 +167,3 @@ def holding_manifest(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
