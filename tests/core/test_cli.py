@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+import interpretune as it
 from interpretune.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
+from interpretune.errors import add_note
 
 
 def test_adapters_as_json_has_every_column_and_names_a_missing_requirement(adapter_of, capsys):
@@ -181,3 +183,14 @@ def test_help_shows_each_default_once(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "rows in a batch (default: 4)" in text
     assert "(default: None)" not in text
+
+
+def test_what_is_noted_at_an_error_is_told(monkeypatch, capsys):
+    def fail(options):
+        error = it.AnalysisError("no room")
+        add_note(error, "and a second one")
+        raise error
+
+    monkeypatch.setattr("interpretune.cli._adapters", fail)
+    assert main(["adapters"]) == EXIT_ERROR
+    assert capsys.readouterr().err == "error: AnalysisError: no room\nand a second one\n"

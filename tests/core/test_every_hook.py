@@ -316,9 +316,16 @@ def test_it_report_latents(
 ) -> None:
     answers.given = {"latent_models": [RandomDictionary("layers.1.resid_post")]}
     adapter_of("source", level="latents", body=f"@it.hookimpl\ndef it_configure_latents(self):\n    return {GIVEN}")
+    noted = "calls = []\n" + "".join(
+        f"@it.hookimpl\ndef it_{verb}_analysis(self, analysis):\n    self.calls.append(({verb!r}, analysis.name))\n"
+        for verb in ("open", "run", "close")
+    )
+    adapter_of("listener", body=noted)
     plugin = stranger("it.ReportSection(adapter='stranger', title='How it went', rows=[{'loss': 17.5}])")
-    _, printed = demo("source", "stranger")
+    listener = build_context(("listener",)).adapters[-1].plugin
+    _, printed = demo("source", "stranger", "listener")
     assert len(plugin.calls) == 1
+    assert set(listener.calls) == {(verb, str(mode)) for verb in ("open", "run", "close") for mode in AnalysisMode}
     assert "How it went" in printed
     assert "17.5" in printed
 

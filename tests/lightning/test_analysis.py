@@ -112,6 +112,8 @@ def test_results_that_several_processes_would_keep_apart_are_refused(tmp_path):
         module.test_step(batch, 0)
     with pytest.raises(it.AnalysisError, match="runs in 2 processes"):
         run_analysis_step(module, next(iter(session["datamodule"].val_dataloader())), 0, cfg)
+    store = AnalysisRunner(**session, root=tmp_path / "stores").run({"a": AnalysisCfg()})["a"]  # these join in a folder
+    assert store.complete
 
 
 @pytest.mark.parametrize(("processes", "n_rows"), [(2, 7), (3, 10)])

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except InterpretuneError as error:
-        print(text_without_credentials(f"error: {type(error).__name__}: {error}"), file=sys.stderr)
+        told = "\n".join([f"error: {type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+        print(text_without_credentials(told), file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)
