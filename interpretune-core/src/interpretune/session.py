@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import new_class
 from typing import Any
 
+from interpretune.config.checked import CheckedConfig
 from interpretune.config.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import ITConfig
@@ -20,7 +21,7 @@ from interpretune.step_routing import route_steps
 
 
 @dataclass(kw_only=True)
-class ITSessionConfig:
+class ITSessionConfig(CheckedConfig, checks_types=True):
     """What a session is made of.
 
     Attributes:
@@ -32,7 +33,7 @@ class ITSessionConfig:
         module_cfg: The module's configuration.
     """
 
-    adapter_ctx: Sequence[str] = ("core",)
+    adapter_ctx: str | Sequence[str] = ("core",)
     datamodule_cls: type = ITDataModule
     module_cls: type = ITModule
     shared_cfg: ITSharedConfig | None = None

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from interpretune.config.checked import CheckedConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError
 
 
 @dataclass(kw_only=True)
-class PromptConfig:
+class PromptConfig(CheckedConfig, checks_types=True):
     """How the text fields of a row become a prompt: first field + ``ctx_question_join`` + second field + suffix.
 
     Attributes:
@@ -44,7 +45,7 @@ class PromptConfig:
 
 
 @dataclass(kw_only=True)
-class ITDataModuleConfig(ITSharedConfig):
+class ITDataModuleConfig(ITSharedConfig, checks_types=True):
     """Configuration of an ``ITDataModule``; subclass it with ``@dataclass(kw_only=True)`` to add fields.
 
     Attributes:

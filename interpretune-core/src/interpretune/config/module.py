@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interpretune.config.checked import CheckedConfig
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class HFFromPretrainedConfig:
+class HFFromPretrainedConfig(CheckedConfig, checks_types=True):
     """How a Hugging Face model is loaded.
 
     Attributes:
@@ -34,7 +35,7 @@ class HFFromPretrainedConfig:
 
 
 @dataclass(kw_only=True)
-class HFGenerationConfig:
+class HFGenerationConfig(CheckedConfig, checks_types=True):
     """Arguments of generation with a Hugging Face model.
 
     Attributes:
@@ -54,7 +55,7 @@ class HFGenerationConfig:
 
 
 @dataclass(kw_only=True)
-class GenerativeClassificationConfig:
+class GenerativeClassificationConfig(CheckedConfig, checks_types=True):
     """Classification by generated answers.
 
     Attributes:
@@ -69,7 +70,7 @@ class GenerativeClassificationConfig:
 
 
 @dataclass(kw_only=True)
-class AutoCompConfig:
+class AutoCompConfig(CheckedConfig):
     """Composes the configuration classes of a session from the stacked adapters and the user's mixins.
 
     Attributes:
@@ -106,7 +107,7 @@ def keeps_unknown_fields(cls: type) -> type:
 
 @keeps_unknown_fields
 @dataclass(kw_only=True)
-class ITConfig(ITSharedConfig):
+class ITConfig(ITSharedConfig, checks_types=True):
     """Configuration of an ``ITModule``; adapters add fields to it when they are stacked.
 
     Attributes:

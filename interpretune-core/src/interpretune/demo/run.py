@@ -22,6 +22,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.quality import measure_latent_quality
 from interpretune.cache_folder import cache_root
+from interpretune.config.checked import CheckedConfig
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
@@ -51,7 +52,7 @@ MIB = 1024 * 1024
 
 
 @dataclass(kw_only=True)
-class DemoOptions:
+class DemoOptions(CheckedConfig, checks_types=True):
     """What the command line of the demo sets.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from attrs import field as attrs_field
 from attrs import frozen
 
+from interpretune.config.checked import CheckedConfig
 from interpretune.errors import ConfigurationError
 
 LAST = "last"
@@ -17,7 +18,7 @@ LAST = "last"
 
 
 @dataclass(kw_only=True)
-class EarlyStopping:
+class EarlyStopping(CheckedConfig, checks_types=True):
     """Stop when a metric of the validation no longer gets better; its best checkpoint is kept.
 
     Attributes:
@@ -48,7 +49,7 @@ class EarlyStopping:
 
 
 @dataclass(kw_only=True)
-class LoopConfig:
+class LoopConfig(CheckedConfig, checks_types=True):
     """What ``fit``, ``validate``, ``test`` and ``predict`` do; trainers of other libraries know these names.
 
     Attributes:
