@@ -1,7 +1,7 @@
 from . import analysis
 from .cache_folder import build_once, cache_root
 from .classification import ClassificationModule
-from .config.checked import CheckedConfig
+from .config.checked import CheckedConfig, Positive, Seed
 from .config.datamodule import ITDataModuleConfig, PromptConfig
 from .config.module import (
     AutoCompConfig,
@@ -102,11 +102,13 @@ __all__ = [
     "OptimizerSetup",
     "OutputError",
     "PlanError",
+    "Positive",
     "ProfilerHooksMixin",
     "PromptConfig",
     "ReplayRefusedError",
     "ReportSection",
     "SchedulerSetup",
+    "Seed",
     "StackError",
     "StepModule",
     "StoreBusyError",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interpretune import CheckedConfig, ITConfig
+from interpretune import CheckedConfig, ITConfig, Positive, Seed
 
 if TYPE_CHECKING:
     from sae_lens import SAEConfig
@@ -70,7 +70,7 @@ class SAELensCustomConfig(SAELensSpliceConfig, checks_types=True):
     """
 
     cfg: SAEConfig | dict[str, Any]
-    seed: int = 0
+    seed: Seed = 0
     dead_feature_window: int = 1000
 
 
@@ -99,16 +99,16 @@ class SAELensTrainConfig(SAELensSpliceConfig, checks_types=True):
     """
 
     hook_name: str
-    d_sae: int = 1024
+    d_sae: Positive = 1024
     architecture: str = "standard"
     architecture_args: dict[str, Any] | None = None
-    buffer_samples: int = 60_000
-    answer_repeats: int = 8
-    training_steps: int = 600
-    batch_size: int = 512
+    buffer_samples: Positive = 60_000
+    answer_repeats: Positive = 8
+    training_steps: Positive = 600
+    batch_size: Positive = 512
     lr: float = 2e-3
     trainer_args: dict[str, Any] | None = None
-    seed: int = 0
+    seed: Seed = 0
     cache_dir: str | Path | None = None
 
     @property

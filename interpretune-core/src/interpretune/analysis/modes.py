@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.latent_model import activation_name, layer_of
-from interpretune.config.checked import CheckedConfig
+from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
     base_logit_diffs: Sequence[Tensor] | None = None
     answer_indices: Sequence[Tensor] | None = None
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
-    row_budget: int | None = None
+    row_budget: Positive | None = None
     self_check: bool = True
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import types
 import typing
@@ -12,7 +13,9 @@ from difflib import get_close_matches
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union
+
+from attrs import frozen
 
 from interpretune.config.field_types import InMemory, declared_field, field_descriptions
 from interpretune.credentials import text_without_credentials
@@ -21,6 +24,22 @@ from interpretune.errors import ConfigurationFieldError
 SHOWN = 120
 """Characters of a value that are shown."""
 PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, type(None))
+
+
+@frozen
+class Between:
+    """Bounds of a number, both included, in the type of a field: ``Annotated[int, Between(1)]``."""
+
+    lowest: float
+    highest: float = math.inf
+
+    def __str__(self) -> str:
+        return f"from {self.lowest:,}" + (f" to {self.highest:,}" if self.highest < math.inf else "")
+
+
+Positive = Annotated[int, Between(1)]
+Seed = Annotated[int, Between(-(2**63), 2**64 - 1)]
+"""What torch takes as a seed."""
 
 
 @dataclass(kw_only=True)
@@ -83,8 +102,9 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, part) for part in args)
     if origin is typing.Literal:
         return any(value == part and type(value) is type(part) for part in args)
-    if origin is typing.Annotated:
-        return fits(value, args[0])
+    if origin is Annotated:
+        bounds = [item for item in args[1:] if isinstance(item, Between)]
+        return fits(value, args[0]) and all(item.lowest <= value <= item.highest for item in bounds)
     if origin is type or hint is type:
         return isinstance(value, type)
     if origin is Callable or hint is Callable or origin is type(Callable):
@@ -115,6 +135,8 @@ def _is_of(value: Any, kind: Any, args: tuple[Any, ...]) -> bool:
         )
     if kind is not str and issubclass(kind, Iterable) and kind.__module__ in ("builtins", "collections.abc"):
         return _is_series(value, kind, args)
+    if kind is str:
+        return isinstance(value, (str, os.PathLike))
     return isinstance(value, kind)
 
 
@@ -143,6 +165,8 @@ def _words(hint: Any) -> str:
     if inspect.isclass(hint) and not typing.get_args(hint):
         return "nothing (None)" if hint is type(None) else hint.__name__
     args = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return " ".join([_words(args[0]), *map(str, args[1:])])
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_words, args))).replace("InMemory", "an object of its own kind")
     return str(hint).replace("typing.", "").replace("collections.abc.", "").replace("interpretune.", "")

@@ -59,7 +59,7 @@ def field_descriptions(cls: type) -> dict[str, str]:
 def _resolve(annotation: Any, names: Mapping[str, Any]) -> Any:
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
-        return typing.get_type_hints(holder, {}, _Names(names))["it"]
+        return typing.get_type_hints(holder, {}, _Names(names), include_extras=True)["it"]
     except (TypeError, AttributeError, SyntaxError, NameError):  # what only type checkers understand
         return InMemory
 

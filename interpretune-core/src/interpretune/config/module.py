@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interpretune.config.checked import CheckedConfig
+from interpretune.config.checked import CheckedConfig, Seed
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -142,10 +143,10 @@ class ITConfig(ITSharedConfig, checks_types=True):
     num_labels: int = 0
     optimizer_init: dict[str, Any] | None = None
     lr_scheduler_init: dict[str, Any] | None = None
-    device: str | None = None
+    device: str | torch.device | None = None
     freeze: bool | None = None
     profile_memory: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def freezes_model(self) -> bool:

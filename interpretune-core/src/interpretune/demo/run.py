@@ -103,10 +103,10 @@ class Stopwatch:
     def part(self, name: str, console: Console) -> Iterator[None]:
         """Time a block; on a terminal show that it is running."""
         start = time.perf_counter()
-        console.print(f"[dim]{name} ...[/dim]")
+        console.print(f"{name} ...", style="dim", markup=False)
         yield
         self.seconds[name] = round(time.perf_counter() - start, 1)
-        console.print(f"[dim]{name}: {self.seconds[name]} s[/dim]")
+        console.print(f"{name}: {self.seconds[name]} s", style="dim", markup=False)
 
 
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
@@ -152,6 +152,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     console.print(
         f"written to {options.output}: figures, a store of results for each mode, summary.json",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     return summary
