@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 NO_TABLE = (ValueError, TypeError, OverflowError, AttributeError, RecursionError, pa.ArrowException)
 """What making columns of rows raises."""
+DEEPEST = 32
+"""Levels of lists and mappings in a row; what is nested by the hundred, tables take for ever to make."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a known context length report a number far above this one."""
 
@@ -127,7 +130,14 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
         raise DataError(f"{where} is no JSON: {found}. A JSONL file has one object a line.") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} is {_short(row)}; a JSONL file has one object a line.")
+    if _is_deeper(row, DEEPEST):
+        raise DataError(f"{where} has values that are nested more than {DEEPEST} deep, which no table holds.")
     return row
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 def _short(value: Any) -> str:
@@ -198,4 +208,10 @@ def encode_prompts(
         return dict(sanitize_input_name(tokenizer.model_input_names, features))
 
     options = {name: value for name, value in cfg.prepare_data_map_cfg.items() if name != "batched"}
+    try:
+        inspect.signature(dataset.map).bind(encode, with_indices=True, load_from_cache_file=False, **options)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"ITDataModuleConfig.prepare_data_map_cfg does not fit: {error}. It takes arguments of Dataset.map."
+        ) from error
     return dataset.map(encode, with_indices=True, load_from_cache_file=False, **options)

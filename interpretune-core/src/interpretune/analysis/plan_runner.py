@@ -24,6 +24,7 @@ from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.store import AnalysisStore
 from interpretune.analysis.stored_run import StoredRun, describe_run
+from interpretune.config.checked import Positive, check_argument
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.loops.evaluate import eval_mode
 from interpretune.progress import progress_bar
@@ -104,16 +105,17 @@ class AnalysisRunner:
             model: The module, under framework adapters that call it so.
 
         Raises:
-            ConfigurationError: The module or the data module is missing, the limit is not positive, or the module has
-                an ``analysis_test_step`` of its own.
+            ConfigurationError: The module or the data module is missing, the limit is not positive, an argument has
+                another type, or the module has an ``analysis_test_step`` of its own.
         """
         owner = module if module is not None else model
         if owner is None or datamodule is None:
             raise ConfigurationError(
                 "AnalysisRunner needs a module and a data module: AnalysisRunner(**session, root=...)."
             )
-        if limit is not None and limit < 1:
-            raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
+        check_argument("AnalysisRunner: limit, a number of rows,", limit, Positive | None)
+        check_argument("AnalysisRunner: root, the folder of the stores,", root, str | Path)
+        check_argument("AnalysisRunner: seed", seed, int)
         if hasattr(owner, ANALYSIS_STEP):
             raise ConfigurationError(
                 f"{type(owner).__name__} defines {ANALYSIS_STEP}, and AnalysisRunner would pass it over: it runs "
@@ -220,6 +222,7 @@ class AnalysisRunner:
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
+        check_argument("AnalysisRunner: the analyses by name", analyses, Mapping[str, Analysis])
         cfgs = {name: _cfg_of(analysis) for name, analysis in analyses.items() if not isinstance(analysis, Plan)}
         made = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
         plans = {name: item if isinstance(item, Plan) else made[name] for name, item in analyses.items()}
@@ -236,7 +239,7 @@ class AnalysisRunner:
 
 
 def _cfg_of(analysis: AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
-    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=AnalysisMode(analysis))
+    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=analysis)  # type: ignore[arg-type]  # names become modes
 
 
 def _step(

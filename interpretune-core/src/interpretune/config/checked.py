@@ -95,13 +95,28 @@ def _check_arguments(cls: type, args: Sequence[Any], values: Mapping[str, Any]) 
             )
 
 
+def check_argument(where: str, value: Any, hint: Any) -> None:
+    """Refuse a value that is not one of a type.
+
+    Args:
+        where: What it is, in words.
+        value: The value.
+        hint: The type.
+
+    Raises:
+        ConfigurationFieldError: With the value and the type.
+    """
+    if not fits(value, hint):
+        raise ConfigurationFieldError(f"{where} is {shown(value)}; it takes {_words(hint)}.")
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is one for a field of some type; what cannot be told fits."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in args)
     if origin is typing.Literal:
-        return any(value == part and type(value) is type(part) for part in args)
+        return any(type(value) is type(part) and value == part for part in args)
     if origin is Annotated:
         bounds = [item for item in args[1:] if isinstance(item, Between)]
         return fits(value, args[0]) and all(item.lowest <= value <= item.highest for item in bounds)
@@ -162,11 +177,16 @@ def shown(value: Any) -> str:
 
 
 def _words(hint: Any) -> str:
-    if inspect.isclass(hint) and not typing.get_args(hint):
-        return "nothing (None)" if hint is type(None) else hint.__name__
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is Annotated:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is None or hint is type(None):
+        return "None"
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_words, args)))
+    if origin is Annotated:
         return " ".join([_words(args[0]), *map(str, args[1:])])
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_words, args))).replace("InMemory", "an object of its own kind")
-    return str(hint).replace("typing.", "").replace("collections.abc.", "").replace("interpretune.", "")
+    if hint is InMemory:
+        return "an object of its own kind"
+    if inspect.isclass(origin or hint) and not any(isinstance(item, list) for item in args):
+        name = (origin or hint).__name__
+        return f"{name}[{', '.join('...' if item is Ellipsis else _words(item) for item in args)}]" if args else name
+    return str(hint).replace("typing.", "").replace("collections.abc.", "")

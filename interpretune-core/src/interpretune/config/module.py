@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from interpretune.config.checked import CheckedConfig, Seed
+from interpretune.config.checked import Between, CheckedConfig, Seed
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class ITConfig(ITSharedConfig, checks_types=True):
     generative_step_cfg: GenerativeClassificationConfig = field(default_factory=GenerativeClassificationConfig)
     latent_models: Sequence[LatentModel] = ()
     train_latent_models: bool = False
-    num_labels: int = 0
+    num_labels: Annotated[int, Between(0)] = 0
     optimizer_init: dict[str, Any] | None = None
     lr_scheduler_init: dict[str, Any] | None = None
     device: str | torch.device | None = None

@@ -32,3 +32,8 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
     tokenizer_id_overrides: dict[str, int] = field(default_factory=dict)
     trust_remote_code: bool = False
     cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "tokenizer_name"):
+            value = getattr(self, name)
+            setattr(self, name, value if value is None else str(value))  # a path is a name as well
