@@ -24,7 +24,7 @@ from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.store import AnalysisStore
 from interpretune.analysis.stored_run import StoredRun, describe_run
-from interpretune.config.checked import Positive, check_argument
+from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.loops.evaluate import eval_mode
 from interpretune.progress import progress_bar
@@ -113,9 +113,11 @@ class AnalysisRunner:
             raise ConfigurationError(
                 "AnalysisRunner needs a module and a data module: AnalysisRunner(**session, root=...)."
             )
-        check_argument("AnalysisRunner: limit, a number of rows,", limit, Positive | None)
+        check_argument("AnalysisRunner: limit, a number of rows,", limit, int | None)
         check_argument("AnalysisRunner: root, the folder of the stores,", root, str | Path)
         check_argument("AnalysisRunner: seed", seed, int)
+        if limit is not None and limit < 1:
+            raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
         if hasattr(owner, ANALYSIS_STEP):
             raise ConfigurationError(
                 f"{type(owner).__name__} defines {ANALYSIS_STEP}, and AnalysisRunner would pass it over: it runs "
