@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from interpretune.analysis import AnalysisCache, AnalysisCfg, SaveCfg
 from interpretune.analysis.operations import find_operation, load_operations, plan_of
-from interpretune.config.checked import CheckedConfig, Positive, Seed
+from interpretune.config.checked import CheckedConfig, Seed
 
 if TYPE_CHECKING:
     from interpretune.analysis.operations import Operation, Plan
@@ -68,5 +68,5 @@ class RunnerOptions(CheckedConfig, checks_types=True):
     """
 
     root: str = "analyses"
-    limit: Positive | None = None
+    limit: int | None = None
     seed: Seed = 0
