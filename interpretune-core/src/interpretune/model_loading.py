@@ -16,6 +16,7 @@ from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.lora import add_lora
 from interpretune.plain_files import file_sha256
+from interpretune.put_back import random_state_put_back
 from interpretune.quantization import check_trainable, keep_weights_in_place, quantized_loading
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
     """
     model_class = _model_class(cfg)
     quantized = quantized_loading(cfg, device_of(cfg))
-    with torch.random.fork_rng():  # of new weights: a whole model, a classification head, LoRA matrices
+    with random_state_put_back():  # of new weights: a whole model, a classification head, LoRA matrices
         torch.manual_seed(cfg.seed)
         if cfg.hf_model is not None:
             model = cfg.hf_model

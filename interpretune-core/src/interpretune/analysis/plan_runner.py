@@ -27,7 +27,9 @@ from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.loops.evaluate import eval_mode
+from interpretune.model_lock import model_lock
 from interpretune.progress import progress_bar
+from interpretune.put_back import with_own_draws
 
 if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
@@ -256,8 +258,8 @@ def _step(
         devices = [module.device] if torch.device(module.device).type == "cuda" else []
 
         def compute(index: int) -> dict[str, Any]:
-            with torch.random.fork_rng(devices):
-                return shared.results(index)
+            with model_lock(module.model):  # before the turn of the draws, as whoever holds it and runs this does
+                return with_own_draws(partial(shared.results, index), devices)
 
         results = [
             analyse_batch(module, job.analysis.at_batch(number, sources["inputs"], partial(compute, index)))
@@ -294,6 +296,7 @@ def _batches(
             pin_memory=loader.pin_memory,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
+            generator=loader.generator or torch.Generator(),  # a loader without one moves torch's random state
         )
         yield from zip(sorted(wanted), part, strict=True)
         return
