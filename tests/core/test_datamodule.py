@@ -176,12 +176,17 @@ def test_force_prepares_again(settings, counting):
     assert counting.prepared == 2
 
 
-def test_a_truncated_data_set_is_prepared_again(settings, counting):
+def test_a_damaged_data_set_is_prepared_again(settings, counting):
+    """Cut short, or of the right size with a bit that is another."""
     first = ready(counting, **settings)
     arrow = next(Path(first.itdm_cfg.dataset_path).rglob("*.arrow"))
-    arrow.write_bytes(arrow.read_bytes()[:50])
-    assert len(ready(counting, **settings).dataset["validation"]) == 6
-    assert counting.prepared == 2
+    whole = arrow.read_bytes()
+    for damaged in (whole[:50], whole[:-600] + bytes([whole[-600] ^ 1]) + whole[-599:]):
+        arrow.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"was damaged \(.*\.arrow has .*it is made anew"):
+            again = ready(counting, **settings)
+        assert again.dataset["validation"]["input_ids"] == first.dataset["validation"]["input_ids"]
+    assert counting.prepared == 3
 
 
 def test_interrupted_preparation_leaves_nothing_and_restores_the_path(settings, own_cache):

@@ -250,16 +250,21 @@ def test_training_is_reproducible_whatever_the_global_generator(make: Make, tmp_
     assert torch.equal(*found)
 
 
-def test_a_truncated_cache_is_trained_again(make: Make, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_trained_again(make: Make, tmp_path: Path) -> None:
+    """Cut short, or of the right size with a bit that is another."""
     wanted = weights_of(make(recipe(training_steps=5)))[0]
     (folder,) = cached(tmp_path)
     weights = folder / "sae_weights.safetensors"
     whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
-    assert torch.equal(weights_of(make(recipe(training_steps=5)))[0], wanted)
-    assert weights.stat().st_size == len(whole)
+    for damaged in (whole[:-100], whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:]):
+        weights.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"was damaged \(sae_weights.safetensors has .*it is made anew"):
+            assert torch.equal(weights_of(make(recipe(training_steps=5)))[0], wanted)
+        assert weights.read_bytes() == whole
     (folder / "training-report.json").unlink()
-    assert make(recipe(training_steps=5)).module.latent_models[0].training_report["hook"] == PLACE
+    with pytest.warns(UserWarning, match=r"was damaged \(training-report.json cannot be read"):
+        session = make(recipe(training_steps=5))
+    assert session.module.latent_models[0].training_report["hook"] == PLACE
     assert cached(tmp_path) == [folder]
 
 

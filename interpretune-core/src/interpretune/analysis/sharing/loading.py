@@ -173,7 +173,8 @@ def _checked(folder: Path, name: str, limits: Limits, *, allow_incomplete: bool)
 
 def _size(folder: Path) -> int:
     """Bytes of the rows and tables of a store on the disk."""
-    return sum((folder / name).stat().st_size for name in places_in(folder) if belongs(name) and name != MANIFEST)
+    files = (folder / name for name in places_in(folder) if belongs(name) and name != MANIFEST)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextlib.contextmanager

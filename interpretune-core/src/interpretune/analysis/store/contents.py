@@ -192,7 +192,8 @@ def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -
         found = Rows.of_arrow(fields, schema)
         _check_layouts(piece.notes, found)
     except ValueError as error:
-        raise read_refused(Path(piece.name), error) from error
+        where = piece.path if isinstance(piece, ShardPiece) else Path(piece.name)
+        raise read_refused(where, error) from error
     if rows is not None and found.columns != rows.columns:
         unlike = next(name for name in rows.columns if found.columns[name] != rows.columns[name])
         raise StoreError(

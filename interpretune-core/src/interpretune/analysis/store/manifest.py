@@ -12,6 +12,7 @@ from typing import Any
 from attrs import field, frozen
 
 from interpretune.analysis.fields import Field
+from interpretune.analysis.store.declared import check_fields
 from interpretune.analysis.store.disk import MANIFEST, MANIFEST_BYTES, whole_file
 from interpretune.analysis.store.entries import ShardEntry, TableEntry
 from interpretune.analysis.store.manifest_reading import (
@@ -133,7 +134,7 @@ class Manifest:
             return cls._of_content(found)
         except KeyError as error:
             raise _damaged(path, f"it lacks {error}") from error
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(path, str(error) or type(error).__name__) from error
 
     @classmethod
@@ -153,6 +154,7 @@ class Manifest:
             tables=tuple(read_table(item, f"tables[{i}]") for i, item in lists["tables"]),
             core=text_of(found["core"], "core"),
         )
+        check_fields(manifest.fields)
         check_unlike(manifest.files)
         there = sum(item.n_batches for item in manifest.shards)
         if manifest.complete and there != manifest.n_batches:

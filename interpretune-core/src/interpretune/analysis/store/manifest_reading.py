@@ -81,8 +81,10 @@ def members(value: object, where: str, *names: str) -> Mapping[str, Any]:
         ValueError: It is something else.
     """
     if not isinstance(value, dict) or value.keys() != set(names):
-        found = value if not isinstance(value, dict) else f"a mapping of {', '.join(map(str, value))[:80] or 'nothing'}"
-        raise _wrong(where, found, f"a mapping of {', '.join(names)}")
+        wanted = f"a mapping of {', '.join(names)}"
+        if not isinstance(value, dict):
+            raise _wrong(where, value, wanted)
+        raise ValueError(f"{where} has {', '.join(map(str, value))[:80] or 'nothing'}, and {wanted} is expected")
     return value
 
 
@@ -120,7 +122,7 @@ def read_shard(value: object, where: str) -> ShardEntry:
             raise _wrong(at, span, "a list of start, stop and step")
         start, stop, step = (number(part, at, least) for part, least in zip(span, (0, 1, 1), strict=True))
         if stop <= start:
-            raise _wrong(at, f"a span from {start} to {stop}", "a start below its stop")
+            raise ValueError(f"{at} is a span from {start} to {stop}, and a start below its stop is expected")
         spans.append(range(start, stop, step))
     entry = ShardEntry(
         _inside(found["file"], SHARDS, where),
@@ -129,7 +131,7 @@ def read_shard(value: object, where: str) -> ShardEntry:
         _sha256(found["sha256"], where),
     )
     if not 1 <= entry.n_batches <= entry.rows:
-        raise _wrong(f"{where}.batches", f"{entry.n_batches} batches", f"1 to {entry.rows}, as it has so many rows")
+        raise ValueError(f"{where}.batches are {entry.n_batches}, and 1 to {entry.rows}, its rows, are expected")
     return entry
 
 
