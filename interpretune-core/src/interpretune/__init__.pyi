@@ -1,7 +1,6 @@
 from . import analysis
 from .cache_folder import build_once, cache_root
 from .classification import ClassificationModule
-from .config.checked import CheckedConfig, Positive, Seed
 from .config.datamodule import ITDataModuleConfig, PromptConfig
 from .config.module import (
     AutoCompConfig,
@@ -23,7 +22,6 @@ from .errors import (
     CacheError,
     CheckpointError,
     ConfigurationError,
-    ConfigurationFieldError,
     ContractVersionError,
     DataError,
     DuplicateAdapterError,
@@ -67,12 +65,10 @@ __all__ = [
     "AnalysisError",
     "AutoCompConfig",
     "CacheError",
-    "CheckedConfig",
     "CheckpointError",
     "ClassContribution",
     "ClassificationModule",
     "ConfigurationError",
-    "ConfigurationFieldError",
     "ContractVersionError",
     "DataError",
     "DuplicateAdapterError",
@@ -102,13 +98,11 @@ __all__ = [
     "OptimizerSetup",
     "OutputError",
     "PlanError",
-    "Positive",
     "ProfilerHooksMixin",
     "PromptConfig",
     "ReplayRefusedError",
     "ReportSection",
     "SchedulerSetup",
-    "Seed",
     "StackError",
     "StepModule",
     "StoreBusyError",

@@ -51,12 +51,7 @@ def _at_point(point: HookPoint, *, flat: bool = False, carried: bool = False) ->
 
 
 def _on_flat(edit: Edit) -> Edit:
-    def apply(activations: Tensor) -> Tensor:
-        flat = activations.flatten(2)
-        edited = edit(flat)
-        return activations if edited is flat else edited.reshape(activations.shape)
-
-    return apply
+    return lambda activations: edit(activations.flatten(2)).reshape(activations.shape)
 
 
 def _at_input(module: nn.Module) -> Hooked:
@@ -80,17 +75,10 @@ def hooked_point(point: HookPoint, edit: Edit) -> Iterator[None]:
     def apply(activations: Tensor, hook: HookPoint) -> Tensor:
         return edit(activations)
 
+    point.add_hook(apply)
+    handle = point.fwd_hooks[-1]
     try:
-        try:
-            point.add_hook(apply)
-            yield
-        finally:
-            _take_off(point, apply)
+        yield
     finally:
-        _take_off(point, apply)  # an interrupt may have come in the first
-
-
-def _take_off(point: HookPoint, hook: Any) -> None:
-    for handle in [handle for handle in point.fwd_hooks if handle.user_hook is hook]:
         handle.hook.remove()
         point.fwd_hooks.remove(handle)

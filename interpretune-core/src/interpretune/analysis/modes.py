@@ -11,7 +11,6 @@ from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.latent_model import activation_name, layer_of
-from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class AnalysisMode(str, Enum):
 
 
 @dataclass(kw_only=True)
-class AnalysisCfg(CheckedConfig, checks_types=True):
+class AnalysisCfg:
     """What an analysis does and where its results go.
 
     Attributes:
@@ -62,11 +61,11 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
 
     mode: AnalysisMode = AnalysisMode.clean_no_sae
     analysis_cache: AnalysisCache = field(default_factory=AnalysisCache)
-    names_filter: NamesFilter | str | Collection[str] | None = None
+    names_filter: NamesFilter | Collection[str] | None = None
     base_logit_diffs: Sequence[Tensor] | None = None
     answer_indices: Sequence[Tensor] | None = None
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
-    row_budget: Positive | None = None
+    row_budget: int | None = None
     self_check: bool = True
 
     def __post_init__(self) -> None:

@@ -6,13 +6,11 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from interpretune.config.checked import Between, CheckedConfig, Seed
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
-    import torch
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class HFFromPretrainedConfig(CheckedConfig, checks_types=True):
+class HFFromPretrainedConfig:
     """How a Hugging Face model is loaded.
 
     Attributes:
@@ -36,7 +34,7 @@ class HFFromPretrainedConfig(CheckedConfig, checks_types=True):
 
 
 @dataclass(kw_only=True)
-class HFGenerationConfig(CheckedConfig, checks_types=True):
+class HFGenerationConfig:
     """Arguments of generation with a Hugging Face model.
 
     Attributes:
@@ -56,7 +54,7 @@ class HFGenerationConfig(CheckedConfig, checks_types=True):
 
 
 @dataclass(kw_only=True)
-class GenerativeClassificationConfig(CheckedConfig, checks_types=True):
+class GenerativeClassificationConfig:
     """Classification by generated answers.
 
     Attributes:
@@ -71,7 +69,7 @@ class GenerativeClassificationConfig(CheckedConfig, checks_types=True):
 
 
 @dataclass(kw_only=True)
-class AutoCompConfig(CheckedConfig):
+class AutoCompConfig:
     """Composes the configuration classes of a session from the stacked adapters and the user's mixins.
 
     Attributes:
@@ -108,7 +106,7 @@ def keeps_unknown_fields(cls: type) -> type:
 
 @keeps_unknown_fields
 @dataclass(kw_only=True)
-class ITConfig(ITSharedConfig, checks_types=True):
+class ITConfig(ITSharedConfig):
     """Configuration of an ``ITModule``; adapters add fields to it when they are stacked.
 
     Attributes:
@@ -140,13 +138,13 @@ class ITConfig(ITSharedConfig, checks_types=True):
     generative_step_cfg: GenerativeClassificationConfig = field(default_factory=GenerativeClassificationConfig)
     latent_models: Sequence[LatentModel] = ()
     train_latent_models: bool = False
-    num_labels: Annotated[int, Between(0)] = 0
+    num_labels: int = 0
     optimizer_init: dict[str, Any] | None = None
     lr_scheduler_init: dict[str, Any] | None = None
-    device: str | torch.device | None = None
+    device: str | None = None
     freeze: bool | None = None
     profile_memory: bool = False
-    seed: Seed = 0
+    seed: int = 0
 
     @property
     def freezes_model(self) -> bool:

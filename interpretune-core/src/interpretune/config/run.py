@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from interpretune.analysis import AnalysisCache, AnalysisCfg, SaveCfg
 from interpretune.analysis.operations import find_operation, load_operations, plan_of
-from interpretune.config.checked import CheckedConfig, Seed
 
 if TYPE_CHECKING:
     from interpretune.analysis.operations import Operation, Plan
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class WrittenAnalysis(AnalysisCfg, checks_types=True):
+class WrittenAnalysis(AnalysisCfg):
     """An analysis as a file says it: a mode with its settings, and what runs beside it.
 
     Attributes:
@@ -58,7 +57,7 @@ class WrittenAnalysis(AnalysisCfg, checks_types=True):
 
 
 @dataclass(kw_only=True)
-class RunnerOptions(CheckedConfig, checks_types=True):
+class RunnerOptions:
     """How analyses are run.
 
     Attributes:
@@ -69,4 +68,4 @@ class RunnerOptions(CheckedConfig, checks_types=True):
 
     root: str = "analyses"
     limit: int | None = None
-    seed: Seed = 0
+    seed: int = 0

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interpretune.config.checked import CheckedConfig
-
 
 @dataclass(kw_only=True)
-class ITSharedConfig(CheckedConfig, checks_types=True):
+class ITSharedConfig:
     """Settings that a session copies into both the module's and the data module's configuration.
 
     A value set there takes precedence over the shared one.
 
     Attributes:
-        model_name_or_path: Hugging Face id, local folder, or GGUF file. (A model in memory is ``ITConfig.hf_model``.)
+        model_name_or_path: Hugging Face id, local folder, or GGUF file.
         task_name: Name of the task, free for users' classes to interpret.
         tokenizer_name: Id or folder of the tokenizer, if it is not the model's.
         tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
@@ -32,8 +30,3 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
     tokenizer_id_overrides: dict[str, int] = field(default_factory=dict)
     trust_remote_code: bool = False
     cache_dir: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("model_name_or_path", "tokenizer_name"):
-            value = getattr(self, name)
-            setattr(self, name, value if value is None else str(value))  # a path is a name as well

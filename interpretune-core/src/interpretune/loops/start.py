@@ -11,7 +11,6 @@ import torch
 
 from interpretune.errors import ConfigurationError
 from interpretune.loops.config import LoopConfig, LoopResult
-from interpretune.put_back import random_state_put_back
 from interpretune.session import it_init
 
 if TYPE_CHECKING:
@@ -105,7 +104,11 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with random_state_put_back():
+    before = random.getstate()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # without a list it warns of several devices
         random.seed(seed)
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(before)
