@@ -1,6 +1,7 @@
 from . import analysis
 from .cache_folder import build_once, cache_root
 from .classification import ClassificationModule
+from .config.checked import CheckedConfig, Positive, Seed
 from .config.datamodule import ITDataModuleConfig, PromptConfig
 from .config.module import (
     AutoCompConfig,
@@ -22,6 +23,7 @@ from .errors import (
     CacheError,
     CheckpointError,
     ConfigurationError,
+    ConfigurationFieldError,
     ContractVersionError,
     DataError,
     DuplicateAdapterError,
@@ -65,10 +67,12 @@ __all__ = [
     "AnalysisError",
     "AutoCompConfig",
     "CacheError",
+    "CheckedConfig",
     "CheckpointError",
     "ClassContribution",
     "ClassificationModule",
     "ConfigurationError",
+    "ConfigurationFieldError",
     "ContractVersionError",
     "DataError",
     "DuplicateAdapterError",
@@ -98,11 +102,13 @@ __all__ = [
     "OptimizerSetup",
     "OutputError",
     "PlanError",
+    "Positive",
     "ProfilerHooksMixin",
     "PromptConfig",
     "ReplayRefusedError",
     "ReportSection",
     "SchedulerSetup",
+    "Seed",
     "StackError",
     "StepModule",
     "StoreBusyError",

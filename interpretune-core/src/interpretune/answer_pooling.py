@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
+from interpretune.own_context import OwnContext
 from interpretune.tokenization import answer_positions
 
 HEADS = ("score", "classifier")
@@ -41,7 +42,7 @@ def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | 
     transformers takes the last token whose id is not that of padding. Where a row ends in a real token of that id (a
     closing ``<|endoftext|>`` that is the padding token too), that is a token too early, and where a batch of several
     rows meets a model without a padding id, an error. Here the mask decides: what the head gives at the answer position
-    stands at every position, whichever the model then takes.
+    stands at every position, whichever the model then takes. Forwards of other threads and contexts go by unchanged.
 
     Args:
         model: Any model; one whose head does not give logits at every position is left alone, as encoders are.
@@ -55,16 +56,17 @@ def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | 
     positions = answer_positions(torch.ones_like(tokens) if attention_mask is None else attention_mask)
 
     def spread(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
-        if logits.shape[:-1] != tokens.shape:
+        if not here.is_here() or logits.shape[:-1] != tokens.shape:
             return logits
         rows = torch.arange(len(logits), device=logits.device)
         return logits[rows, positions.to(logits.device)].unsqueeze(1).expand_as(logits)
 
-    handle = head.register_forward_hook(spread)
-    try:
-        yield
-    finally:
-        handle.remove()
+    with OwnContext() as here:
+        handle = head.register_forward_hook(spread)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def name_padding(model: nn.Module, pad_token_id: int | None) -> None:

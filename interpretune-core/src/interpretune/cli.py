@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
     demo.add_argument("--sae-release", help="release or folder of latent models (default: train two)")
-    demo.add_argument("--layers", type=int, nargs="+", help="layers with latent models (default: 1/2 and 3/4 up)")
+    demo.add_argument("--layers", type=_layer, nargs="+", help="layers with latent models (default: 1/2 and 3/4 up)")
     demo.add_argument(
         "--hook", default="hook_resid_post", help="place in a layer at which to train (default: %(default)s)"
     )
@@ -121,11 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table (default: %(default)s)")
     demo.add_argument(
         "--training-scale",
-        type=float,
+        type=_finite_positive,
         default=1.0,
         help="length of the training of latent models (default: %(default)s)",
     )
-    demo.add_argument("--seed", type=int, default=0, help="seed of everything that is trained (default: %(default)s)")
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of everything that is trained (default: %(default)s)")
     demo.add_argument(
         "--output", type=Path, default=Path("interpretune-demo"), help="folder for results (default: %(default)s)"
     )
@@ -149,6 +150,29 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not a number from 1")
+    return number
+
+
+def _layer(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is not the number of a layer, counted from 0")
+    return number
+
+
+def _seed(text: str) -> int:
+    from interpretune.config.checked import Seed, fits
+
+    number = int(text)
+    if not fits(number, Seed):
+        raise argparse.ArgumentTypeError(f"{text} is not a seed: a whole number below 2^64")
+    return number
+
+
+def _finite_positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
 
 
@@ -289,7 +313,7 @@ def _demo(options: argparse.Namespace) -> int:
     _quiet_libraries()
     from interpretune.demo.run import DemoOptions, run_demo
 
-    console: Console = Console(file=stream)
+    console: Console = Console(file=stream, markup=False)  # texts of users and adapters are no markup
     values = {name: value for name, value in vars(options).items() if name not in ("run", "json")}
     summary = run_demo(DemoOptions(**values), console)
     if options.json:
@@ -314,7 +338,7 @@ def _run(options: argparse.Namespace) -> int:
     from interpretune.commands.run import run_analyses
 
     try:
-        report = run_analyses(config, Console(stderr=True))
+        report = run_analyses(config, Console(stderr=True, markup=False))
     except KeyboardInterrupt:
         if config.dry_run:
             raise

@@ -163,7 +163,10 @@ class ITDataModule:
             "generator": None if shuffle else torch.Generator(),  # reading in order leaves torch's random state alone
             **self.itdm_cfg.dataloader_kwargs,
         }
-        return DataLoader(self.dataset[split], **options)
+        try:
+            return DataLoader(self.dataset[split], **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"ITDataModuleConfig.dataloader_kwargs does not fit: {error}.") from error
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of ``train``."""

@@ -61,6 +61,10 @@ class ConfigurationError(InterpretuneError, ValueError):
     """A session, module or data module is configured in a way that cannot work."""
 
 
+class ConfigurationFieldError(ConfigurationError, TypeError):
+    """A configuration class is given a field that it does not have, or a value of another type."""
+
+
 class DataError(InterpretuneError, ValueError):
     """A data set, a prompt or a batch is not what the configuration says it is."""
 

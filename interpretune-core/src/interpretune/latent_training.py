@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import HasDecoderNorms, HasSave, HasTrainingLoss, HasTrainingRule, LatentModel
 from interpretune.cache_folder import build_once
+from interpretune.config.checked import CheckedConfig
 from interpretune.errors import LatentModelError, TrainingError
 from interpretune.module import ITModule
 from interpretune.optimization import check_latent_models
@@ -29,7 +30,7 @@ ABOUT = "latent_model.json"
 
 
 @dataclass(kw_only=True)
-class LatentTrainingConfig:
+class LatentTrainingConfig(CheckedConfig, checks_types=True):
     """Fields for a module's configuration: ``AutoCompConfig(module_cfg_mixin=LatentTrainingConfig)``.
 
     Attributes:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interpretune.cache_folder import build_once, cache_root
+from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.lora import add_lora
 from interpretune.plain_files import file_sha256
+from interpretune.put_back import random_state_put_back
 from interpretune.quantization import check_trainable, keep_weights_in_place, quantized_loading
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
     """
     model_class = _model_class(cfg)
     quantized = quantized_loading(cfg, device_of(cfg))
-    with torch.random.fork_rng():  # of new weights: a whole model, a classification head, LoRA matrices
+    with random_state_put_back():  # of new weights: a whole model, a classification head, LoRA matrices
         torch.manual_seed(cfg.seed)
         if cfg.hf_model is not None:
             model = cfg.hf_model
@@ -149,8 +151,15 @@ def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
 
 
 def device_of(cfg: ITConfig) -> torch.device:
-    """The configured device, else CUDA where there is one, else the CPU."""
-    return torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The configured device, else CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigurationError: torch knows no device of this name.
+    """
+    try:
+        return torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigurationError(f"ITConfig.device is {cfg.device!r}, which is no device: {error}") from error
 
 
 def _from_pretrained(cfg: ITConfig, model_class: Any, quantized: Mapping[str, Any]) -> PreTrainedModel:
@@ -193,6 +202,7 @@ def import_object(path: str, where: str) -> Any:
     Raises:
         ConfigurationError: There is no such object; the message names the setting ``where``.
     """
+    check_argument(where, path, str)
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

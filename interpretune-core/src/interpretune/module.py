@@ -15,6 +15,7 @@ from interpretune.answer_pooling import name_padding
 from interpretune.errors import ConfigurationError
 from interpretune.labels import answer_ids, check_labels_have_answers
 from interpretune.logged_scalars import EPOCH_MEAN, LoggedScalars
+from interpretune.model_lock import model_lock
 from interpretune.tokenization import single_token_ids
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ class ITModule(nn.Module):
         """
         if args:
             batch = {"input_ids": args[0], **batch}
-        return self._hook.it_forward(module=self, batch=batch)
+        with model_lock(self.model):
+            return self._hook.it_forward(module=self, batch=batch)
 
     def it_generate(self, batch: Mapping[str, Any], **generation_kwargs: Any) -> Any:
         """Generate from a batch without labels.
@@ -178,7 +180,8 @@ class ITModule(nn.Module):
         Returns:
             An object with ``sequences`` ``[batch, pos + new]`` and ``logits``, a tuple of ``[batch, vocab]``.
         """
-        return self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+        with model_lock(self.model):
+            return self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
 
     def batch_to_device(self, batch: Any) -> Any:
         """Move a batch to the module's device."""
@@ -328,6 +331,10 @@ class ITModule(nn.Module):
     @property
     def backend(self) -> AnalysisBackend:
         """The object through which analyses reach into the model, created at its first use."""
-        if self._it_state.backend is None:
-            self._it_state.backend = self._hook.it_create_backend(module=self)
-        return self._it_state.backend
+        backend = self._it_state.backend
+        if backend is None:
+            with model_lock(self.model):
+                backend = self._it_state.backend
+                if backend is None:  # no other thread has made one meanwhile
+                    backend = self._it_state.backend = self._hook.it_create_backend(module=self)
+        return backend

@@ -158,7 +158,8 @@ def _build(recipe: Mapping[str, Any], where: str, first: Any) -> Any:
         raise ConfigurationError(
             f"{where} has no class_path; write {{'class_path': 'torch.optim.AdamW', 'init_args': {{}}}}."
         )
+    made = import_object(recipe["class_path"], where)
     try:
-        return import_object(recipe["class_path"], where)(first, **recipe.get("init_args", {}))
-    except TypeError as error:
+        return made(first, **recipe.get("init_args", {}))
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{where}: {recipe['class_path']} does not take its init_args: {error}.") from error

@@ -15,7 +15,7 @@ def progress_bar(console: Console | None = None, *, shown: bool = True) -> Progr
     """
     console = console or Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     from interpretune.config.datamodule import PromptConfig
 
+NO_TABLE = (ValueError, TypeError, OverflowError, AttributeError, RecursionError, pa.ArrowException)
+"""What making columns of rows raises."""
+DEEPEST = 32
+"""Levels of lists and mappings in a row; what is nested by the hundred, tables take for ever to make."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a known context length report a number far above this one."""
 
@@ -89,13 +95,54 @@ def _load_json(path: Path) -> datasets.Dataset:
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        loaded = datasets.Dataset.from_list(rows)
-    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise DataError(f"{path} is not a JSONL file with one object a line: {error}.") from error
-    if not rows:
+        text = path.read_text(encoding="utf-8-sig")  # some programs begin files with a mark of the byte order
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The data file {path} cannot be read as UTF-8 text: {error}.") from error
+    lines = [
+        (i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()
+    ]  # no other character ends one
+    if not lines:
         raise DataError(f"The data file {path} is empty. Write one JSON object a line.")
-    return loaded
+    rows = [_json_row(line, f"{path}, line {i}") for i, line in lines]
+    try:
+        return datasets.Dataset.from_list(rows)
+    except NO_TABLE as error:
+        first = bisect_left(range(len(rows)), True, key=lambda last: not _is_table(rows[: last + 1]))
+        raise DataError(
+            f"{path}, line {lines[first][0]} does not fit to the lines before: {error}. Write the same kind of value "
+            "in a field of all rows, and whole numbers below 2^63."
+        ) from error
+
+
+def _is_table(rows: Sequence[Mapping[str, Any]]) -> bool:
+    try:
+        datasets.Dataset.from_list(list(rows))
+    except NO_TABLE:
+        return False
+    return True
+
+
+def _json_row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        found = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{where} is no JSON: {found}. A JSONL file has one object a line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is {_short(row)}; a JSONL file has one object a line.")
+    if _is_deeper(row, DEEPEST):
+        raise DataError(f"{where} has values that are nested more than {DEEPEST} deep, which no table holds.")
+    return row
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inner)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _name(source: Any) -> str:
@@ -161,4 +208,10 @@ def encode_prompts(
         return dict(sanitize_input_name(tokenizer.model_input_names, features))
 
     options = {name: value for name, value in cfg.prepare_data_map_cfg.items() if name != "batched"}
+    try:
+        inspect.signature(dataset.map).bind(encode, with_indices=True, load_from_cache_file=False, **options)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"ITDataModuleConfig.prepare_data_map_cfg does not fit: {error}. It takes arguments of Dataset.map."
+        ) from error
     return dataset.map(encode, with_indices=True, load_from_cache_file=False, **options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import new_class
 from typing import Any
 
+from interpretune.config.checked import CheckedConfig, check_argument
 from interpretune.config.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import ITConfig
@@ -20,7 +21,7 @@ from interpretune.step_routing import route_steps
 
 
 @dataclass(kw_only=True)
-class ITSessionConfig:
+class ITSessionConfig(CheckedConfig, checks_types=True):
     """What a session is made of.
 
     Attributes:
@@ -32,7 +33,7 @@ class ITSessionConfig:
         module_cfg: The module's configuration.
     """
 
-    adapter_ctx: Sequence[str] = ("core",)
+    adapter_ctx: str | Sequence[str] = ("core",)
     datamodule_cls: type = ITDataModule
     module_cls: type = ITModule
     shared_cfg: ITSharedConfig | None = None
@@ -62,6 +63,7 @@ class ITSession(Mapping[str, Any]):
             InterpretuneError: A kind of it that says what is wrong: see ``build_context`` for adapters,
                 ``compose_module_cfg`` for configurations, ``load_hf_model`` for models.
         """
+        check_argument("The configuration of ITSession", session_cfg, ITSessionConfig)
         self.session_cfg = session_cfg
         self.context: ExecutionContext = build_context(session_cfg.adapter_ctx)
         shared = session_cfg.shared_cfg
@@ -107,8 +109,8 @@ def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any
         ConfigurationError: It is no class, or not one that can stand before the bases.
     """
     own_bases = user_class.__mro__[:-1] if isinstance(user_class, type) else ()
-    if not own_bases or any(base.__module__ == "builtins" for base in own_bases):
-        wanted = ITModule if kind == "module" else ITDataModule
+    wanted, other = (ITModule, ITDataModule) if kind == "module" else (ITDataModule, ITModule)
+    if not own_bases or other in own_bases or any(base.__module__ == "builtins" for base in own_bases):
         raise ConfigurationError(
             f"{kind}_cls is {user_class!r}. Give a class that derives from {wanted.__name__}, not an object: the "
             "session makes it."

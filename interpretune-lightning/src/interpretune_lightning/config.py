@@ -9,7 +9,7 @@ from interpretune import ITConfig
 
 
 @dataclass(kw_only=True)
-class ITLightningConfig(ITConfig):
+class ITLightningConfig(ITConfig, checks_types=True):
     """Module configuration with what ``fit``, ``validate``, ``test`` and ``predict`` hand to the Trainer.
 
     Attributes:

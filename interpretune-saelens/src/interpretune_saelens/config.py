@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interpretune import ITConfig
+from interpretune import CheckedConfig, ITConfig, Positive, Seed
 
 if TYPE_CHECKING:
     from sae_lens import SAEConfig
 
 
 @dataclass(kw_only=True)
-class SAELensSpliceConfig:
+class SAELensSpliceConfig(CheckedConfig, checks_types=True):
     """What all kinds of SAEs share.
 
     Attributes:
@@ -27,7 +27,7 @@ class SAELensSpliceConfig:
 
 
 @dataclass
-class SAELensFromPretrainedConfig(SAELensSpliceConfig):
+class SAELensFromPretrainedConfig(SAELensSpliceConfig, checks_types=True):
     """A published SAE.
 
     Attributes:
@@ -42,7 +42,7 @@ class SAELensFromPretrainedConfig(SAELensSpliceConfig):
 
 
 @dataclass
-class SAELensFromDiskConfig(SAELensSpliceConfig):
+class SAELensFromDiskConfig(SAELensSpliceConfig, checks_types=True):
     """An SAE that SAELens saved.
 
     Attributes:
@@ -55,7 +55,7 @@ class SAELensFromDiskConfig(SAELensSpliceConfig):
 
 
 @dataclass
-class SAELensCustomConfig(SAELensSpliceConfig):
+class SAELensCustomConfig(SAELensSpliceConfig, checks_types=True):
     """An SAE with fresh weights.
 
     A configuration for training (``StandardTrainingSAEConfig``, ``TopKTrainingSAEConfig``, ..., or a dictionary with
@@ -70,12 +70,12 @@ class SAELensCustomConfig(SAELensSpliceConfig):
     """
 
     cfg: SAEConfig | dict[str, Any]
-    seed: int = 0
+    seed: Seed = 0
     dead_feature_window: int = 1000
 
 
 @dataclass
-class SAELensTrainConfig(SAELensSpliceConfig):
+class SAELensTrainConfig(SAELensSpliceConfig, checks_types=True):
     """An SAE that SAELens's trainer fits to the session's activations, once; later sessions load it from the cache.
 
     Activations come from the training batches. The first token of a row, special tokens and padding are left out, and
@@ -99,16 +99,16 @@ class SAELensTrainConfig(SAELensSpliceConfig):
     """
 
     hook_name: str
-    d_sae: int = 1024
+    d_sae: Positive = 1024
     architecture: str = "standard"
     architecture_args: dict[str, Any] | None = None
-    buffer_samples: int = 60_000
-    answer_repeats: int = 8
-    training_steps: int = 600
-    batch_size: int = 512
+    buffer_samples: Positive = 60_000
+    answer_repeats: Positive = 8
+    training_steps: Positive = 600
+    batch_size: Positive = 512
     lr: float = 2e-3
     trainer_args: dict[str, Any] | None = None
-    seed: int = 0
+    seed: Seed = 0
     cache_dir: str | Path | None = None
 
     @property
@@ -130,7 +130,7 @@ SAECfg = SAELensFromPretrainedConfig | SAELensFromDiskConfig | SAELensCustomConf
 
 
 @dataclass(kw_only=True)
-class SAELensConfig(ITConfig):
+class SAELensConfig(ITConfig, checks_types=True):
     """Module configuration with SAEs.
 
     Attributes:

@@ -16,6 +16,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from interpretune import ConfigurationError, LatentModelError
+from interpretune.put_back import random_state_put_back
 from interpretune_saelens.config import SAELensCustomConfig, SAELensFromDiskConfig, SAELensFromPretrainedConfig
 from interpretune_saelens.latent_model import SAELatentModel
 
@@ -132,7 +133,7 @@ def _published(cfg: SAELensFromPretrainedConfig, device: torch.device) -> SAE[An
 
 def _custom(cfg: SAELensCustomConfig, device: torch.device) -> SAE[Any]:
     config = cfg.cfg if isinstance(cfg.cfg, dict) else cfg.cfg.to_dict()
-    with torch.random.fork_rng():
+    with random_state_put_back():
         torch.manual_seed(cfg.seed)
         try:
             base = TrainingSAE if _is_for_training(config) else SAE

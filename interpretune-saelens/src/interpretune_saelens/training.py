@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from interpretune import ConfigurationError, ITDataModule, ITModule, LatentModelError, build_once, cache_root
 from interpretune.analysis import AnalysisBackend, ModelInputs
+from interpretune.put_back import random_state_put_back
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
 from interpretune_saelens.loading import load_from_disk
@@ -126,7 +127,7 @@ def collect_activations(
     answers: list[Tensor] = []
     count = 0
     loader = datamodule.train_dataloader()
-    with torch.random.fork_rng(), tqdm(total=len(loader), desc="Collecting activations", unit="batch") as bar:
+    with random_state_put_back(), tqdm(total=len(loader), desc="Collecting activations", unit="batch") as bar:
         torch.manual_seed(seed)
         for batch in loader:
             inputs = ModelInputs.from_batch(module.batch_to_device(batch))
@@ -163,7 +164,7 @@ def _train_one(cfg: SAELensTrainConfig, collected: Activations, module: ITModule
     activations = collected.repeated(cfg.hook_name, cfg.answer_repeats)
     batch_size = min(cfg.batch_size, len(activations))
     # a stranger's trainer draws from the global generator; give it one of its own
-    with torch.random.fork_rng(), torch.enable_grad():
+    with random_state_put_back(), torch.enable_grad():
         torch.manual_seed(cfg.seed)
         sae, scale = _fresh_sae(cfg, activations, module)
         options: dict[str, Any] = {

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.analysis.hook_names import LOGITS
+from interpretune.own_context import OwnContext
 from interpretune.quantization import keep_weights_in_place
 from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
@@ -70,7 +71,9 @@ class TransformerLensBackend(AnalysisBackend):
         arguments: dict[str, Any] = {"attention_mask": inputs.attention_mask, **inputs.extra, **options}
         with contextlib.ExitStack() as stack:
             if keep is not None:  # after all edits that are made there
-                stack.enter_context(hooked_point(self._points[UNEMBED_IN], lambda residual: residual[:, keep]))
+                here = stack.enter_context(OwnContext())
+                narrow = here.only_here(lambda residual: residual[:, keep])
+                stack.enter_context(hooked_point(self._points[UNEMBED_IN], narrow))
             logits: Tensor = self._model(inputs.tokens, **arguments)
         return logits
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from interpretune import ITConfig
+from interpretune import CheckedConfig, ITConfig
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformerConfig
 
 
 @dataclass(kw_only=True)
-class TLensGenerationConfig:
+class TLensGenerationConfig(CheckedConfig, checks_types=True):
     """Arguments of generation with a TransformerLens model.
 
     Attributes:
@@ -38,7 +38,7 @@ class TLensGenerationConfig:
 
 
 @dataclass(kw_only=True)
-class ITLensFromPretrainedConfig:
+class ITLensFromPretrainedConfig(CheckedConfig, checks_types=True):
     """A TransformerLens model made from a Hugging Face model, with TransformerLens's weight processing.
 
     Attributes:
@@ -75,7 +75,7 @@ class ITLensFromPretrainedConfig:
 
 
 @dataclass(kw_only=True)
-class ITLensFromPretrainedNoProcessingConfig(ITLensFromPretrainedConfig):
+class ITLensFromPretrainedNoProcessingConfig(ITLensFromPretrainedConfig, checks_types=True):
     """The same without weight processing: activations are those of the Hugging Face model."""
 
     fold_ln: bool = False
@@ -85,7 +85,7 @@ class ITLensFromPretrainedNoProcessingConfig(ITLensFromPretrainedConfig):
 
 
 @dataclass(kw_only=True)
-class ITLensCustomConfig:
+class ITLensCustomConfig(CheckedConfig, checks_types=True):
     """A ``HookedTransformer`` with random weights.
 
     Attributes:
@@ -98,7 +98,7 @@ class ITLensCustomConfig:
 
 
 @dataclass(kw_only=True)
-class ITLensConfig(ITConfig):
+class ITLensConfig(ITConfig, checks_types=True):
     """Module configuration with a TransformerLens model.
 
     Attributes:

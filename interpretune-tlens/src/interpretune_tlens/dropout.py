@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
@@ -57,20 +58,23 @@ def run_dropout_after_attention(bridge: Any) -> None:
             dropout.register_forward_hook(missed.note)
 
 
+_has_run: ContextVar[bool] = ContextVar("interpretune_tlens_dropout_has_run", default=False)
+"""Whether the dropout of the attention layer that the caller runs has run; several threads may run one layer."""
+
+
 class _Missed:
     """Runs a dropout at the end of an attention layer, unless it has run meanwhile."""
 
     def __init__(self, dropout: nn.Dropout) -> None:
         self.dropout = dropout
-        self.has_run = False
 
     def begin(self, *_: Any) -> None:
-        self.has_run = False
+        _has_run.set(False)
 
     def note(self, *_: Any) -> None:
-        self.has_run = True
+        _has_run.set(True)
 
     def end(self, attention: nn.Module, arguments: Any, output: Any) -> Any:
-        if self.has_run or not self.dropout.training:
+        if _has_run.get() or not self.dropout.training:
             return output
         return (self.dropout(output[0]), *output[1:]) if isinstance(output, tuple) else self.dropout(output)

@@ -53,9 +53,9 @@ class _Weight:
         return cls(module, name, source, source._version, source.permute(order).contiguous().permute(back))
 
     def stands_for_parameter(self) -> bool:
-        """Whether the module has the same values still, and nobody wants their gradient."""
+        """Whether the module has the same values still, and nobody wants their gradient, in other threads either."""
         now = self.module._parameters.get(self.name)
-        if now is None or self.name in self.module.__dict__ or (now.requires_grad and torch.is_grad_enabled()):
+        if now is None or self.name in self.module.__dict__ or now.requires_grad:
             return False
         same = now.data_ptr() == self.source.data_ptr() and now.dtype == self.source.dtype
         return same and now._version == self.version
@@ -66,8 +66,8 @@ class LaidOutWeights:
 
     They stand in the modules' ``__dict__``, which Python looks at before it asks a module for its parameters:
     ``parameters()``, ``state_dict()`` and optimizers see nothing of them. Where memory is short there are none. A
-    parameter that has been changed since, moved or replaced is used itself; only changes through ``.data`` are not
-    noticed.
+    parameter that has been changed since, moved or replaced, or that wants a gradient, is used itself; only changes
+    through ``.data`` are not noticed. Other threads read the same values from them.
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:

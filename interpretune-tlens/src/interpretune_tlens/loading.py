@@ -23,6 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
 from interpretune.model_loading import device_of
+from interpretune.put_back import random_state_put_back
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
 from interpretune_tlens.dropout import run_dropout_after_attention, show_modes
 from interpretune_tlens.trainable import Inventory, freeze_added_parameters, freeze_joint_parameters
@@ -118,7 +119,7 @@ def _bridge(
         )
     before = Inventory.of(hf_model)
     # building the wrappers draws from the global generator
-    with _tokenizer_folder(tokenizer) as folder, torch.random.fork_rng():
+    with _tokenizer_folder(tokenizer) as folder, random_state_put_back():
         try:
             bridge = TransformerBridge.boot_transformers(
                 folder, hf_model=hf_model, tokenizer=tokenizer, device=str(device), dtype=hf_model.dtype
@@ -209,7 +210,7 @@ def _check_conversion(hf_model: PreTrainedModel, model: HookedTransformer) -> No
 def _custom(cfg: ITConfig, tl_cfg: ITLensCustomConfig) -> nn.Module:
     custom = HookedTransformerConfig(**tl_cfg.cfg) if isinstance(tl_cfg.cfg, dict) else tl_cfg.cfg
     tokenizer = load_tokenizer(cfg) if cfg.model_name_or_path or cfg.tokenizer_name else None
-    with torch.random.fork_rng(), _quiet():
+    with random_state_put_back(), _quiet():
         torch.manual_seed(cfg.seed)
         model = HookedTransformer(custom, tokenizer, default_padding_side=tl_cfg.default_padding_side)
         return model.to(device_of(cfg)).eval()

@@ -51,7 +51,12 @@ def _at_point(point: HookPoint, *, flat: bool = False, carried: bool = False) ->
 
 
 def _on_flat(edit: Edit) -> Edit:
-    return lambda activations: edit(activations.flatten(2)).reshape(activations.shape)
+    def apply(activations: Tensor) -> Tensor:
+        flat = activations.flatten(2)
+        edited = edit(flat)
+        return activations if edited is flat else edited.reshape(activations.shape)
+
+    return apply
 
 
 def _at_input(module: nn.Module) -> Hooked:
@@ -75,10 +80,17 @@ def hooked_point(point: HookPoint, edit: Edit) -> Iterator[None]:
     def apply(activations: Tensor, hook: HookPoint) -> Tensor:
         return edit(activations)
 
-    point.add_hook(apply)
-    handle = point.fwd_hooks[-1]
     try:
-        yield
+        try:
+            point.add_hook(apply)
+            yield
+        finally:
+            _take_off(point, apply)
     finally:
+        _take_off(point, apply)  # an interrupt may have come in the first
+
+
+def _take_off(point: HookPoint, hook: Any) -> None:
+    for handle in [handle for handle in point.fwd_hooks if handle.user_hook is hook]:
         handle.hook.remove()
         point.fwd_hooks.remove(handle)

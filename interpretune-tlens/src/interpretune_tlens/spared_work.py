@@ -2,13 +2,13 @@
 
 Nothing here changes a number. Where somebody hooks a norm or an MLP, or has put something else in the place of a part
 of it, all of it is done; attention's own result is put aside in a replay whoever looks. Methods are replaced in single
-modules while a context lasts.
+modules while a context lasts, for the thread and context that asked for it alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from transformer_lens.components import GatedMLP
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
-from interpretune.analysis.replay import replaced_method
+from interpretune.analysis.replay import replaced_methods, standing_method
 
 NATIVE_NORM = "_hf_autograd_forward_with_hooks"
 """How a bridge's norm runs the norm of its model and computes, beside it, what its hook points show."""
@@ -30,8 +30,7 @@ GATED_MLP = GatedMLP.forward
 """What is computed in one tensor instead; where a class has another by then, that one runs."""
 
 
-@contextlib.contextmanager
-def spared_in_bridges(norms: Sequence[NormalizationBridge], blocks: Sequence[Any]) -> Iterator[None]:
+def spared_in_bridges(norms: Sequence[NormalizationBridge], blocks: Sequence[Any]) -> AbstractContextManager[None]:
     """What the replay of a bridge can do without: statistics of norms beside the norms, and its own attention.
 
     Both lean on private methods of TransformerLens; where they are missing, all is computed.
@@ -40,41 +39,31 @@ def spared_in_bridges(norms: Sequence[NormalizationBridge], blocks: Sequence[Any
         norms: All of the model.
         blocks: Those that the replay runs.
     """
-    with contextlib.ExitStack() as stack:
-        for norm in norms:
-            if hasattr(norm, NATIVE_NORM):
-                stack.enter_context(replaced_method(norm, NATIVE_NORM, _norm_alone(norm)))
-        for block in blocks:
-            if hasattr(block.attn, KEYS_IN_USE):
-                stack.enter_context(replaced_method(block.attn, KEYS_IN_USE, _no_keys))
-        yield
+    alone = [(norm, NATIVE_NORM, _norm_alone(norm)) for norm in norms if hasattr(norm, NATIVE_NORM)]
+    empty = [(block.attn, KEYS_IN_USE, _no_keys) for block in blocks if hasattr(block.attn, KEYS_IN_USE)]
+    return replaced_methods([*alone, *empty])
 
 
-@contextlib.contextmanager
-def spared_in_hooked_transformers(blocks: Sequence[Any]) -> Iterator[None]:
+def spared_in_hooked_transformers(blocks: Sequence[Any]) -> AbstractContextManager[None]:
     """What every forward of a hooked transformer can do without.
 
     It norms the input of attention three times, for queries, keys and values, and keeps five tensors of a gated MLP of
     which each is read once.
     """
     once = _OnlyOnce()
-    with contextlib.ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(replaced_method(block.ln1, "forward", once.forward_of(block.ln1)))
-            mlp: Any = getattr(block, "mlp", None)
-            if type(mlp) is GatedMLP and not mlp.cfg.is_layer_norm_activation():
-                stack.enter_context(replaced_method(mlp, "forward", _in_place(mlp)))
-        yield
+    methods: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+    for block in blocks:
+        methods.append((block.ln1, "forward", once.forward_of(block.ln1)))
+        mlp: Any = getattr(block, "mlp", None)
+        if type(mlp) is GatedMLP and not mlp.cfg.is_layer_norm_activation():
+            methods.append((mlp, "forward", _in_place(mlp)))
+    return replaced_methods(methods)
 
 
-@contextlib.contextmanager
-def own_attention_spared(blocks: Sequence[Any]) -> Iterator[None]:
+def own_attention_spared(blocks: Sequence[Any]) -> AbstractContextManager[None]:
     """Let blocks of a hooked transformer not attend from a row's token to itself: something else is put in."""
-    with contextlib.ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(replaced_method(block.attn, "calculate_attention_scores", _no_scores))
-            stack.enter_context(replaced_method(block.attn, "calculate_z_scores", _empty(block.attn)))
-        yield
+    scores = [(block.attn, "calculate_attention_scores", _no_scores) for block in blocks]
+    return replaced_methods([*scores, *((block.attn, "calculate_z_scores", _empty(block.attn)) for block in blocks)])
 
 
 def _as_made(module: Any, points: Sequence[str]) -> bool:
@@ -91,7 +80,7 @@ def _is_watched(module: nn.Module) -> bool:
 
 
 def _norm_alone(norm: Any) -> Callable[[Tensor], Tensor]:
-    method = getattr(norm, NATIVE_NORM)
+    method = standing_method(norm, NATIVE_NORM)
 
     def forward(activations: Tensor) -> Tensor:
         if not _as_made(norm, NORM_POINTS):
@@ -113,7 +102,7 @@ class _OnlyOnce:
         self._last: tuple[nn.Module, Tensor, Tensor] | None = None
 
     def forward_of(self, norm: Any) -> Callable[[Tensor], Tensor]:
-        method = norm.forward
+        method = standing_method(norm, "forward")
 
         def forward(activations: Tensor) -> Tensor:
             if _is_watched(norm) or not _as_made(norm, NORM_POINTS):  # a hook may change what it is given
@@ -127,7 +116,7 @@ class _OnlyOnce:
 
 def _in_place(mlp: Any) -> Callable[[Tensor], Tensor]:
     """The forward of ``GatedMLP``, multiplying and adding in one tensor: a processor's cache has no room for five."""
-    method = mlp.forward
+    method = standing_method(mlp, "forward")
     usual = GatedMLP.forward is GATED_MLP and "forward" not in vars(mlp)
 
     def forward(activations: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from interpretune.analysis.inputs import ModelInputs, Points, probe_inputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
 from interpretune.analysis.splicing import Observer, Splice, in_turn, reads_after_it_writes
 from interpretune.errors import HookPointError
+from interpretune.model_lock import model_lock
+from interpretune.put_back import attribute_put_back
 
 if TYPE_CHECKING:
     from interpretune.analysis.replay.prefill import LatentObserver, Prefill
@@ -212,7 +214,8 @@ class AnalysisBackend(HookedModel):
         Raises:
             HookPointError: A hook point is missing, or two latent models read at one hook point.
         """
-        return self.replays.prefill(self, inputs, latent_models, points, observers, self_check)
+        with model_lock(self.model):
+            return self.replays.prefill(self, inputs, latent_models, points, observers, self_check)
 
     def ablate(
         self, prefill: Prefill, rows: LatentRows, columns: Tensor | None = None, row_budget: int | None = None
@@ -246,7 +249,7 @@ class AnalysisBackend(HookedModel):
             The run (detached) and the gradients ``[batch, pos, d_sae]`` by name.
         """
         leaves: dict[str, Tensor] = {}
-        with torch.enable_grad(), frozen_parameters(self.model, *latent_models):
+        with model_lock(self.model), torch.enable_grad(), frozen_parameters(self.model, *latent_models):
             run = self.run_spliced(inputs, latent_models, {name: watch(name, leaves) for name in names})
             grads = gradients_of(objective(run.answer_logits), [leaves[name] for name in names])
         activations = {name: leaf.detach() for name, leaf in leaves.items()}
@@ -291,19 +294,14 @@ def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
 def frozen_parameters(*owners: object) -> Iterator[None]:
     """Turn parameter gradients off for the duration of a block and restore each flag afterwards.
 
+    The flags are those of the parameters themselves, which other threads see too. Blocks of several threads may end in
+    any order.
+
     Args:
         *owners: Modules; anything that is no module has no parameters.
     """
-    flags = [
-        (parameter, parameter.requires_grad)
-        for owner in owners
-        if isinstance(owner, nn.Module)
-        for parameter in owner.parameters()
-    ]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
+    parameters = [parameter for owner in owners if isinstance(owner, nn.Module) for parameter in owner.parameters()]
+    with attribute_put_back(parameters, "requires_grad"):
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

@@ -14,6 +14,7 @@ from interpretune.analysis.hook_names import ATTN_OUT, MLP_OUT, RESID_MID, RESID
 from interpretune.analysis.inputs import probe_inputs
 from interpretune.analysis.latent_model import Edit
 from interpretune.errors import AnalysisError
+from interpretune.put_back import attribute_put_back
 
 if TYPE_CHECKING:
     from interpretune.analysis.hooked_model import HookedModel
@@ -130,11 +131,8 @@ def _factors(total: Tensor, parts: Sequence[Tensor]) -> list[float]:
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, without dropout, for the duration of a block."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
+    parts = list(model.modules())
+    with attribute_put_back(parts, "training"):
+        for module in parts:
+            module.training = False
         yield
-    finally:
-        for module in training:
-            module.training = True

@@ -32,6 +32,7 @@ from interpretune.analysis.operations.latent_analyses import (
 from interpretune.analysis.operations.operation import SOURCES
 from interpretune.analysis.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.analysis.store.disk import MANIFEST
+from interpretune.config.checked import CheckedConfig
 from interpretune.errors import AnalysisError, StoreError
 from interpretune.tokenization import mask_of, real_tokens, token_texts, tokens_of
 
@@ -71,7 +72,7 @@ FIELDS: Mapping[str, Field] = {
 
 
 @dataclass(kw_only=True)
-class SaveCfg:
+class SaveCfg(CheckedConfig, checks_types=True):
     """What a cache keeps beside numbers.
 
     Attributes:

@@ -108,15 +108,22 @@ class HuggingFaceBackend(AnalysisBackend):
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
         """Torch forward hooks for the duration of a block."""
-        handles = []
-        try:
-            for name, edit in edits.items():
-                path, side = self.place_of(name)
-                handles.append(_attach(self.modules[path], side, edit))
-            yield
-        finally:
+        handles: list[Any] = []
+
+        def remove() -> None:
             for handle in handles:
                 handle.remove()
+
+        try:
+            try:
+                for name, edit in edits.items():
+                    path, side = self.place_of(name)
+                    handles.append(_attach(self.modules[path], side, edit))
+                yield
+            finally:
+                remove()
+        finally:
+            remove()  # an interrupt may have come in the first
 
 
 def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
@@ -124,4 +131,9 @@ def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
     if side == OUT:
         return module.register_forward_hook(lambda _, args, output: edited_output(output, edit))
     made = in_place(edit) if side == CARRIED else edit
-    return module.register_forward_pre_hook(lambda _, args, kwargs: edited_inputs(args, kwargs, made), with_kwargs=True)
+
+    def before(_: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        # torch leaves kwargs out where another thread takes the hook off at this moment
+        return None if kwargs is None else edited_inputs(args, kwargs, made)
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -3,6 +3,9 @@
 An adapter supplies four things: the names of the hook points, hooks that edit activations there, a forward, and the
 special tokens. Plain runs and captures are written here, once, on top of those, and so is the resolution of names
 (``interpretune.analysis.hook_names``). Nothing here knows of latent models.
+
+So is what threads need: every run holds the lock of the model, and edits act only for the thread and context that asked
+for them, whatever an adapter puts on the model to make them.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.sequence_slots import slots_in_cache
 from interpretune.analysis.splicing import in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
+from interpretune.model_lock import model_lock
+from interpretune.own_context import OwnContext
 
 if TYPE_CHECKING:
     from interpretune.analysis.replay.engine import ReplayEngine
@@ -45,8 +50,18 @@ def noted_last(seen: list[Tensor]) -> Callable[[Tensor], NoReturn]:
     return stop
 
 
+Hooked = Callable[[Any, Mapping[str, Edit]], AbstractContextManager[Any]]
+"""The method ``hooked`` of a class."""
+
+
 class HookedModel(ABC):
     """Runs a model with edits at named hook points."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``hooked``, as a class has it, make edits for its caller alone."""
+        super().__init_subclass__(**kwargs)
+        if "hooked" in vars(cls):
+            cls.hooked = _for_caller_alone(cls.hooked)  # type: ignore[assignment,method-assign]
 
     @property
     @abstractmethod
@@ -72,6 +87,10 @@ class HookedModel(ABC):
 
         At canonical names edits get and return ``[batch, pos, width]``, and at ``resid_mid`` what they return goes on
         in the residual stream too, not only into the MLP.
+
+        However a class does it, a forward of another thread or context that comes by in the meantime is not edited: the
+        edits that the method gets hand such a forward's activations back, the same tensor. Hooks are put on and taken
+        off while the lock of the model is held; it is not held by the block.
 
         Args:
             edits: Names out of ``hook_point_names`` and what to do there.
@@ -140,9 +159,10 @@ class HookedModel(ABC):
         return parts_as_named(self, parts)
 
     def _is_as_named(self, name: str) -> bool:
-        if name not in self._as_named:
-            del self._as_named  # somebody else's edits may have been in force when it was found out
-        return name in self._as_named
+        with model_lock(self.model):
+            if name not in self._as_named:
+                del self._as_named  # somebody else's edits may have been in force when it was found out
+            return name in self._as_named
 
     def place(self, name: str) -> str:
         """The name out of ``hook_point_names`` for a hook point that may be given by an alias.
@@ -196,7 +216,7 @@ class HookedModel(ABC):
         Raises:
             HookPointError: A hook point is unknown, or the model never came by it.
         """
-        with self.counted_hooks(edits):
+        with model_lock(self.model), self.counted_hooks(edits):
             if points is None:
                 return self.run_model(inputs, None, **options)
             if any(self.sees_kept_positions_only(self.place(name)) for name in edits):  # edits see all positions
@@ -211,7 +231,8 @@ class HookedModel(ABC):
         Edits of one place under several names are made in turn.
         """
         if edits:
-            _ = self._as_named  # found out while no hook of this call is on the model
+            with model_lock(self.model):
+                _ = self._as_named  # found out while no hook of this call is on the model
         fired: set[str] = set()
 
         def counted(name: str, edit: Edit) -> Edit:
@@ -253,6 +274,45 @@ class HookedModel(ABC):
         with contextlib.suppress(AllCaptured), torch.no_grad():
             self.forward(inputs, _keep(names, cache, stop=True))
         return cache
+
+
+def _for_caller_alone(hooked: Hooked) -> Hooked:
+    """``hooked`` of a class with edits that hand back what they are given wherever somebody else runs the model."""
+
+    @functools.wraps(hooked)
+    @contextlib.contextmanager
+    def alone(self: HookedModel, edits: Mapping[str, Edit]) -> Iterator[None]:
+        with OwnContext() as here:
+            block = hooked(self, {name: here.only_here(edit) for name, edit in edits.items()})
+            begun, error = False, None
+
+            def leave(error: BaseException | None) -> None:
+                nonlocal begun
+                if begun:
+                    with model_lock(self.model):
+                        block.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+                    begun = False
+
+            try:
+                try:
+                    with model_lock(self.model):
+                        begun = True
+                        try:
+                            block.__enter__()
+                        except Exception:
+                            begun = False
+                            raise
+                    yield
+                except BaseException as raised:
+                    error = raised
+                    raise
+                finally:
+                    leave(error)
+            finally:
+                leave(error)  # an interrupt may have come in the first
+                error = None
+
+    return alone
 
 
 def _keep(names: Sequence[str], cache: dict[str, Tensor], *, stop: bool = False) -> dict[str, Edit]:

@@ -22,6 +22,7 @@ from interpretune.analysis.latent_model import Edit, LatentModel, activation_nam
 from interpretune.analysis.sequence_slots import SequenceSlots
 from interpretune.analysis.splicing import Splice, WhichSlots
 from interpretune.errors import AnalysisError, HookPointError
+from interpretune.model_lock import model_lock
 from interpretune.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
 
 if TYPE_CHECKING:
@@ -169,6 +170,9 @@ def interventions_in_place(
     The loop may call the model with whole sequences or over a cache, generate several times, and repeat each row of the
     batch ``n`` times in a row (beams, several sequences): row ``r`` is then example ``r // n``.
 
+    They are made in forwards of the thread and context (task of asyncio) of the block alone; see "Threads" in the
+    documentation. The block does not hold the lock of the model.
+
     Args:
         backend: Runs the model.
         inputs: The prompts as the model sees them (generation pads on the left).
@@ -217,7 +221,10 @@ def generate_with_interventions(
     name, tokens = tokens_of(batch)
     tokens, mask = pad_left(tokens, mask_of(batch))
     inputs = ModelInputs(tokens, mask)
-    with interventions_in_place(module.backend, inputs, interventions, latent_models):
+    with (
+        model_lock(module.model),
+        interventions_in_place(module.backend, inputs, interventions, latent_models),
+    ):
         return module.it_generate({**batch, name: tokens, ATTENTION_MASK: mask}, **generation_kwargs)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.latent_model import activation_name, layer_of
+from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class AnalysisMode(str, Enum):
 
 
 @dataclass(kw_only=True)
-class AnalysisCfg:
+class AnalysisCfg(CheckedConfig, checks_types=True):
     """What an analysis does and where its results go.
 
     Attributes:
@@ -61,11 +62,11 @@ class AnalysisCfg:
 
     mode: AnalysisMode = AnalysisMode.clean_no_sae
     analysis_cache: AnalysisCache = field(default_factory=AnalysisCache)
-    names_filter: NamesFilter | Collection[str] | None = None
+    names_filter: NamesFilter | str | Collection[str] | None = None
     base_logit_diffs: Sequence[Tensor] | None = None
     answer_indices: Sequence[Tensor] | None = None
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
-    row_budget: int | None = None
+    row_budget: Positive | None = None
     self_check: bool = True
 
     def __post_init__(self) -> None:

@@ -27,16 +27,20 @@ def edited_inputs(args: Sequence[Any], kwargs: Mapping[str, Any], edit: Edit) ->
 
 
 def edited_output(output: Any, edit: Edit) -> Any:
-    """What a module returned, a tensor or the first of several, with an edit; unchanged if there is no tensor."""
+    """What a module returned, a tensor or the first of several, with an edit.
+
+    The same object where there is no tensor, or where the edit hands back what it is given.
+    """
     if isinstance(output, Tensor):
         return edit(output)
     if isinstance(output, ModelOutput):
         first = next((name for name, value in output.items() if isinstance(value, Tensor)), None)
-        if first is not None:
-            output[first] = edit(output[first])
+        if first is not None and (edited := edit(output[first])) is not output[first]:
+            output[first] = edited
         return output
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        return (edit(output[0]), *output[1:])
+        edited = edit(output[0])
+        return output if edited is output[0] else (edited, *output[1:])
     return output
 
 

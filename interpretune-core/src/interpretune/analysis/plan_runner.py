@@ -24,9 +24,12 @@ from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.store import AnalysisStore
 from interpretune.analysis.stored_run import StoredRun, describe_run
+from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.loops.evaluate import eval_mode
+from interpretune.model_lock import model_lock
 from interpretune.progress import progress_bar
+from interpretune.put_back import with_own_draws
 
 if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
@@ -104,14 +107,17 @@ class AnalysisRunner:
             model: The module, under framework adapters that call it so.
 
         Raises:
-            ConfigurationError: The module or the data module is missing, the limit is not positive, or the module has
-                an ``analysis_test_step`` of its own.
+            ConfigurationError: The module or the data module is missing, the limit is not positive, an argument has
+                another type, or the module has an ``analysis_test_step`` of its own.
         """
         owner = module if module is not None else model
         if owner is None or datamodule is None:
             raise ConfigurationError(
                 "AnalysisRunner needs a module and a data module: AnalysisRunner(**session, root=...)."
             )
+        check_argument("AnalysisRunner: limit, a number of rows,", limit, int | None)
+        check_argument("AnalysisRunner: root, the folder of the stores,", root, str | Path)
+        check_argument("AnalysisRunner: seed", seed, int)
         if limit is not None and limit < 1:
             raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
         if hasattr(owner, ANALYSIS_STEP):
@@ -220,6 +226,7 @@ class AnalysisRunner:
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
+        check_argument("AnalysisRunner: the analyses by name", analyses, Mapping[str, Analysis])
         cfgs = {name: _cfg_of(analysis) for name, analysis in analyses.items() if not isinstance(analysis, Plan)}
         made = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
         plans = {name: item if isinstance(item, Plan) else made[name] for name, item in analyses.items()}
@@ -236,7 +243,7 @@ class AnalysisRunner:
 
 
 def _cfg_of(analysis: AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
-    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=AnalysisMode(analysis))
+    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=analysis)  # type: ignore[arg-type]  # names become modes
 
 
 def _step(
@@ -251,8 +258,8 @@ def _step(
         devices = [module.device] if torch.device(module.device).type == "cuda" else []
 
         def compute(index: int) -> dict[str, Any]:
-            with torch.random.fork_rng(devices):
-                return shared.results(index)
+            with model_lock(module.model):  # before the turn of the draws, as whoever holds it and runs this does
+                return with_own_draws(partial(shared.results, index), devices)
 
         results = [
             analyse_batch(module, job.analysis.at_batch(number, sources["inputs"], partial(compute, index)))
@@ -289,6 +296,7 @@ def _batches(
             pin_memory=loader.pin_memory,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
+            generator=loader.generator or torch.Generator(),  # a loader without one moves torch's random state
         )
         yield from zip(sorted(wanted), part, strict=True)
         return

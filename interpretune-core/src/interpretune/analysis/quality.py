@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
+from interpretune.model_lock import model_lock
 
 if TYPE_CHECKING:
     from interpretune.module import ITModule
@@ -64,9 +65,10 @@ def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]
     tallies = [_Tally(item) for item in module.latent_models]
     for batch in batches:
         inputs = ModelInputs.from_batch(module.batch_to_device(batch))
-        clean = _loss(module, inputs, {})
-        for tally in tallies:
-            tally.add(module, inputs, clean)
+        with model_lock(module.model):
+            clean = _loss(module, inputs, {})
+            for tally in tallies:
+                tally.add(module, inputs, clean)
     return [tally.result() for tally in tallies]
 
 

@@ -12,6 +12,7 @@ from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
+from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError
 from interpretune.loops.evaluate import eval_mode
 from interpretune.progress import progress_bar
@@ -65,6 +66,8 @@ def run_analysis(
             "run_analysis needs a module, a data module and what to do: call it as "
             "run_analysis(**session, analysis_cfg=AnalysisCfg(mode=...))."
         )
+    check_argument("run_analysis: analysis_cfg", analysis_cfg, AnalysisCfg)
+    check_argument("run_analysis: limit_batches", limit_batches, int)
     cache = analysis_cfg.analysis_cache
     cache.answers = cache.answers or tuple(owner.it_cfg.generative_step_cfg.answers)
     loader = datamodule.test_dataloader()

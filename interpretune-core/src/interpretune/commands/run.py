@@ -43,7 +43,7 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
         InterpretuneError: A kind of it that says what is wrong.
     """
     session = ITSession(config.session)
-    progress.print(f"stack: {', '.join(session.context.names)}", style="dim")
+    progress.print(f"stack: {', '.join(session.context.names)}", style="dim", markup=False)
     it_init(**session)
     try:
         options = config.runner

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from interpretune.config.checked import check_argument
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import AutoCompConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
@@ -48,6 +49,8 @@ def apply_shared(cfg: Config, shared: ITSharedConfig | None) -> Config:
 def _compose(
     cfg: Config, name: str | None, mixins: type | Sequence[type], context: ExecutionContext, kind: str
 ) -> Config:
+    check_argument(f"AutoCompConfig.{kind}_name", name, str | None)
+    check_argument(f"AutoCompConfig.{kind}_mixin", mixins, type | Sequence[type])
     own = [mixins] if isinstance(mixins, type) else list(mixins)
     for mixin in own:
         if not is_dataclass(mixin):

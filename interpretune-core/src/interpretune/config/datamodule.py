@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError
 
 
 @dataclass(kw_only=True)
-class PromptConfig:
+class PromptConfig(CheckedConfig, checks_types=True):
     """How the text fields of a row become a prompt: first field + ``ctx_question_join`` + second field + suffix.
 
     Attributes:
@@ -44,7 +45,7 @@ class PromptConfig:
 
 
 @dataclass(kw_only=True)
-class ITDataModuleConfig(ITSharedConfig):
+class ITDataModuleConfig(ITSharedConfig, checks_types=True):
     """Configuration of an ``ITDataModule``; subclass it with ``@dataclass(kw_only=True)`` to add fields.
 
     Attributes:
@@ -71,15 +72,15 @@ class ITDataModuleConfig(ITSharedConfig):
     data: str | Path | Mapping[str, str | Path] | None = None
     text_fields: tuple[str, ...] | None = None
     label_field: str = "label"
-    num_labels: int | None = None
+    num_labels: Positive | None = None
     prompt_cfg: PromptConfig = field(default_factory=PromptConfig)
     cust_tokenization_pattern: str | None = None
-    max_length: int | None = None
-    train_batch_size: int = 8
-    eval_batch_size: int = 8
+    max_length: Positive | None = None
+    train_batch_size: Positive = 8
+    eval_batch_size: Positive = 8
     signature_columns: list[str] | None = None
     prepare_data_map_cfg: dict[str, Any] = field(default_factory=dict)
     dataset_path: str | Path | None = None
     force_prepare_data: bool = False
     dataloader_kwargs: dict[str, Any] = field(default_factory=dict)
-    limit_rows: int | None = None
+    limit_rows: Positive | None = None

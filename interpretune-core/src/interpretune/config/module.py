@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from interpretune.config.checked import Between, CheckedConfig, Seed
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class HFFromPretrainedConfig:
+class HFFromPretrainedConfig(CheckedConfig, checks_types=True):
     """How a Hugging Face model is loaded.
 
     Attributes:
@@ -34,7 +36,7 @@ class HFFromPretrainedConfig:
 
 
 @dataclass(kw_only=True)
-class HFGenerationConfig:
+class HFGenerationConfig(CheckedConfig, checks_types=True):
     """Arguments of generation with a Hugging Face model.
 
     Attributes:
@@ -54,7 +56,7 @@ class HFGenerationConfig:
 
 
 @dataclass(kw_only=True)
-class GenerativeClassificationConfig:
+class GenerativeClassificationConfig(CheckedConfig, checks_types=True):
     """Classification by generated answers.
 
     Attributes:
@@ -69,7 +71,7 @@ class GenerativeClassificationConfig:
 
 
 @dataclass(kw_only=True)
-class AutoCompConfig:
+class AutoCompConfig(CheckedConfig):
     """Composes the configuration classes of a session from the stacked adapters and the user's mixins.
 
     Attributes:
@@ -106,7 +108,7 @@ def keeps_unknown_fields(cls: type) -> type:
 
 @keeps_unknown_fields
 @dataclass(kw_only=True)
-class ITConfig(ITSharedConfig):
+class ITConfig(ITSharedConfig, checks_types=True):
     """Configuration of an ``ITModule``; adapters add fields to it when they are stacked.
 
     Attributes:
@@ -138,13 +140,13 @@ class ITConfig(ITSharedConfig):
     generative_step_cfg: GenerativeClassificationConfig = field(default_factory=GenerativeClassificationConfig)
     latent_models: Sequence[LatentModel] = ()
     train_latent_models: bool = False
-    num_labels: int = 0
+    num_labels: Annotated[int, Between(0)] = 0
     optimizer_init: dict[str, Any] | None = None
     lr_scheduler_init: dict[str, Any] | None = None
-    device: str | None = None
+    device: str | torch.device | None = None
     freeze: bool | None = None
     profile_memory: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def freezes_model(self) -> bool:

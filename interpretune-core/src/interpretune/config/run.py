@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from interpretune.analysis import AnalysisCache, AnalysisCfg, SaveCfg
 from interpretune.analysis.operations import find_operation, load_operations, plan_of
+from interpretune.config.checked import CheckedConfig, Seed
 
 if TYPE_CHECKING:
     from interpretune.analysis.operations import Operation, Plan
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class WrittenAnalysis(AnalysisCfg):
+class WrittenAnalysis(AnalysisCfg, checks_types=True):
     """An analysis as a file says it: a mode with its settings, and what runs beside it.
 
     Attributes:
@@ -57,7 +58,7 @@ class WrittenAnalysis(AnalysisCfg):
 
 
 @dataclass(kw_only=True)
-class RunnerOptions:
+class RunnerOptions(CheckedConfig, checks_types=True):
     """How analyses are run.
 
     Attributes:
@@ -68,4 +69,4 @@ class RunnerOptions:
 
     root: str = "analyses"
     limit: int | None = None
-    seed: int = 0
+    seed: Seed = 0

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from interpretune.config.checked import CheckedConfig
+
 
 @dataclass(kw_only=True)
-class ITSharedConfig:
+class ITSharedConfig(CheckedConfig, checks_types=True):
     """Settings that a session copies into both the module's and the data module's configuration.
 
     A value set there takes precedence over the shared one.
 
     Attributes:
-        model_name_or_path: Hugging Face id, local folder, or GGUF file.
+        model_name_or_path: Hugging Face id, local folder, or GGUF file. (A model in memory is ``ITConfig.hf_model``.)
         task_name: Name of the task, free for users' classes to interpret.
         tokenizer_name: Id or folder of the tokenizer, if it is not the model's.
         tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
@@ -30,3 +32,8 @@ class ITSharedConfig:
     tokenizer_id_overrides: dict[str, int] = field(default_factory=dict)
     trust_remote_code: bool = False
     cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "tokenizer_name"):
+            value = getattr(self, name)
+            setattr(self, name, value if value is None else str(value))  # a path is a name as well

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
 import collections.abc
-import importlib
 import inspect
 import sys
 import types
@@ -15,30 +13,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Union
 
-import docstring_parser
 from attrs import frozen
 from torch import Tensor, nn
 
+from interpretune.config.field_types import InMemory, field_descriptions, field_types
 from interpretune.errors import ConfigurationError
 
-BY_CLASS_PATH = {"PretrainedConfig": "transformers"}
-"""Types that modules import for type checkers only and that a file can nevertheless build, with their modules."""
 MAPPINGS = (dict, collections.abc.Mapping)
 SEQUENCES = (list, tuple, collections.abc.Sequence)
-
-
-class _OfType(type):
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return cls  # of a module that only type checkers import
-
-
-class InMemory(metaclass=_OfType):
-    """Stands for a type that only type checkers import: its objects come from code, never from a file."""
-
-    def __class_getitem__(cls, item: Any) -> type[InMemory]:
-        return cls
 
 
 @frozen
@@ -69,7 +51,7 @@ def written_fields(cls: type) -> list[WrittenField]:
     Raises:
         ConfigurationError: A field has to be given and cannot be written.
     """
-    found, hints, about = [], field_types(cls), _descriptions(cls)
+    found, hints, about = [], field_types(cls), field_descriptions(cls)
     for item in init_fields(cls):
         written, default = written_type(hints.get(item.name, Any)), default_of(item)
         if written is not None:
@@ -79,16 +61,6 @@ def written_fields(cls: type) -> list[WrittenField]:
                 f"{cls.__qualname__} needs {item.name}, and its type ({item.type}) cannot be written in a file. "
                 "Give the field a default, or a type made of numbers, words, lists, mappings and dataclasses."
             )
-    return found
-
-
-def field_types(cls: type) -> dict[str, Any]:
-    """Types of a class's fields by name; what is imported for type checkers only becomes ``InMemory``."""
-    found = {}
-    for base in reversed(cls.__mro__):
-        names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
-        for name, annotation in inspect.get_annotations(base).items():
-            found[name] = _resolve(annotation, names)
     return found
 
 
@@ -156,27 +128,6 @@ def arguments_of(members: Iterable[Any], origins: tuple[Any, ...], index: int) -
             yield args[index]
 
 
-def _resolve(annotation: Any, names: Mapping[str, Any]) -> Any:
-    holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    try:
-        return typing.get_type_hints(holder, {}, _Names(names))["it"]
-    except (TypeError, AttributeError, SyntaxError, NameError):  # what only type checkers understand
-        return InMemory
-
-
-class _Names(dict[str, Any]):
-    """Names of a module, and stand-ins for those that it imports for type checkers only."""
-
-    def __missing__(self, name: str) -> Any:
-        if hasattr(builtins, name):
-            raise KeyError(name)
-        return _absent(name)
-
-
-def _absent(name: str) -> Any:
-    return getattr(importlib.import_module(BY_CLASS_PATH[name]), name) if name in BY_CLASS_PATH else InMemory
-
-
 def _written_class(hint: Any) -> Any:
     if not inspect.isclass(hint):
         return None
@@ -199,12 +150,3 @@ def _is_plain(value: Any) -> bool:
     if not is_dataclass(value):
         return False
     return _is_plain(type(value)) and all(_is_plain(getattr(value, item.name)) for item in init_fields(value))
-
-
-def _descriptions(cls: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of their attributes."""
-    found = {}
-    for base in reversed(cls.__mro__):
-        for item in docstring_parser.parse(base.__doc__ or "").params:
-            found[item.arg_name] = " ".join((item.description or "").split())
-    return found

@@ -11,12 +11,12 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Union
 
+from interpretune.config.field_types import field_types
 from interpretune.config.written_fields import (
     MAPPINGS,
     SEQUENCES,
     arguments_of,
     default_of,
-    field_types,
     init_fields,
     written_type,
 )

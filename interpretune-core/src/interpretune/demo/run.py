@@ -22,6 +22,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.quality import measure_latent_quality
 from interpretune.cache_folder import cache_root
+from interpretune.config.checked import CheckedConfig
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
@@ -51,7 +52,7 @@ MIB = 1024 * 1024
 
 
 @dataclass(kw_only=True)
-class DemoOptions:
+class DemoOptions(CheckedConfig, checks_types=True):
     """What the command line of the demo sets.
 
     Attributes:
@@ -102,10 +103,10 @@ class Stopwatch:
     def part(self, name: str, console: Console) -> Iterator[None]:
         """Time a block; on a terminal show that it is running."""
         start = time.perf_counter()
-        console.print(f"[dim]{name} ...[/dim]")
+        console.print(f"{name} ...", style="dim", markup=False)
         yield
         self.seconds[name] = round(time.perf_counter() - start, 1)
-        console.print(f"[dim]{name}: {self.seconds[name]} s[/dim]")
+        console.print(f"{name}: {self.seconds[name]} s", style="dim", markup=False)
 
 
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     console.print(
         f"written to {options.output}: figures, a store of results for each mode, summary.json",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     return summary

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from attrs import field as attrs_field
 from attrs import frozen
 
+from interpretune.config.checked import CheckedConfig, Seed
 from interpretune.errors import ConfigurationError
 
 LAST = "last"
@@ -17,7 +18,7 @@ LAST = "last"
 
 
 @dataclass(kw_only=True)
-class EarlyStopping:
+class EarlyStopping(CheckedConfig, checks_types=True):
     """Stop when a metric of the validation no longer gets better; its best checkpoint is kept.
 
     Attributes:
@@ -35,7 +36,7 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise ConfigurationError(f"EarlyStopping.mode is {self.mode!r}; write 'min' or 'max'.")
-        if self.patience < 0 or self.min_delta < 0:
+        if self.patience < 0 or not self.min_delta >= 0:
             raise ConfigurationError(
                 f"EarlyStopping has patience {self.patience} and min_delta {self.min_delta}; neither may be negative."
             )
@@ -48,7 +49,7 @@ class EarlyStopping:
 
 
 @dataclass(kw_only=True)
-class LoopConfig:
+class LoopConfig(CheckedConfig, checks_types=True):
     """What ``fit``, ``validate``, ``test`` and ``predict`` do; trainers of other libraries know these names.
 
     Attributes:
@@ -89,7 +90,7 @@ class LoopConfig:
     keep_checkpoints: int = 2
     resume_from: str | Path | None = None
     early_stopping: EarlyStopping | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -103,12 +104,12 @@ class LoopConfig:
             if (
                 item.name.startswith("limit_")
                 and limit is not None
-                and (limit < 0 or (isinstance(limit, float) and limit > 1))
+                and (not limit >= 0 or (not isinstance(limit, int) and limit > 1))
             ):
                 raise ConfigurationError(
                     f"LoopConfig.{item.name} is {limit}; write a number of batches, or a share between 0.0 and 1.0."
                 )
-        if self.gradient_clip_val is not None and self.gradient_clip_val <= 0:
+        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
             raise ConfigurationError(
                 f"LoopConfig.gradient_clip_val is {self.gradient_clip_val}; it must be positive (None: no clipping)."
             )

@@ -17,6 +17,7 @@ from interpretune.loops.checkpoint import find_checkpoint, load_checkpoint
 from interpretune.loops.config import LoopConfig, LoopResult
 from interpretune.loops.metric_log import MetricLog
 from interpretune.progress import progress_bar
+from interpretune.put_back import attribute_put_back
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -133,14 +134,14 @@ def call_if_defined(module: nn.Module, name: str) -> None:
 
 @contextlib.contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and each of its parts back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
+    """Put a module into eval mode, and each of its parts back into its own mode afterwards.
+
+    The mode is that of the modules themselves, which other threads see too. Blocks of several threads may end in any
+    order: the last one puts back what the first one found.
+    """
+    with attribute_put_back(list(module.modules()), "training"):
+        module.eval()
         yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _on_cpu(value: Any) -> Any:

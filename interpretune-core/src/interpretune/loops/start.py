@@ -11,6 +11,7 @@ import torch
 
 from interpretune.errors import ConfigurationError
 from interpretune.loops.config import LoopConfig, LoopResult
+from interpretune.put_back import random_state_put_back
 from interpretune.session import it_init
 
 if TYPE_CHECKING:
@@ -104,11 +105,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    before = random.getstate()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # without a list it warns of several devices
+    with random_state_put_back():
         random.seed(seed)
         torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before)
+        yield

@@ -18,6 +18,7 @@ from interpretune.analysis.replay.prefill import Kept, Prefill
 from interpretune.analysis.replay.prefix import Rows
 from interpretune.analysis.replay.rows import Changes, LatentRows
 from interpretune.errors import AnalysisError
+from interpretune.model_lock import model_lock
 
 MOST_ROWS = 2048
 """Rows of one replay, where memory allows: with half as many, calls and small products cost a few percent more."""
@@ -52,6 +53,11 @@ def ablate(
     Raises:
         AnalysisError: A row names an example or a latent that does not exist, or the budget is below one row.
     """
+    with model_lock(prefill.backend.model):
+        return _ablate(prefill, rows, columns, row_budget, naive)
+
+
+def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None, naive: bool) -> Tensor:
     _check(prefill, rows, row_budget)
     clean = prefill.logits if columns is None else prefill.logits[:, columns]
     result = clean[rows.points]
@@ -184,6 +190,11 @@ def ablate_everywhere(
     Raises:
         AnalysisError: As ``ablate``.
     """
+    with model_lock(prefill.backend.model):
+        return _ablate_everywhere(prefill, rows, columns, row_budget)
+
+
+def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None) -> Tensor:
     _check(prefill, rows, row_budget)
     backend, models = prefill.backend, list(prefill.latent_models.values())
     names = tuple(rows.changes)

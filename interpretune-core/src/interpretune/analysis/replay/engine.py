@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.replay.prefix import Prefix, Rows
+from interpretune.analysis.replay.replaced import replaced_method, replaced_methods
 from interpretune.errors import ReplayRefusedError
+from interpretune.own_context import OwnContext
 
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
@@ -128,7 +130,7 @@ def blocks_below_skipped(blocks: Sequence[nn.Module], start: int, hidden: Tensor
     """Let a model run block ``start`` and what is above it on the given residual stream.
 
     The blocks below do nothing and the last of them hands out ``hidden``. Block 0 itself is given ``hidden`` in the
-    place of the embedding.
+    place of the embedding. All that for the thread and context of the block alone (``interpretune.own_context``).
 
     Args:
         blocks: The model's blocks, in order.
@@ -143,19 +145,26 @@ def blocks_below_skipped(blocks: Sequence[nn.Module], start: int, hidden: Tensor
     def handed_out(*_: object, **__: object) -> object:
         return (hidden,) if in_tuple else hidden
 
-    with contextlib.ExitStack() as stack:
-        for index in range(start):
-            stack.enter_context(
-                replaced_method(blocks[index], "forward", handed_out if index == start - 1 else skipped)
-            )
-        if start == 0:
-
-            def put_in(_: nn.Module, args: tuple, kwargs: dict) -> tuple:  # type: ignore[type-arg]
-                return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-            handle = blocks[0].register_forward_pre_hook(put_in, with_kwargs=True, prepend=True)
-            stack.callback(handle.remove)
+    methods = [(blocks[index], "forward", handed_out if index == start - 1 else skipped) for index in range(start)]
+    with replaced_methods(methods), _put_in(blocks[0], hidden) if start == 0 else contextlib.nullcontext():
         yield
+
+
+@contextlib.contextmanager
+def _put_in(block: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Give a block another residual stream."""
+    with OwnContext() as here:
+
+        def put_in(_: nn.Module, args: Any, kwargs: Any = None) -> Any:
+            if kwargs is None or not here.is_here():  # torch leaves kwargs out of hooks that are being taken off
+                return None
+            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+        handle = block.register_forward_pre_hook(put_in, with_kwargs=True, prepend=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 @contextlib.contextmanager
@@ -180,27 +189,6 @@ def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
 
     with replaced_method(head, "forward", narrow):
         yield True
-
-
-@contextlib.contextmanager
-def replaced_method(module: nn.Module, name: str, method: object) -> Iterator[None]:
-    """Let one module compute something else, whatever wraps its class; what stood there comes back.
-
-    Args:
-        module: The module.
-        name: One of its methods.
-        method: What it computes in the block; without ``self``.
-    """
-    attributes = module.__dict__  # not setattr: some wrappers hand attributes on to what they wrap
-    before = attributes.get(name)
-    attributes[name] = method
-    try:
-        yield
-    finally:
-        if before is None:
-            del attributes[name]
-        else:
-            attributes[name] = before
 
 
 @torch.no_grad()

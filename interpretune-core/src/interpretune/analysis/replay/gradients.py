@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from attrs import frozen
@@ -16,6 +16,7 @@ from interpretune.analysis.replay.ablation import replay_budget
 from interpretune.analysis.replay.prefill import Prefill
 from interpretune.analysis.replay.prefix import Rows
 from interpretune.errors import AnalysisError
+from interpretune.model_lock import model_lock
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """A scalar of logits ``[n, c]`` and of the points that they belong to, ``[n]``; a sum over rows."""
@@ -227,5 +228,8 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
         return gradients_of(chosen.sum(), [leaves[upstream]])[0].flatten(1)
 
 
-def _frozen(prefill: Prefill) -> contextlib.AbstractContextManager[None]:
-    return frozen_parameters(prefill.backend.model, *prefill.latent_models.values())
+@contextlib.contextmanager
+def _frozen(prefill: Prefill) -> Iterator[None]:
+    model = prefill.backend.model
+    with model_lock(model), frozen_parameters(model, *prefill.latent_models.values()):
+        yield

@@ -22,6 +22,8 @@ from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.replay.engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only
 from interpretune.analysis.replay.prefix import LayerKeys, Prefix, Rows, attend, visible_slots
 from interpretune.errors import ReplayRefusedError
+from interpretune.own_context import OwnContext
+from interpretune.put_back import attribute_put_back
 from interpretune.tokenization import position_ids
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class HuggingFaceReplay(ReplayEngine):
         def note(_: nn.Module, __: Any, output: Any) -> None:
             self.in_tuple = isinstance(output, tuple)
 
-        handle = self.blocks[0].register_forward_hook(note)
+        handle = self.blocks[0].register_forward_hook(note)  # whoever runs the model, it returns the same kind
         try:
             logits = self.backend.forward(inputs, edits, points, past_key_values=cache, use_cache=True)
         finally:
@@ -162,19 +164,62 @@ class HuggingFaceReplay(ReplayEngine):
 
     @contextlib.contextmanager
     def _attention(self, running: _Running) -> Iterator[None]:
-        """Let the model's attention go through ``replay_attention``."""
+        """Let the model's attention go through ``replay_attention``, in this thread and context."""
         owners: list[Any] = [self._model, *(part for block in self.blocks for part in block.modules())]
-        configs = {id(owner.config): owner.config for owner in owners if hasattr(owner, "config")}
-        before = {key: config._attn_implementation for key, config in configs.items()}
+        configs = list({id(owner.config): owner.config for owner in owners if hasattr(owner, "config")}.values())
         token = _running.set(running)
         try:
-            for config in configs.values():
-                config._attn_implementation = ATTENTION
-            yield
+            with OwnContext() as here, attribute_put_back(configs, "_attn_implementation"):
+                for config in configs:
+                    config._attn_implementation = _AttentionHere(config._attn_implementation, here)
+                yield
         finally:
             _running.reset(token)
-            for key, config in configs.items():
-                config._attn_implementation = before[key]
+
+
+class _AttentionHere(str):
+    """Names the attention function of replays to the thread and context of a replay, and to all others what it did.
+
+    It stands in the configuration, which a model has for all threads: who runs the model meanwhile gets the mask and
+    the attention that the model has.
+    """
+
+    _elsewhere: str
+    _here: OwnContext
+
+    def __new__(cls, elsewhere: str, here: OwnContext) -> _AttentionHere:
+        """Name what is asked for elsewhere and where is here."""
+        name = super().__new__(cls, elsewhere)
+        name._elsewhere, name._here = str(elsewhere), here
+        return name
+
+    def __str__(self) -> str:
+        return ATTENTION if self._here.is_here() else self._elsewhere
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return str(self) != other
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __contains__(self, part: object) -> bool:
+        return isinstance(part, str) and part in str(self)
+
+    def startswith(self, *args: Any) -> bool:
+        """As of the name that it is to the caller."""
+        return str(self).startswith(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is the name alone."""
+        return str, (self._elsewhere,)
 
 
 def replay_attention(

@@ -20,6 +20,7 @@ from interpretune.analysis.replay.engine import ReadyContext, ReplayEngine
 from interpretune.analysis.replay.prefix import Prefix, Rows
 from interpretune.analysis.splicing import Observer, Splice, in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
+from interpretune.model_lock import model_lock
 
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
@@ -124,7 +125,7 @@ class Prefill:
         runs = {*entry.above} if hands_in else {*entry.above, name}
         spliced = [key for key in self.latent_models if key in runs]  # where two write, the order decides who is last
         edits = self.backend.chain(self._splices(spliced, rows, {name: output}, latent_edits, observers or {}))
-        with kept.ready():
+        with model_lock(self.backend.model), kept.ready():
             return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
 
     def run_rows_up_to(self, upper: str, name: str, rows: Rows, output: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class Prefill:
         below = [key for key in entry.above if key not in end.above]
         edits = self.backend.chain(self._splices(below, rows, {}, {}, {}))
         edits[place] = in_turn([edits[place], stop]) if place in edits else stop
-        with contextlib.suppress(AllCaptured), kept.ready():
+        with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
             kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
         return seen[0].squeeze(1)
 
