@@ -90,12 +90,14 @@ def test_init_twice_does_not_add_the_trained_ones_again(make: Make) -> None:
 
 
 def test_a_model_is_known_by_all_that_changes_what_it_computes(make: Make) -> None:
-    model = make(recipe()).module.model
-    before = training.model_fingerprint(model)
-    weights = next(parameter for parameter in model.parameters() if parameter.ndim == 2)
+    session = make(recipe())
+    before = training.activation_identity(**session)
+    assert training.activation_identity(**session) == before
+    assert before.unknown == ()
+    weights = next(parameter for parameter in session.module.model.parameters() if parameter.ndim == 2)
     with torch.no_grad():
         weights.copy_(weights.flip(0))  # the same values in another order
-    assert training.model_fingerprint(model) != before
+    assert training.activation_identity(**session) != before
 
 
 def test_a_second_session_loads_what_the_first_trained(

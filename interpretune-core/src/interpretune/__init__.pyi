@@ -32,6 +32,7 @@ from .errors import (
     LatentModelError,
     ModelLoadError,
     NotFiniteError,
+    NotReusedWarning,
     OutputError,
     PlanError,
     ReplayRefusedError,
@@ -41,6 +42,7 @@ from .errors import (
     TokenizationError,
     TrainingError,
     UnknownAdapterError,
+    UnknownContentError,
 )
 from .latent_training import LatentTrainingConfig, LatentTrainingModule
 from .loops.config import EarlyStopping, LoopConfig, LoopResult
@@ -99,6 +101,7 @@ __all__ = [
     "LoopResult",
     "ModelLoadError",
     "NotFiniteError",
+    "NotReusedWarning",
     "OptimizerSetup",
     "OutputError",
     "PlanError",
@@ -116,6 +119,7 @@ __all__ = [
     "TokenizationError",
     "TrainingError",
     "UnknownAdapterError",
+    "UnknownContentError",
     "analysis",
     "build_context",
     "build_once",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
+import os
+import secrets
+import shutil
+import warnings
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +16,12 @@ import datasets
 import torch
 from torch.utils.data import DataLoader
 
+from interpretune.analysis.content_hash import WHAT_TO_DO, ContentHash
 from interpretune.cache_folder import build_once, cache_root
 from interpretune.config.datamodule import ITDataModuleConfig
-from interpretune.errors import ConfigurationError, DataError
+from interpretune.errors import ConfigurationError, DataError, NotReusedWarning, UnknownContentError
 from interpretune.plain_files import file_sha256
+from interpretune.prepared_content import prepared_content
 from interpretune.prompts import encode_prompts, read_rows
 from interpretune.tokenization import ATTENTION_MASK, PaddingCollator, load_tokenizer
 
@@ -27,12 +31,6 @@ if TYPE_CHECKING:
 
     from interpretune.module import ITModule
     from interpretune.stack import ExecutionContext
-
-WITHOUT_EFFECT_ON_CONTENT = (
-    *("data", "prompt_cfg"),  # their content is in the key, not their names
-    *("cache_dir", "dataset_path", "force_prepare_data", "train_batch_size", "eval_batch_size", "dataloader_kwargs"),
-)
-"""Fields of the configuration that are not in the name of prepared data."""
 
 ALWAYS_KEPT = (ATTENTION_MASK, "labels")
 
@@ -93,7 +91,8 @@ class ITDataModule:
 
     def prepare_once(self, target_model: nn.Module | None = None) -> None:
         """Call ``prepare_data`` unless the cache holds its result; leave nothing half-written behind."""
-        final = self._final_path()
+        content = self.content()
+        final = self._final_path(content)
 
         def prepare(folder: Path) -> None:
             self.itdm_cfg.dataset_path = folder
@@ -103,6 +102,14 @@ class ITDataModule:
                 self.itdm_cfg.dataset_path = final
 
         self.itdm_cfg.dataset_path = build_once(final, prepare, force=self.itdm_cfg.force_prepare_data)
+        if content.unknown:
+            warnings.warn(
+                f"The data are prepared anew, since it cannot be known what they depend on: {content.unknown[0]} "
+                f"{WHAT_TO_DO}",
+                NotReusedWarning,
+                stacklevel=2,
+            )
+            weakref.finalize(self, shutil.rmtree, final, ignore_errors=True)  # nobody will find them again
 
     def content_key(self) -> str:
         """Name of everything that changes the prepared data: configuration, tokenizer, code and source files.
@@ -110,28 +117,11 @@ class ITDataModule:
         Returns:
             16 hexadecimal digits.
         """
-        cfg = self.itdm_cfg
-        digest = hashlib.sha256()
-        parts: list[Any] = [
-            type(self).__qualname__,
-            *(_source(vars(cls)) for cls in type(self).__mro__ if cls.__module__ != "builtins"),
-            _tokenizer_state(self.tokenizer),
-            self.tokenizer.special_tokens_map,
-            self.tokenizer.model_input_names,
-            self.tokenizer.padding_side,
-            getattr(self.tokenizer, "chat_template", None),
-            {item.name: getattr(cfg, item.name) for item in fields(cfg) if item.name not in WITHOUT_EFFECT_ON_CONTENT},
-            type(cfg.prompt_cfg).__qualname__,
-            *(_source(vars(cls)) for cls in type(cfg.prompt_cfg).__mro__ if cls.__module__ != "builtins"),
-            vars(cfg.prompt_cfg),
-            self.source_fingerprint(),
-            datasets.__version__,
-            version("interpretune-core"),
-        ]
-        for part in parts:
-            text = repr(sorted(part.items(), key=repr)) if isinstance(part, dict) else repr(part)
-            digest.update(text.encode())
-        return digest.hexdigest()[:16]
+        return self.content().sha256[:16]
+
+    def content(self) -> ContentHash:
+        """Hash of everything that changes the prepared data, and what of it cannot be known."""
+        return prepared_content(self)
 
     def source_fingerprint(self) -> str:
         """Identify the content of the data source; override it where ``prepare_data`` reads other files.
@@ -185,56 +175,37 @@ class ITDataModule:
         """The same batches as ``test_dataloader``."""
         return self.test_dataloader()
 
-    def _remove_unused_columns(
-        self, dataset: datasets.Dataset, target_model: nn.Module | None = None
-    ) -> datasets.Dataset:
-        """Drop the columns that the model does not take; masks and labels always stay."""
+    def kept_columns(self, target_model: nn.Module | None = None) -> list[str]:
+        """Columns that stay in prepared data where they are there."""
         kept = self.itdm_cfg.signature_columns
         if kept is None:
             forward = getattr(getattr(target_model, "model", target_model), "forward", None)
             kept = list(inspect.signature(forward).parameters) if forward else self.tokenizer.model_input_names
-        kept = [*kept, *self.tokenizer.model_input_names[:1], *ALWAYS_KEPT]
+        return [*kept, *self.tokenizer.model_input_names[:1], *ALWAYS_KEPT]
+
+    def _remove_unused_columns(
+        self, dataset: datasets.Dataset, target_model: nn.Module | None = None
+    ) -> datasets.Dataset:
+        """Drop the columns that the model does not take; masks and labels always stay."""
+        kept = self.kept_columns(target_model)
         return dataset.remove_columns([name for name in dataset.column_names if name not in kept])
 
-    def _final_path(self) -> Path:
+    def _final_path(self, content: ContentHash) -> Path:
+        name = content.sha256[:16]
+        if content.unknown:
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise UnknownContentError(
+                    "Several processes share prepared data by what they depend on, and that cannot be known: "
+                    f"{content.unknown[0]} {WHAT_TO_DO}"
+                )
+            name = f"{name}-{secrets.token_hex(8)}"
         if self.itdm_cfg.dataset_path is not None:
             given = Path(self.itdm_cfg.dataset_path)
-            return given if given.name == self.content_key() else given / self.content_key()
-        name = (self.itdm_cfg.task_name or type(self).__name__).replace("/", "-")
-        return cache_root(self.itdm_cfg.cache_dir) / "datasets" / name / self.content_key()
-
-
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that a tokenizer does: merges, normalizer and post-processor included, where it can be written down."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return str(backend.to_str()) if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+            return given if given.name == name else given / name
+        task = (self.itdm_cfg.task_name or type(self).__name__).replace("/", "-")
+        return cache_root(self.itdm_cfg.cache_dir) / "datasets" / task / name
 
 
 def _file_fingerprint(path: Path) -> str:
     files = [path] if path.is_file() else sorted(path.rglob("*.json"))
     return " ".join(file_sha256(file) for file in files) or str(path)
-
-
-def _source(namespace: Mapping[str, Any]) -> list[str]:
-    """Compiled code and constants of the functions in a class body: a change of code is a change of content."""
-    found = []
-    for name, member in sorted(namespace.items()):
-        function = inspect.unwrap(getattr(member, "__func__", member))
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            defaults = (*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items()))
-            found.append(f"{name} {_code_text(code)} {_code_text(defaults)}")
-    return found
-
-
-def _code_text(constant: Any) -> str:
-    """Compiled code or a constant in it as text that is the same in every process; inner functions included."""
-    if inspect.iscode(constant):
-        inner = ", ".join(map(_code_text, constant.co_consts))
-        return f"{constant.co_code.hex()} {constant.co_names} {constant.co_freevars} [{inner}]"
-    if isinstance(constant, frozenset):  # its order depends on the process
-        return f"{{{', '.join(sorted(map(_code_text, constant)))}}}"
-    if isinstance(constant, tuple):
-        return f"({', '.join(map(_code_text, constant))})"
-    is_plain = constant is None or isinstance(constant, (str, bytes, int, float, complex))
-    return repr(constant) if is_plain else type(constant).__qualname__  # others may show their address

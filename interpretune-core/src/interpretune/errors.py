@@ -143,3 +143,11 @@ class StoreBusyError(StoreError):
 
 class PlanError(AnalysisError, ValueError):
     """Operations do not fit together, or one did not do what it declares."""
+
+
+class UnknownContentError(PlanError):
+    """Something that results depend on cannot be read, so that equal and different settings cannot be told apart."""
+
+
+class NotReusedWarning(UserWarning):
+    """Something is computed again, since it cannot be known whether what is there depends on the same settings."""

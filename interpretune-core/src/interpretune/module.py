@@ -78,6 +78,16 @@ class ITModule(nn.Module):
         if self.latent_models:
             self.backend.check_latent_models(self.latent_models)
 
+    def identity(self) -> Any:
+        """What results depend on beside code, model and latent models: own attributes and settings that own code names.
+
+        A method of the module or an operation that a result depends on may read anything that its class keeps, such as
+        a temperature. Override it to say so yourself.
+        """
+        from interpretune.analysis.module_state import named_state
+
+        return named_state(self)
+
     def _before_it_cfg_init(self, it_cfg: ITConfig) -> ITConfig:
         """Adjust the configuration before anything is built from it; override as needed."""
         return it_cfg

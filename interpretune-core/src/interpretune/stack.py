@@ -12,6 +12,7 @@ import pluggy
 from attrs import field, frozen
 
 from interpretune import hookspecs
+from interpretune.code_origin import note_source
 from interpretune.contributions import ClassContribution
 from interpretune.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from interpretune.discovery import InstalledAdapter, find_adapter, installed_adapters
@@ -54,6 +55,10 @@ class ExecutionContext:
     adapters: tuple[StackedAdapter, ...]
     hook: pluggy.HookRelay = field(repr=False, eq=False)
     contributions: tuple[ClassContribution, ...] = field(repr=False, eq=False)
+
+    def identity(self) -> tuple[str, ...]:
+        """What a hash of it counts: the names of the adapters. Their code counts beside it, once for a session."""
+        return self.names
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -186,6 +191,7 @@ def _with_default_model(
 def _stack(installed: InstalledAdapter) -> StackedAdapter:
     """Import one adapter and check the form of the object and its declaration."""
     plugin = installed.load()
+    note_source(installed.target.partition(":")[0].partition(".")[0])
     if inspect.isclass(plugin):
         raise AdapterSignatureError(
             f"Adapter {installed}: {installed.target!r} is the class {plugin.__qualname__}, but an adapter is an "

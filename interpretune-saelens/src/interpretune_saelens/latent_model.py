@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sae_lens import SAE, BatchTopKTrainingSAE, TrainingSAE
@@ -58,6 +58,7 @@ class SAELatentModel(nn.Module):
     """
 
     steps_since_active: Tensor
+    passing_state: ClassVar[frozenset[str]] = frozenset({*NOTED_BY_ENCODE, "training_report"})
 
     def __init__(
         self,

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
+import secrets
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sae_lens
 import torch
 from attrs import frozen
 from sae_lens import SAE, BatchTopKTrainingSAE, SAETrainer
-from sae_lens import __version__ as sae_lens_version
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interpretune import ConfigurationError, ITDataModule, ITModule, LatentModelError, build_once, cache_root
+from interpretune import (
+    ConfigurationError,
+    ITDataModule,
+    ITModule,
+    LatentModelError,
+    NotReusedWarning,
+    build_once,
+    cache_root,
+)
 from interpretune.analysis import AnalysisBackend, ModelInputs
+from interpretune.analysis.content_hash import WHAT_TO_DO, ContentHash, content_hash
+from interpretune.analysis.identity import identify_model, identify_stack, library_versions
 from interpretune.put_back import random_state_put_back
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
@@ -49,7 +60,7 @@ def train_latent_models(
         LatentModelError: There are no activations to train on.
     """
     module.backend.check_hook_points([cfg.hook_name for cfg in cfgs])
-    identity = f"{model_fingerprint(module.model)} {datamodule.content_key()} {sae_lens_version}"
+    known = activation_identity(module, datamodule)
     collected: dict[int, Activations] = {}  # by seed; filled by the first SAE that is not in the cache
     latent_models = []
     for cfg in cfgs:
@@ -57,7 +68,17 @@ def train_latent_models(
             name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")
         }
         recipe |= {"sae_options": cfg.sae_options, "trainer_options": cfg.trainer_options}  # as defaults give them
-        key = hashlib.sha256((identity + json.dumps(recipe, sort_keys=True, default=str)).encode()).hexdigest()[:16]
+        recipe_hash = content_hash(recipe, f"The recipe of the SAE at {cfg.hook_name}")
+        unknown = (*known.unknown, *recipe_hash.unknown)
+        key = hashlib.sha256(f"{known.sha256} {recipe_hash.sha256}".encode()).hexdigest()[:16]
+        if unknown:
+            key += f"-{secrets.token_hex(8)}"  # found by nobody again
+            warnings.warn(
+                f"The SAE at {cfg.hook_name} is trained anew, since it cannot be known what it depends on: "
+                f"{unknown[0]} {WHAT_TO_DO}",
+                NotReusedWarning,
+                stacklevel=2,
+            )
         folder = cache_root(cfg.cache_dir or module.it_cfg.cache_dir) / "saes" / f"{cfg.hook_name}-{cfg.d_sae}-{key}"
 
         def train(target: Path, cfg: SAELensTrainConfig = cfg) -> None:
@@ -97,14 +118,20 @@ class Activations:
         return torch.cat([values, *[values[self.is_answer]] * (answer_repeats - 1)])
 
 
-def model_fingerprint(model: torch.nn.Module) -> str:
-    """Identify a model by its configuration and by the names, shapes and values of its parameters and buffers."""
-    digest = hashlib.sha256()
-    digest.update(repr(getattr(model, "config", getattr(model, "cfg", None))).encode())
-    for name, parameter in itertools.chain(model.named_parameters(), model.named_buffers()):
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def activation_identity(module: ITModule, datamodule: ITDataModule) -> ContentHash:
+    """What activations, and the SAEs that are trained on them, depend on: model, prepared text, batches and code."""
+    model, stack, data = identify_model(module), identify_stack(module), datamodule.content()
+    parts = {
+        "model": model.about["sha256"],
+        "stack": stack.about,
+        "data": data.sha256,
+        "loader": {"batch": datamodule.itdm_cfg.train_batch_size, "options": datamodule.itdm_cfg.dataloader_kwargs},
+        "collator": datamodule.data_collator,
+        "versions": library_versions(module),
+        "library": sae_lens.SAETrainer,  # its version or, of an editable install, its code
+    }
+    found = content_hash(parts, "The SAE")
+    return ContentHash(found.sha256, (*model.unknown, *stack.unknown, *data.unknown, *found.unknown))
 
 
 def collect_activations(

@@ -16,6 +16,7 @@ from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngi
 from interpretune.analysis.hook_names import LOGITS
 from interpretune.own_context import OwnContext
 from interpretune.quantization import keep_weights_in_place
+from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
 from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
@@ -32,6 +33,9 @@ class TransformerLensBackend(AnalysisBackend):
     At canonical names (``interpretune.analysis.hook_names``) heads are flattened, and ``resid_mid`` of a bridge is
     changed for the skip connection too: its own ``hook_resid_mid`` is the input of the MLP's norm alone.
     """
+
+    passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_places"})
+    passing_model_state = NOTED_IN_FORWARDS
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model: Any = model

@@ -29,6 +29,8 @@ class NNsightBackend(HuggingFaceBackend):
     while edits are in force, each forward is a run of nnsight's, with one worker for each edit.
     """
 
+    passing_state = frozenset({"_edits", "_runs"})
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         super().__init__(model, tokenizer)
         import_nnsight()

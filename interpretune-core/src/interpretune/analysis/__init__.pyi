@@ -18,7 +18,7 @@ from .interventions import (
     interventions_in_place,
     run_with_interventions,
 )
-from .latent_model import ACTIVATION_HOOK, Edit, LatentModel, activation_name, layer_of
+from .latent_model import ACTIVATION_HOOK, Edit, HasPassingState, LatentModel, activation_name, layer_of
 from .metrics import (
     ActivationSummary,
     Context,
@@ -31,6 +31,7 @@ from .metrics import (
     effect_correlations,
 )
 from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
+from .object_state import HasIdentity
 from .open_analyses import OpenAnalyses
 from .operations.latent_analyses import logit_differences
 from .plan_runner import AnalysisRunner
@@ -71,6 +72,8 @@ __all__ = [
     "AnswerCounts",
     "Context",
     "Edit",
+    "HasIdentity",
+    "HasPassingState",
     "HubRepository",
     "HuggingFaceBackend",
     "Intervention",

@@ -1,211 +1,212 @@
-"""Hashes of content: equal where two things compute the same, different where a setting or a line of code differs.
+"""One hash for everything that results depend on.
 
-What comes from another package counts by its name; the versions of packages stand beside the hashes.
+It is equal where two things hold and compute the same, and differs where anything in them does, at whatever depth and
+in whatever kind of attribute, container, closure or module.
+
+What an object holds is written down as ``Content`` (``object_state``, ``code_state``) and hashed part by part, without
+recursion, through cycles. What cannot be read (locks, open files, objects of C extensions without a state) is never
+left out and never guessed: ``ContentHash.unknown`` says what and where, and whoever asked reuses nothing.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from operator import itemgetter
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Collection
 from typing import Any
 
-import attrs
-import numpy as np
-import torch
-from torch import Tensor, nn
+from attrs import define, field, frozen
 
-from interpretune.errors import PlanError
+from interpretune.analysis.content import Content, Raw, UnknownState, leaf_of
+from interpretune.analysis.object_state import content_of
+from interpretune.analysis.tensor_content import is_plain_tensor, tensor_digest
+from interpretune.errors import UnknownContentError
 
-PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.dtype, torch.device, type(None), type(...))
-PASSING = frozenset({"training", "device", "dtype", "name_or_path"})
-"""Attributes of modules that a run changes, that their weights tell, or that say where they are from."""
+
+@frozen
+class ContentHash:
+    """What is known of a thing.
+
+    Attributes:
+        sha256: Of all that can be read in it, 64 hexadecimal digits.
+        unknown: What cannot be read, in words: where it is and what it is. If there is anything, equal hashes mean
+            nothing.
+    """
+
+    sha256: str
+    unknown: tuple[str, ...] = ()
 
 
 def hash_of(value: Any, owner: str) -> str:
     """Hash of what something depends on.
 
     Args:
-        value: Numbers, strings, enum members, tensors, arrays, modules of torch, functions and classes, value objects
-            of attrs and dataclasses, and containers of all these.
+        value: Anything.
         owner: What depends on it, in words.
 
     Raises:
-        PlanError: The content of the value cannot be hashed.
+        UnknownContentError: Some of it cannot be read.
     """
-    return _Hasher(owner).of(value)
+    found = content_hash(value, owner)
+    if found.unknown:
+        raise UnknownContentError(f"{found.unknown[0]} {WHAT_TO_DO}")
+    return found.sha256
 
 
-def hash_module(module: nn.Module, owner: str) -> str:
-    """Hash of a module of torch: classes, plain settings, parameters and buffers of all its parts.
+def content_hash(
+    value: Any, owner: str, ignored: Collection[str] = (), sources: Collection[object] = ()
+) -> ContentHash:
+    """Hash of all that can be read in a thing, and what cannot be.
 
     Args:
-        module: The module.
+        value: Anything.
         owner: What depends on it, in words.
+        ignored: Attributes that a forward changes and no result depends on.
+        sources: Configurations whose ``NAMES_NOTHING`` say where they are from, not what they compute; of copies too.
     """
-    return _Hasher(owner).of(module)
+    kinds = {type(item) for item in sources if not isinstance(item, dict)}
+    hasher = _Hasher(owner, frozenset(ignored), frozenset([*map(id, sources), *map(id, kinds)]))
+    digest = hasher.of(value)
+    return ContentHash(digest.hex(), tuple(dict.fromkeys(hasher.unknown)))
 
 
-def plain_settings(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Public attributes that are numbers, words or lists of them, and that no run changes."""
-    return {
-        name: value
-        for name, value in sorted(((str(name), value) for name, value in values.items()), key=itemgetter(0))
-        if not name.startswith("_") and name not in PASSING and _is_plain(value)
-    }
+WHAT_TO_DO = (
+    "Give it as numbers, strings, tensors and modules, or give its class a method identity() that returns what results "
+    "depend on, so that other settings are never taken for the same analysis."
+)
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)
-    return isinstance(value, PLAIN)
+@define(eq=False)
+class _Frame:
+    """A thing whose parts are being hashed."""
+
+    key: int | None
+    content: Content
+    depth: int
+    lowest: int
+    digests: list[bytes] = field(factory=list)
+
+    def digest(self) -> bytes:
+        labelled = [
+            len(label).to_bytes(4, "big") + label + digest
+            for label, digest in zip((label.encode() for label, _ in self.content.parts), self.digests, strict=True)
+        ]
+        head = self.content.kind.encode()
+        told = [len(head).to_bytes(4, "big"), head, len(labelled).to_bytes(8, "big")]
+        return hashlib.sha256(b"".join([*told, *(sorted(labelled) if self.content.unordered else labelled)])).digest()
 
 
 class _Hasher:
-    """Hashes one thing; functions and modules that are under way are not entered again."""
+    """Goes through one thing.
 
-    def __init__(self, owner: str) -> None:
+    Things that are met twice are hashed once. One that is met inside of itself counts by how far up it is; one that was
+    met and holds itself counts by its number afterwards, since its hash says nothing outside of its cycle.
+    """
+
+    def __init__(self, owner: str, ignored: frozenset[str], sources: frozenset[int]) -> None:
+        self.unknown: list[str] = []
         self._owner = owner
-        self._seen: set[int] = set()
+        self._ignored, self._sources = ignored, sources
+        self._open: dict[int, int] = {}
+        self._done: dict[int, bytes] = {}
+        self._cyclic: dict[int, int] = {}
+        self._kept: list[Any] = []
+        self._outer = ""
+        self._lowest = 0
 
-    def of(self, value: Any) -> str:
-        digest = hashlib.sha256()
-        self._feed(value, digest)
-        return digest.hexdigest()
-
-    def _feed(self, value: Any, digest: Any) -> None:
-        if isinstance(value, Tensor):
-            self._feed_numbers(value.detach().contiguous().cpu(), digest)
-        elif isinstance(value, np.ndarray) and value.dtype != object:
-            self._feed_numbers(torch.from_numpy(np.ascontiguousarray(value)), digest)
-        elif isinstance(value, nn.Module):
-            self._feed_module(value, digest)
-        elif isinstance(value, PLAIN):
-            digest.update(f"{type(value).__name__} {value!r}".encode())
-        elif isinstance(value, Mapping):
-            for key in sorted(value, key=str):
-                digest.update(f"{key}:{self.of(value[key])}".encode())
-        elif isinstance(value, (frozenset, set)):
-            digest.update(json.dumps(sorted(map(self.of, value))).encode())
-        elif is_dataclass(value) or attrs.has(type(value)):
-            self._feed_object(value, digest)
-        elif isinstance(value, Sequence):
-            digest.update(f"{len(value)}[{','.join(map(self.of, value))}]".encode())
-        elif isinstance(value, ModuleType):
-            digest.update(value.__name__.encode())
-        elif callable(value):
-            self._feed_callable(value, digest)
-        else:
-            raise self._refusal(value)
-
-    def _feed_numbers(self, dense: Tensor, digest: Any) -> None:
-        digest.update(f"{dense.dtype}{tuple(dense.shape)}".encode())
-        if dense.numel():
-            digest.update(dense.reshape(-1).view(torch.uint8).numpy().data)
-
-    def _feed_object(self, value: Any, digest: Any) -> None:
-        if isinstance(value, type):
-            self._feed_class(value, digest)
-            return
-        names = [item.name for item in (fields(value) if is_dataclass(value) else attrs.fields(type(value)))]
-        digest.update(f"{type(value).__module__}.{type(value).__qualname__}".encode())
-        self._feed({name: getattr(value, name) for name in names}, digest)
-
-    def _feed_module(self, module: nn.Module, digest: Any) -> None:
-        for name, part in module.named_modules():
-            digest.update(f"{name}={type(part).__module__}.{type(part).__qualname__}".encode())
-            self._feed(plain_settings(vars(part)), digest)
-        for name, tensor in _tensors_of(module):
-            digest.update(name.encode())
-            self._feed(tensor, digest)
-
-    def _feed_callable(self, value: Any, digest: Any) -> None:
-        if isinstance(value, functools.partial):
-            self._feed([value.func, list(value.args), value.keywords], digest)
-        elif isinstance(value, MethodType):
-            self._feed_callable(value.__func__, digest)
-        elif isinstance(value, type):
-            self._feed_class(value, digest)
-        elif isinstance(value, FunctionType):
-            self._feed_function(value, digest)
-        elif hasattr(value, "__wrapped__"):
-            self._feed_callable(value.__wrapped__, digest)
-        elif isinstance(value, BuiltinFunctionType) or not hasattr(value, "__dict__"):
-            digest.update(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}".encode())
-        else:
-            raise self._refusal(value)
-
-    def _feed_class(self, value: type, digest: Any) -> None:
-        digest.update(f"{value.__module__}.{value.__qualname__}".encode())
-        if id(value) in self._seen:
-            return
-        self._seen.add(id(value))
-        if _is_own(value):
-            for name, member in sorted(vars(value).items()):
-                inner = getattr(member, "__func__", getattr(member, "fget", member))
-                if isinstance(inner, FunctionType):
-                    self._feed_function(inner, digest)
-                elif _is_plain(member) and not name.startswith("__"):
-                    digest.update(f"{name}={member!r}".encode())
-
-    def _feed_function(self, function: FunctionType, digest: Any) -> None:
-        digest.update(f"{function.__module__}.{function.__qualname__}".encode())
-        if id(function) in self._seen:
-            return
-        self._seen.add(id(function))
-        self._feed_code(function.__code__, digest, doc=function.__doc__)
-        self._feed([function.__defaults__, function.__kwdefaults__ or {}], digest)
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        closed = {name: cell.cell_contents for name, cell in cells}
-        known = function.__globals__
-        referred = {name: known[name] for name in _names(function.__code__) if name in known}
-        for name, value in sorted({**referred, **closed}.items()):
-            digest.update(name.encode())
-            foreign = isinstance(value, (FunctionType, type)) and not _shares_package(value, function)
-            if foreign:
-                digest.update(f"{value.__module__}.{value.__qualname__}".encode())
+    def of(self, value: Any) -> bytes:
+        """Digest of a value, 32 bytes."""
+        root = _Frame(None, Content("root", [("", value)]), len(self._open), len(self._open))
+        frames = [root]
+        while True:
+            frame = frames[-1]
+            if len(frame.digests) == len(frame.content.parts):
+                digest = self._finish(frames)
+                if not frames:
+                    self._lowest = frame.lowest
+                    return digest
+                frames[-1].digests.append(digest)
+                continue
+            entered = self._enter(frame.content.parts[len(frame.digests)][1], frames)
+            if isinstance(entered, bytes):
+                frame.digests.append(entered)
             else:
-                self._feed(value, digest)
+                frames.append(entered)
 
-    def _feed_code(self, code: CodeType, digest: Any, doc: str | None = None) -> None:
-        digest.update(code.co_code)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                self._feed_code(constant, digest)
-            elif constant is None or constant != doc:
-                self._feed(constant, digest)
-        digest.update(repr(code.co_names).encode())
+    def _enter(self, value: Any, frames: list[_Frame]) -> bytes | _Frame:
+        leaf = leaf_of(value)
+        if leaf is not None:
+            return hashlib.sha256(leaf).digest()
+        if isinstance(value, Content):
+            return self._frame(None, value, frames)
+        key = id(value)
+        if key in self._open:
+            frames[-1].lowest = min(frames[-1].lowest, self._open[key])
+            return hashlib.sha256(f"inside itself {self._open[key]}".encode()).digest()
+        if key in self._cyclic:
+            return hashlib.sha256(f"cycle {self._cyclic[key]}".encode()).digest()
+        if key not in self._done:
+            self._kept.append(value)
+            if not is_plain_tensor(value):
+                return self._frame(key, self._content(value, frames), frames)
+            self._done[key] = tensor_digest(value)
+        return self._done[key]
 
-    def _refusal(self, value: Any) -> PlanError:
-        return PlanError(
-            f"{self._owner} depends on a {type(value).__name__}, whose content cannot be hashed: give it as options of "
-            "numbers, strings, tensors and modules, so that other settings are never taken for the same analysis."
-        )
+    def _frame(self, key: int | None, content: Content, frames: list[_Frame]) -> _Frame:
+        depth = lowest = len(self._open)
+        if key is not None:
+            self._open[key] = depth
+        if content.unordered:
+            members = [self._alone(item, frames) for _, item in content.parts]
+            lowest = min([depth, *(reached for _, reached in members)])
+            content = Content(content.kind, [("", Raw(digest)) for digest, _ in members], unordered=True)
+        return _Frame(key, content, depth, lowest)
 
+    def _alone(self, value: Any, frames: list[_Frame]) -> tuple[bytes, int]:
+        """Digest of a member of a set, and how far up something in it refers.
 
-def _tensors_of(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    """All parameters and buffers by name, also those that no checkpoint has."""
-    return sorted([*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0])
+        It does not depend on what was met before, since members come in any order.
+        """
+        leaf = leaf_of(value)
+        if leaf is not None:
+            return hashlib.sha256(leaf).digest(), len(self._open)
+        inner = _Hasher(self._owner, self._ignored, self._sources)
+        inner._open = dict(self._open)
+        inner._outer = self._path(frames)
+        digest = inner.of(value)
+        self.unknown += inner.unknown
+        return digest, inner._lowest
 
+    def _finish(self, frames: list[_Frame]) -> bytes:
+        frame = frames.pop()
+        digest = frame.digest()
+        if frame.key is not None:
+            del self._open[frame.key]
+            if frame.lowest < frame.depth:
+                self._cyclic[frame.key] = len(self._cyclic)
+            else:
+                self._done[frame.key] = digest
+        if frames:
+            frames[-1].lowest = min(frames[-1].lowest, frame.lowest)
+        return digest
 
-def _is_own(value: Any) -> bool:
-    """Whether the code is not interpretune's, torch's or Python's, whose versions are known."""
-    package = str(getattr(value, "__module__", "")).split(".")[0]
-    return package not in ("builtins", "interpretune", "torch", "numpy", "transformers")
+    def _content(self, value: Any, frames: list[_Frame]) -> Content:
+        """What a value holds; of what cannot be read, its class, and a note."""
+        try:
+            told = not {id(value), id(type(value))}.isdisjoint(self._sources)
+            content = content_of(value, self._ignored, from_somewhere=told)
+        except UnknownState as unknown:
+            where, kind = self._path(frames), type(value).__name__
+            if any(frame.content.kind == "identity" for frame in frames):
+                raise UnknownContentError(
+                    f"{self._owner}: what identity() returns at {where} is a {kind}, whose content cannot be hashed. "
+                    "Return numbers, strings, tensors and containers of these."
+                ) from unknown
+            reason = f" ({unknown})" if str(unknown) else ""
+            place = f", at {where}" if where else ""
+            self.unknown.append(f"{self._owner} depends on a {kind}, whose content cannot be hashed{reason}{place}.")
+            return Content(f"unknown {type(value).__module__}.{type(value).__qualname__}", [])
+        return content
 
-
-def _shares_package(value: Any, function: FunctionType) -> bool:
-    if value.__module__ == function.__module__:
-        return True
-    one, other = (str(item.__module__).split(".")[0] for item in (value, function))
-    return one == other and _is_own(value)
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*inner)
+    def _path(self, frames: list[_Frame]) -> str:
+        """Where the part is that is being entered, as one would write it."""
+        return self._outer + "".join(frame.content.parts[len(frame.digests)][0] for frame in frames)

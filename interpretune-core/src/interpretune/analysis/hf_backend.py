@@ -35,6 +35,8 @@ class HuggingFaceBackend(AnalysisBackend):
         modules: The model's modules by path.
     """
 
+    passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_places"})
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model = model
         keep_weights_in_place(model)

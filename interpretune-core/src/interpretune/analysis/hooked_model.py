@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,32 @@ Hooked = Callable[[Any, Mapping[str, Edit]], AbstractContextManager[Any]]
 
 
 class HookedModel(ABC):
-    """Runs a model with edits at named hook points."""
+    """Runs a model with edits at named hook points.
+
+    Attributes:
+        passing_model_state: Attributes of the model's parts in which forwards note something that no result depends on,
+            and names of functions that its library hooks in on the way.
+        passing_state: The backend's own attributes that follow from its class and model, or that runs change.
+    """
+
+    passing_model_state: ClassVar[frozenset[str]] = frozenset()
+    passing_state: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> Any:
+        """What results depend on beside class and model: every attribute that no class lists in ``passing_state``."""
+        classes = type(self).__mro__
+        passing = frozenset().union(*(vars(kind).get("passing_state", ()) for kind in classes))
+        derived = {
+            name
+            for kind in classes
+            for name, value in vars(kind).items()
+            if isinstance(value, functools.cached_property)
+        }
+        return {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if name not in passing | derived and value is not self.model
+        }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let ``hooked``, as a class has it, make edits for its caller alone."""

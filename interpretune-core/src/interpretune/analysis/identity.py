@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
-from torch import Tensor, nn
 
-from interpretune.analysis.content_hash import hash_module, hash_of, plain_settings
+from interpretune.analysis.content_hash import content_hash, hash_of
 from interpretune.analysis.latent_model import LatentModel, activation_name
+from interpretune.code_origin import CORE, source_of
 from interpretune.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers")
 """Libraries whose version may change a number."""
-NAMES_NOTHING = ("_name_or_path", "name_or_path", "transformers_version", "model_name", "tokenizer_name", "device")
-"""Entries of a model's configuration that say where it is from, not what it computes."""
 
 
 @frozen
@@ -82,58 +80,121 @@ def count_examples(batch: Mapping[str, Any]) -> int:
     return len(batch["labels"])
 
 
-def identify_model(module: ITModule) -> dict[str, Any]:
-    """The model of a module: where it came from, its class, and a hash of weights, settings and configuration."""
+@frozen
+class Identity:
+    """What is known of a part of a run.
+
+    Attributes:
+        about: What a manifest says of it, hashes included.
+        unknown: What cannot be known, in words; if there is anything, equal hashes mean nothing.
+    """
+
+    about: dict[str, Any]
+    unknown: tuple[str, ...] = ()
+
+
+def identify_model(module: ITModule) -> Identity:
+    """The model of a module: where it came from, its class, and a hash of all that it and its configuration hold."""
     model: Any = module.model
-    config = getattr(model, "config", None) or getattr(model, "cfg", None)
-    about: dict[str, Any] = {}
-    if config is not None:
-        about = config.to_dict() if hasattr(config, "to_dict") else dict(vars(config))
-    told = plain_settings({name: value for name, value in about.items() if name not in NAMES_NOTHING})
-    nested = {name: plain_settings(value) for name, value in about.items() if isinstance(value, Mapping)}
-    return {
-        "source": without_folders(str(module.it_cfg.model_name_or_path)),
-        "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "type": str(about.get("model_type", about.get("model_name", ""))),
-        "sha256": hash_of([hash_module(model, "The model"), told, nested], "The model"),
-    }
+    configs = [config for name in ("config", "cfg") if (config := getattr(model, name, None)) is not None]
+    about = [_entries(config) for config in configs]
+    named = [entries.get("model_type", entries.get("model_name")) for entries in about]
+    content = content_hash(model, "The model", module.backend.passing_model_state, configs)
+    return Identity(
+        {
+            "source": without_folders(str(module.it_cfg.model_name_or_path)),
+            "class": _name_of(type(model)),
+            "type": str(next(filter(None, named), "")),
+            "sha256": content.sha256,
+        },
+        content.unknown,
+    )
 
 
-def identify_latents(latent_model: LatentModel) -> dict[str, Any]:
-    """A latent model: its places, its class, its settings, and a hash of weights, settings and code."""
-    cfg = getattr(latent_model, "cfg", None)
-    settings = {**plain_settings(vars(latent_model)), **plain_settings(getattr(cfg, "__dict__", {}))}
-    owner, kind = f"The latent model {latent_model.name}", type(latent_model)
-    tensors = {name: value for name, value in vars(latent_model).items() if isinstance(value, Tensor)}
-    content = hash_module(latent_model, owner) if isinstance(latent_model, nn.Module) else hash_of(tensors, owner)
-    return {
-        "name": activation_name(latent_model),
-        "hook_point": latent_model.hook_point,
-        "output_hook_point": latent_model.output_hook_point,
-        "d_sae": latent_model.d_sae,
-        "class": f"{kind.__module__}.{kind.__qualname__}",
-        "settings": {name: value for name, value in settings.items() if isinstance(value, (bool, int, float, str))},
-        "dashboard_url": latent_model.dashboard_url(),
-        "sha256": hash_of([content, settings, kind], owner),
-    }
+def identify_latents(latent_model: LatentModel) -> Identity:
+    """A latent model: its places, its class, its plain settings, and a hash of all that it holds, its code included."""
+    settings = {**getattr(latent_model, "__dict__", {}), **_entries(getattr(latent_model, "cfg", None))}
+    noted = getattr(latent_model, "passing_state", ())
+    content = content_hash(latent_model, f"The latent model {latent_model.name}", noted)
+    return Identity(
+        {
+            "name": activation_name(latent_model),
+            "hook_point": latent_model.hook_point,
+            "output_hook_point": latent_model.output_hook_point,
+            "d_sae": latent_model.d_sae,
+            "class": _name_of(type(latent_model)),
+            "settings": _plain(settings),
+            "dashboard_url": latent_model.dashboard_url(),
+            "sha256": content.sha256,
+        },
+        content.unknown,
+    )
 
 
-def identify_task(module: ITModule) -> dict[str, str]:
+def identify_task(module: ITModule) -> Identity:
     """What a module makes of logits: its answer columns, special tokens, and the code that reduces and scores them."""
     parts = {name: getattr(module, name, None) for name in ("standardize_logits", "labels_to_ids", "loss_fn")}
     columns = module.answer_columns
+    code = content_hash(parts, "What the module makes of logits")
+    return Identity(
+        {
+            "answer_columns": str(None if columns is None else columns.tolist()),
+            "special_tokens": str(module.backend.special_token_ids().tolist()),
+            "code": code.sha256,
+        },
+        code.unknown,
+    )
+
+
+def identify_stack(module: ITModule) -> Identity:
+    """The code of the stack, where no version tells it, and the backend with its settings."""
+    assert module.context is not None, "a composed module has a context"
+    packages = {item.installed.target.partition(":")[0].partition(".")[0] for item in module.context.adapters}
+    code, unknown = identify_packages({CORE, *packages})
+    plugins = [type(item.plugin) for item in module.context.adapters]
+    content = content_hash([plugins, module.backend], "The stack")
+    return Identity({"packages": code, "sha256": content.sha256}, (*unknown, *content.unknown))
+
+
+def identify_packages(packages: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Hashes of the source of packages that count by it, by name, and what is not known of them."""
+    sources = {name: source for name in sorted(packages) if (source := source_of(name)) is not None}
+    unknown = [
+        f"The package {name} is not what it was when it was imported ({', '.join(source.edited[:3])} changed), so that "
+        "what runs is not what is there; start Python anew."
+        for name, source in sources.items()
+        if source.edited
+    ]
+    return {name: source.sha256 for name, source in sources.items()}, tuple(unknown)
+
+
+def _entries(config: Any) -> Mapping[str, Any]:
+    """A configuration by name, whatever kind it is of."""
+    if isinstance(config, Mapping):
+        return {str(name): value for name, value in config.items()}
+    if hasattr(config, "to_dict"):
+        return dict(config.to_dict())
+    return dict(getattr(config, "__dict__", {}))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Public settings that are numbers or words, to be read; what counts is the hash."""
     return {
-        "answer_columns": str(None if columns is None else columns.tolist()),
-        "special_tokens": str(module.backend.special_token_ids().tolist()),
-        "code": hash_of(parts, "What the module makes of logits"),
+        name: value
+        for name, value in sorted(values.items())
+        if not name.startswith("_") and type(value) in (bool, int, float, str) and name not in ("training", "device")
     }
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def library_versions(module: ITModule) -> dict[str, str]:
     """Versions of the libraries whose code takes part: the stack's distributions, core, and what they compute with."""
     assert module.context is not None, "a composed module has a context"
     stacked = {item.installed.distribution: item.installed.version for item in module.context.adapters}
-    return {**stacked, **{name: _version(name) for name in ("interpretune-core", *LIBRARIES)}}
+    return {**stacked, **{name: version_or_unknown(name) for name in ("interpretune-core", *LIBRARIES)}}
 
 
 def without_folders(place: str) -> str:
@@ -145,7 +206,8 @@ def without_folders(place: str) -> str:
     return Path(place).name if Path(place).is_absolute() else place
 
 
-def _version(name: str) -> str:
+def version_or_unknown(name: str) -> str:
+    """Version of a distribution, or ``unknown``."""
     try:
         return version(name)
     except PackageNotFoundError:

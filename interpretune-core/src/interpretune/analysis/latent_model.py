@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -121,6 +121,20 @@ class HasDecoderRows(Protocol):
 
         None where the decoder is not linear as configured, for instance because it undoes a normalisation.
         """
+        ...
+
+
+@runtime_checkable
+class HasPassingState(Protocol):
+    """What a latent model may have beside: the declaration of what ``encode`` only notes for ``decode``.
+
+    Everything else that a latent model and its parts hold counts as a setting: with another one, results are computed
+    again. One that knows better says so itself (``HasIdentity``).
+    """
+
+    @property
+    def passing_state(self) -> Collection[str]:
+        """Names of attributes, of the latent model and of its parts, that change while it runs and are no settings."""
         ...
 
 

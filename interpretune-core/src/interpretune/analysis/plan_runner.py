@@ -16,6 +16,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
 from interpretune.analysis.analysed_batch import analyse_batch
+from interpretune.analysis.content_hash import WHAT_TO_DO
 from interpretune.analysis.identity import count_examples, identify_batch, identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.open_analyses import OpenAnalyses
@@ -25,7 +26,7 @@ from interpretune.analysis.steps import sources_of
 from interpretune.analysis.store import AnalysisStore
 from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
-from interpretune.errors import AnalysisError, ConfigurationError
+from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.loops.evaluate import eval_mode
 from interpretune.model_lock import model_lock
 from interpretune.progress import progress_bar
@@ -239,7 +240,15 @@ class AnalysisRunner:
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
-        return [StoredRun.of(name, plan, data, about, self.root, cfgs.get(name)) for name, plan in plans.items()]
+        if about["unknown"] and self._world_size > 1:
+            raise UnknownContentError(
+                "Several processes meet in one store by what its results depend on, and that cannot be known: "
+                f"{about['unknown'][0]} {WHAT_TO_DO}"
+            )
+        jobs = [StoredRun.of(name, plan, data, about, self.root, cfgs.get(name)) for name, plan in plans.items()]
+        for job in jobs[:1]:
+            job.warn_if_unknown()
+        return jobs
 
 
 def _cfg_of(analysis: AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:

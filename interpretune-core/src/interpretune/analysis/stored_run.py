@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import secrets
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from operator import itemgetter
@@ -15,11 +17,13 @@ from attrs import define
 
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch_sequence import BatchSequence
+from interpretune.analysis.content_hash import WHAT_TO_DO
 from interpretune.analysis.fields import Per
 from interpretune.analysis.identity import (
     DataIdentity,
     identify_latents,
     identify_model,
+    identify_stack,
     identify_task,
     library_versions,
     without_folders,
@@ -29,13 +33,15 @@ from interpretune.analysis.store import AnalysisStore, Manifest, StoreWriter
 from interpretune.analysis.store.contents import batches_there
 from interpretune.analysis.store.disk import MANIFEST
 from interpretune.analysis.store.sealing import move_journals
-from interpretune.errors import StoreBusyError
+from interpretune.errors import NotReusedWarning, StoreBusyError
+from interpretune.model_lock import model_lock
 
 if TYPE_CHECKING:
     from interpretune.analysis.modes import AnalysisCfg
     from interpretune.datamodule import ITDataModule
     from interpretune.module import ITModule
 
+MOST_WARNED = 5
 MOST_TOLD, LONGEST_TOLD = 100, 200
 """Entries of a list, and letters of a setting in words, that a manifest notes."""
 
@@ -43,10 +49,13 @@ MOST_TOLD, LONGEST_TOLD = 100, 200
 def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity, seed: int) -> dict[str, Any]:
     """What a manifest says of a run: model, latent models, task, data, configurations, seed, stack and versions."""
     assert module.context is not None, "a composed module has a context"
+    with model_lock(module.model):  # no other thread's edits are in force
+        parts = {"model": identify_model(module), "task": identify_task(module), "code": identify_stack(module)}
+        latents = [identify_latents(item) for item in module.latent_models]
     return {
-        "model": identify_model(module),
-        "latent_models": [identify_latents(item) for item in module.latent_models],
-        "task": identify_task(module),
+        **{name: part.about for name, part in parts.items()},
+        "latent_models": [item.about for item in latents],
+        "unknown": list(dict.fromkeys(text for part in (*parts.values(), *latents) for text in part.unknown)),
         "data": {
             "source": _told(datamodule.itdm_cfg.data),
             "loader": "test_dataloader",
@@ -109,7 +118,8 @@ class StoredRun:
             "data": data.fingerprint,
             "model": about["model"]["sha256"],
             "latent_models": [item | {"dashboard_url": None} for item in about["latent_models"]],
-            **{part: about[part] for part in ("task", "seed", "versions")},
+            **{part: about[part] for part in ("task", "code", "seed", "versions")},
+            "alone": secrets.token_hex() if about["unknown"] else "",  # found by nobody again
         }
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         operations = [
@@ -129,6 +139,17 @@ class StoredRun:
     def analysis(self) -> AnalysisRun:
         """What hooks are told of it."""
         return AnalysisRun(name=self.name, plan=self.plan, cfg=self.cfg, folder=self.folder)
+
+    def warn_if_unknown(self) -> None:
+        """Say that nothing that is there can be used, and why, where something that results depend on is not known."""
+        if self.about["unknown"]:
+            told = "\n".join(f"- {text}" for text in self.about["unknown"][:MOST_WARNED])
+            warnings.warn(
+                f"The results of {self.name} are not looked for among those that are there, and nobody will find them "
+                f"again, since it cannot be known what they depend on:\n{told}\n{WHAT_TO_DO}",
+                NotReusedWarning,
+                stacklevel=4,
+            )
 
     @property
     def is_complete(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -83,18 +82,21 @@ class Operation:
         """Call the function, with the operation's options where none are given."""
         return self.function(*args, **{**self.options, **kwargs})
 
-    @functools.cached_property
+    @property
     def identity(self) -> str:
         """Hash of everything that its results depend on beside what it reads: declaration, options and code.
 
+        It is found out anew each time: options and what the function refers to can be changed in place. What operations
+        share and draw hangs on it, so that one that cannot be known is refused.
+
         Raises:
-            PlanError: The function refers to an object that cannot be hashed.
+            UnknownContentError: An option, or something that the function refers to, cannot be read.
         """
         lasting = {name: value for name, value in self.options.items() if name not in self.volatile}
         told = [self.name, *self.reads, *map(str, self.writes), lasting, self.function]
         return hash_of(told, f"Operation {self.name}")
 
-    @functools.cached_property
+    @property
     def work(self) -> str:
         """Hash of what it does, settings that change no result included: equal work is done once."""
         passing = {name: value for name, value in self.options.items() if name in self.volatile}
