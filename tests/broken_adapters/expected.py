@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.broken_adapters.expected_of_numbers import FOUND_IN_NUMBERS
 from tests.broken_adapters.expected_of_runs import FOUND_IN_RUNS
 
 HERE = Path(__file__).parent
 MISBEHAVING = "misbehaving"
 SOUND = f"{MISBEHAVING}.sound"
+SOUND_LATENTS = f"{MISBEHAVING}.sound_latents"
 
 REFUSED = {
     "a_class": ("an-instance-with-a-declaration", "is the class AClass"),
@@ -39,7 +41,7 @@ FOUND = {
     "declares_what_it_computes": ("declaration-readable", "that can be read", "without running it"),
     "is_slow_to_import": ("import-is-cheap", "times as long as importing torch"),
     "changes_things_at_import": ("import-changes-nothing", "the number of threads of torch"),
-    "patches_at_import": ("import-patches-nothing", "another torch.nn.modules.linear.Linear.forward"),
+    "patches_at_import": ("import-changes-nothing", "attributes of the class torch.nn.modules.linear.Linear: forward"),
     "changes_its_mind": ("stacks-in-every-order", "2 different stacks"),
     "base_without_arguments": ("session-runs", "unexpected keyword argument 'it_cfg'"),
     "cannot_be_pickled": ("configurations-pickle", "composed configuration of the module", "pickle local object"),
@@ -104,7 +106,6 @@ FOUND = {
     "edits_everywhere": ("edits-are-made", "logits with an edit at layers.0.resid_post"),
     # latent models and loops
     "spares_the_first_token": ("splicing-agrees", "off by"),
-    "detaches_gradients": ("gradients-agree", "not have been used in the graph"),
     "ablates_the_wrong_latent": ("ablation-agrees", "single latents of layers.0.resid_post"),
     "replays_at_shifted_positions": ("replays-are-trusted", "replays are refused", "differ from those of whole"),
     "attaches_nowhere": ("session-runs", "layers.1.resid_pots", "layers.1.resid_post"),
@@ -112,6 +113,7 @@ FOUND = {
     "skips_the_last_batch": ("loops-evaluate", "shape [6, 2]"),
     "averages_batches_alike": ("loops-evaluate", "val_loss of the loop `validate`", "off by"),
     "trains_nothing": ("loop-trains", "trainable parameters are as before"),
+    **FOUND_IN_NUMBERS,
     **FOUND_IN_RUNS,
 }
 """These stack and run; only the kit finds what is wrong. Each breaks one rule and no other."""
@@ -121,7 +123,8 @@ EXPECTED = {**REFUSED, **{f"{MISBEHAVING}.{animal}": expected for animal, expect
 
 def animals() -> set[str]:
     """All that live here."""
-    other = {"__init__", "expected", "expected_of_runs", "keeping", "verdicts", "sound", "sound_framework"}
+    other = {"__init__", "keeping", "verdicts", "sound", "sound_framework", "sound_latents"}
+    other |= {"expected", "expected_of_numbers", "expected_of_runs"}
     files = [*HERE.glob("*.py"), *(HERE / MISBEHAVING).glob("*.py")]
     stems = [file for file in files if file.stem not in other and not file.stem.startswith("test_")]
     return {".".join((*file.relative_to(HERE).parts[:-1], file.stem)) for file in stems}

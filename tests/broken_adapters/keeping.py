@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from interpretune.discovery import installed_adapters
+from interpretune.discovery import find_adapter, installed_adapters
 from interpretune.testing import RULES, AdapterConformance, Rule, reference
 from interpretune.testing.doctor import Verdict, check_suite
 from interpretune.testing.reference import plain_model
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.tiny_models import save_tiny_model
+from tests.broken_adapters.expected_of_numbers import FOUND_IN_NUMBERS
 
 PACKAGE = "tests.broken_adapters"
 OTHERS = "stacks-in-every-order"
 """Stacks every other adapter that is installed, which takes long: checked on the animals that it is about, too."""
 
-IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-patches-nothing", "import-changes-nothing")
+COSTLY = frozenset(rule for rule, *_ in FOUND_IN_NUMBERS.values()) - {"gradients-agree"}
+"""Take as long as all others together: checked on the animals that break one of them, and on the sound one."""
+
+IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-changes-nothing")
 """Each starts a process: they are checked on the animals that they are about, and on the sound one."""
 
 
@@ -44,21 +48,28 @@ class ZooSuite(AdapterConformance):
     def write_model_with_learned_positions(self, folder):
         shutil.copytree(_written("gpt2"), folder, dirs_exist_ok=True)
 
+    def write_model_with_twelve_layers(self, folder):
+        shutil.copytree(_written("llama", 12), folder, dirs_exist_ok=True)
+
+    def reference_latents(self):
+        return getattr(find_adapter("zoo").load(), "reference_latents", lambda: None)()
+
     def reference_model(self, folder):
-        return _plain(json.loads((folder / "config.json").read_text())["model_type"])
+        about = json.loads((folder / "config.json").read_text())
+        return _plain(about["model_type"], about.get("num_hidden_layers", 3))
 
 
 @functools.cache
-def _written(kind: str) -> Path:
+def _written(kind: str, n_layers: int = 3) -> Path:
     """A tiny model; that of all animals, who may copy it."""
-    folder = Path(_FOLDER.name, kind)
-    return save_tiny_model(folder, kind, dropout=0.1)
+    folder = Path(_FOLDER.name, f"{kind}-{n_layers}")
+    return save_tiny_model(folder, kind, dropout=0.1, n_layers=n_layers)
 
 
 @functools.cache
-def _plain(kind: str) -> Any:
+def _plain(kind: str, n_layers: int) -> Any:
     """The model of all references; animals do not see it."""
-    return plain_model(_written(kind))
+    return plain_model(_written(kind, n_layers))
 
 
 @contextlib.contextmanager
@@ -105,11 +116,12 @@ def references_remembered() -> Iterator[None]:
         yield
 
 
-def rules_for(expected: str) -> list[Rule] | None:
-    """The rules to check on an animal that breaks a given one; None: all but the slow ones."""
+def rules_for(expected: str) -> list[Rule]:
+    """The rules to check on an animal that breaks a given one."""
     if expected in IMPORT_RULES:
         return [RULES[name] for name in IMPORT_RULES]
-    return [rule for rule in RULES.values() if rule.id not in IMPORT_RULES] if expected == OTHERS else None
+    left_out = {OTHERS, *COSTLY, *IMPORT_RULES} - (COSTLY if expected in COSTLY else {expected})
+    return [rule for rule in RULES.values() if rule.id not in left_out]
 
 
 def verdicts_on(animal: str, rules: Iterable[Rule] | None = None) -> list[Verdict]:

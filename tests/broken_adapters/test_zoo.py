@@ -6,9 +6,10 @@ import warnings
 
 import pytest
 
+from interpretune.declaration import Level
 from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED, PASSED, SKIPPED
-from tests.broken_adapters.expected import EXPECTED, FOUND, SOUND, animals
+from tests.broken_adapters.expected import EXPECTED, FOUND, SOUND, SOUND_LATENTS, animals
 from tests.broken_adapters.keeping import rules_for, verdicts_on
 
 
@@ -33,10 +34,18 @@ def test_an_animal_breaks_its_rule_and_no_other(animal):
 def test_a_sound_adapter_keeps_every_rule():
     verdicts = verdicts_on(SOUND, RULES.values())
     assert [verdict.message for verdict in verdicts if verdict.outcome == FAILED] == []
-    of_other_kinds = {"suite-loads", "latent-models-attach", "latent-models-decode", "latent-models-splice"}
+    of_other_levels = {rule.id for rule in RULES.values() if rule.levels and Level.model not in rule.levels}
+    without_truth = {rule.id for rule in RULES.values() if rule.function.__module__.endswith("latent_truth")}
     skipped = {verdict.rule.id for verdict in verdicts if verdict.outcome == SKIPPED}
-    assert skipped - {"accelerator-agrees"} == of_other_kinds | {"loops-evaluate", "loop-trains"}
+    assert skipped - {"accelerator-agrees"} == of_other_levels | without_truth | {"suite-loads"}
     assert sum(verdict.outcome == PASSED for verdict in verdicts) > 50
+
+
+def test_sound_latent_models_keep_every_rule_about_them():
+    rules = [rule for rule in RULES.values() if rule.id.startswith("latent")]
+    verdicts = verdicts_on(SOUND_LATENTS, rules)
+    assert [(item.rule.id, item.message) for item in verdicts if item.outcome != PASSED] == []
+    assert len(verdicts) > 7
 
 
 def test_every_animal_is_expected():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from interpretune.testing import AdapterConformance
+from interpretune.testing.core_conformance import CoreConformance
 
 lightning = pytest.importorskip("interpretune_lightning.conformance")
 saelens = pytest.importorskip("interpretune_saelens.conformance")
 tlens = pytest.importorskip("interpretune_tlens.conformance")
 
 
-class TestCore(AdapterConformance):
-    adapter = "core"
+class TestCore(CoreConformance):
+    pass
 
 
 class TestBridge(tlens.TransformerLensConformance):

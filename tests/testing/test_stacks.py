@@ -32,7 +32,10 @@ def test_what_may_stack_keeps_the_rules_of_stacks(names: tuple[str, ...], tmp_pa
         stack = names
 
         def module_settings(self) -> dict[str, Any]:
-            return {key: value for name in names for key, value in suite_of(name).module_settings().items()}
+            suites = [suite_of(name) for name in names]
+            for suite in suites:
+                suite.folder = self.folder
+            return {key: value for suite in suites for key, value in suite.module_settings().items()}
 
     verdicts = list(check_suite(Together(), tmp_path / "bench", STACK_RULES))
     assert [verdict.message for verdict in verdicts if verdict.outcome == FAILED] == []

@@ -60,6 +60,8 @@ class Bench:
         self.adapter = suite.adapter
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        suite.folder = folder / "suite"
+        suite.folder.mkdir(exist_ok=True)
         self.broken: dict[str, tuple[str, ...]] = {}
         self.notes: dict[str, Any] = {}
         self._numbers = itertools.count()

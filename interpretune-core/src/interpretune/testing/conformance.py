@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from interpretune.testing import rules
 from interpretune.testing.rule import Rule
+
+if TYPE_CHECKING:
+    from interpretune.testing.reference_latents import ReferenceLatents
 
 
 class AdapterConformance:
@@ -30,7 +33,9 @@ class AdapterConformance:
         prompt_pattern: What prompts are put into; ``{task_prompt}`` is their place.
         conditional_hook_points: Patterns (``re.fullmatch``) of hook points that the backend lists and that fire only
             with options that the tiny model does not have.
+        environment_of_libraries: Environment variables that a library under the adapter sets when it is imported.
         import_limit: How many times as long as that of torch and transformers the adapter's import may take.
+        folder: Where the suite may write what its sessions load; the kit makes it.
         architecture: Of the tiny model that most rules run: ``llama`` or ``gpt2``.
         seed: Of all weights, latent models and rows of text; ``interpretune doctor --seed`` sets another.
     """
@@ -40,7 +45,9 @@ class AdapterConformance:
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
     prompt_pattern: ClassVar[str] = "{task_prompt} <eos> Answer :"
     conditional_hook_points: ClassVar[Sequence[str]] = (r".*\.attn_dropout:(in|out)",)  # of GPT-2: eager attention only
+    environment_of_libraries: ClassVar[Sequence[str]] = ()
     import_limit: ClassVar[float] = 3.0
+    folder: Path
     architecture: str = "llama"
     seed: int = 0
 
@@ -66,9 +73,29 @@ class AdapterConformance:
 
         save_tiny_model(folder, "gpt2", seed=self.seed, dropout=0.1)
 
+    def write_model_with_twelve_layers(self, folder: Path) -> None:
+        """Write a tiny model of which layers 1, 10 and 11 can be mistaken for each other; one of ``architecture``.
+
+        Raises ``NotImplementedError`` where the adapter loads no such model.
+
+        Args:
+            folder: An empty folder.
+        """
+        from interpretune.testing.tiny_models import save_tiny_model
+
+        save_tiny_model(folder, self.architecture, seed=self.seed, n_layers=12)
+
     def module_settings(self) -> Mapping[str, Any]:
         """Further fields of ``ITConfig`` that a session with this adapter needs."""
         return {}
+
+    def reference_latents(self) -> Sequence[ReferenceLatents] | None:
+        """The truth about the latent models that ``module_settings`` asks for, in their order; None: it is not given.
+
+        Plain weights and formulas, from where the weights were made and not from the adapter's objects. With them the
+        kit checks hook points, centring, biases, and train mode.
+        """
+        return None
 
     def reference_model(self, folder: Path) -> Any:
         """The model that naive references run: the plain Hugging Face model of a folder."""

@@ -13,6 +13,7 @@ from interpretune.testing import reference
 from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import offered
+from interpretune.testing.plain_edits import logits_turned_at, turned
 from interpretune.testing.rule import expect, rule
 
 
@@ -60,20 +61,13 @@ def cache_is_a_copy(bench: Bench) -> None:
 @torch.no_grad()
 def edits_are_made(bench: Bench) -> None:
     """An edit at a canonical place changes the logits exactly as it changes those of the plain model."""
-
-    def edit(activations: Tensor) -> Tensor:
-        turned = activations.clone()
-        turned[:, 1::2] = 0.5 * activations[:, 1::2].flip(-1) + 0.1
-        return turned
-
     clean = bench.backend.forward(bench.even_inputs(), {})
     for name in offered(bench):
-        found = bench.backend.forward(bench.even_inputs(), {name: edit})
-        wanted = [reference.logits_of(bench.reference, row, [(name, edit)]) for row in bench.even_rows]
+        found = bench.backend.forward(bench.even_inputs(), {name: turned})
         expect(
             not torch.allclose(found, clean, atol=1e-6), f"an edit at {name} changes no logit", "logits that it changes"
         )
-        same(found, torch.stack(wanted), f"logits with an edit at {name}")
+        same(found, logits_turned_at(bench, name), f"logits with an edit at {name}")
 
 
 @rule(stack=True, after=["cache-agrees"])

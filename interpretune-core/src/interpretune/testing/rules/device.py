@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.latent_model import activation_name
 from interpretune.testing.bench import Bench
-from interpretune.testing.capability_runs import ablate
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents, offered
+from interpretune.testing.results import results_of
 from interpretune.testing.rule import RuleSkipped, expect, rule
 
 ELSEWHERE = torch.device("meta")
@@ -52,7 +51,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 @torch.no_grad()
 def results_on_the_device(bench: Bench) -> None:
     """Every result is on the module's device."""
-    for what, found in _results(bench, bench.module):
+    for what, found in results_of(bench, bench.module, latents(bench)):
         device = bench.module.device
         expect(found.device == device, f"{what}: on {found.device}", f"{device}, as the module")
 
@@ -79,31 +78,8 @@ def accelerator_agrees(bench: Bench) -> None:
     """On an accelerator every result is there, and is what it is on the CPU."""
     if not torch.cuda.is_available():
         raise RuleSkipped("there is no CUDA device here")
-    wanted = dict(_results(bench, bench.module))
+    wanted = dict(results_of(bench, bench.module, latents(bench)))
     module = bench.new_session(device="cuda").module
-    for what, found in _results(bench, module):
+    for what, found in results_of(bench, module, [item.to(module.device) for item in latents(bench)]):
         expect(found.device == module.device, f"{what}: on {found.device}", f"{module.device}, as the module")
         same(found, wanted[what], f"{what}, on {module.device}", tolerance=1e-3)
-
-
-def _results(bench: Bench, module: Any) -> Iterator[tuple[str, Tensor]]:
-    batch = module.batch_to_device(bench.even_batch())
-    inputs, backend = ModelInputs.from_batch(batch), module.backend
-    yield "logits of the forward", logits_in(module(**batch), "the forward")
-    generated = module.it_generate(batch, max_new_tokens=2, do_sample=False)
-    yield "generated tokens", generated.sequences
-    yield "logits of generated tokens", generated.logits[0]
-    yield "ids of special tokens", backend.special_token_ids()
-    logits, cache = backend.run_with_cache(inputs, offered(bench))
-    yield "logits of the backend", logits
-    yield from ((f"activations at {name}", value) for name, value in cache.items())
-    models = [item.to(module.device) for item in latents(bench)]
-    names = [activation_name(item) for item in models]
-    if "splice" in bench.capabilities:
-        run = backend.run_spliced(inputs, models, record=names)
-        yield from ((f"latents {name}", value) for name, value in run.activations.items())
-    if "gradients" in bench.capabilities:
-        _, gradients = backend.gradients(inputs, models, lambda logits: logits[:, 3].sum(), names)
-        yield from ((f"gradients at {name}", value) for name, value in gradients.items())
-    if "ablation" in bench.capabilities:
-        yield "logits of an ablation", ablate(backend, backend.prefill(inputs, models), names[0])

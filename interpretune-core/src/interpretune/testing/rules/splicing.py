@@ -57,7 +57,7 @@ def latent_edits_agree(bench: Bench) -> None:
             same(found, torch.stack(wanted), f"logits with latents {name} changed at position {position}")
 
 
-@rule(stack=True, capabilities=["gradients"], after=["splicing-agrees"])
+@rule(stack=True, capabilities=["gradients"], after=["splicing-agrees", "gradients-at-every-place"])
 def gradients_agree(bench: Bench) -> None:
     """Gradients at latents are those of the plain model, at every position and through the latent models above."""
     models, inputs = latents(bench), ModelInputs.from_batch(bench.even_batch())

@@ -1,0 +1,44 @@
+"""What the conformance kit needs to know of core's own adapter: for ``interpretune doctor`` and for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interpretune.analysis.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, in_layer
+from interpretune.testing.conformance import AdapterConformance
+from interpretune.testing.reference_latents import ReferenceLatents
+from interpretune.testing.tiny_latents import RandomDictionary
+
+WIDTH, LATENTS = 32, 16
+"""Of the residual stream of the kit's tiny models, and of the dictionaries."""
+
+
+class CoreConformance(AdapterConformance):
+    """Sessions of core alone with latent models that belong to no library: autoencoders and a transcoder."""
+
+    adapter = "core"
+
+    def reference_latents(self) -> Sequence[ReferenceLatents]:
+        """Random weights at four places."""
+        places = (
+            (in_layer(0, RESID_POST), ""),
+            (in_layer(1, RESID_POST), ""),
+            (in_layer(1, MLP_IN), in_layer(1, MLP_OUT)),
+            (in_layer(2, RESID_MID), ""),
+        )
+        return [
+            ReferenceLatents.random(place, WIDTH, LATENTS, seed=10 * self.seed + i, output_hook_point=output)
+            for i, (place, output) in enumerate(places)
+        ]
+
+    def module_settings(self) -> Mapping[str, Any]:
+        """Dictionaries with these weights, of which the first skips special tokens."""
+        return {"latent_models": [_dictionary(truth, skips=i == 0) for i, truth in enumerate(self.reference_latents())]}
+
+
+def _dictionary(truth: ReferenceLatents, *, skips: bool) -> RandomDictionary:
+    dictionary = RandomDictionary(truth.hook_point, WIDTH, LATENTS, output=truth.output_hook_point or None, skips=skips)
+    for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
+        setattr(dictionary, name, getattr(truth, name).clone())
+    return dictionary

@@ -1,0 +1,98 @@
+"""The rule of gradients at all hook points: nothing cuts the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interpretune.analysis.hook_names import EMBED, LOGITS
+from interpretune.testing import reference
+from interpretune.testing.bench import Bench
+from interpretune.testing.comparing import TOLERANCE, same
+from interpretune.testing.places import offered
+from interpretune.testing.rule import RuleBroken, expect, rule
+
+Run = Callable[[Mapping[str, Callable[[Tensor], Tensor]]], Tensor]
+
+
+@rule(stack=True, after=["edits-are-made"])
+def gradients_at_every_place(bench: Bench) -> None:
+    """Gradients reach what an edit adds at every place, and go through it to what comes before."""
+    inputs, names = bench.even_inputs(), offered(bench)
+
+    def run(edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        logits: Tensor = bench.backend.forward(inputs, edits)
+        return logits
+
+    for name in names:
+        places = dict.fromkeys([EMBED, name] if EMBED in names and name != LOGITS else [name])
+        found = _gradients(run, places)
+        wanted = [_gradients(_plain_run(bench, row), places) for row in bench.even_rows]
+        for place in places:
+            through = f" through an edit at {name}" if place != name else ""
+            expect(place in found, f"no gradient arrives at {place}{through}", "that of the plain model")
+            expected = torch.cat([row[place] for row in wanted])
+            same(found[place], expected, f"gradients at {place}{through}")
+    _check_parameters(bench)
+
+
+def _check_parameters(bench: Bench) -> None:
+    """Edits that change nothing, at any name, let gradients pass to all parameters below."""
+    module = bench.new_session().module
+    module.model.requires_grad_(True)
+    names = list(module.backend.hook_point_names())
+    clean = _of_parameters(bench, module, [])
+    size = max(float(item.abs().max()) for item in clean)
+
+    def cut(chosen: Sequence[str]) -> bool:
+        found = _of_parameters(bench, module, chosen)
+        return any(float((a - b).abs().max()) > TOLERANCE * size for a, b in zip(found, clean, strict=True))
+
+    if cut(names):
+        culprits = [name for name in names if cut([name])]
+        raise RuleBroken(
+            f"an edit that changes nothing at {', '.join(culprits[:4]) or 'all names together'} changes the gradients "
+            "of parameters",
+            "the gradients of a run without it",
+        )
+
+
+def _of_parameters(bench: Bench, module: Any, names: Sequence[str]) -> list[Tensor]:
+    """Gradients of all parameters in a run with edits that change nothing; 0 where none arrives."""
+    parameters = [item for item in module.model.parameters() if item.is_floating_point()]
+    with torch.enable_grad(), module.backend.hooked(dict.fromkeys(names, lambda x: x)):
+        objective = _objective(module.backend.run_model(bench.even_inputs(), None))
+        if not objective.requires_grad:
+            return [torch.zeros_like(item) for item in parameters]
+        found = torch.autograd.grad(objective, parameters, allow_unused=True)
+    return [torch.zeros_like(item) if grad is None else grad for item, grad in zip(parameters, found, strict=True)]
+
+
+def _plain_run(bench: Bench, row: Tensor) -> Run:
+    return lambda edits: reference.logits_of(bench.reference, row, list(edits.items())).unsqueeze(0)
+
+
+def _gradients(run: Run, names: Sequence[str] | Mapping[str, None]) -> dict[str, Tensor]:
+    """Gradients of a sum of the last logits at what is added at places; those that arrive."""
+    leaves: dict[str, Tensor] = {}
+
+    def adding(name: str) -> Callable[[Tensor], Tensor]:
+        def add(activations: Tensor) -> Tensor:
+            leaves[name] = torch.zeros_like(activations).requires_grad_()
+            return activations + leaves[name]
+
+        return add
+
+    with torch.enable_grad():
+        objective = _objective(run({name: adding(name) for name in names}))
+        if objective.requires_grad:
+            objective.backward()
+    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+
+def _objective(logits: Tensor) -> Tensor:
+    """A sum of the last logits of all rows."""
+    return (logits[:, -1] * torch.linspace(-1, 1, logits.shape[-1]).to(logits)).sum()

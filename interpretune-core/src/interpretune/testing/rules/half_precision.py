@@ -1,0 +1,93 @@
+"""Rules of dtypes, for models in other dtypes than float32: nothing is computed or given in another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interpretune.analysis.hook_names import RESID_POST, RESID_PRE, in_layer, split_layer
+from interpretune.testing.bench import Bench
+from interpretune.testing.comparing import logits_in
+from interpretune.testing.places import latents, offered
+from interpretune.testing.plain_edits import shrunk
+from interpretune.testing.results import backend_results
+from interpretune.testing.rule import RuleBroken, expect, rule
+
+DTYPES = (torch.bfloat16, torch.float64)
+
+
+@rule(stack=True, after=["dtype-follows", "no-hooks-left"])
+@torch.no_grad()
+def edits_in_the_models_dtype(bench: Bench) -> None:
+    """In bfloat16 an edit gets activations in bfloat16, and what it gives goes on in bfloat16, to the bit."""
+    dtype = torch.bfloat16
+    backend, names = _module(bench, dtype).backend, offered(bench)
+    of_logits = backend.forward(bench.even_inputs(), {}).dtype  # another rule is about it
+    for index, name in enumerate(names):
+        seen: dict[str, Tensor] = {}
+        given: list[Tensor] = []
+
+        def edit(activations: Tensor, given: list[Tensor] = given) -> Tensor:
+            given[:] = [activations, shrunk(activations)]
+            return given[1].clone()
+
+        following = {other: _noting(seen, other) for other in names[index + 1 :]}
+        try:
+            logits = backend.forward(bench.even_inputs(), {name: edit, **following})
+        except RuntimeError as error:
+            raise RuleBroken(
+                f"a forward of a model in {dtype} with an edit at {name}, which was given "
+                f"{given[0].dtype if given else 'nothing'}, fails: {error}",
+                f"{dtype} before and after the edit, as the model",
+            ) from error
+        expect(given[0].dtype == dtype, f"an edit at {name} gets {given[0].dtype}", f"{dtype}, the model's dtype")
+        for other, value in seen.items():
+            expect(value.dtype == dtype, f"after an edit at {name} there is {value.dtype} at {other}", f"{dtype}")
+        expect(logits.dtype == of_logits, f"after an edit at {name} logits are in {logits.dtype}", f"{of_logits}")
+        _check_bits(name, given[1], seen)
+
+
+@rule(stack=True, after=["edits-in-the-models-dtype"])
+@torch.no_grad()
+def logits_in_the_models_dtype(bench: Bench) -> None:
+    """Logits of every run of a model in bfloat16 or float64 are in that dtype; generation alone may give float32."""
+    for dtype in DTYPES:
+        module = _module(bench, dtype)
+        models = [item.to(dtype) for item in latents(bench)]
+        forward = ("logits of the forward", logits_in(module(**bench.even_batch()), "the forward"))
+        for what, found in itertools.chain([forward], backend_results(bench, module, models)):
+            if what.startswith("logits"):
+                expect(found.dtype == dtype, f"{what} of a model in {dtype} are in {found.dtype}", f"{dtype}")
+
+
+def _check_bits(name: str, given: Tensor, seen: dict[str, Tensor]) -> None:
+    """What an edit gives after a block is what the next block reads."""
+    found = split_layer(name)
+    after = in_layer(found[0] + 1, RESID_PRE) if found is not None and found[1] == RESID_POST else None
+    if after in seen:
+        worst = float((seen[after] - given).abs().max())
+        expect(
+            torch.equal(seen[after], given),
+            f"{after} has other numbers than an edit at {name} gave, by up to {worst:.3g}",
+            "the same numbers, to the bit: nothing rounds between them",
+        )
+
+
+def _noting(seen: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
+    def note(activations: Tensor) -> Tensor:
+        seen[name] = activations
+        return activations
+
+    return note
+
+
+def _module(bench: Bench, dtype: torch.dtype) -> Any:
+    """A module in a dtype, made once for all rules; none may change it."""
+    made = bench.notes.setdefault("modules by dtype", {})
+    if dtype not in made:
+        made[dtype] = bench.new_session().module.to(dtype)
+    return made[dtype]

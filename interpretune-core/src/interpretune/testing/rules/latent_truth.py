@@ -1,0 +1,87 @@
+"""Rules of latent models beside the truth that the suite gives of them: ``reference_latents()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interpretune.analysis.hook_names import canonical
+from interpretune.testing import reference
+from interpretune.testing.bench import Bench
+from interpretune.testing.comparing import same
+from interpretune.testing.reference_latents import ReferenceLatents
+from interpretune.testing.rule import RuleSkipped, expect, rule
+
+
+@rule()
+def latents_read_where_they_say(bench: Bench) -> None:
+    """Latent models stand at the hook points at which they were trained, in the order in which they were asked for."""
+    found = [(canonical(item.hook_point), canonical(item.output_hook_point)) for item in bench.module.latent_models]
+    wanted = [(canonical(item.hook_point), canonical(item.written_at)) for item in _truth(bench)]
+    expect(found == wanted, f"latent models read and write at {found}", f"{wanted}, as reference_latents() says")
+
+
+@rule(after=["latents-read-where-they-say"])
+@torch.no_grad()
+def latents_decode_with_their_bias(bench: Bench) -> None:
+    """Decoding gives the decoder's bias where no latent is active, and what the weights say where some are."""
+    for item, truth, activations in _models(bench):
+        latents = truth.encode(activations)
+        nothing = torch.zeros_like(latents)
+        item.encode(activations)  # what is decoded was encoded: some latent models note a scale
+        same(
+            item.decode(nothing), truth.decode(nothing), f"what {item.name} writes where no latent is active, its bias"
+        )
+        item.encode(activations)
+        same(item.decode(latents), truth.decode(latents), f"what {item.name} writes for given latents")
+
+
+@rule(after=["latents-read-where-they-say"])
+@torch.no_grad()
+def latents_encode_as_trained(bench: Bench) -> None:
+    """Encoding centres and scales activations as in training: the latents are those of the plain weights."""
+    for item, truth, activations in _models(bench):
+        what = f"latents of {item.name}"
+        same(item.encode(activations), truth.encode(activations), f"{what}, of activations of the model")
+        nothing = torch.zeros_like(activations)
+        same(item.encode(nothing), truth.encode(nothing), f"{what}, of activations that are 0")
+
+
+@rule(after=["latents-decode-with-their-bias", "latents-encode-as-trained"])
+@torch.no_grad()
+def latents_in_train_mode(bench: Bench) -> None:
+    """In train mode, too, latents and reconstructions are those of the plain weights."""
+    session = bench.new_session()  # its own: modes are changed
+    models = zip(session.module.latent_models, _models(bench), strict=True)
+    for item, (_, truth, activations) in models:
+        if isinstance(item, torch.nn.Module):
+            item.train()
+        latents = item.encode(activations)
+        expect((latents != 0).any(), f"in train mode no latent of {item.name} is active", "the latents of eval mode")
+        same(latents, truth.encode(activations), f"latents of {item.name} in train mode")
+        same(item.decode(latents), truth.decode(latents), f"what {item.name} writes in train mode")
+
+
+def _truth(bench: Bench) -> list[ReferenceLatents]:
+    """What the suite says.
+
+    Raises:
+        RuleSkipped: Nothing.
+    """
+    truth = bench.suite.reference_latents()
+    if truth is None:
+        models = list(bench.module.latent_models)
+        about = "the session has no latent models" if not models else "the suite gives no reference_latents()"
+        raise RuleSkipped(f"{about}: weights, centring and hook points of latent models are not checked")
+    return list(truth)
+
+
+def _models(bench: Bench) -> Iterator[tuple[Any, ReferenceLatents, Tensor]]:
+    """Each latent model of the session, the truth about it, and what the plain model has where it reads."""
+    for item, truth in zip(bench.module.latent_models, _truth(bench), strict=True):
+        place = canonical(truth.hook_point)
+        seen = [reference.activations_of(bench.reference, row, [place])[place] for row in bench.even_rows]
+        yield item, truth, torch.stack(seen).to(bench.module.device)

@@ -1,0 +1,87 @@
+"""The rule of models of ten layers and more: the number of a layer is read to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interpretune.analysis.hook_names import RESID_POST, aliases, canonical_names, in_layer, split_layer
+from interpretune.testing import reference
+from interpretune.testing.bench import Bench
+from interpretune.testing.comparing import same
+from interpretune.testing.own_names import own_names
+from interpretune.testing.places import dictionary, offered, offers
+from interpretune.testing.plain_edits import edited_logits, turned
+from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.rules.own_name import check_modules
+
+TWINS = (1, 10, 11)
+"""Layers whose numbers begin alike."""
+
+
+@rule(stack=True, after=["edits-are-made"])
+def layers_of_two_digits(bench: Bench) -> None:
+    """In a model of twelve layers, layer 10 is not taken for layer 1, by any name, nor edited with it."""
+    folder = bench.folder / "many-layers"
+    folder.mkdir(exist_ok=True)
+    try:
+        bench.suite.write_model_with_twelve_layers(folder)
+    except NotImplementedError as error:
+        raise RuleSkipped(f"no model with twelve layers: {error}") from error
+    plain = bench.suite.reference_model(folder)
+    reference.kind_of(plain)
+    backend = bench.new_session(model_folder=folder).module.backend
+    names = _offered(bench, backend, plain)
+    with torch.no_grad():
+        _check_activations(bench, backend, plain, names)
+        _check_edits(bench, backend, plain, names)
+        check_modules(bench, backend, plain, [name for name in own_names(backend) if _is_twin(name)])
+        if "splice" in bench.capabilities:
+            _check_latent_models(bench, backend, plain)
+
+
+def _offered(bench: Bench, backend: Any, plain: Any) -> list[str]:
+    """Names of all places of the model that the backend offers of the small one, too."""
+    small = set(offered(bench))
+    names = []
+    for name, place in canonical_names(reference.n_layers(plain)):
+        if (name if split_layer(name) is None else in_layer(1, place.name)) in small:
+            expect(offers(backend, name), f"a model of many layers has no {name}", "the places of the smaller model")
+            names.append(name)
+    return names
+
+
+def _check_activations(bench: Bench, backend: Any, plain: Any, names: Sequence[str]) -> None:
+    wanted = [reference.activations_of(plain, row, names) for row in bench.even_rows]
+    spelled = {name: name for name in names}
+    spelled |= {alias: name for name in names for alias in aliases(name) if offers(backend, alias)}
+    _, cache = backend.run_with_cache(bench.even_inputs(), list(spelled))
+    for alias, name in spelled.items():
+        expected = torch.stack([row[name] for row in wanted])
+        same(cache.get(alias), expected, f"activations at {alias} of a model of {reference.n_layers(plain)} layers")
+
+
+def _check_edits(bench: Bench, backend: Any, plain: Any, names: Sequence[str]) -> None:
+    for name in names:
+        layer, _ = split_layer(name) or (None, "")
+        if layer not in TWINS:
+            continue
+        wanted = edited_logits(bench, [(name, turned)], plain)
+        for alias in (name, *(alias for alias in aliases(name) if offers(backend, alias))):
+            found = backend.forward(bench.even_inputs(), {alias: turned})
+            same(found, wanted, f"logits of a model of many layers with an edit at {alias}")
+
+
+def _check_latent_models(bench: Bench, backend: Any, plain: Any) -> None:
+    models = [dictionary(bench, in_layer(layer, RESID_POST), seed=layer) for layer in TWINS[:2]]
+    runs = [reference.spliced_run(plain, models, row, bench.special) for row in bench.even_rows]
+    wanted: Tensor = torch.stack([run[0] for run in runs])
+    found = backend.run_spliced(bench.even_inputs(), models).answer_logits
+    same(found, wanted, "logits with latent models after layers 1 and 10")
+
+
+def _is_twin(name: str) -> bool:
+    return any(part in map(str, TWINS) for part in name.replace(":", ".").split("."))

@@ -1,0 +1,25 @@
+"""Its own names are looked up in another table than the canonical ones, and that table has a slip."""
+
+import interpretune as it
+from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
+
+SLIP = {"self_attn.q_proj": "self_attn.k_proj"}
+
+
+class SlippingBackend(SoundBackend):
+    def place_of(self, hook_point):
+        path, side = super().place_of(hook_point)
+        if f"{path}:{side}" == hook_point:
+            for wrong, other in SLIP.items():
+                if path.endswith(wrong):
+                    path = path.removesuffix(wrong) + other
+        return path, side
+
+
+class OwnNamesEditANeighbour(SoundAdapter):
+    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+
+    backend = SlippingBackend
+
+
+adapter = OwnNamesEditANeighbour()
