@@ -21,6 +21,7 @@ from interpretune.analysis import (
     run_analysis,
     run_with_ctx,
 )
+from interpretune.errors import add_note
 from interpretune.stack import build_context
 from tests.analysis.recorded_hooks import HasItsOwnStep, by_command, by_runner, install_recorder
 from tests.analysis.sessions import N_ROWS, make_session
@@ -148,6 +149,13 @@ def test_errors_in_closing_are_noted_at_what_ended_the_run(opened_by):
     assert said.startswith("in the middle")
     assert "another error: ValueError: b is stuck" in said
     assert [entry[0] for entry in record if entry[1] == "close"] == ["b", "a"]
+
+
+def test_notes_are_shown_by_every_python(monkeypatch):
+    monkeypatch.setattr("interpretune.errors.sys", SimpleNamespace(version_info=(3, 10)))
+    for error, told in ((ValueError("first", 2), "first\nsecond"), (KeyboardInterrupt(), "\nsecond")):
+        add_note(error, "second")
+        assert error.args[0] == told
 
 
 def test_an_interrupt_in_closing_goes_before_errors(opened_by):
@@ -279,6 +287,21 @@ def test_an_adapter_may_give_results_of_its_own(adapter_of, tmp_path, monkeypatc
 def test_results_are_there_inside_the_hook_only():
     with pytest.raises(it.AnalysisError, match=r"The analysis one has results of a batch inside it_run_analysis only"):
         analysis_of("one").results()
+
+
+def test_latents_that_a_step_chooses_are_those_of_the_results(adapter_of, tmp_path):
+    body = "seen = []\n\n@it.hookimpl(wrapper=True)\ndef it_run_analysis(self, analysis):\n"
+    body += "    self.seen.append(analysis.cfg)\n    return (yield)"
+    adapter_of("looker", body=body)
+    session = session_with(tmp_path, "looker")
+    module, cfg = session.module, AnalysisCfg(mode="clean_w_sae")
+    batch = next(iter(session.datamodule.test_dataloader()))
+    label_ids, labels = module.labels_to_ids(batch.pop("labels"))
+    chosen = {"blocks.0.hook_resid_post.hook_sae_acts_post": torch.tensor([1, 4])}
+    analysis_batch = AnalysisBatch(labels=label_ids, orig_labels=labels, alive_latents=chosen)
+    run_with_ctx(module, analysis_batch, cfg, batch, 2)
+    assert [item.latents.tolist() for item in analysis_batch.activations.values()] == [[1, 4]]
+    assert session.context.adapters[-1].plugin.seen[0] is cfg
 
 
 @pytest.mark.parametrize("in_place", [True, False])

@@ -7,7 +7,7 @@ How results combine:
 
 * *collected*: every adapter is called, in stack order (core first); ``None`` results are dropped.
 * *first result*: adapters are called in stack order, core last, until one returns something other than ``None``.
-* *all run*: every adapter is called, in stack order, and results are ignored.
+* *all run*: every adapter is called, in stack order, and results are ignored; ``it_close_analysis`` goes the other way.
 
 An exception in an implementation stops the call and reaches the caller; during ``it_init`` core then ends the session
 (``it_end_session``) before the exception goes on. While a session is being built (the hooks of the phase init) there is

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from interpretune.analysis.analysed_batch import analyse_batch
@@ -51,9 +52,9 @@ def run_with_ctx(
     with torch.inference_mode(mode=False):  # trainers test in inference mode, whose tensors know no gradients
         sources = sources_of(module, analysis_batch.labels, analysis_batch.orig_labels, batch, batch_idx)
         alive = analysis_batch.alive_latents
-        if alive and analysis_cfg.alive_latents is None:  # chosen by the step
-            analysis_cfg = replace(analysis_cfg, alive_latents=[alive] * (batch_idx + 1))
-        analysis = AnalysisRun.of(analysis_cfg, module.latent_models)
+        chosen = bool(alive) and analysis_cfg.alive_latents is None  # by the step
+        cfg = replace(analysis_cfg, alive_latents=[alive] * (batch_idx + 1)) if chosen else analysis_cfg
+        analysis = evolve(AnalysisRun.of(cfg, module.latent_models), cfg=analysis_cfg)
         plan = analysis.plan
         assert plan is not None, "no step decides otherwise"
         plan.check_backend(module.backend, module.latent_models)
