@@ -432,7 +432,8 @@ def test_a_batch_that_a_power_cut_left_half_written_is_run_again(
     monkeypatch.undo()
     for path in tmp_path.rglob("*.arrow"):
         path.write_bytes(path.read_bytes()[:-40])
-    resumed = runner.run({"a": "ablation"})["a"]
+    with pytest.warns(UserWarning, match=r"is damaged .* will be run again"):
+        resumed = runner.run({"a": "ablation"})["a"]
     resumed.verify()
     assert resumed.n_examples == N_ROWS
 
