@@ -41,7 +41,7 @@ FOUND = {
     "declares_what_it_computes": ("declaration-readable", "that can be read", "without running it"),
     "is_slow_to_import": ("import-is-cheap", "times as long as importing torch"),
     "changes_things_at_import": ("import-changes-nothing", "the number of threads of torch"),
-    "patches_at_import": ("import-changes-nothing", "attributes of the class torch.nn.modules.linear.Linear: forward"),
+    "patches_at_import": ("import-patches-nothing", "another torch.nn.modules.linear.Linear.forward"),
     "changes_its_mind": ("stacks-in-every-order", "2 different stacks"),
     "base_without_arguments": ("session-runs", "unexpected keyword argument 'it_cfg'"),
     "cannot_be_pickled": ("configurations-pickle", "composed configuration of the module", "pickle local object"),

@@ -30,7 +30,7 @@ def test_a_change_is_seen_and_put_back(what):
     try:
         CHANGES[what]()
         assert any(what in change for change in before.changes())
-        assert any(what in change for change in before.changes_of_settings()[0])
+        assert any(what in change for change in before.changes_of_settings())
     finally:
         before.restore()
     assert before.changes() == []

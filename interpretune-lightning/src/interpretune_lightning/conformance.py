@@ -12,7 +12,6 @@ class LightningConformance(AdapterConformance):
     """Sessions that a Trainer runs, on the CPU."""
 
     adapter = "lightning"
-    environment_of_libraries = ("PYTORCH_NVML_BASED_CUDA_CHECK",)  # set by Lightning itself
 
     def module_settings(self) -> Mapping[str, Any]:
         """A Trainer in this process."""

@@ -33,7 +33,6 @@ class AdapterConformance:
         prompt_pattern: What prompts are put into; ``{task_prompt}`` is their place.
         conditional_hook_points: Patterns (``re.fullmatch``) of hook points that the backend lists and that fire only
             with options that the tiny model does not have.
-        environment_of_libraries: Environment variables that a library under the adapter sets when it is imported.
         import_limit: How many times as long as that of torch and transformers the adapter's import may take.
         folder: Where the suite may write what its sessions load; the kit makes it.
         architecture: Of the tiny model that most rules run: ``llama`` or ``gpt2``.
@@ -45,7 +44,6 @@ class AdapterConformance:
     answers: ClassVar[tuple[str, str]] = ("Yes", "No")
     prompt_pattern: ClassVar[str] = "{task_prompt} <eos> Answer :"
     conditional_hook_points: ClassVar[Sequence[str]] = (r".*\.attn_dropout:(in|out)",)  # of GPT-2: eager attention only
-    environment_of_libraries: ClassVar[Sequence[str]] = ()
     import_limit: ClassVar[float] = 3.0
     folder: Path
     architecture: str = "llama"

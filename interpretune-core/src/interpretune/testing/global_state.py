@@ -19,6 +19,9 @@ from torch import nn
 LIBRARIES = ("torch", "transformers", "datasets", "interpretune")
 """Loggers of these, and the root logger, are watched."""
 
+OF_LIBRARIES = ("loggers", "the filters of warnings", "sys.path", "the environment")
+"""What libraries set for themselves when they are imported."""
+
 _GLOBAL_HOOKS = sorted(
     name for name, kept in vars(nn.modules.module).items() if name.startswith("_global_") and isinstance(kept, dict)
 )
@@ -67,12 +70,9 @@ class GlobalState:
             found.append("the random state of numpy")
         return found
 
-    def changes_of_settings(self) -> tuple[list[str], list[str]]:
-        """As ``changes``, without what libraries set for themselves at import; variables of the environment apart."""
-        kept = ("loggers", "the filters of warnings", "sys.path", "the environment")
-        before = self.values["the environment"]
-        variables = sorted(name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name))
-        return [change for change in self.changes() if not change.startswith(kept)], variables
+    def changes_of_settings(self) -> list[str]:
+        """As ``changes``, without what libraries set for themselves when they are imported."""
+        return [change for change in self.changes() if not change.startswith(OF_LIBRARIES)]
 
     def restore(self) -> None:
         """Put back what has a way to be put back."""
@@ -178,3 +178,8 @@ _READERS: Mapping[str, Callable[[], Any]] = {
     "the working directory": os.getcwd,
     "loggers": _loggers,
 }
+
+
+def settings_of_libraries() -> dict[str, Any]:
+    """What is set now of ``OF_LIBRARIES``."""
+    return {name: _READERS[name]() for name in OF_LIBRARIES}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from interpretune.testing import environment  # noqa: F401 - notes the environment before adapters are imported
+
 if TYPE_CHECKING:
     from interpretune.testing.bench import Bench
     from interpretune.testing.rule import Rule

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
-from interpretune.discovery import installed_adapters
+from interpretune.discovery import InstalledAdapter, installed_adapters
 from interpretune.errors import InterpretuneError
 from interpretune.testing.bench import Bench
+from interpretune.testing.environment import ENVIRONMENT
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 
 TRIES = 3
@@ -19,27 +22,25 @@ _IMPORT = "import"
 
 LISTING = """
 import json, sys
-from interpretune.discovery import installed_adapters
+from interpretune.discovery import InstalledAdapter, installed_adapters
 for item in installed_adapters().values():
     item.read_declaration()
 print(json.dumps(sorted(sys.modules)))
 """
 
-IMPORTING = """
-import importlib, json, sys, time
-start = time.perf_counter()
-import datasets, torch, transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
-import interpretune.core_adapter
-from interpretune.testing.global_state import GlobalState
-usual = time.perf_counter() - start
-before = GlobalState()
-start = time.perf_counter()
-importlib.import_module(sys.argv[1])
-own = time.perf_counter() - start
-changes, variables = before.changes_of_settings()
-print(json.dumps({"usual": usual, "own": own, "changes": changes, "variables": variables}))
+WATCHING = """
+import runpy
+runpy.run_module("interpretune.testing.import_watch", run_name="__main__", alter_sys=True)
 """
+
+OF_COMMANDS = ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "INTERPRETUNE_CACHE", "TQDM_DISABLE", "HOME")
+"""Variables that whoever starts the checks sets for them."""
+
+SHOWN = 4
+"""Names in a message."""
+
+PARTS = 3
+"""A top-level module is a file or a folder; what lies deeper belongs to it."""
 
 
 @rule()
@@ -70,35 +71,68 @@ def import_is_cheap(bench: Bench) -> None:
 
 
 @rule()
+def import_patches_nothing(bench: Bench) -> None:
+    """Importing the adapter replaces no function, class or method of torch, transformers, numpy, datasets or Python."""
+    replaced = _first_import(bench)["replaced"]
+    more = f" and {len(replaced) - SHOWN} more" if len(replaced) > SHOWN else ""
+    expect(
+        not replaced,
+        f"after the import there is another {', '.join(replaced[:SHOWN])}{more}",
+        "what was there before: every session of the process runs this code, with the adapter or without",
+    )
+
+
+@rule(after=["import-patches-nothing"])
 def import_changes_nothing(bench: Bench) -> None:
-    """Importing the adapter leaves settings, classes, hooks on all modules, environment and random states alone."""
-    found = _first_import(bench)
-    excused = bench.suite.environment_of_libraries
-    variables = [name for name in found["variables"] if name not in excused]
-    changes = [*found["changes"], *(f"environment variable {name}" for name in variables)]
+    """Importing the adapter leaves settings, hooks on all modules, environment, filters, loggers and seeds alone."""
+    changes = _first_import(bench)["changes"]
     expect(not changes, f"after the import there is another {'; '.join(changes)}", "what was there before")
 
 
 def _first_import(bench: Bench) -> Any:
-    """One import of the adapter in a process of its own, shared by two rules."""
-    bench.plugin  # noqa: B018 - skips what cannot be imported
+    """One import of the adapter in a process of its own, shared by several rules."""
+    if "importable" in bench.broken:
+        raise bench.lacking("the adapter cannot be imported: see the rule importable", ["importable"])
     if _IMPORT not in bench.notes:
         bench.notes[_IMPORT] = _import(bench)
     return bench.notes[_IMPORT]
 
 
 def _ratio(times: Any) -> float:
-    return float(times["own"] / times["usual"])
+    return float(times["seconds"] / times["usual"])
 
 
 def _import(bench: Bench) -> Any:
-    return _in_fresh_process(IMPORTING, bench.installed.target.partition(":")[0])
+    found = _in_fresh_process(WATCHING, bench.installed.target, *own_modules(bench.installed))
+    expect(
+        not found["already"],
+        f"{bench.installed.target} is imported before anybody asks for it, when Python, torch or transformers start",
+        "an import on demand: no .pth file and no plugin of another library imports the adapter",
+    )
+    return found
+
+
+def own_modules(installed: InstalledAdapter) -> list[str]:
+    """The top-level modules of an adapter's distribution."""
+    names = {installed.target.partition(":")[0].partition(".")[0]}
+    try:
+        files = importlib.metadata.distribution(installed.distribution).files or ()
+    except importlib.metadata.PackageNotFoundError:
+        files = ()
+    names |= {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py" and len(file.parts) < PARTS}
+    return sorted(name for name in names if name.isidentifier())
 
 
 def _in_fresh_process(code: str, *arguments: str) -> Any:
+    """Run code in a process that has the environment of this one before adapters were imported here."""
     paths = f"import sys; sys.path[:] = {sys.path!r}\n"  # adapters may be installed for this process alone
+    kept = {name: os.environ[name] for name in OF_COMMANDS if name in os.environ}
     run = subprocess.run(  # noqa: S603 - this interpreter, with the code above
-        [sys.executable, "-c", paths + code, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", paths + code, *arguments],
+        env={**ENVIRONMENT, **kept},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if run.returncode:
         raise RuleBroken(f"a fresh process fails: {run.stderr.strip()[-500:]}", "an import without an error")

@@ -1,0 +1,104 @@
+"""Rules of operations that adapters contribute: they run on real batches, and leave alone what others read too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interpretune.analysis.operations import Operation, Plan, latent_analyses
+from interpretune.analysis.operations.execution import REPLAYING, run_operation
+from interpretune.analysis.operations.loading import offered_operations
+from interpretune.analysis.operations.plan import LATENT_MODELS
+from interpretune.analysis.plan_runner import AnalysisRunner
+from interpretune.analysis.steps import sources_of
+from interpretune.loops.evaluate import eval_mode
+from interpretune.session import ITSession, it_session_end
+from interpretune.testing.bench import Bench
+from interpretune.testing.places import latents
+from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.value_leaves import copies, differing
+
+OF_CORE = frozenset(id(item) for item in vars(latent_analyses).values() if isinstance(item, Operation))
+"""The rules of analyses are about these."""
+
+
+@rule(stack=True, after=["operations-and-sections", "forward-agrees"])
+def operations_run(bench: Bench) -> None:
+    """Each operation that adapters contribute runs on every batch into a store, does what it declares, and repeats."""
+    session = _session(bench)
+    for name, plan in _plans(bench, session).items():
+        stored = []
+        for attempt in ("first", "second"):
+            root = bench.folder / "operations" / name / attempt
+            try:
+                store = AnalysisRunner(session.module, session.datamodule, root).run({"all": plan})["all"]
+            except Exception as error:
+                raise RuleBroken(
+                    f"the operation {name} fails in its {attempt} run: {type(error).__name__}: {error}",
+                    "an operation that runs on every batch, on the last one of a single row too",
+                ) from error
+            stored.append([copies(batch) for batch in store.batches()])
+        for index, (first, second) in enumerate(zip(*stored, strict=True)):
+            others = differing(first, second)
+            expect(
+                not others,
+                f"two runs of the operation {name} differ at batch {index} in {', '.join(others)}",
+                "the same twice: an operation depends on what it reads and on its options",
+            )
+    it_session_end(**session)
+
+
+@rule(stack=True, after=["operations-run"])
+def operations_leave_what_they_read(bench: Bench) -> None:
+    """No contributed operation changes what it reads: all operations and plans of a run share these values."""
+    session = _session(bench)
+    module: Any = session.module
+    plans = _plans(bench, session)
+    with eval_mode(module):
+        for index, batch in enumerate(session.datamodule.test_dataloader()):
+            moved = module.batch_to_device(batch)
+            answers, labels = module.labels_to_ids(moved.pop("labels"))
+            for name, plan in plans.items():
+                values = sources_of(module, answers, labels, moved, index) | {"replays": bool(plan.needs & REPLAYING)}
+                for op in plan.operations:
+                    if op.per_run:
+                        continue
+                    read = {field: values[field] for field in op.reads}
+                    before = copies(read)
+                    values |= run_operation(op, read, len(labels))
+                    others = differing(before, copies(read)) if op.name == name else []
+                    expect(
+                        not others,
+                        f"the operation {name} changed in place {', '.join(others)}, which it reads",
+                        "values left alone: other operations and plans of the run read the same tensors",
+                    )
+    it_session_end(**session)
+
+
+def _session(bench: Bench) -> ITSession:
+    """A session with latent models."""
+    settings: dict[str, Any] = {} if bench.module.latent_models else {"latent_models": latents(bench)}
+    return bench.new_session(**settings)
+
+
+def _plans(bench: Bench, session: ITSession) -> dict[str, Plan]:
+    """For each operation that is not core's a plan that runs it, and what it needs.
+
+    Raises:
+        RuleSkipped: There is none.
+    """
+    offered = offered_operations(session.module)
+    writers = {item.name: op for op in offered.values() for item in op.writes}
+    can = {*bench.capabilities, LATENT_MODELS}
+    plans: dict[str, Plan] = {}
+    for name, op in offered.items():
+        chosen, waiting = {name: op}, list(op.reads)
+        while waiting:
+            writer = writers.get(waiting.pop())
+            if writer is not None and writer.name not in chosen:
+                chosen[writer.name] = writer
+                waiting += writer.reads
+        if id(op) not in OF_CORE and all(item.needs <= can for item in chosen.values()):
+            plans[name] = Plan.of(chosen.values())
+    if not plans:
+        raise RuleSkipped("the adapters contribute no operation beside core's that this backend can run")
+    return plans

@@ -1,0 +1,24 @@
+"""Offers an operation that counts its own calls."""
+
+import interpretune as it
+from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.operations import operation
+
+COUNTED = [0]
+
+
+@operation(writes=Field("calls", "int64", Per.batch))
+def calls(inputs):
+    COUNTED[0] += 1
+    return COUNTED[0]
+
+
+class OffersACountingOperation:
+    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+
+    @it.hookimpl
+    def it_contribute_operations(self):
+        return [calls]
+
+
+adapter = OffersACountingOperation()

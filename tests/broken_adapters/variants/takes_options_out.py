@@ -1,0 +1,15 @@
+"""Takes the options that are meant for it out of the mapping."""
+
+import interpretune as it
+
+
+class TakesOptionsOut:
+    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+
+    @it.hookimpl
+    def it_log(self, module, metrics, options):
+        if options.pop("prog_bar", False):
+            module.zoo_shown = dict(metrics)
+
+
+adapter = TakesOptionsOut()
