@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
+BATCH = "the batch"
+"""What the rows of a ``NotFiniteError`` count in, unless it says otherwise."""
 ROWS_TOLD = 20
 """Rows that a message names."""
 
@@ -107,13 +111,13 @@ class NotFiniteError(AnalysisError):
         reason: Where it begins, the likely cause, and what to do.
     """
 
-    def __init__(self, what: str, rows: Sequence[int], reason: str, of: str = "the batch") -> None:
+    def __init__(self, what: str, rows: Sequence[int], reason: str, of: str = BATCH) -> None:
         self.what, self.rows, self.reason, self.of = what, tuple(rows), reason, of
         shown = ", ".join(map(str, self.rows[:ROWS_TOLD])) + (", ..." if len(self.rows) > ROWS_TOLD else "")
         count = f"{len(self.rows)} rows" if len(self.rows) > 1 else "1 row"
         super().__init__(f"{what} are not finite in {count} of {of} ({shown}). {reason}")
 
-    def renamed(self, names: Sequence[int], of: str) -> NotFiniteError:
+    def renamed(self, names: Sequence[int] | Tensor, of: str) -> NotFiniteError:
         """The same where row ``i`` goes by the name ``names[i]``."""
         return type(self)(self.what, sorted({int(names[row]) for row in self.rows}), self.reason, of)
 

@@ -189,9 +189,16 @@ class ITModule(nn.Module):
 
         Returns:
             An object with ``sequences`` ``[batch, pos + new]`` and ``logits``, a tuple of ``[batch, vocab]``.
+
+        Raises:
+            NotFiniteError: The logits of a new token are NaN or infinite.
         """
+        from interpretune.analysis.finite import check_generated  # analyses know modules
+
         with model_lock(self.model):
-            return self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+            generated = self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+        check_generated(generated)
+        return generated
 
     def batch_to_device(self, batch: Any) -> Any:
         """Move a batch to the module's device."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.analysis.hook_names import LOGITS
+from interpretune.analysis.padding_masks import blind_tokens_attend
 from interpretune.own_context import OwnContext
 from interpretune.quantization import keep_weights_in_place
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
@@ -78,6 +80,7 @@ class TransformerLensBackend(AnalysisBackend):
                 here = stack.enter_context(OwnContext())
                 narrow = here.only_here(lambda residual: residual[:, keep])
                 stack.enter_context(hooked_point(self._points[UNEMBED_IN], narrow))
+            stack.enter_context(self.blind_tokens_attend(inputs))
             logits: Tensor = self._model(inputs.tokens, **arguments)
         return logits
 
@@ -93,6 +96,11 @@ class TransformerLensBackend(AnalysisBackend):
             if isinstance(value, TransformerLensKeyValueCache):
                 return int(value[0].past_keys.shape[1])
         return super().slots_cached(args, kwargs)
+
+    def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
+        """See ``HookedModel.blind_tokens_attend``; a hooked transformer has ways of its own."""
+        is_bridge = getattr(self._model, "original_model", None) is not None
+        return blind_tokens_attend(self._model, lambda: self._model.blocks if is_bridge else [], inputs.attention_mask)
 
     def sees_kept_positions_only(self, place: str) -> bool:
         """See ``HookedModel``: the unembedding, though not what goes into it."""

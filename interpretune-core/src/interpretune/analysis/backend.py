@@ -16,6 +16,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from interpretune.analysis.finite import check_rows
 from interpretune.analysis.hook_names import canonical
 from interpretune.analysis.hooked_model import HookedModel
 from interpretune.analysis.inputs import ModelInputs, Points, probe_inputs
@@ -253,6 +254,10 @@ class AnalysisBackend(HookedModel):
             run = self.run_spliced(inputs, latent_models, {name: watch(name, leaves) for name in names})
             grads = gradients_of(objective(run.answer_logits), [leaves[name] for name in names])
         activations = {name: leaf.detach() for name, leaf in leaves.items()}
+        real = inputs.attention_mask.bool()
+        for name, grad in zip(names, grads, strict=True):
+            at_real = grad.masked_fill(~real.unsqueeze(-1), 0)
+            check_rows(at_real, f"Gradients at {name}", "Look at the objective, which may have no gradient there.")
         return SplicedRun(run.answer_logits.detach(), activations), dict(zip(names, grads, strict=True))
 
 

@@ -14,6 +14,7 @@ import torch
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.batch_sequence import BatchSequence
 from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.finite import check_results
 from interpretune.analysis.operations.latent_analyses import (
     ABLATED_LOGITS,
     ACTIVATIONS,
@@ -199,9 +200,11 @@ class AnalysisCache:
 
         Raises:
             AnalysisError: The cache is a view of a folder.
+            NotFiniteError: Results are NaN or infinite.
             StoreError: The results are not of the fields of the batches before.
         """
         values = {name: value for name, value in batch.as_fields().items() if name in FIELDS}
+        check_results(values)
         if self._store is None:
             self._store, self._writer = AnalysisStore.in_memory([FIELDS[name] for name in FIELDS if name in values])
         if self._writer is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from interpretune.analysis.hook_names import LOGITS, canonical
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit
 from interpretune.analysis.module_edits import CARRIED, IN, OUT, edited_inputs, edited_output, in_place
+from interpretune.analysis.padding_masks import blind_tokens_attend
 from interpretune.analysis.replay.hf_engine import HuggingFaceReplay
 from interpretune.quantization import keep_weights_in_place
 from interpretune.tokenization import position_ids
@@ -81,6 +83,12 @@ class HuggingFaceBackend(AnalysisBackend):
         """Path and list of the decoder's blocks; None where there is no such list."""
         return decoder_blocks(self._model)
 
+    def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
+        """See ``HookedModel.blind_tokens_attend``."""
+        return blind_tokens_attend(
+            self._model, lambda: [] if self.blocks is None else list(self.blocks[1]), inputs.attention_mask
+        )
+
     def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
         """Run the model; see ``AnalysisBackend.run_model``."""
         arguments: dict[str, Any] = {
@@ -95,7 +103,8 @@ class HuggingFaceBackend(AnalysisBackend):
         narrows = keep is not None and self.takes("logits_to_keep")
         if narrows:
             arguments["logits_to_keep"] = keep
-        logits: Tensor = self._model(**arguments).logits
+        with self.blind_tokens_attend(inputs):
+            logits: Tensor = self._model(**arguments).logits
         return logits if keep is None or narrows else logits[:, keep]
 
     def sees_kept_positions_only(self, place: str) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpretune.analysis.block_parts import CHECKED, parts_as_named
+from interpretune.analysis.finite import check_logits
 from interpretune.analysis.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit
@@ -240,14 +241,26 @@ class HookedModel(ABC):
 
         Raises:
             HookPointError: A hook point is unknown, or the model never came by it.
+            NotFiniteError: Logits that are wanted are NaN or infinite; those of padding are not.
         """
         with model_lock(self.model), self.counted_hooks(edits):
             if points is None:
-                return self.run_model(inputs, None, **options)
-            if any(self.sees_kept_positions_only(self.place(name)) for name in edits):  # edits see all positions
-                return points.of(self.run_model(inputs, None, **options))
-            keep, where = points.positions.unique(return_inverse=True)
-            return self.run_model(inputs, keep, **options)[points.examples, where]
+                logits = self.run_model(inputs, None, **options)
+            elif any(self.sees_kept_positions_only(self.place(name)) for name in edits):  # edits see all positions
+                logits = points.of(self.run_model(inputs, None, **options))
+            else:
+                keep, where = points.positions.unique(return_inverse=True)
+                logits = self.run_model(inputs, keep, **options)[points.examples, where]
+        check_logits(self, logits, inputs, edits, points)
+        return logits
+
+    def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
+        """What lets forwards of padded rows give finite numbers where the model's own attention would give NaN.
+
+        Args:
+            inputs: The rows; ``run_model`` is in this context already.
+        """
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def counted_hooks(self, edits: Mapping[str, Edit]) -> Iterator[None]:

@@ -184,6 +184,7 @@ def interventions_in_place(
     """
     slots = SequenceSlots(inputs)
     with (
+        backend.blind_tokens_attend(inputs),
         slots.watch(backend.called_models(), backend.slots_cached),
         backend.counted_hooks(intervention_edits(backend, slots, interventions, latent_models)),
     ):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from interpretune.analysis.analysed_batch import analyse_batch
 from interpretune.analysis.content_hash import WHAT_TO_DO
+from interpretune.analysis.finite import check_results, rows_named
 from interpretune.analysis.identity import count_examples, identify_batch, identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.open_analyses import OpenAnalyses
@@ -217,11 +218,12 @@ class AnalysisRunner:
                         "each time."
                     )
                 moved = self.module.batch_to_device(batch)
-                self.module._hook.it_run_step(
-                    module=self.module,
-                    step_name=ANALYSIS_STEP,
-                    step=_step(self.module, run, here, moved, number, self.seed, asks=not only_first),
-                )
+                with rows_named(here[0].data.examples(number), f"the split (batch {number})"):
+                    self.module._hook.it_run_step(
+                        module=self.module,
+                        step_name=ANALYSIS_STEP,
+                        step=_step(self.module, run, here, moved, number, self.seed, asks=not only_first),
+                    )
                 progress.advance(task)
 
     # ----------------------------------------------------------------------------------------------------------- jobs
@@ -277,6 +279,7 @@ def _step(
             for index, job in enumerate(jobs)
         ]
         for job, values in zip(jobs, results, strict=True):
+            check_results(values)
             job.write(number, values)
 
     return step

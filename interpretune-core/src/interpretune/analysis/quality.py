@@ -10,8 +10,10 @@ from attrs import asdict, frozen
 from torch import Tensor
 from torch.nn import functional
 
+from interpretune.analysis.finite import check_rows, rows_not_finite
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import Edit, LatentModel, activation_name
+from interpretune.errors import NotFiniteError
 from interpretune.model_lock import model_lock
 
 if TYPE_CHECKING:
@@ -97,6 +99,10 @@ class _Tally:
         spliced = ~untouched
         target = cache[item.output_hook_point].flatten(2)[spliced].double()
         residual = target - item.decode(latents)[spliced].double()
+        if not bool(residual.isfinite().all()):
+            rows = spliced.nonzero()[rows_not_finite(residual), 0].unique().tolist()
+            what = f"The activations, or the reconstruction, of {activation_name(item)}"
+            raise NotFiniteError(what, rows, "Look at the latent model's weights, and at what it reads.")
         active = latents > 0
         counts = active.sum(-1)
         self.tokens += int(spliced.sum())
@@ -112,22 +118,22 @@ class _Tally:
 
         def zero(activations: Tensor) -> Tensor:
             shape = (*untouched.shape, *([1] * (activations.ndim - 2)))
-            return activations * untouched.reshape(shape)
+            return activations.masked_fill(~untouched.reshape(shape), 0)
 
         edits, _ = backend.splice_edits(inputs, [item], {}, ())
         sums = [
-            clean.sum(),
-            _loss(module, inputs, edits).sum(),
-            _loss(module, inputs, {item.output_hook_point: zero}).sum(),
+            clean.double().sum(),
+            _loss(module, inputs, edits).double().sum(),
+            _loss(module, inputs, {item.output_hook_point: zero}).double().sum(),
         ]
-        self.losses += torch.stack(sums).double().cpu()
+        self.losses += torch.stack(sums).cpu()
         self.targets += len(clean)
 
     def result(self) -> LatentQuality:
         """Ratios of the sums."""
         variance = self.square - (torch.as_tensor(self.total).square().sum() / max(self.tokens, 1)).item()
         clean, spliced, zeroed = (self.losses / max(self.targets, 1)).tolist()
-        never = 1 - self.ever.float().mean().item() if self.ever is not None else 1.0
+        never = 1 - self.ever.double().mean().item() if self.ever is not None else 1.0
         return LatentQuality(
             name=activation_name(self.latent_model),
             explained_variance=1 - self.residual / variance if variance else float("nan"),
@@ -147,4 +153,8 @@ def _loss(module: ITModule, inputs: ModelInputs, edits: Mapping[str, Edit]) -> T
     logits = module.backend.forward(inputs, edits)
     mask = inputs.attention_mask.bool()
     targets = mask[:, 1:] & mask[:, :-1]
-    return functional.cross_entropy(logits[:, :-1][targets].float(), inputs.tokens[:, 1:][targets], reduction="none")
+    chosen = logits[:, :-1][targets]
+    exact = chosen if chosen.dtype == torch.float64 else chosen.float()
+    losses = functional.cross_entropy(exact, inputs.tokens[:, 1:][targets], reduction="none")
+    check_rows(losses, "Next-token losses", "Does the model rule out tokens of the text?", targets.nonzero()[:, 0])
+    return losses

@@ -9,6 +9,8 @@ from rich.console import Console
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.finite import rows_named
+from interpretune.analysis.identity import count_examples
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
@@ -76,9 +78,11 @@ def run_analysis(
         analysis = AnalysisRun.of(analysis_cfg, owner.latent_models, has_step=hasattr(owner, ANALYSIS_STEP))
         opened.open(analysis, lambda: cache.store)
         with eval_mode(owner), progress_bar(console, shown=console is not None) as progress:
-            task = progress.add_task(analysis.name, total=total)
+            task, seen = progress.add_task(analysis.name, total=total), 0
             for batch_idx, batch in zip(range(total), loader, strict=False):
-                run_analysis_step(owner, owner.batch_to_device(batch), batch_idx, analysis_cfg)
+                rows = range(seen, seen := seen + count_examples(batch))
+                with rows_named(rows, f"the split (batch {batch_idx})"):
+                    run_analysis_step(owner, owner.batch_to_device(batch), batch_idx, analysis_cfg)
                 owner.global_step += 1
                 progress.advance(task)
     return cache

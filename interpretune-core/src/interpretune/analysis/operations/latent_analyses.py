@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from interpretune.analysis.batch import LatentValues, alive_at
 from interpretune.analysis.fields import Field, Per
+from interpretune.analysis.finite import check_rows, rows_named, rows_not_finite
 from interpretune.analysis.inputs import ModelInputs
 from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.operations.operation import operation
@@ -19,7 +20,7 @@ from interpretune.analysis.replay.gradients import attribute
 from interpretune.analysis.replay.prefill import LatentObserver, Prefill
 from interpretune.analysis.replay.prefill import prefill as run_once
 from interpretune.analysis.replay.rows import LatentRows
-from interpretune.errors import AnalysisError, DataError
+from interpretune.errors import AnalysisError, DataError, NotFiniteError
 from interpretune.tokenization import real_tokens, token_texts
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ ACTIVATIONS = Field("activations", per=Per.latent, about="at the answer position
 GRADIENTS = Field("gradients", per=Per.latent, about="of the summed logit differences, at the answer position")
 ABLATED_LOGITS = Field("ablated_logits", per=Per.latent, shape=("answer",), about="answers' logits without the latent")
 EFFECTS = Field("effects", per=Per.latent, about="effect on the logit difference, logits")
+
+RULED_OUT = (
+    "Does the model rule out one of the answers (a logit of minus infinity), or does the module's standardize_logits "
+    "divide by zero? Choose other answers, or mend it."
+)
 
 # ------------------------------------------------------------------------------------------------------------ passes
 
@@ -148,6 +154,8 @@ def peaks_of_alive(
     highest: Mapping[str, HighestActivations], alive_latents: Mapping[str, Tensor]
 ) -> dict[str, dict[str, LatentValues]]:
     """Where in each prompt the alive latents are most active."""
+    for name, item in highest.items():
+        check_rows(item.values, f"Latents of {name}", "Look at the latent model's weights, and at what it reads.")
     return {
         "peak_values": {name: _of_alive(highest[name].values, ids) for name, ids in alive_latents.items()},
         "peak_positions": {name: _of_alive(highest[name].positions, ids) for name, ids in alive_latents.items()},
@@ -170,12 +178,12 @@ def ablate_alive(
         parts.append(LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1)))
     columns = module.answer_columns
     logits = clean.backend.ablate(clean, LatentRows.joined(parts), columns, row_budget).split(list(map(len, parts)))
-    return {
-        name: LatentValues(
-            alive.latents, answers_of(module, mine, columns).reshape(*alive.values.shape, -1), alive.d_sae
-        )
-        for (name, alive), mine in zip(activations.items(), logits, strict=True)
-    }
+    found = {}
+    for (name, alive), mine in zip(activations.items(), logits, strict=True):
+        with rows_named(torch.arange(len(mine)) // max(len(alive.latents), 1)):
+            answers = answers_of(module, mine, columns)
+        found[name] = LatentValues(alive.latents, answers.reshape(*alive.values.shape, -1), alive.d_sae)
+    return found
 
 
 @operation(
@@ -328,8 +336,15 @@ def entry_of(known: Sequence[Any], batch_idx: int, name: str) -> Any:
 
 
 def answers_of(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:
-    """Logits of the answers, ``[n, num_labels]``, of all logits or of the columns that were computed."""
-    return module.standardize_logits(logits)[:, -1, :] if columns is None else logits
+    """Logits of the answers, ``[n, num_labels]``, of all logits or of the columns that were computed.
+
+    Raises:
+        NotFiniteError: One of them is NaN or infinite: a model that rules out an answer has no logit difference.
+    """
+    answers = module.standardize_logits(logits)[:, -1, :] if columns is None else logits
+    if not bool(answers.detach().isfinite().all()):
+        raise NotFiniteError("Logits of the answers", rows_not_finite(answers), RULED_OUT)
+    return answers
 
 
 def _of_alive(values: Tensor, latents: Tensor) -> LatentValues:

@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from interpretune.analysis.finite import lacks_logits, rows_named
 from interpretune.analysis.hook_names import RESID_PRE, in_layer
 from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.inputs import Points
@@ -17,7 +18,7 @@ from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.prefill import Kept, Prefill
 from interpretune.analysis.replay.prefix import Rows
 from interpretune.analysis.replay.rows import Changes, LatentRows
-from interpretune.errors import AnalysisError
+from interpretune.errors import AnalysisError, NotFiniteError
 from interpretune.model_lock import model_lock
 
 MOST_ROWS = 2048
@@ -52,6 +53,7 @@ def ablate(
 
     Raises:
         AnalysisError: A row names an example or a latent that does not exist, or the budget is below one row.
+        NotFiniteError: Logits with latents set are NaN or infinite.
     """
     with model_lock(prefill.backend.model):
         return _ablate(prefill, rows, columns, row_budget, naive)
@@ -72,7 +74,26 @@ def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budg
         which = which[rows.points[which].argsort(stable=True)]
         for chunk in which.split(size or _naive_budget(prefill)):
             result[chunk] = run(prefill, rows.select(chunk), names, columns)
+    _check_finite(prefill, rows, result)
     return result
+
+
+def _check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
+    """Refuse logits ``[n, c]`` that the clean run has and a row with latents set lacks."""
+    if not logits.numel() or not bool((lacking := lacks_logits(logits)).any()):
+        return
+    bad = lacking.nonzero().flatten()
+    told = [
+        f"latents {item.latents[chosen].tolist()[:5]} of {name} to {item.values[chosen].tolist()[:5]}"
+        for name, item in rows.changes.items()
+        if bool((chosen := torch.isin(item.rows, bad)).any())
+    ]
+    raise NotFiniteError(
+        "Logits with latents set",
+        sorted(set(prefill.points.examples[rows.points[bad]].tolist())),
+        f"The clean logits are finite; they are not with {' and '.join(told)}. Look at the values that were set and at "
+        "the decoder; in float16, an overflow is likely: use bfloat16 or float32.",
+    )
 
 
 def _joining(kept: Kept) -> list[str]:
@@ -166,7 +187,8 @@ def run_naively(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], colu
         list(prefill.latent_models.values()),
         {name: rows.changes[name].edit(points.positions) for name in names},
     )
-    logits = prefill.backend.forward(inputs, edits, _in_own_row(points))
+    with rows_named(points.examples):
+        logits = prefill.backend.forward(inputs, edits, _in_own_row(points))
     return logits if columns is None else logits[:, columns]
 
 
@@ -221,10 +243,11 @@ def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | Non
         inputs = prefill.inputs.select(points.examples)
         edits, _ = backend.splice_edits(inputs, models, {name: item.edit() for name, item in part.changes.items()})
         here = _in_own_row(points)
-        if engine is None:
-            logits = backend.forward(inputs, edits, here)
-        else:
-            logits = engine.run_from(inputs, start, hidden[points.examples], edits, here)
+        with rows_named(points.examples):
+            if engine is None:
+                logits = backend.forward(inputs, edits, here)
+            else:
+                logits = engine.run_from(inputs, start, hidden[points.examples], edits, here)
         results.append(logits if columns is None else logits[:, columns])
     width = prefill.backend.vocab_size if columns is None else len(columns)
     return torch.cat(results) if results else prefill.logits.new_empty(0, width)

@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.backend import frozen_parameters, gradients_of, watch
+from interpretune.analysis.finite import check_rows
 from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.latent_model import Edit, HasDecoderRows
 from interpretune.analysis.replay.ablation import replay_budget
@@ -17,6 +18,8 @@ from interpretune.analysis.replay.prefill import Prefill
 from interpretune.analysis.replay.prefix import Rows
 from interpretune.errors import AnalysisError
 from interpretune.model_lock import model_lock
+
+WHY = "Look at the objective: a logarithm, a root or a quotient in it may have no gradient there."
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """A scalar of logits ``[n, c]`` and of the points that they belong to, ``[n]``; a sum over rows."""
@@ -54,7 +57,10 @@ def attribute(
             output = decoded(prefill, lowest, rows.points, leaves[lowest])
         logits = prefill.run_rows(lowest, rows, output, edits, columns)
         found = gradients_of(objective(logits, rows.points), [leaves[name] for name in names])
-    return {name: grad.reshape(len(rows), -1) for name, grad in zip(names, found, strict=True)}
+    gradients = {name: grad.reshape(len(rows), -1) for name, grad in zip(names, found, strict=True)}
+    for name, grad in gradients.items():
+        check_rows(grad, f"Gradients at {name}", WHY, prefill.points.examples)
+    return gradients
 
 
 def integrated_gradients(
@@ -97,12 +103,14 @@ def integrated_gradients(
         line = (latents > 0) * (latents - baseline)
         total = torch.zeros_like(latents)
         points = torch.arange(n, device=device).repeat_interleave(steps)
-        shares = ((torch.arange(steps, device=device) + 0.5) / steps).repeat(n).to(latents.dtype)
+        halves = torch.arange(1, 2 * steps, 2, device=device, dtype=latents.dtype)
+        shares = (halves / (2 * steps)).repeat(n)
         for chunk in torch.arange(n * steps, device=device).split(budget):
             where, share = points[chunk], shares[chunk].unsqueeze(-1)
             leaf = (latents[where] - (1 - share) * line[where]).requires_grad_()
             total.index_add_(0, where, _gradient_at(prefill, name, objective, columns, where, leaf))
         result[name] = line * total / steps
+        check_rows(result[name], f"Integrated gradients at {name}", WHY, prefill.points.examples)
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from interpretune.analysis.finite import check_rows, rows_named
 from interpretune.analysis.hook_names import RESID_PRE, canonical, in_layer
 from interpretune.analysis.hooked_model import AllCaptured, noted_last
 from interpretune.analysis.inputs import ModelInputs, Points
@@ -219,6 +220,7 @@ def prefill(
     Raises:
         HookPointError: A hook point is missing, or two latent models read at one hook point.
         ReplayRefusedError: The engine finds that the model cannot be replayed exactly.
+        NotFiniteError: Logits or latents at the points are NaN or infinite.
     """
     points = inputs.answers if points is None else points
     models = {activation_name(item): item for item in latent_models}
@@ -230,7 +232,10 @@ def prefill(
     entries = find_entries(engine, latent_models) if engine is not None else {}
     whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
     parts = length_buckets(inputs, points) if buckets else [whole]
-    seen = [_run_bucket(backend, part, models, observers, entries, engine) for part in parts]
+    seen = []
+    for part in parts:
+        with rows_named(part.examples):
+            seen.append(_run_bucket(backend, part, models, observers, entries, engine))
 
     def joined(values: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
         return {key: together(parts, [item[key] for item in values]) for key in values[0]}
@@ -248,7 +253,11 @@ def prefill(
         name: nothing if (left := backend.untouched_by(item, inputs)) is None else points.of(left)
         for name, item in models.items()
     }
-    return Prefill(backend, inputs, models, points, logits, joined([i.latents for i in seen]), untouched, kept)
+    latents = joined([item.latents for item in seen])
+    for name, values in latents.items():
+        reason = "The logits are: look at the latent model's weights, and at what it reads."
+        check_rows(values, f"Latents of {name}", reason, points.examples)
+    return Prefill(backend, inputs, models, points, logits, latents, untouched, kept)
 
 
 @frozen(eq=False)
