@@ -69,6 +69,7 @@ VARIANTS = {
     "cleans_up_at_exit": ("sessions-are-let-go", "its module and its model"),
     "keeps_its_cache_on_the_backend": ("threads-stay-apart", "cached activations", "in two sessions"),
     "keeps_edits_in_its_module": ("threads-stay-apart", "in two sessions"),
+    "runs_past_the_turns": ("threads-stay-apart", "logits of the backend", "in one session"),
 }
 """The same bugs in other forms, each for one rule, which is checked alone."""
 

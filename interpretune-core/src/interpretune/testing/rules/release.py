@@ -28,7 +28,7 @@ ROUNDS = 4
 SESSIONS = 2
 
 
-@rule(stack=True, after=["no-hooks-left", "cache-is-a-copy"])
+@rule(stack=True, after=["no-hooks-left", "cache-is-a-copy", "analysis-keeps-train-mode"])
 def batches_are_let_go(bench: Bench) -> None:
     """No tensor stays alive for each batch, whatever was done with it: forwards, generations, steps, analyses, logs."""
     session = bench.new_session()

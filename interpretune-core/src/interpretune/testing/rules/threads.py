@@ -30,11 +30,11 @@ Run = Callable[[Any, Mapping[str, Tensor]], Tensor]
 
 @rule(stack=True, after=["sessions-stay-apart", "generation-agrees", "cache-is-a-copy", "padding-backend"])
 def threads_stay_apart(bench: Bench) -> None:
-    """Two threads that work at the same time, each in a session of its own, get their own numbers."""
+    """Two threads that work at the same time, in two sessions or in one, get their own numbers."""
     sessions = [bench.new_session() for _ in range(2)]
     batches = [bench.padded([row], "left") for row in (bench.rows[0], bench.rows[2])]
     runs = _runs(bench)
-    pairs = {"two sessions": sessions}
+    pairs = {"two sessions": sessions, "one session": [sessions[0], sessions[0]]}
     wanted = {
         what: [run(session.module, batch) for session, batch in zip(sessions, batches, strict=True)]
         for what, run in runs.items()
