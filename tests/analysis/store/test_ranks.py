@@ -142,11 +142,11 @@ def test_a_rank_that_starts_while_another_tidies_up(tmp_path: Path, monkeypatch:
     tidying, arrived = threading.Event(), threading.Event()
     recover = journal.Journal.recover
 
-    def slow(self: journal.Journal) -> None:
+    def slow(self: journal.Journal, *arguments: object) -> None:
         if threading.current_thread().name == "tidy":
             tidying.set()
             assert arrived.wait(60)
-        recover(self)
+        recover(self, *arguments)
 
     @contextlib.contextmanager
     def arriving(folder: Path) -> Iterator[None]:
