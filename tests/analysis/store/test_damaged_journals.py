@@ -21,7 +21,7 @@ from interpretune.analysis.store.journal_file import MARK, _digest, parse_journa
 from interpretune.analysis.store.manifest import Manifest
 from interpretune.analysis.store.notes import METADATA
 from interpretune.errors import StoreError
-from tests.analysis.store.damage import DAMAGES
+from tests.analysis.store.damage import DAMAGES, change_manifest
 from tests.analysis.store.synthetic import (
     FIELDS,
     HOOKS,
@@ -173,6 +173,20 @@ def test_verify_looks_at_shards_of_unfinished_stores(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ rolled shards
+
+
+def test_shards_that_nothing_vouches_for_are_run_again(tmp_path: Path) -> None:
+    """As in unfinished stores of an older version, which list their shards at the end only."""
+    with writer_of(tmp_path) as writer:
+        write(writer, 0, 1, 2)
+    change_manifest(tmp_path, lambda found: found.update(shards=[]))
+    with pytest.warns(UserWarning, match=r"r00000-00000\d.parquet is not listed in the manifest.*run again") as told:
+        writer = writer_of(tmp_path)
+    assert len(told) == 2
+    with writer:
+        assert writer.done == set()
+        write(writer, *range(N_BATCHES))
+        assert_whole(writer.seal(), *range(N_BATCHES))
 
 
 @pytest.mark.parametrize("kind", [*DAMAGES, "missing"])

@@ -64,9 +64,17 @@ class Journal:
         """
         remove_partials(self._folder / JOURNAL, self._folder / SHARDS, start=self._prefix)
         shards = Manifest.read(self._folder).shards
+        listed = {Path(entry.file).name for entry in shards}
         for path in shard_files(self._folder, self._prefix):
-            if path.name not in {Path(entry.file).name for entry in shards}:
-                remove(path)
+            if path.name in listed:
+                continue
+            if not journal_files(self._folder, self._prefix):  # a writer that was killed left its batches there
+                warnings.warn(
+                    f"{path} is not listed in the manifest, as in stores of an older version: its batches will be run "
+                    "again.",
+                    stacklevel=4,
+                )
+            remove(path)
         there = {index for entry in shards for index in entry.batches}
         for path in journal_files(self._folder, self._prefix):
             try:
