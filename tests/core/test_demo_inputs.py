@@ -52,6 +52,18 @@ def test_own_jsonl_is_limited_and_checked(tmp_path):
         demo_files(str(path), None, None)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_limit_leaves_the_text_to_train_on_as_it_is(tmp_path, own):
+    data = None
+    if own:
+        rows = [{"premise": f"A man {i}", "hypothesis": f"A person {i}", "label": i % 2} for i in range(6)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = str(tmp_path / "rows.jsonl")
+    whole, limited = demo_files(data, None, None), demo_files(data, 4, None)
+    assert Path(limited["train"]).read_bytes() == Path(whole["train"]).read_bytes()
+    assert len(_read(limited["validation"])) == 4 < len(_read(whole["validation"]))
+
+
 def test_data_that_cannot_be_reached_says_what_else_works():
     with pytest.raises(DataError, match="Give a JSONL file"):
         demo_files("no_such_data/rte", None, None)

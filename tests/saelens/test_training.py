@@ -91,13 +91,24 @@ def test_init_twice_does_not_add_the_trained_ones_again(make: Make) -> None:
 
 def test_a_model_is_known_by_all_that_changes_what_it_computes(make: Make) -> None:
     session = make(recipe())
-    before = training.activation_identity(**session)
-    assert training.activation_identity(**session) == before
+    before = training.activation_identity(**session, most=1000, seed=0)
+    assert training.activation_identity(**session, most=1000, seed=0) == before
     assert before.unknown == ()
     weights = next(parameter for parameter in session.module.model.parameters() if parameter.ndim == 2)
     with torch.no_grad():
         weights.copy_(weights.flip(0))  # the same values in another order
-    assert training.activation_identity(**session) != before
+    assert training.activation_identity(**session, most=1000, seed=0) != before
+
+
+def test_rows_that_are_not_trained_on_train_no_sae_again(
+    prepared: Path, tmp_path: Path, no_more_training: Callable[[], None]
+) -> None:
+    settings = {"adapters": ("huggingface", "sae_lens"), "sae_cfgs": [recipe(cache_dir=tmp_path, training_steps=2)]}
+    first = make_session(prepared, "gpt2", n_rows=7, **settings)
+    no_more_training()
+    second = make_session(prepared, "gpt2", n_rows=3, **settings)
+    assert len(second.datamodule.dataset["validation"]) == 3
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(first), weights_of(second), strict=True))
 
 
 def test_a_second_session_loads_what_the_first_trained(

@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ from interpretune import (
 )
 from interpretune.analysis import AnalysisBackend, ModelInputs
 from interpretune.analysis.content_hash import WHAT_TO_DO, ContentHash, content_hash
-from interpretune.analysis.identity import identify_model, identify_stack, library_versions
+from interpretune.analysis.identity import identify_batch, identify_model, identify_stack, library_versions
+from interpretune.model_lock import model_lock
 from interpretune.put_back import random_state_put_back
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
@@ -60,15 +61,19 @@ def train_latent_models(
         LatentModelError: There are no activations to train on.
     """
     module.backend.check_hook_points([cfg.hook_name for cfg in cfgs])
-    known = activation_identity(module, datamodule)
+    identities: dict[tuple[int, int], ContentHash] = {}
     collected: dict[int, Activations] = {}  # by seed; filled by the first SAE that is not in the cache
     latent_models = []
     for cfg in cfgs:
+        read = cfg.buffer_samples, cfg.seed
+        if read not in identities:
+            identities[read] = activation_identity(module, datamodule, *read)
         recipe = {
             name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")
         }
         recipe |= {"sae_options": cfg.sae_options, "trainer_options": cfg.trainer_options}  # as defaults give them
         recipe_hash = content_hash(recipe, f"The recipe of the SAE at {cfg.hook_name}")
+        known = identities[read]
         unknown = (*known.unknown, *recipe_hash.unknown)
         key = hashlib.sha256(f"{known.sha256} {recipe_hash.sha256}".encode()).hexdigest()[:16]
         if unknown:
@@ -118,20 +123,54 @@ class Activations:
         return torch.cat([values, *[values[self.is_answer]] * (answer_repeats - 1)])
 
 
-def activation_identity(module: ITModule, datamodule: ITDataModule) -> ContentHash:
-    """What activations, and the SAEs that are trained on them, depend on: model, prepared text, batches and code."""
-    model, stack, data = identify_model(module), identify_stack(module), datamodule.content()
+def training_batches(
+    module: ITModule, loader: Iterable[Any], most: int
+) -> Iterator[tuple[Mapping[str, Any], ModelInputs, Tensor]]:
+    """Batches to train on, until they have enough tokens.
+
+    Args:
+        module: The session's module.
+        loader: The data module's ``train_dataloader``.
+        most: Tokens that are enough, without first, special and padding tokens.
+
+    Yields:
+        The batch as the loader gives it, the model's inputs, and which tokens count, ``[batch, pos]``.
+    """
+    count = 0
+    for batch in loader:
+        inputs = ModelInputs.from_batch(module.batch_to_device(batch))
+        wanted = ~module.backend.untouched_positions(inputs)
+        yield batch, inputs, wanted
+        count += int(wanted.sum())
+        if count >= most:
+            return
+
+
+def activation_identity(module: ITModule, datamodule: ITDataModule, most: int, seed: int) -> ContentHash:
+    """What activations, and the SAEs that are trained on them, depend on: model, code, and the batches to train on.
+
+    Args:
+        module: The session's module.
+        datamodule: What it has beside the batches to train on changes nothing.
+        most: See ``training_batches``.
+        seed: Seed of the order.
+    """
+    with model_lock(module.model):
+        model, stack = identify_model(module), identify_stack(module)
+    digest = hashlib.sha256()
+    with random_state_put_back():
+        torch.manual_seed(seed)
+        for batch, _, _ in training_batches(module, datamodule.train_dataloader(), most):
+            digest.update(identify_batch(batch).encode())
     parts = {
         "model": model.about["sha256"],
         "stack": stack.about,
-        "data": data.sha256,
-        "loader": {"batch": datamodule.itdm_cfg.train_batch_size, "options": datamodule.itdm_cfg.dataloader_kwargs},
-        "collator": datamodule.data_collator,
+        "batches": digest.hexdigest(),
         "versions": library_versions(module),
         "library": sae_lens.SAETrainer,  # its version or, of an editable install, its code
     }
     found = content_hash(parts, "The SAE")
-    return ContentHash(found.sha256, (*model.unknown, *stack.unknown, *data.unknown, *found.unknown))
+    return ContentHash(found.sha256, (*model.unknown, *stack.unknown, *found.unknown))
 
 
 def collect_activations(
@@ -152,23 +191,17 @@ def collect_activations(
     backend: AnalysisBackend = module.backend
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     answers: list[Tensor] = []
-    count = 0
     loader = datamodule.train_dataloader()
     with random_state_put_back(), tqdm(total=len(loader), desc="Collecting activations", unit="batch") as bar:
         torch.manual_seed(seed)
-        for batch in loader:
-            inputs = ModelInputs.from_batch(module.batch_to_device(batch))
-            wanted = ~backend.untouched_positions(inputs)
+        for _, inputs, wanted in training_batches(module, loader, most):
             is_answer = torch.zeros_like(wanted)
             is_answer[torch.arange(len(inputs), device=wanted.device), inputs.answer_positions] = True
             for name, values in backend.capture(inputs, names).items():
                 kept[name].append(values.flatten(2)[wanted].float().cpu())
             answers.append(is_answer[wanted].cpu())
-            count += int(wanted.sum())
             bar.update()
-            if count >= most:
-                break
-    if count == 0:
+    if not any(map(len, answers)):
         raise LatentModelError(
             f"The training split gives no token to train SAEs on at {', '.join(names)}: all are first tokens, special "
             "tokens or padding. Give the data module a training split with text."

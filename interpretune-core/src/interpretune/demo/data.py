@@ -42,9 +42,8 @@ def demo_files(data: str | None, limit: int | None, cache_dir: str | Path | None
     else:
         splits = _rows(data)
     analysed = splits.get("validation") or splits.get("test") or next(iter(splits.values()))
-    analysed = analysed[:limit]
-    texts = recombine(splits.get("train") or analysed, TRAINING_CHARACTERS)
-    contents = {"train": texts, "validation": analysed}
+    texts = recombine(splits.get("train") or analysed, TRAINING_CHARACTERS)  # the same whatever is analysed
+    contents = {"train": texts, "validation": analysed[:limit]}
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
 
     def write(folder: Path) -> None:
