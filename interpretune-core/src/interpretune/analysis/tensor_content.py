@@ -49,7 +49,8 @@ def tensor_content(tensor: Tensor) -> Content:
         names, context = tensor.__tensor_flatten__()
         parts += [(f".{name}", getattr(tensor, name)) for name in names]
         return Content("tensor", [*parts, (".context", context)])
-    plain = tensor.detach().as_subclass(Tensor)
+    held = tensor.detach()
+    plain = held if type(held) is Tensor else held.as_subclass(Tensor)
     return Content("tensor", [*parts, *_values(plain)])
 
 
