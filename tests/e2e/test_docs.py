@@ -136,7 +136,15 @@ def test_example_of_a_readme(
 
 def test_pages_have_runnable_blocks_with_output() -> None:
     pages = {block.page.name for block, output in RUNNABLE if output}
-    assert pages == {"ablation.md", "concepts.md", "analysis.md", "training.md", "writing.md", "operations.md"}
+    assert pages == {
+        "ablation.md",
+        "concepts.md",
+        "analysis.md",
+        "training.md",
+        "writing.md",
+        "operations.md",
+        "threads.md",
+    }
 
 
 def test_every_python_block_parses() -> None:

@@ -50,6 +50,7 @@ from .loops.start import fit, predict, test, validate
 from .markers import hookimpl, hookspec
 from .metrics import load_metric
 from .model_loading import load_hf_model
+from .model_lock import model_lock
 from .module import STEP_OUTPUT, ITModule
 from .profiling import ProfilerHooksMixin
 from .rank_zero import rank_zero_warn
@@ -133,6 +134,7 @@ __all__ = [
     "load_hf_model",
     "load_metric",
     "load_tokenizer",
+    "model_lock",
     "pad_left",
     "predict",
     "rank_zero_warn",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from attrs import frozen
+from torch import Tensor, nn
 
 from interpretune.analysis import Edit, HuggingFaceBackend
 from interpretune.analysis.module_edits import CARRIED, OUT, edited_inputs, edited_output, in_place
+from interpretune.analysis.replay import replaced_methods, standing_method
+from interpretune.own_context import OwnContext
+from interpretune.put_back import Changed
 from interpretune_nnsight.library import import_nnsight
 
 if TYPE_CHECKING:
@@ -34,60 +38,113 @@ class NNsightBackend(HuggingFaceBackend):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         super().__init__(model, tokenizer)
         import_nnsight()
-        self._edits: list[tuple[str, str, Edit]] = []
-        self._runs = False
 
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
         """Let nnsight make the edits, after those of the blocks around this one; the model is left as it was found."""
-        outer = self._edits
-        self._edits = [*outer, *((*self.place_of(name), edit) for name, edit in edits.items())]
+        mine = [_Edited(self, *self.place_of(name), edit) for name, edit in edits.items()]
+
+        def end() -> None:
+            _in_force.set(tuple(item for item in _in_force.get() if item not in mine))
+
         try:
-            with self._wrapped() if edits else contextlib.nullcontext():
-                yield
+            try:
+                _in_force.set((*_in_force.get(), *mine))
+                with self._wrapped() if edits else contextlib.nullcontext():
+                    yield
+            finally:
+                end()
         finally:
-            self._edits = outer
+            end()  # an interrupt may have come in the first
 
     @contextlib.contextmanager
     def _wrapped(self) -> Iterator[None]:
-        """Wrap the modules that are edited, and make a run of nnsight's of each forward."""
+        """Wrap the modules that are edited, and make a run of nnsight's of each forward of this thread and context."""
         nnsight: Any = importlib.import_module("nnsight")
-        put_in = ("forward", nnsight.intervention.source.STATE)
-        edited = {path: self.modules[path] for path, _, _ in self._edits}
+        edits = [item for item in _in_force.get() if item.backend is self]
+        edited = {item.path: self.modules[item.path] for item in edits}
         entries = {self.model, getattr(self.model, "get_base_model", lambda: self.model)()}
-        touched = entries.union(*(module.modules() for module in edited.values()))
-        found = [(vars(item), {key: vars(item)[key] for key in put_in if key in vars(item)}) for item in touched]
-        interleaver, envoys = nnsight.intervention.interleaver.Interleaver(), {}
-        try:
-            for path, module in edited.items():
-                if path not in envoys:
-                    envoys.update(nnsight.Envoy(module, path, interleaver).named_modules())
-            for entry in entries:
-                vars(entry)["forward"] = self._run_of(entry.forward, interleaver, envoys)
-            yield
-        finally:
-            for attributes, before in found:
-                for key in put_in:
-                    attributes.pop(key, None)
-                attributes.update(before)
+        touched = set().union(*(module.modules() for module in edited.values()))
+        put_in = ("forward", nnsight.intervention.source.STATE)
 
-    def _run_of(self, forward: Any, interleaver: Any, envoys: Mapping[str, Any]) -> Any:
-        edits = self._edits
+        def read(module: nn.Module) -> dict[str, Any]:
+            return {key: vars(module)[key] for key in put_in if key in vars(module)}
 
-        @functools.wraps(forward)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if self._runs:  # what wraps the model, or a block within this one, has begun the run
-                return forward(*args, **kwargs)
-            interleaver.mediators = [_worker(envoys[path], side, edit) for path, side, edit in edits]
-            self._runs = True
+        def write(module: nn.Module, before: Mapping[str, Any]) -> None:
+            for key in put_in:
+                vars(module).pop(key, None)
+            vars(module).update(before)
+
+        changed = Changed("nnsight", touched, read, write)
+        with OwnContext() as here:
             try:
-                with interleaver:
-                    return forward(*args, **kwargs)
+                try:
+                    changed.begin()
+                    interleaver, envoys = own_interleaver(here), {}
+                    for path, module in edited.items():
+                        if path not in envoys:
+                            envoys.update(nnsight.Envoy(module, path, interleaver).named_modules())
+                    runs = [
+                        (entry, "forward", self._run_of(standing_method(entry, "forward"), edits, interleaver, envoys))
+                        for entry in entries
+                    ]
+                    with replaced_methods(runs):
+                        yield
+                finally:
+                    changed.end()
             finally:
-                self._runs = False
-                interleaver.cancel()
+                changed.end()  # an interrupt may have come in the first
+
+    def _run_of(self, forward: Any, edits: Sequence[_Edited], interleaver: Any, envoys: Mapping[str, Any]) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self in _running.get():  # what wraps the model, or a block within this one, has begun the run
+                return forward(*args, **kwargs)
+            before = _running.get()
+            try:
+                try:
+                    _running.set((*before, self))
+                    interleaver.mediators = [_worker(envoys[item.path], item.side, item.edit) for item in edits]
+                    with interleaver:
+                        return forward(*args, **kwargs)
+                finally:
+                    _running.set(before)
+                    interleaver.cancel()
+            finally:
+                _running.set(before)  # an interrupt may have come in the first
 
         return run
+
+
+@frozen(eq=False)
+class _Edited:
+    """One edit that is in force."""
+
+    backend: NNsightBackend
+    path: str
+    side: str
+    edit: Edit
+
+
+_in_force: ContextVar[tuple[_Edited, ...]] = ContextVar("interpretune_nnsight_in_force", default=())
+_running: ContextVar[tuple[NNsightBackend, ...]] = ContextVar("interpretune_nnsight_running", default=())
+
+
+def own_interleaver(here: OwnContext) -> Any:
+    """An interleaver of nnsight's to which modules hand something over in one thread and context only."""
+    nnsight: Any = importlib.import_module("nnsight")
+
+    class OwnInterleaver(nnsight.intervention.interleaver.Interleaver):  # type: ignore[misc]
+        """Modules ask an interleaver whether it is busy before they hand anything over."""
+
+        @property
+        def busy(self) -> bool:
+            return self._busy and here.is_here()
+
+        @busy.setter
+        def busy(self, busy: bool) -> None:
+            self._busy = busy
+
+    return OwnInterleaver()
 
 
 def _worker(envoy: Any, side: str, edit: Edit) -> Any:

@@ -53,7 +53,10 @@ def in_place(edit: Edit) -> Edit:
 
     def apply(activations: Tensor) -> Tensor:
         given = activations.clone()
+        counts = not given.is_inference()  # torch counts changes in place, except in inference mode
+        version = given._version if counts else 0
         edited = edit(given)
-        return activations if edited is given else activations.copy_(edited)
+        untouched = edited is given and counts and given._version == version
+        return activations if untouched else activations.copy_(edited)
 
     return apply
