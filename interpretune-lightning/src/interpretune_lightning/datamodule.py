@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from interpretune import ITDataModule, ITModule, it_init
-from interpretune_lightning.sharing import share_whole_batches
+from interpretune_lightning.sharing import share_loaders
 
 
 class ITLightningDataModule(ITDataModule, LightningDataModule):
@@ -41,13 +40,23 @@ class LightningDataModuleEntry(_UserDataModule):
         elif not self._session_module._it_state.initialised:
             it_init(module=self._session_module, datamodule=self)
 
+    def val_dataloader(self) -> Any:
+        """The user's loader; with several processes, each reads whole batches of it."""
+        return self._shared(super().val_dataloader())
+
     def test_dataloader(self) -> Any:
         """The user's loader; with several processes, each reads whole batches of it."""
-        loader = super().test_dataloader()
+        return self._shared(super().test_dataloader())
+
+    def predict_dataloader(self) -> Any:
+        """The user's loader; with several processes, each reads whole batches of it."""
+        return self._shared(super().predict_dataloader(), keeps_last=True)
+
+    def _shared(self, loaders: Any, *, keeps_last: bool = False) -> Any:
         trainer = self.trainer
-        if trainer is None or trainer.world_size == 1 or not isinstance(loader, DataLoader):
-            return loader
-        return share_whole_batches(loader, trainer.world_size, trainer.global_rank)
+        if trainer is None or trainer.world_size == 1:
+            return loaders
+        return share_loaders(loaders, trainer.world_size, trainer.global_rank, keeps_last=keeps_last)
 
     @property
     def _session_module(self) -> ITModule:

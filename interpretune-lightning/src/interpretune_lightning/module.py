@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import asdict
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from torchmetrics import Metric
 
 from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
 from interpretune.loops.checkpoint import Identity
 from interpretune.optimization import as_optimizer_setup, check_optimizers
+from interpretune_lightning.counted_once import BatchInHand, logged_once, predictions_of_all
 from interpretune_lightning.epoch_means import epoch_means
+from interpretune_lightning.sharing import samplers_of
+
+LOG = inspect.signature(LightningModule.log)
 
 CHECKPOINT_KEY = "interpretune"
 """Under this key Lightning's checkpoints say which stack and which model they belong to."""
@@ -40,10 +46,30 @@ class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # tra
         state = self._trainer.state if self._trainer is not None else None
         return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
 
+    _batch_in_hand: BatchInHand | None = None
+    """The batch of a validation or test in several processes."""
+
+    @property
+    def _is_evaluating(self) -> bool:
+        trainer = self._trainer
+        return trainer is not None and bool(trainer.validating or trainer.testing or trainer.sanity_checking)
+
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log one number with the trainer, where one is running, and through ``it_log``."""
+        """Log one number with the trainer, where one is running, and through ``it_log``.
+
+        Evaluations sum in float64. In several processes each row counts once: a batch that comes again for evenness is
+        not logged.
+        """
         if self._fabric is not None or (self._trainer is not None and self._current_fx_name is not None):
-            LightningModule.log(self, name, value, *args, **kwargs)
+            given, options = value, dict(LOG.bind(self, name, value, *args, **kwargs).arguments)
+            for known in ("self", "name", "value"):
+                del options[known]
+            if self._is_evaluating:
+                given, options = logged_once(self.trainer, self._batch_in_hand, name, value, options)
+            LightningModule.log(self, name, given, **options)
+        again = self._batch_in_hand is not None and self._batch_in_hand.repeated
+        if again or isinstance(value, Metric):  # of a metric object, it_log hears at the end of the epoch
+            return
         ITModule.log_dict(self, {name: value}, *args, **kwargs)
 
     def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
@@ -110,6 +136,53 @@ class LightningModuleEntry(_UserModule):
         super().on_train_epoch_end()
         if self.trainer.is_last_batch:
             self.log_means(epoch_means(self.trainer))
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Look at the batch where several processes share the rows."""
+        self._take_in_hand(batch, batch_idx, dataloader_idx)
+        super().on_validation_batch_start(batch, batch_idx, dataloader_idx)
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Look at the batch where several processes share the rows."""
+        self._take_in_hand(batch, batch_idx, dataloader_idx)
+        super().on_test_batch_start(batch, batch_idx, dataloader_idx)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Be done with the batch."""
+        super().on_validation_batch_end(outputs, batch, batch_idx, dataloader_idx)
+        self._put_down()
+
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Be done with the batch."""
+        super().on_test_batch_end(outputs, batch, batch_idx, dataloader_idx)
+        self._put_down()
+
+    def _take_in_hand(self, batch: Any, batch_idx: int, loader_idx: int) -> None:
+        if self.trainer.world_size > 1:
+            self._batch_in_hand = BatchInHand.of(self.trainer, self, batch, batch_idx, loader_idx)
+
+    def _put_down(self) -> None:
+        if self._batch_in_hand is not None:
+            self._batch_in_hand.put_back()
+            self._batch_in_hand = None
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin without a batch, whatever became of an earlier evaluation."""
+        self._batch_in_hand = None
+        super().on_validation_epoch_start()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin without a batch, whatever became of an earlier evaluation."""
+        self._batch_in_hand = None
+        super().on_test_epoch_start()
+
+    def on_predict_epoch_end(self) -> None:
+        """Give each process the predictions of all, in the order of a single one."""
+        super().on_predict_epoch_end()
+        trainer, loop = self.trainer, self.trainer.predict_loop
+        if trainer.world_size > 1 and loop.return_predictions:
+            samplers = samplers_of(trainer.predict_dataloaders)
+            loop._predictions = predictions_of_all(loop._predictions, samplers, trainer.world_size)
 
     def on_validation_end(self) -> None:
         """Report the means over the epoch."""

@@ -72,6 +72,8 @@ class AnalysisBatch:
         ablated_logits: For each alive latent the answers' logits without it, by activation name,
             ``[batch, n_alive, num_labels]``.
         effects: Effect of each alive latent on the logit difference, in logits, by activation name.
+        effect_noise: What rounding alone does to an effect, in logits (``effect_noise.measure_noise``); 0 where it was
+            not measured in this batch.
         peaks: Where each alive latent is most active, by activation name.
         dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
         tokens: Real tokens of each example, without padding; saved on request.
@@ -91,6 +93,7 @@ class AnalysisBatch:
     gradients: Mapping[str, LatentValues] = field(default_factory=dict)
     ablated_logits: Mapping[str, Tensor] = field(default_factory=dict)
     effects: Mapping[str, LatentValues] = field(default_factory=dict)
+    effect_noise: Tensor | float | None = None
     peaks: Mapping[str, Peaks] = field(default_factory=dict)
     dashboard_urls: Mapping[str, str] = field(default_factory=dict)
     tokens: list[Tensor] | None = None

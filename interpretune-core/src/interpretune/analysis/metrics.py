@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.direction import CORRECT, TOWARDS_CORRECT, Direction, direction_of
+from interpretune.analysis.effect_noise import noise_of, warn_of_noise
 from interpretune.analysis.finite import check_stored
 from interpretune.analysis.modes import AnalysisMode
 from interpretune.errors import AnalysisError
@@ -145,6 +146,8 @@ class LatentMetrics:
         summary: The activations that belong to it.
         selection: Which examples the effects were taken from, in words.
         direction: The answer towards which effects count.
+        effect_noise: What rounding alone does to an effect on one example (standard deviation), in logits, as it was
+            measured in the run; None where it was not.
     """
 
     run_name: str
@@ -152,6 +155,7 @@ class LatentMetrics:
     summary: ActivationSummary
     selection: str
     direction: Direction = TOWARDS_CORRECT
+    effect_noise: float | None = None
 
 
 def calculate_latent_metrics(
@@ -187,10 +191,15 @@ def calculate_latent_metrics(
         pairs = zip(pred_summ.batch_predictions, analysis_cache.orig_labels, strict=True)
         chosen = [predictions == labels for predictions, labels in pairs]
     sums = {name: _LatentSums(2) for name in names}
+    largest = 0.0
     columns = (analysis_cache.effects, analysis_cache.activations, analysis_cache.orig_labels)
     for keep, effects, activations, labels in zip(chosen, *columns, strict=True):
         for name, item in direction.of(effects, labels).items():
             sums[name].add(item.latents, item.values[keep], activations[name].values[keep] > 0)
+            if item.values[keep].numel():
+                largest = max(largest, item.values[keep].abs().max().item())
+    noise = noise_of(analysis_cache.effect_noise)
+    warn_of_noise(noise, largest)
     tables = {}
     for name in names:
         ids, (total, times) = sums[name].latents, sums[name].sums
@@ -206,7 +215,7 @@ def calculate_latent_metrics(
     used = sum(int(keep.sum()) for keep in chosen)
     of = sum(len(keep) for keep in chosen)
     what = "correctly answered examples" if filter_by_correct and pred_summ is not None else "examples"
-    return LatentMetrics(run_name, tables, summary, f"{used} {what} of {of}", direction)
+    return LatentMetrics(run_name, tables, summary, f"{used} {what} of {of}", direction, noise)
 
 
 def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from interpretune.analysis.batch import LatentValues
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.direction import CORRECT, direction_of
+from interpretune.analysis.effect_noise import noise_of, noise_text
 from interpretune.analysis.finite import check_stored
 from interpretune.analysis.metrics import LatentMetrics, effect_correlations, names_with
 from interpretune.plain_files import read_plain
@@ -105,17 +106,18 @@ def plot_latent_effects(
     if direction.label is not None:
         pairs = zip(batches, analysis_cache.orig_labels, strict=True)
         batches = [direction.of(effects, labels) for effects, labels in pairs]
+    noise = noise_text(noise_of(analysis_cache.effect_noise))
     groups = [[batch] for batch in batches] if per_batch else [batches]
     figures = []
     for i, group in enumerate(groups):
         suffix = direction.suffix + (f", batch {i}" if per_batch else "")
-        figure = _effects_figure(group, title + suffix)
+        figure = _effects_figure(group, title + suffix, noise)
         show_or_save(figure, _file_name(title + suffix), figure_dir)
         figures.append(figure)
     return figures
 
 
-def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str) -> go.Figure:
+def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str, noise: str) -> go.Figure:
     names = list(dict.fromkeys(name for batch in batches for name in batch))
     figure = make_subplots(rows=len(names), cols=1, subplot_titles=names, vertical_spacing=0.3 / max(len(names), 1))
     for row, name in enumerate(names, start=1):
@@ -143,7 +145,12 @@ def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str) -> go
         figure.update_xaxes(title_text="alive latents, by effect", row=row, col=1)
         figure.update_yaxes(title_text="effect per example (logits)", row=row, col=1)
     figure.update_layout(
-        title=title, showlegend=False, template="plotly_white", height=360 * len(names) + 80, width=1000, bargap=0.05
+        title={"text": title, "subtitle": {"text": noise}},
+        showlegend=False,
+        template="plotly_white",
+        height=360 * len(names) + 80,
+        width=1000,
+        bargap=0.05,
     )
     return figure
 
@@ -218,8 +225,9 @@ def latent_metrics_scatter(
         figure.update_xaxes(title_text=f"{label1}: {what}", row=1, col=column)
         figure.update_yaxes(title_text=f"{label2}: {what}", row=1, col=column)
     title = f"{label1} against {label2}"
+    noise = noise_text(noise_of([metrics1.effect_noise, metrics2.effect_noise]))
     figure.update_layout(
-        title=title,
+        title={"text": title, "subtitle": {"text": noise}},
         showlegend=False,
         template="plotly_white",
         height=520,

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.effect_noise import noise_text
 from interpretune.analysis.finite import check_stored
 from interpretune.analysis.metrics import LatentMetrics, LatentTable
 from interpretune.errors import AnalysisError
@@ -93,7 +94,9 @@ def create_attribution_tables(
             title = f"Top {sign} {metrics.run_name} effects{metrics.direction.suffix}{where} ({metrics.selection})"
             shown = [row[1:] for row in rows] if per_sae else rows
             headers = EFFECT_COLUMNS if per_sae else ("hook", *EFFECT_COLUMNS)
-            tables[title] = tabulate(shown, headers=headers, tablefmt="grid", floatfmt=".4f")
+            table = tabulate(shown, headers=headers, tablefmt="grid", floatfmt=".4f")
+            noise = noise_text(metrics.effect_noise)
+            tables[title] = f"{table}\n({noise})" if noise else table
     return tables
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interpretune.analysis.batch import LatentValues, alive_at
+from interpretune.analysis.effect_noise import is_measured, measure_noise
 from interpretune.analysis.fields import Field, Per
 from interpretune.analysis.finite import check_rows, rows_named, rows_not_finite
 from interpretune.analysis.inputs import ModelInputs
@@ -35,6 +36,9 @@ ACTIVATIONS = Field("activations", per=Per.latent, about="at the answer position
 GRADIENTS = Field("gradients", per=Per.latent, about="of the summed logit differences, at the answer position")
 ABLATED_LOGITS = Field("ablated_logits", per=Per.latent, shape=("answer",), about="answers' logits without the latent")
 EFFECTS = Field("effects", per=Per.latent, about="effect on the logit difference, logits")
+EFFECT_NOISE = Field(
+    "effect_noise", "float64", Per.batch, about="what rounding alone does to an effect, logits; 0 where not measured"
+)
 
 RULED_OUT = (
     "Does the model rule out one of the answers (a logit of minus infinity), or does the module's standardize_logits "
@@ -211,6 +215,17 @@ def gradients_of_alive(
         )
         found = {name: clean.points.of(values) for name, values in everywhere.items()}
     return {name: _of_alive(found[name], ids) for name, ids in alive_latents.items()}
+
+
+@operation(writes=EFFECT_NOISE, needs={"splice", "latent_models"})
+def noise_of_effects(module: ITModule, clean: Prefill, orig_labels: Tensor, batch_idx: int) -> float:
+    """Standard deviation of an effect by rounding, measured in the first batch and ever fewer later ones."""
+    if not is_measured(batch_idx):
+        return 0.0
+    return measure_noise(
+        clean,
+        lambda logits, examples: logit_differences(answers_of(module, logits, None), orig_labels[examples]),
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- texts

@@ -24,6 +24,7 @@ RESULTS = (
     "peak_values",
     "peak_positions",
     "effects",
+    "effect_noise",
 )
 """What a mode keeps, where it has it; logits and gradients are kept on request."""
 INTERMEDIATES = ("answer_logits", "gradients", "ablated_logits")
@@ -66,10 +67,10 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
         parts.peaks_of_alive,
     ]
     if cfg.mode is AnalysisMode.ablation:
-        passes.append(parts.ablate_alive.with_options(row_budget=cfg.row_budget))
+        passes += [parts.ablate_alive.with_options(row_budget=cfg.row_budget), parts.noise_of_effects]
         numbers += [parts.count_from_clean.with_options(known=cfg.base_logit_diffs), parts.ablation_effects]
     elif cfg.mode is AnalysisMode.attr_patching:
-        passes.append(parts.gradients_of_alive)
+        passes += [parts.gradients_of_alive, parts.noise_of_effects]
         numbers.append(parts.attribution_effects)
     return ModeOperations(passes, numbers)
 
