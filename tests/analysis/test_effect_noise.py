@@ -72,7 +72,7 @@ def test_reports_say_the_noise_that_was_measured(tmp_path: Path, stack: str, mod
     assert metrics.effect_noise == max(measured)
     line = f"rounding alone changes an effect by about {max(measured):.2g} logits"
     assert all(line in table for table in create_attribution_tables(metrics).values())
-    (figure,) = plot_latent_effects(cache)
+    (figure,) = plot_latent_effects(cache, figure_dir=tmp_path)
     assert figure.layout.title.subtitle.text == line
 
 

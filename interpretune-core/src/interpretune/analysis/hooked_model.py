@@ -27,6 +27,7 @@ from interpretune.analysis.finite import check_logits
 from interpretune.analysis.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
 from interpretune.analysis.inputs import ModelInputs, Points
 from interpretune.analysis.latent_model import Edit
+from interpretune.analysis.longest_row import follows_longest_row
 from interpretune.analysis.sequence_slots import slots_in_cache
 from interpretune.analysis.splicing import in_turn
 from interpretune.errors import HookPointError, ReplayRefusedError
@@ -154,6 +155,10 @@ class HookedModel(ABC):
     def called_models(self) -> Sequence[nn.Module]:
         """The model, and models within it, which are called with tokens and a cache while it generates."""
         return [item for item in self.model.modules() if item is self.model or isinstance(item, PreTrainedModel)]
+
+    def follows_longest_row(self, inputs: ModelInputs) -> str | None:
+        """Why the numbers of a row depend on the longest row of this batch, in words; None where they do not."""
+        return follows_longest_row(self.called_models(), inputs)
 
     def slots_cached(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:
         """How many slots of each row a call of one of ``called_models`` finds in its cache, from its arguments.

@@ -181,13 +181,14 @@ def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes
 def run_naively(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
     """The plain loop's step: every row is a whole forward of its example."""
     points = prefill.points.select(rows.points)
-    inputs = prefill.inputs.select(points.examples)
+    examples = _with_longest(prefill, points.examples)
+    inputs = prefill.inputs.select(examples)
     edits, _ = prefill.backend.splice_edits(
         inputs,
         list(prefill.latent_models.values()),
         {name: rows.changes[name].edit(points.positions) for name in names},
     )
-    with rows_named(points.examples):
+    with rows_named(examples):
         logits = prefill.backend.forward(inputs, edits, _in_own_row(points))
     return logits if columns is None else logits[:, columns]
 
@@ -240,10 +241,11 @@ def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | Non
     for chunk in torch.arange(len(rows), device=rows.points.device).split(row_budget or _naive_budget(prefill)):
         part = rows.select(chunk)
         points = prefill.points.select(part.points)
-        inputs = prefill.inputs.select(points.examples)
+        examples = points.examples if engine is not None else _with_longest(prefill, points.examples)
+        inputs = prefill.inputs.select(examples)
         edits, _ = backend.splice_edits(inputs, models, {name: item.edit() for name, item in part.changes.items()})
         here = _in_own_row(points)
-        with rows_named(points.examples):
+        with rows_named(examples):
             if engine is None:
                 logits = backend.forward(inputs, edits, here)
             else:
@@ -259,6 +261,13 @@ def _residual_before(prefill: Prefill, edits: Mapping[str, Edit], block: int) ->
     with contextlib.suppress(AllCaptured):
         prefill.backend.forward(prefill.inputs, {**edits, in_layer(block, RESID_PRE): noted_last(seen)})
     return seen[0]
+
+
+def _with_longest(prefill: Prefill, examples: Tensor) -> Tensor:
+    """The examples that run together, and the batch's longest behind them where a model's numbers follow that."""
+    if prefill.backend.follows_longest_row(prefill.inputs) is None:
+        return examples
+    return torch.cat([examples, prefill.inputs.attention_mask.sum(-1).argmax().reshape(1)])
 
 
 def _in_own_row(points: Points) -> Points:

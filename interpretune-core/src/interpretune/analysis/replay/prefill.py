@@ -231,7 +231,8 @@ def prefill(
     backend.check_hook_points([place for item in latent_models for place in (item.hook_point, item.output_hook_point)])
     entries = find_entries(engine, latent_models) if engine is not None else {}
     whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
-    parts = length_buckets(inputs, points) if buckets else [whole]
+    splits = buckets and backend.follows_longest_row(inputs) is None  # of which there is one for each bucket
+    parts = length_buckets(inputs, points) if splits else [whole]
     seen = []
     for part in parts:
         with rows_named(part.examples):

@@ -74,6 +74,9 @@ class ReplayTrust:
         elif engine is not None and inputs.extra:  # says nothing of other batches
             self._warn(f"The batch has further inputs ({', '.join(inputs.extra)}).")
             engine = None
+        elif engine is not None and (reason := backend.follows_longest_row(inputs)) is not None:
+            self._warn(reason)
+            engine = None
         try:
             filled = prefill(backend, inputs, latent_models, points, observers, engine)
         except ReplayRefusedError as refusal:
@@ -105,6 +108,7 @@ class ReplayTrust:
 
     def _agrees(self, filled: Prefill, models: tuple[LatentModel, ...]) -> bool:
         try:
+            _refuse_rows_that_differ_in_company(filled.backend, filled.inputs)
             check = compare_with_plain_loop(filled, strongest_rows(filled))
             if not check.passed:  # latents near a threshold depend on the shapes of a forward: take the same shape
                 same = prefill(
@@ -145,6 +149,25 @@ def _refuse_rounded_activations(backend: AnalysisBackend) -> None:
             f"{type(backend.model).__name__} has 8-bit weights: bitsandbytes rounds activations to 8 bits too, in "
             "columns that the whole batch chooses (unless llm_int8_threshold is 0), so that effects have noise of that "
             "size. 4-bit weights have none of this and are replayed."
+        )
+
+
+@torch.no_grad()
+def _refuse_rows_that_differ_in_company(backend: AnalysisBackend, inputs: ModelInputs) -> None:
+    """Refuse a model whose shortest row of a batch has other logits alone than beside the longest."""
+    sizes = inputs.attention_mask.sum(-1)
+    pair = torch.stack([sizes.argmin(), sizes.argmax()])
+    if sizes[pair[0]] == sizes[pair[1]]:
+        return
+    both, short = inputs.select(pair), inputs.select(pair[:1])
+    real = short.attention_mask[0].bool()
+    alone = ModelInputs(short.tokens[:, real], short.attention_mask[:, real])
+    expected, found = (backend.forward(item, {}, item.answers)[0] for item in (alone, both))
+    difference = (found - expected).abs().max().item()
+    if not difference <= TOLERANCES.get(expected.dtype, 1e-2) * max(1.0, expected.abs().max().item()):
+        raise ReplayRefusedError(
+            f"The logits of a row of {int(sizes[pair[0]])} tokens differ by {difference:.3g} alone and beside a row of "
+            f"{int(sizes[pair[1]])}: the numbers of a row depend on the rows beside it."
         )
 
 
