@@ -54,8 +54,9 @@ class ClassificationModule(ITModule):
     def _log_quality(self, split: str, batch: Mapping[str, Any]) -> None:
         logits = self.class_logits(batch)
         labels = answer_ids(batch[LABELS], logits.shape[-1])
+        share = torch.promote_types(logits.dtype, torch.float32)  # half precision would round the accuracy
         metrics = {
             f"{split}_loss": functional.cross_entropy(logits, labels),
-            f"{split}_accuracy": (logits.argmax(dim=-1) == labels).float().mean(),
+            f"{split}_accuracy": (logits.argmax(dim=-1) == labels).to(share).mean(),
         }
         self.log_dict(metrics, prog_bar=True, sync_dist=True)

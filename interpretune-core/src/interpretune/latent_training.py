@@ -96,9 +96,10 @@ class LatentTrainingModule(ITModule):
         if isinstance(item, HasDecoderNorms):
             latents = latents * item.decoder_norms()
         coefficient = getattr(self.it_cfg, "l1_coefficient", self.l1_coefficient)
+        dtype = torch.promote_types(sample.targets.dtype, torch.float32)  # half precision is too coarse for a loss
         return {
-            "mse": (reconstruction.float() - sample.targets.float()).square().sum(-1).mean(),
-            "l1": coefficient * latents.float().abs().sum(-1).mean(),
+            "mse": (reconstruction.to(dtype) - sample.targets.to(dtype)).square().sum(-1).mean(),
+            "l1": coefficient * latents.to(dtype).abs().sum(-1).mean(),
         }
 
     # ------------------------------------------------------------------------------------------------------- evaluation

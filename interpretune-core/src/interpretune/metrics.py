@@ -34,7 +34,7 @@ class Accuracy:
                 f"predictions {tuple(predicted.shape)} and references {tuple(expected.shape)} must have one equal, "
                 "non-zero length."
             )
-        return {"accuracy": (predicted == expected).float().mean().item()}
+        return {"accuracy": (predicted == expected).double().mean().item()}
 
 
 def load_metric(path: str, config_name: str | None = None, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ class MetricLog:
             weight = self._batch_size if batch_size is None else batch_size
             for name, value in metrics.items():
                 total, weights = self._sums.get(name, (0.0, 0.0))
-                exact = value.float() if isinstance(value, Tensor) else value  # half precision would stand still
+                exact = _exact(value) if isinstance(value, Tensor) else value
                 self._sums[name] = (total + exact * weight, weights + weight)
 
     def latest(self) -> dict[str, float]:
@@ -116,6 +116,11 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _exact(value: Tensor) -> Tensor:
+    """A value in the widest dtype of its device: sums in half precision would stand still, and float64 stays so."""
+    return value.float() if value.device.type == "mps" else value.double()
 
 
 def batch_size_of(batch: Any) -> int:
