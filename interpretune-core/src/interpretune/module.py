@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.answer_pooling import name_padding
+from interpretune.answer_tokens import warn_of_other_tokens
 from interpretune.errors import ConfigurationError
 from interpretune.labels import answer_ids, check_labels_have_answers
 from interpretune.logged_scalars import EPOCH_MEAN, LoggedScalars
@@ -125,10 +126,11 @@ class ITModule(nn.Module):
         if answers:
             self._check_answers(self.require_datamodule().itdm_cfg.num_labels, answers)
             check_labels_have_answers(self.require_datamodule().dataset, answers)
-            tokenizer = self.require_datamodule().tokenizer
-            self.register_buffer(
-                "_answer_token_ids", torch.tensor(single_token_ids(tokenizer, answers)), persistent=False
-            )
+            tokenizer, known = self.require_datamodule().tokenizer, getattr(self, "_answer_token_ids", None)
+            ids = single_token_ids(tokenizer, answers)
+            if known is None:  # a session says it once
+                warn_of_other_tokens(tokenizer, answers, ids, self.require_datamodule().dataset)
+            self.register_buffer("_answer_token_ids", torch.tensor(ids), persistent=False)
             self.to(self.device)
         self.load_metric()
 

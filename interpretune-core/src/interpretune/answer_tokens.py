@@ -1,0 +1,98 @@
+"""Which token an answer becomes after the prompt: not always the one that the word alone becomes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TAIL = 24
+"""Tokens of the prompt's end that are written as text and read again with the answer."""
+JOINING = "([{<\"'`/\\-_=@#$"
+"""After these characters a word follows without a space, or with one: the prompt does not say."""
+FIRST_WITHOUT_SPACES = 0x2E80
+"""Scripts from this code point up, Chinese and Japanese among them, put no spaces between words."""
+
+
+@frozen
+class OtherToken:
+    """An answer whose token is not the one that follows the prompt.
+
+    Attributes:
+        given: The answer as configured.
+        given_id: Its token.
+        natural: The answer as it follows the prompt.
+        natural_id: The token that it becomes there.
+    """
+
+    given: str
+    given_id: int
+    natural: str
+    natural_id: int
+
+    def __str__(self) -> str:
+        return f"{self.given!r} (token {self.given_id}) where {self.natural!r} (token {self.natural_id}) follows"
+
+
+def other_tokens(
+    tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], ids: Sequence[int], prompt: Sequence[int]
+) -> list[OtherToken]:
+    """Answers whose token is not what the tokenizer makes of prompt and answer together.
+
+    After a prompt that ends in a space or a line break the word itself follows, after any other the word with a space
+    before it. Prompts that end in a special token, a bracket or a quotation mark leave it open, as do answers in a
+    script without spaces.
+
+    Args:
+        tokenizer: The tokenizer.
+        answers: The answers as configured.
+        ids: Their tokens.
+        prompt: Tokens of a prompt, without padding.
+    """
+    if not len(prompt) or prompt[-1] in tokenizer.all_special_ids:
+        return []
+    text: Any = tokenizer.decode(list(prompt)[-TAIL:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if not text or text[-1] in JOINING:
+        return []
+    found = []
+    for given, given_id in zip(answers, ids, strict=True):
+        word = given.strip()
+        if not word or any(ord(letter) >= FIRST_WITHOUT_SPACES for letter in word):
+            continue
+        natural = word if text[-1].isspace() else f" {word}"
+        last = tokenizer.encode(text + natural, add_special_tokens=False)[-1]
+        alone: Any = tokenizer.decode([last], clean_up_tokenization_spaces=False)
+        if last != given_id and alone.strip() == word:
+            found.append(OtherToken(given, given_id, natural, last))
+    return found
+
+
+def warn_of_other_tokens(
+    tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], ids: Sequence[int], dataset: Mapping[str, Any]
+) -> None:
+    """Warn once, with both texts and both tokens, where answers are not what follows the first prompt of the data.
+
+    Args:
+        tokenizer: The tokenizer.
+        answers: The answers as configured.
+        ids: Their tokens.
+        dataset: The prepared splits; those without tokens are passed over.
+    """
+    name = tokenizer.model_input_names[0]
+    split = next((item for item in dataset.values() if len(item) and name in getattr(item, "column_names", ())), None)
+    if split is None:
+        return
+    found = other_tokens(tokenizer, answers, ids, split[0][name])
+    if found:
+        right = tuple(next((item.natural for item in found if item.given == answer), answer) for answer in answers)
+        warnings.warn(
+            "Answers are looked for at tokens that do not follow the prompt in this tokenizer: "
+            f"{'; '.join(map(str, found))}. Set GenerativeClassificationConfig(answers={right!r}).",
+            UserWarning,
+            stacklevel=2,
+        )
