@@ -23,8 +23,10 @@ from transformers.utils.logging import disable_progress_bar
 
 import interpretune as it
 from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg
+from interpretune.analysis.identity import identify_batch, identify_data
 from interpretune.analysis.operations import PlanRun, plan_of
 from interpretune.analysis.steps import sources_of
+from interpretune.analysis.stored_run import describe_reads, describe_run
 from interpretune.demo.run import DemoOptions, choose_adapters, demo_session
 from interpretune.loops.evaluate import eval_mode
 from interpretune.stack import build_context
@@ -48,6 +50,22 @@ def compute_only(session: it.ITSession) -> None:
             moved = module.batch_to_device(batch)
             label_ids, labels = module.labels_to_ids(moved.pop("labels"))
             run.run(sources_of(module, label_ids, labels, moved, number), len(labels))
+
+
+def hashing_only(session: it.ITSession) -> float:
+    """Seconds for all that a run hashes: data before and during the pass, model, latent models, code, and plans."""
+    module, plans = session.module, plans_of(session)
+    batches = list(session.datamodule.test_dataloader())
+    start = time.perf_counter()
+    data = identify_data(batches)
+    about = describe_run(**session, data=data, seed=0)
+    for plan in plans.values():
+        describe_reads(about, module, plan)
+        assert plan.key
+    PlanRun(list(plans.values()))
+    for batch in batches:
+        identify_batch(batch)
+    return time.perf_counter() - start
 
 
 def with_runner(session: it.ITSession, root: Path) -> dict[str, Any]:
@@ -75,6 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 else:
                     sizes = with_runner(session, Path(folder) / str(pair))
                     run.append(time.perf_counter() - start)
+    hashing = statistics.median(hashing_only(session) for _ in range(3))
     it.it_session_end(**session)
     ratios = [b / a for a, b in zip(plain, run, strict=True)]
     return {
@@ -84,6 +103,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **sizes,
         "compute_s": statistics.median(plain),
         "run_s": statistics.median(run),
+        "hashing_s": hashing,
+        "hashing_share": hashing / statistics.median(plain),
         "overhead": statistics.median(ratios) - 1,
         "overheads": [ratio - 1 for ratio in ratios],
     }

@@ -17,7 +17,7 @@ from attrs import define
 
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch_sequence import BatchSequence
-from interpretune.analysis.content_hash import WHAT_TO_DO
+from interpretune.analysis.content_hash import WHAT_TO_DO, content_hash
 from interpretune.analysis.fields import Per
 from interpretune.analysis.identity import (
     DataIdentity,
@@ -28,6 +28,7 @@ from interpretune.analysis.identity import (
     library_versions,
     without_folders,
 )
+from interpretune.analysis.module_state import named_state
 from interpretune.analysis.operations import Plan, run_summaries
 from interpretune.analysis.store import AnalysisStore, Manifest, StoreWriter
 from interpretune.analysis.store.contents import batches_there
@@ -67,6 +68,13 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
         "stack": list(module.context.names),
         "versions": library_versions(module),
     }
+
+
+def describe_reads(about: Mapping[str, Any], module: ITModule, plan: Plan) -> dict[str, Any]:
+    """What a manifest says of the run of one plan: ``describe_run``, and what its operations read of the module."""
+    functions = [op.function for op in plan.operations if "module" in op.reads]
+    read = content_hash(named_state(module, functions), "An operation that reads the module")
+    return {**about, "read": read.sha256, "unknown": list(dict.fromkeys([*about["unknown"], *read.unknown]))}
 
 
 @define(eq=False)
@@ -109,7 +117,7 @@ class StoredRun:
             name: Name of the analysis.
             plan: What runs.
             data: On what.
-            about: See ``describe_run``.
+            about: See ``describe_reads``.
             root: Folder of all stores.
             cfg: What the plan was made of; None: it was given as a plan.
         """
@@ -118,7 +126,7 @@ class StoredRun:
             "data": data.fingerprint,
             "model": about["model"]["sha256"],
             "latent_models": [item | {"dashboard_url": None} for item in about["latent_models"]],
-            **{part: about[part] for part in ("task", "code", "seed", "versions")},
+            **{part: about[part] for part in ("task", "code", "read", "seed", "versions")},
             "alone": secrets.token_hex() if about["unknown"] else "",  # found by nobody again
         }
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
@@ -140,16 +148,15 @@ class StoredRun:
         """What hooks are told of it."""
         return AnalysisRun(name=self.name, plan=self.plan, cfg=self.cfg, folder=self.folder)
 
-    def warn_if_unknown(self) -> None:
-        """Say that nothing that is there can be used, and why, where something that results depend on is not known."""
-        if self.about["unknown"]:
-            told = "\n".join(f"- {text}" for text in self.about["unknown"][:MOST_WARNED])
-            warnings.warn(
-                f"The results of {self.name} are not looked for among those that are there, and nobody will find them "
-                f"again, since it cannot be known what they depend on:\n{told}\n{WHAT_TO_DO}",
-                NotReusedWarning,
-                stacklevel=4,
-            )
+    def warn_of_unknown(self) -> None:
+        """Say that nothing that is there can be used, since something that results depend on is not known."""
+        told = "\n".join(f"- {text}" for text in self.about["unknown"][:MOST_WARNED])
+        warnings.warn(
+            f"The results of {self.name} are not looked for among those that are there, and nobody will find them "
+            f"again, since it cannot be known what they depend on:\n{told}\n{WHAT_TO_DO}",
+            NotReusedWarning,
+            stacklevel=4,
+        )
 
     @property
     def is_complete(self) -> bool:
