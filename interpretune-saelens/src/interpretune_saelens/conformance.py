@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import sae_lens
 from safetensors.torch import save_file
 
 from interpretune.testing import AdapterConformance, ReferenceLatents
@@ -46,7 +47,10 @@ def _saved(truth: ReferenceLatents, folder: Path) -> Path:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": truth.centred,
-        "metadata": {"hook_name": truth.hook_point.replace("layers.", "blocks.").replace("resid", "hook_resid")},
+        "metadata": {
+            "sae_lens_version": sae_lens.__version__,  # without it SAELens takes the folder for one of an old format
+            "hook_name": truth.hook_point.replace("layers.", "blocks.").replace("resid", "hook_resid"),
+        },
     }
     folder.mkdir(exist_ok=True)
     (folder / "cfg.json").write_text(json.dumps(cfg), encoding="utf-8")

@@ -15,9 +15,9 @@ from interpretune.testing.comparing import logits_in
 from interpretune.testing.places import latents, offered
 from interpretune.testing.plain_edits import shrunk
 from interpretune.testing.results import backend_results
-from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 
-DTYPES = (torch.bfloat16, torch.float64)
+DTYPES = (torch.float64, torch.bfloat16)
 
 
 @rule(stack=True, after=["dtype-follows", "no-hooks-left"])
@@ -86,8 +86,17 @@ def _noting(seen: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _module(bench: Bench, dtype: torch.dtype) -> Any:
-    """A module in a dtype, made once for all rules; none may change it."""
+    """A module in a dtype, made once for all rules; none may change it.
+
+    Raises:
+        RuleSkipped: Its model does not run in this dtype, with nothing edited.
+    """
     made = bench.notes.setdefault("modules by dtype", {})
     if dtype not in made:
-        made[dtype] = bench.new_session().module.to(dtype)
+        module = bench.new_session().module.to(dtype)
+        try:
+            module(**bench.even_batch())
+        except RuntimeError as error:
+            raise RuleSkipped(f"after module.to({dtype}) a forward with no edit fails: {error}") from error
+        made[dtype] = module
     return made[dtype]
