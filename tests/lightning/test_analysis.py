@@ -153,4 +153,5 @@ def test_shares_are_whole_batches_equally_many_and_complete(rows, processes):
 
 def test_loaders_with_an_order_of_their_own_are_left_alone():
     loader = DataLoader(torch.arange(5), shuffle=True)
-    assert share_whole_batches(loader, 2, 0) is loader
+    with pytest.warns(UserWarning, match="sampler RandomSampler cannot be shared among 2 processes"):
+        assert share_whole_batches(loader, 2, 0) is loader

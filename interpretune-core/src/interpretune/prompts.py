@@ -103,7 +103,7 @@ def _load_json(path: Path) -> datasets.Dataset:
     ]  # no other character ends one
     if not lines:
         raise DataError(f"The data file {path} is empty. Write one JSON object a line.")
-    rows = [_json_row(line, f"{path}, line {i}") for i, line in lines]
+    rows = [_json_row(line, path, i) for i, line in lines]
     try:
         return datasets.Dataset.from_list(rows)
     except NO_TABLE as error:
@@ -122,16 +122,16 @@ def _is_table(rows: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
-def _json_row(line: str, where: str) -> dict[str, Any]:
+def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         found = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{where} is no JSON: {found}. A JSONL file has one object a line.") from error
+        raise DataError(f"{path} is not a JSONL file with one object a line. Line {number}: {found}.") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where} is {_short(row)}; a JSONL file has one object a line.")
+        raise DataError(f"{path} is not a JSONL file with one object a line. Line {number} is {_short(row)}.")
     if _is_deeper(row, DEEPEST):
-        raise DataError(f"{where} has values that are nested more than {DEEPEST} deep, which no table holds.")
+        raise DataError(f"{path}, line {number} has values nested more than {DEEPEST} deep, which no table holds.")
     return row
 
 

@@ -50,8 +50,8 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
     Attributes:
         mode: The analysis.
         analysis_cache: Takes the result of each batch.
-        names_filter: Chooses the latent activations that are recorded: their names, or a predicate on names; None: all.
-            All latent models are spliced in.
+        names_filter: Chooses the latent activations that are recorded: their names, or a predicate on names, such as
+            ``construct_names_filter`` makes; None: all. All latent models are spliced in.
         base_logit_diffs: For ``ablation``: clean logit differences with latent models, ``[batch]`` for each batch;
             None: computed.
         answer_indices: For ``ablation``: answer positions, ``[batch]`` for each batch; None: computed.
