@@ -12,7 +12,7 @@ import torch
 from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Points, ablate, activation_name
 from interpretune.analysis.replay import ablation
 from interpretune.analysis.replay.ablation import ablate_everywhere
-from tests.analysis.ablated_rows import ATOL, Row, active_rows, error_of, reference, rows_of, worst_error
+from tests.analysis.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, reference, rows_of, worst_error
 from tests.analysis.tiny_architectures import CONFIGS, backend_of, batch_of, dictionary, make_model
 
 SPECIAL = (7, 11, 13)
@@ -35,7 +35,8 @@ def test_every_architecture_is_exact(kind: str, side: str, lengths: Sequence[int
     if kind == "gemma2":
         lengths = [12] * len(lengths)
     models = [dictionary("blocks.1.hook_resid_post", 1), dictionary(UPPER_PLACE.get(kind, "blocks.3.hook_mlp_out"), 2)]
-    assert worst_error(backend(kind).prefill(batch_of(lengths, side), models)) < ATOL
+    bound = EAGER_ATOL if kind == "gemma2" else ATOL
+    assert worst_error(backend(kind).prefill(batch_of(lengths, side), models)) < bound
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

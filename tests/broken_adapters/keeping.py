@@ -29,6 +29,9 @@ OTHERS = "stacks-in-every-order"
 COSTLY = frozenset(rule for rule, *_ in FOUND_IN_NUMBERS.values()) - {"gradients-agree"}
 """Take as long as all others together: checked on the animals that break one of them, and on the sound one."""
 
+BESIDE = frozenset({"batches-are-let-go", "metrics-stay-as-logged"})
+"""What ends sessions or weighs logged means wrongly breaks these as well: checked on the animals they are about."""
+
 IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-patches-nothing", "import-changes-nothing")
 """Each starts a process: they are checked on the animals that they are about, and on the sound one."""
 
@@ -120,7 +123,7 @@ def rules_for(expected: str) -> list[Rule]:
     """The rules to check on an animal that breaks a given one."""
     if expected in IMPORT_RULES:
         return [RULES[name] for name in IMPORT_RULES]
-    left_out = {OTHERS, *COSTLY, *IMPORT_RULES} - (COSTLY if expected in COSTLY else {expected})
+    left_out = {OTHERS, *BESIDE, *COSTLY, *IMPORT_RULES} - (COSTLY if expected in COSTLY else {expected})
     return [rule for rule in RULES.values() if rule.id not in left_out]
 
 

@@ -159,7 +159,7 @@ def test_a_configuration_that_describes_no_sae_is_refused(make: Make) -> None:
     for wrong in ({"architecture": "standard", "d_sae": 4}, {**config().to_dict(), "architecture": "unheard-of"}):
         with pytest.raises(LatentModelError, match="does not describe an SAE"):
             make(SAELensCustomConfig(cfg=wrong), init=False)
-    with pytest.raises(ConfigurationError, match="sae_cfgs has a str"):
+    with pytest.raises(ConfigurationError, match=r"sae_cfgs is \['blocks.9.hook_z'\] .*takes Sequence\[SAELensFrom"):
         make("blocks.9.hook_z", init=False)
 
 

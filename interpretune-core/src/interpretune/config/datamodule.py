@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from interpretune.config.checked import CheckedConfig, Positive
+from interpretune.config.checked import Between, CheckedConfig, Positive
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError
 
@@ -83,4 +83,4 @@ class ITDataModuleConfig(ITSharedConfig, checks_types=True):
     dataset_path: str | Path | None = None
     force_prepare_data: bool = False
     dataloader_kwargs: dict[str, Any] = field(default_factory=dict)
-    limit_rows: Positive | None = None
+    limit_rows: Annotated[int, Between(0)] | None = None

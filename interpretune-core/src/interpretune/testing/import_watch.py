@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import random
 import sys
 import time
 from collections import Counter
@@ -83,11 +84,12 @@ class _LibraryWatcher:
 
         def watched(module: ModuleType) -> None:
             loader.exec_module = execute
-            before, self._inside = _loose(), True
+            before, drawn, self._inside = _loose(), random.getstate(), True
             try:
                 execute(module)
             finally:
                 self._inside = False
+                random.setstate(drawn)  # rich.style for one draws a number when it is imported
                 now = _loose()
                 self.results |= {key: now.get(key) for key in {**before, **now} if before.get(key) != now.get(key)}
 

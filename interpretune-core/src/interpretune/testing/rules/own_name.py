@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,11 @@ def own_names_edit_what_they_read(bench: Bench) -> None:
     names = own_names(backend)
     if not names:
         raise RuleSkipped("the backend has no names beside the canonical ones and their aliases")
-    made = edited_by(bench, backend, names)
-    _check_reading(bench, names, made)
-    check_modules(bench, backend, bench.reference, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a library may warn that an edit there costs its last digit
+        made = edited_by(bench, backend, names)
+        _check_reading(bench, names, made)
+        check_modules(bench, backend, bench.reference, names)
 
 
 def _check_reading(bench: Bench, names: Sequence[str], made: RowsEdited) -> None:
