@@ -38,7 +38,8 @@ def make(llama_folder: Path) -> Make:
         model = make_model(kind, torch.float64)
         model.config.architectures = [type(model).__name__]
         cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=False)
-        return TransformerLensBackend(loading._hooked(model, tokenizer, cfg, torch.device("cpu")).eval())
+        hooked = loading._hooked(model, tokenizer, cfg, torch.device("cpu")).eval()
+        return TransformerLensBackend(hooked.requires_grad_(False))  # as sessions have it that train nothing
 
     return make
 
@@ -153,9 +154,11 @@ def test_within_the_context_state_dict_and_parameters_are_the_models_own(make: M
 
 def optimizer_step(model: Any) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model.requires_grad_(True)
     model(torch.tensor([[3, 4, 5]])).pow(2).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
+    model.requires_grad_(False)
 
 
 def loaded_state(model: Any) -> None:
@@ -217,6 +220,7 @@ def test_models_that_come_back_from_another_dtype_are_used_themselves(make: Make
 
 def test_gradients_of_parameters_reach_them(make: Make) -> None:
     model: HookedTransformer = make("llama").model  # type: ignore[assignment]
+    model.requires_grad_(True)
     with LaidOutWeights(list(model.blocks))():  # gradients are on
         model(torch.tensor([[3, 4, 5]])).sum().backward()
     assert all(parameter.grad is not None for block in model.blocks for parameter in block.parameters())
