@@ -185,7 +185,7 @@ def test_unknown_architectures_are_refused_with_a_way_out(tmp_path: Path) -> Non
 
 def test_a_configuration_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"tl_cfg is TLensGenerationConfig\(.*it takes ITLensFromPretrainedConfig or"
+        ConfigurationError, match="tl_cfg is TLensGenerationConfig.*takes ITLensFromPretrainedConfig or"
     ):
         session_with(tmp_path, init=False, tl_cfg=TLensGenerationConfig())
 
