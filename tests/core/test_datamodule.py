@@ -208,17 +208,18 @@ def test_a_given_path_holds_the_data(settings, tmp_path):
 
 
 def test_processes_that_prepare_at_the_same_time_share_one_preparation(settings, tmp_path):
-    started = []
+    started = tmp_path / "started"  # a list would be part of what the class does, and of its key
 
     class Slow(it.ITDataModule):
         def prepare_data(self, target_model=None):
-            started.append(self)
+            with started.open("a") as notes:
+                notes.write("x")
             super().prepare_data(target_model)
 
     both = [Slow(it.ITDataModuleConfig(**settings)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(Slow.prepare_once, both))
-    assert len(started) == 1
+    assert started.read_text() == "x"
     assert both[0].itdm_cfg.dataset_path == both[1].itdm_cfg.dataset_path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from interpretune.put_back import with_own_draws
 if TYPE_CHECKING:
     from interpretune.datamodule import ITDataModule
     from interpretune.module import ITModule
+
+logger = logging.getLogger(__name__)
 
 Analysis = Plan | AnalysisCfg | AnalysisMode | str
 """A plan, or a mode with or without settings."""
@@ -83,7 +86,8 @@ class AnalysisRunner:
     With several processes (of ``torch.distributed``, or of ``torchrun``) each runs its share of the batches and writes
     its own shards; they meet in the file system only, and whoever finds all batches there completes the store.
 
-    It runs plans. A module with an ``analysis_test_step`` of its own, which only ``run_analysis`` runs, is refused.
+    It runs plans. An ``analysis_test_step`` of the module's own is what ``run_analysis`` runs; here it is passed over,
+    which is logged.
     """
 
     def __init__(
@@ -109,8 +113,8 @@ class AnalysisRunner:
             model: The module, under framework adapters that call it so.
 
         Raises:
-            ConfigurationError: The module or the data module is missing, the limit is not positive, an argument has
-                another type, or the module has an ``analysis_test_step`` of its own.
+            ConfigurationError: The module or the data module is missing, the limit is not positive, or an argument has
+                another type.
         """
         owner = module if module is not None else model
         if owner is None or datamodule is None:
@@ -123,10 +127,11 @@ class AnalysisRunner:
         if limit is not None and limit < 1:
             raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
         if hasattr(owner, ANALYSIS_STEP):
-            raise ConfigurationError(
-                f"{type(owner).__name__} defines {ANALYSIS_STEP}, and AnalysisRunner would pass it over: it runs "
-                "plans, several in one pass. Run the analyses with run_analysis, which calls the step, or leave the "
-                "step out and write what it adds as an operation."
+            logger.warning(
+                "%s defines %s, which AnalysisRunner passes over: it runs plans, several in one pass. run_analysis "
+                "calls the step; what it adds can also be written as an operation.",
+                type(owner).__name__,
+                ANALYSIS_STEP,
             )
         self.module = owner
         self.datamodule = datamodule
