@@ -85,7 +85,8 @@ def test_every_way_in_calls_the_same_hooks(adapter_of, session_for, tmp_path):
         caches = run(session_for(way), MODES, tmp_path / way)
         for mode in MODES:
             keys = {"labels", "orig_labels", "answer_indices", "loss", "preds", "logit_diffs"}
-            keys |= {"activations", "effects", "peak_values", "peak_positions"} if mode == "ablation" else set()
+            of_latents = {"activations", "effects", "effect_noise", "peak_values", "peak_positions"}
+            keys |= of_latents if mode == "ablation" else set()
             expected = [
                 ("open", None, None, None),
                 *[("run", index, size, tuple(sorted(keys)), True) for index, size in enumerate(SIZES)],
