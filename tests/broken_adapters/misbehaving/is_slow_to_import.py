@@ -5,7 +5,7 @@ import hashlib
 import interpretune as it
 from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
-DIGEST = hashlib.pbkdf2_hmac("sha256", b"zoo", b"salt", 4_000_000)
+DIGEST = hashlib.pbkdf2_hmac("sha256", b"zoo", b"salt", 24_000_000)
 
 
 class IsSlowToImport(SoundAdapter):
