@@ -16,7 +16,6 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
 
 import pytest
 
-from interpretune import code_origin
 from tests.tiny import save_tiny_model
 
 
@@ -31,13 +30,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "interpretune-cache"
     monkeypatch.setenv("INTERPRETUNE_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def own_code() -> Iterator[None]:
-    """Tests are somebody's own code again, although some of their modules are imported as adapters."""
-    yield
-    code_origin._noted.pop("tests", None)
 
 
 @pytest.fixture(scope="session")

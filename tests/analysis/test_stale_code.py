@@ -35,6 +35,9 @@ class Edited:
     def it_create_backend(self, module):
         return EditedBackend(module.model, module.datamodule.tokenizer if module.datamodule else None)
 
+    def __init__(self):
+        self.settings = {"gain": 1.0}
+
 
 adapter = Edited()
 """
@@ -42,10 +45,15 @@ BACKEND = """
 from interpretune.analysis import HuggingFaceBackend
 from interpretune_edited.scale import scaled
 
+SETTINGS = {"gain": 1.0}
+
 
 class EditedBackend(HuggingFaceBackend):
     def run_model(self, inputs, keep, **options):
-        return scaled(super().run_model(inputs, keep, **options))
+        from interpretune_edited.adapter import adapter
+
+        gain = SETTINGS["gain"] * adapter.settings["gain"]
+        return scaled(super().run_model(inputs, keep, **options)) * gain
 """
 SCALE = "def scaled(logits):\n    return logits * {}\n"
 
@@ -118,6 +126,31 @@ def test_code_that_was_edited_after_its_import_is_not_trusted(
     torch.testing.assert_close(again, first)
     forget()
     second, ran = run()
+    assert ran
+    torch.testing.assert_close(second, 2 * first)
+
+
+def set_on_the_adapter() -> None:
+    sys.modules["interpretune_edited.adapter"].adapter.settings["gain"] = 2.0
+
+
+def set_in_a_module() -> None:
+    sys.modules["interpretune_edited.backend"].SETTINGS["gain"] = 2.0
+
+
+def replace_a_function() -> None:
+    sys.modules["interpretune_edited.backend"].scaled = lambda logits: 2 * logits
+
+
+@pytest.mark.parametrize("change", [set_on_the_adapter, set_in_a_module, replace_a_function])
+def test_what_is_changed_in_an_adapter_at_run_time_counts(
+    source: Path, run: Callable[..., Any], tmp_path: Path, change: Callable[[], None]
+) -> None:
+    session = make_session(tmp_path / "session", adapters=("edited",), n_rows=3)
+    first, _ = run(session)
+    assert not run(session)[1]
+    change()
+    second, ran = run(session)
     assert ran
     torch.testing.assert_close(second, 2 * first)
 

@@ -2,8 +2,9 @@
 
 A module counts by the version of its distribution where that distribution lists it among its files and was not
 installed in editable mode. Interpretune's packages and those of stacked adapters count by the text of their source
-where they are installed in editable mode or not at all. Anything else, a script, a notebook, a project in the working
-folder, is somebody's own code, which is followed function by function (``interpretune.analysis.code_state``).
+where they are installed in editable mode or not at all. Anything but libraries and core, a script, a notebook, an
+adapter, is followed function by function beside (``interpretune.analysis.code_state``): what runs may have been changed
+since it was imported.
 """
 
 from __future__ import annotations
@@ -70,11 +71,6 @@ def source_of(package: str) -> Source | None:
     edited = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     told = json.dumps(sorted(now.items()))
     return Source(hashlib.sha256(told.encode()).hexdigest(), tuple(edited))
-
-
-def is_noted(package: str) -> bool:
-    """Whether a package counts by its source."""
-    return package == CORE or (package in _noted and sys.modules.get(package) is _noted[package][0])
 
 
 def version_of(module: ModuleType) -> str | None:

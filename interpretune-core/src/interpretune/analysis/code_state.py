@@ -1,7 +1,8 @@
 """What functions and classes do: code, constants, defaults, closures, and everything of somebody's own that they name.
 
-Libraries count by their version, packages of adapters by their source (``interpretune.code_origin``). Somebody's own
-functions and classes are followed: into the globals that they name, also through modules that they import.
+Libraries count by their version, core by its source (``interpretune.code_origin``). Somebody's own functions and
+classes, those of adapters included, are followed: into the globals that they name, also through modules that they
+import.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -28,7 +29,7 @@ from types import (
 from typing import Any
 
 from interpretune.analysis.content import Content, UnknownState
-from interpretune.code_origin import CORE, is_noted, source_of, version_of, version_of_name
+from interpretune.code_origin import CORE, version_of, version_of_name
 
 _LruCache = type(functools.lru_cache(lambda: None))
 DESCRIPTORS = (
@@ -126,10 +127,7 @@ def _origin(module: ModuleType | None) -> str | None:
     """What a module's code counts by beside names; None: it is somebody's own and is followed."""
     if module is None:
         return None
-    package = module.__name__.partition(".")[0]
-    if package == CORE:
-        return CORE
-    return f"source {getattr(source_of(package), 'sha256', '')}" if is_noted(package) else version_of(module)
+    return CORE if module.__name__.partition(".")[0] == CORE else version_of(module)
 
 
 def _module_of(function: FunctionType) -> ModuleType | None:
@@ -233,7 +231,7 @@ def _is_heap(kind: type) -> bool:
     return bool(kind.__flags__ & 1 << 9)
 
 
-def counting(steps: list[dis.Instruction], at: int) -> int:
+def counting(steps: Sequence[dis.Instruction], at: int) -> int:
     """Length of ``x.name += constant`` at a place, and 0 where there is something else."""
     names = [step.opname for step in steps[at : at + 7]]
     if len(names) < 7 or not names[0].startswith(("LOAD_FAST", "LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")):
@@ -284,9 +282,10 @@ def _code_parts(code: CodeType, doc: str | None) -> list[tuple[str, Any]]:
     ]
 
 
-def instructions(code: CodeType) -> list[dis.Instruction]:
+@functools.lru_cache(maxsize=4096)
+def instructions(code: CodeType) -> tuple[dis.Instruction, ...]:
     """Instructions of a code object, as all processes see them."""
-    return list(dis.get_instructions(code))
+    return tuple(dis.get_instructions(code))
 
 
 def _with_inner(code: CodeType) -> Iterable[CodeType]:

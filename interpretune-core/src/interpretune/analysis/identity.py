@@ -147,11 +147,11 @@ def identify_task(module: ITModule) -> Identity:
 
 
 def identify_stack(module: ITModule) -> Identity:
-    """The code of the stack, where no version tells it, and the backend with its settings."""
+    """The code of the stack, where no version tells it, and its adapters and the backend with their settings."""
     assert module.context is not None, "a composed module has a context"
     packages = {item.installed.target.partition(":")[0].partition(".")[0] for item in module.context.adapters}
     code, unknown = identify_packages({CORE, *packages})
-    plugins = [type(item.plugin) for item in module.context.adapters]
+    plugins = [item.plugin for item in module.context.adapters]
     content = content_hash([plugins, module.backend], "The stack")
     return Identity({"packages": code, "sha256": content.sha256}, (*unknown, *content.unknown))
 

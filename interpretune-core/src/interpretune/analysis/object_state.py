@@ -13,6 +13,7 @@ import re
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable
+from contextvars import ContextVar
 from enum import Enum
 from types import FunctionType, MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -189,6 +190,8 @@ def _native(value: Any) -> Any:
         return Content(plain.__name__, [("", held)])
     if isinstance(value, np.ndarray):
         return _array_content(value)
+    if isinstance(value, ContextVar):
+        return Content("context variable", [(".name", value.name), (".get()", value.get(None))])
     if isinstance(value, torch.Generator):
         return Content("generator", [(".state", value.get_state())])
     if isinstance(value, PreTrainedTokenizerBase):
