@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
+.PHONY: setup demo test zoo lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,10 @@ demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help"
 test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
+
+zoo: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --numprocesses 2 tests/broken_adapters/whole_zoo.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

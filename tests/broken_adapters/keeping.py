@@ -9,17 +9,18 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from interpretune.discovery import find_adapter, installed_adapters
 from interpretune.testing import RULES, AdapterConformance, Rule, reference
-from interpretune.testing.doctor import Verdict, check_suite
+from interpretune.testing.doctor import FAILED, Verdict, check_suite
 from interpretune.testing.reference import plain_model
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.tiny_models import save_tiny_model
+from tests.broken_adapters.expected import EXPECTED
 from tests.broken_adapters.expected_of_numbers import FOUND_IN_NUMBERS
 
 PACKAGE = "tests.broken_adapters"
@@ -119,12 +120,30 @@ def references_remembered() -> Iterator[None]:
         yield
 
 
-def rules_for(expected: str) -> list[Rule]:
-    """The rules to check on an animal that breaks a given one."""
+def rules_beside(expected: str) -> list[Rule]:
+    """Those out of the file of a rule: the nearest that a bug could break as well."""
     if expected in IMPORT_RULES:
         return [RULES[name] for name in IMPORT_RULES]
+    subject = RULES[expected].function.__module__
+    left_out = {OTHERS, *BESIDE} - {expected}
+    return [rule for rule in RULES.values() if rule.function.__module__ == subject and rule.id not in left_out]
+
+
+def rules_for(expected: str) -> list[Rule]:
+    """All rules that can be checked in reasonable time on an animal that breaks a given one."""
+    if expected in IMPORT_RULES:
+        return rules_beside(expected)
     left_out = {OTHERS, *BESIDE, *COSTLY, *IMPORT_RULES} - (COSTLY if expected in COSTLY else {expected})
     return [rule for rule in RULES.values() if rule.id not in left_out]
+
+
+def check_animal(animal: str, rules: Sequence[Rule]) -> None:
+    """Fail unless an animal breaks the rule that is expected, with the words that are, and no other of the rules."""
+    rule, *words = EXPECTED[animal]
+    failed = {item.rule.id: item.message for item in verdicts_on(animal, rules) if item.outcome == FAILED}
+    assert list(failed) == [rule], failed
+    for word in (*words, f"{rule}: ", "expected: ", f"docs/adapters/testing.md#{rule}"):
+        assert word in failed[rule]
 
 
 def verdicts_on(animal: str, rules: Iterable[Rule] | None = None) -> list[Verdict]:

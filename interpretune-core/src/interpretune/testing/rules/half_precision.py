@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,16 +60,11 @@ def logits_in_the_models_dtype(bench: Bench) -> None:
         module = _module(bench, dtype)
         models = [item.to(dtype) for item in latents(bench)]
         forward = ("logits of the forward", logits_in(module(**bench.even_batch()), "the forward"))
-        for what, found in _without_warnings(itertools.chain([forward], backend_results(bench, module, models))):
-            if what.startswith("logits"):
-                expect(found.dtype == dtype, f"{what} of a model in {dtype} are in {found.dtype}", f"{dtype}")
-
-
-def _without_warnings(results: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Results whose replays may be too coarse in bfloat16 to be trusted: the plain loop, which a warning announces."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return list(results)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # replays too coarse in bfloat16 to be trusted
+            for what, found in itertools.chain([forward], backend_results(bench, module, models)):
+                if what.startswith("logits"):
+                    expect(found.dtype == dtype, f"{what} of a model in {dtype} are in {found.dtype}", f"{dtype}")
 
 
 def _check_bits(name: str, given: Tensor, seen: dict[str, Tensor]) -> None:
