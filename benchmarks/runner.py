@@ -3,6 +3,10 @@
 Pairs of runs, side by side in one process, in alternating order: the four plans of the demo over its batches in plain
 calls, whose results are thrown away, and the same plans by ``AnalysisRunner`` into stores: identities and hashes,
 journal, shards and manifest included.
+
+Parts that are far below the noise of such pairs are measured apart: all that is hashed, at once; locks and what keeps
+edits to their thread, as the number of their calls in one pass times the seconds of one; the forwards that measure the
+noise of effects, as they come by.
 """
 
 from __future__ import annotations
@@ -10,11 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+import timeit
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -23,12 +31,15 @@ from transformers.utils.logging import disable_progress_bar
 
 import interpretune as it
 from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg
+from interpretune.analysis.effect_noise import measure_noise
 from interpretune.analysis.identity import identify_batch, identify_data
-from interpretune.analysis.operations import PlanRun, plan_of
+from interpretune.analysis.operations import PlanRun, latent_analyses, plan_of
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.stored_run import describe_reads, describe_run
 from interpretune.demo.run import DemoOptions, choose_adapters, demo_session
 from interpretune.loops.evaluate import eval_mode
+from interpretune.model_lock import model_lock
+from interpretune.own_context import OwnContext
 from interpretune.stack import build_context
 
 RESULT = Path(__file__).parent / "out" / "runner.json"
@@ -68,6 +79,52 @@ def hashing_only(session: it.ITSession) -> float:
     return time.perf_counter() - start
 
 
+def guards_only(session: it.ITSession) -> dict[str, float]:
+    """Seconds for locks, for blocks whose edits are their thread's own, and for asking whether an edit is."""
+    model, block, value = session.module.model, OwnContext(), torch.zeros(())
+    own = block.only_here(_same)
+
+    def lock() -> None:
+        with model_lock(model):
+            pass
+
+    def enter() -> None:
+        with block:
+            pass
+
+    guards = {
+        "locks_s": (model_lock.__code__, lock),
+        "blocks_s": (OwnContext.__enter__.__code__, enter),
+        "edits_s": (own.__code__, lambda: own(value)),
+    }
+    calls = Counter[Any]()
+    sys.setprofile(lambda frame, event, _: calls.update([frame.f_code] if event == "call" else ()))
+    try:
+        compute_only(session)
+    finally:
+        sys.setprofile(None)
+    return {name: calls[code] * min(timeit.repeat(call, number=1000)) / 1000 for name, (code, call) in guards.items()}
+
+
+def _same(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def noise_only(session: it.ITSession) -> float:
+    """Seconds in which a pass measures what rounding alone does to effects."""
+    spent: list[float] = []
+
+    def timed(*args: Any) -> float:
+        start = time.perf_counter()
+        noise = measure_noise(*args)
+        spent.append(time.perf_counter() - start)
+        return noise
+
+    with mock.patch.object(latent_analyses, "measure_noise", timed):
+        compute_only(session)
+    return sum(spent)
+
+
 def with_runner(session: it.ITSession, root: Path) -> dict[str, Any]:
     """The same by the runner, into new stores."""
     stores = AnalysisRunner(**session, root=root).run(plans_of(session))
@@ -93,7 +150,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 else:
                     sizes = with_runner(session, Path(folder) / str(pair))
                     run.append(time.perf_counter() - start)
-    hashing = statistics.median(hashing_only(session) for _ in range(3))
+    compute_s, hashing = statistics.median(plain), statistics.median(hashing_only(session) for _ in range(3))
+    guards, noise = guards_only(session), noise_only(session)
     it.it_session_end(**session)
     ratios = [b / a for a, b in zip(plain, run, strict=True)]
     return {
@@ -101,10 +159,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "pairs": options.pairs,
         **sizes,
-        "compute_s": statistics.median(plain),
+        "compute_s": compute_s,
         "run_s": statistics.median(run),
         "hashing_s": hashing,
-        "hashing_share": hashing / statistics.median(plain),
+        "hashing_share": hashing / compute_s,
+        **guards,
+        "guards_share": sum(guards.values()) / compute_s,
+        "noise_s": noise,
+        "noise_share": noise / compute_s,
         "overhead": statistics.median(ratios) - 1,
         "overheads": [ratio - 1 for ratio in ratios],
     }
