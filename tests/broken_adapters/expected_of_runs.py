@@ -54,7 +54,7 @@ VARIANTS = {
     "turns_gradients_off_in_batches": ("analysis-keeps-grad-mode", "after a run of AnalysisRunner gradients are off"),
     "evaluates_after_analyses": ("analysis-keeps-train-mode", "after the analysis", "(evaluation mode)"),
     "trains_between_batches": ("analysis-keeps-train-mode", "in the forwards of the analysis", "run in train mode"),
-    "brings_a_step": ("wrappers-see-every-batch", "analysis_test_step"),
+    "steps_twice": ("wrappers-see-every-batch", "called it_run_analysis 12 times", "6 calls"),
     "reports_bits_for_some": ("runner-agrees", "loss of batch 0 of clean_no_sae"),
     "names_latent_models_anew": ("runner-finds-its-stores", "the second run made 3 steps"),
     "offers_an_operation_for_many_rows": ("operations-run", "prompt_spread fails in its first run"),
