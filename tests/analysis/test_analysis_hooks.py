@@ -228,7 +228,7 @@ def test_ranks_close_when_they_have_done_their_share(adapter_of, tmp_path, monke
     body += "    self.closed.append((analysis.store.n_batches, analysis.store.complete, analysis.error))"
     adapter_of("closer", body=body)
     session = session_with(tmp_path, "closer")
-    session.context.adapters[-1].plugin.closed = []  # in the class it would be part of what results depend on
+    session.context.adapters[-1].plugin.closed = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "2")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisRunner
+from interpretune.analysis.content_hash import hash_of
 from interpretune.analysis.fields import Field
 from interpretune.analysis.identity import identify_model
 from interpretune.analysis.operations import operation, plan_of
@@ -153,6 +154,35 @@ def test_what_is_changed_in_an_adapter_at_run_time_counts(
     second, ran = run(session)
     assert ran
     torch.testing.assert_close(second, 2 * first)
+
+
+NOTED: list[int] = []
+
+
+class Notes:
+    """Counts and records, which changes nothing that it does."""
+
+    def __init__(self) -> None:
+        self.calls, self.seen, self.used = 0, [], []
+
+    def note(self, value: int) -> None:
+        self.calls += 1
+        self.seen.append(value)
+        self.used.append(value)
+        NOTED.append(value)
+
+    def last(self) -> int:
+        return self.used[-1]
+
+
+def test_what_is_only_recorded_does_not_count() -> None:
+    notes = Notes()
+    before = hash_of(notes, "The test")
+    notes.calls, notes.seen = 7, [1, 2]
+    NOTED.append(3)
+    assert hash_of(notes, "The test") == before
+    notes.used.append(1)
+    assert hash_of(notes, "The test") != before
 
 
 def test_libraries_count_by_version_and_own_modules_by_code() -> None:

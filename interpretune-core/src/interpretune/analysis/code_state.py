@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import sys
 import weakref
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from types import (
     BuiltinFunctionType,
@@ -57,6 +58,9 @@ CODE = (
     *DESCRIPTORS,
 )
 """Kinds of things that are code, or that hold it."""
+
+RECORDS = (int, float, list, deque)
+"""Kinds of counters, and of lists that are appended to."""
 
 NUMBERS = ("LOAD_CONST", "LOAD_SMALL_INT")
 GENERATED = frozenset(
@@ -161,7 +165,8 @@ def _class_content(value: type) -> Content:
         parts.append((".metaclass", type(value)))
     counted = counters_of(value)
     for label, member in sorted(vars(value).items()):
-        if label not in NOT_CONTENT and label not in counted and not _is_generated(value, label, member):
+        records = label in counted and isinstance(member, RECORDS)
+        if label not in NOT_CONTENT and not records and not _is_generated(value, label, member):
             parts.append((f".{label}", member))
     return Content(name, parts)
 
@@ -185,14 +190,17 @@ def _counters(functions: Iterable[FunctionType]) -> frozenset[str]:
                     counted.add(str(steps[at + length - 1].argval))
                     inside.update(range(at, at + length))
                 if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR") and at not in inside:
-                    read.add(str(step.argval))
+                    (counted if _is_appended_to(steps, at) else read).add(str(step.argval))
                 if step.opname == "LOAD_CONST" and isinstance(step.argval, str):
                     read.add(step.argval)  # for getattr
     return frozenset(counted - read)
 
 
 def counters_of(kind: type) -> frozenset[str]:
-    """Attributes to which the code of a class adds constants and which it never reads: they change no result."""
+    """Attributes to which the code of a class adds constants or appends, and which it never reads.
+
+    No result depends on those that are ``RECORDS``.
+    """
     members = [member for base in own_bases(kind) for member in vars(base).values()]
     functions = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
     return _counters(item for item in functions if isinstance(item, FunctionType))
@@ -241,6 +249,12 @@ def counting(steps: Sequence[dis.Instruction], at: int) -> int:
     adds = names[4] == "INPLACE_ADD" or (names[4] == "BINARY_OP" and steps[at + 4].argrepr == "+=")
     same = steps[at + 2].argval == steps[at + 6].argval and names[6] == "STORE_ATTR"
     return 7 if adds and same and names[5] in ("SWAP", "ROT_TWO") else 0
+
+
+def _is_appended_to(steps: Sequence[dis.Instruction], at: int) -> bool:
+    """Whether all that is done with what is loaded at a place is to append to it, as whoever keeps a record does."""
+    following = steps[at + 1] if at + 1 < len(steps) else None
+    return following is not None and following.opname in ("LOAD_METHOD", "LOAD_ATTR") and following.argval == "append"
 
 
 # ----------------------------------------------------------------------------------------------------------- functions
@@ -304,9 +318,11 @@ def _named(function: FunctionType) -> list[tuple[str, Any]]:
     for code in _with_inner(function.__code__):
         mentioned |= {*code.co_names, *(item for item in code.co_consts if isinstance(item, str))}
         level = 0
-        for step in instructions(code):
+        steps = instructions(code)
+        for at, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                loaded[str(step.argval)] = None
+                if not (_is_appended_to(steps, at) and isinstance(known.get(step.argval), RECORDS)):
+                    loaded[str(step.argval)] = None
             elif step.opname in NUMBERS and isinstance(step.argval, int):
                 level = step.argval
             elif step.opname == "IMPORT_NAME":

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from interpretune.analysis.code_state import CODE, code_content, counters_of
+from interpretune.analysis.code_state import CODE, RECORDS, code_content, counters_of
 from interpretune.analysis.content import Content, UnknownState
 from interpretune.analysis.hook_content import HOOK_TABLES, hooks_of
 from interpretune.analysis.tensor_content import BOOKKEEPING, tensor_content
@@ -128,7 +128,9 @@ def state_of(value: Any, skipped: Collection[str] = ()) -> list[tuple[str, Any]]
     return [
         (f".{name}", item)
         for name, item in sorted(found.items(), key=lambda pair: str(pair[0]))
-        if name not in skipped and name not in counted and not _passes(value, str(name), item)
+        if name not in skipped
+        and not (name in counted and isinstance(item, RECORDS))
+        and not _passes(value, str(name), item)
     ]
 
 
