@@ -192,6 +192,32 @@ def test_libraries_count_by_version_and_own_modules_by_code() -> None:
     assert version_of(it) is None
 
 
+@pytest.mark.parametrize("linked", ["package", "file"])
+def test_installed_code_may_be_links_to_somewhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: str
+) -> None:
+    """As uv installs with ``--link-mode=symlink``."""
+    cache, site = tmp_path / "cache" / "quagga_lib", tmp_path / "site"
+    cache.mkdir(parents=True)
+    (cache / "__init__.py").write_text("")
+    info = site / "quagga_lib-1.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quagga-lib\nVersion: 1.5\n")
+    (info / "RECORD").write_text("quagga_lib/__init__.py,,\nquagga_lib-1.5.dist-info/METADATA,,\n")
+    package = site / "quagga_lib"
+    if linked == "package":
+        package.symlink_to(cache)
+    else:
+        package.mkdir()
+        (package / "__init__.py").symlink_to(cache / "__init__.py")
+    monkeypatch.syspath_prepend(site)
+    module = importlib.import_module("quagga_lib")
+    try:
+        assert version_of(module) == "quagga-lib 1.5"
+    finally:
+        del sys.modules["quagga_lib"]
+
+
 # -------------------------------------------------------------------------------------------------------------- models
 
 

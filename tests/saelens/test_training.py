@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sae_lens import SAETrainer
 from torch import Tensor
 
 import interpretune as it
@@ -73,8 +74,7 @@ def no_more_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def fail(*_: Any, **__: Any) -> Any:
             raise AssertionError("trained again")
 
-        monkeypatch.setattr(training, "SAETrainer", fail)
-        monkeypatch.setattr(training, "collect_activations", fail)
+        monkeypatch.setattr(SAETrainer, "fit", fail)  # another function of the adapter would be other code
 
     return forbid
 

@@ -16,7 +16,17 @@ from interpretune.testing.suites import suite_of
 KNOWN = ("huggingface", "lightning", "nnsight", "sae_lens", "transformer_lens")
 INSTALLED = {name: item.read_declaration() for name, item in it.installed_adapters().items() if name in KNOWN}
 GROUPS = [names for size in (2, 3) for names in combinations(INSTALLED, size)]
-STACK_RULES = [rule for rule in RULES.values() if rule.stack and rule.id != "stacks-in-every-order"]
+OF_SINGLE_ADAPTERS = frozenset(
+    {
+        *("stacks-in-every-order", "threads-stay-apart", "nested-edits-add-up", "layers-of-two-digits"),
+        *("analysis-keeps-grad-mode", "analysis-keeps-train-mode", "gradients-at-every-place"),
+        *("own-names-edit-what-they-read", "input-edits-spare-the-skip", "ablation-at-other-points"),
+        *("edits-in-the-models-dtype", "logits-in-the-models-dtype", "nothing-stale-after-a-step"),
+        *("loop-ends-at-max-steps", "loop-accumulates", "loop-clips-gradients", "loop-keeps-limits"),
+    }
+)
+"""Take longer than all others together, and each adapter's own suite has them."""
+STACK_RULES = [rule for rule in RULES.values() if rule.stack and rule.id not in OF_SINGLE_ADAPTERS]
 
 
 def models_in(names: tuple[str, ...]) -> list[str]:

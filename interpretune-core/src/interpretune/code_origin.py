@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import platform
 import sys
 import sysconfig
@@ -97,12 +98,11 @@ _PYTHON = f"Python {platform.python_version()}"
 
 @functools.cache
 def _version_of_file(top: str, file: str) -> str | None:
-    path = Path(file).resolve()
-    owner = next((found for found in _likely_owners(top) if _lists(found, path)), None)
-    if owner is None and top in sys.stdlib_module_names and any(path.is_relative_to(folder) for folder in _stdlib()):
+    owner = next((found for found in _likely_owners(top) if _lists(found, file)), None)
+    if owner is None and top in sys.stdlib_module_names and any(_below(folder, file) for folder in _stdlib()):
         return _PYTHON
-    if owner is None and any(path.is_relative_to(root) for root in _roots(tuple(sys.path))):
-        owner = next((found for found in distributions() if _lists(found, path)), None)
+    if owner is None and any(_below(root, file) for root in _roots(tuple(sys.path))):
+        owner = next((found for found in distributions() if _lists(found, file)), None)
     if owner is None:
         return None
     about = json.loads(owner.read_text("direct_url.json") or "{}")
@@ -115,14 +115,14 @@ def _version_of_file(top: str, file: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _roots(_search_path: tuple[str, ...]) -> frozenset[Path]:
+def _roots(_search_path: tuple[str, ...]) -> frozenset[str]:
     """Folders in which something is installed."""
-    return frozenset(Path(str(found.locate_file(""))).resolve() for found in distributions())
+    return frozenset(str(found.locate_file("")) for found in distributions())
 
 
-def _stdlib() -> Iterator[Path]:
+def _stdlib() -> Iterator[str]:
     for name in ("stdlib", "platstdlib"):
-        yield Path(sysconfig.get_paths()[name]).resolve()
+        yield sysconfig.get_paths()[name]
 
 
 def _likely_owners(top: str) -> Iterator[Distribution]:
@@ -131,17 +131,27 @@ def _likely_owners(top: str) -> Iterator[Distribution]:
             yield distribution(name)
 
 
-def _lists(owner: Distribution, path: Path) -> bool:
+def _below(folder: str, file: str) -> list[str]:
+    """Names that a file has in a folder: installed files and whole packages may be links to somewhere else."""
+    paths = {os.path.abspath(file), os.path.realpath(file)}  # noqa: PTH100 - pathlib resolves links with dots
+    roots = {os.path.abspath(folder), os.path.realpath(folder)}  # noqa: PTH100
+    below = (Path(path).relative_to(root) for path in paths for root in roots if Path(path).is_relative_to(root))
+    return sorted({name.as_posix() for name in below})
+
+
+def _lists(owner: Distribution, file: str) -> bool:
     """Whether a distribution has a file, as its list of files says."""
-    root = Path(str(owner.locate_file(""))).resolve()
-    if not path.is_relative_to(root):
+    root = str(owner.locate_file(""))
+    names = _below(root, file)
+    if not names:
         return False
-    name = path.relative_to(root).as_posix()
     listed = _record(owner)
     if listed is None:  # packages of operating systems have no list; they lie in a folder for installed packages only
         tops = (owner.read_text("top_level.txt") or owner.metadata["Name"] or "").replace("-", "_").split()
-        return root.name in ("site-packages", "dist-packages") and name.split("/")[0].removesuffix(".py") in tops
-    return f"\n{name}," in listed
+        if Path(root).resolve().name not in ("site-packages", "dist-packages"):
+            return False
+        return any(name.split("/")[0].removesuffix(".py") in tops for name in names)
+    return any(f"\n{name}," in listed for name in names)
 
 
 def _record(owner: Distribution) -> str | None:
