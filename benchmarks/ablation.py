@@ -24,8 +24,8 @@ from benchmarks.clock import Clock, flops_per_second, peak_of
 from benchmarks.plain_loops import ablate_in_loop, edges_in_loop, full_gradients
 from benchmarks.workload import BACKENDS, Workload, alive_rows, make_workload
 from interpretune.analysis import latent_edges
-from interpretune.analysis.replay.prefill import Prefill
 from interpretune.demo.offline_model import offline_model
+from interpretune.replay.prefill import Prefill
 
 BOUND_TURNS = 15
 RESULT = Path(__file__).parent / "out" / "ablation.json"

@@ -30,17 +30,17 @@ from tabulate import tabulate
 from transformers.utils.logging import disable_progress_bar
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg
-from interpretune.analysis.effect_noise import measure_noise
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, SaveCfg, plan_of
 from interpretune.analysis.identity import identify_batch, identify_data
-from interpretune.analysis.operations import PlanRun, latent_analyses, plan_of
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.stored_run import describe_reads, describe_run
 from interpretune.demo.run import DemoOptions, choose_adapters, demo_session
-from interpretune.loops.evaluate import eval_mode
-from interpretune.model_lock import model_lock
-from interpretune.own_context import OwnContext
-from interpretune.stack import build_context
+from interpretune.operations import PlanRun, latent_analyses
+from interpretune.plugins.stack import build_context
+from interpretune.replay.effect_noise import measure_noise
+from interpretune.system.model_lock import model_lock
+from interpretune.system.own_context import OwnContext
+from interpretune.training.evaluate import eval_mode
 
 RESULT = Path(__file__).parent / "out" / "runner.json"
 

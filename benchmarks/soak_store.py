@@ -23,9 +23,9 @@ import torch
 from tabulate import tabulate
 
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.store import AnalysisStore, StoreWriter
 from interpretune.errors import StoreBusyError
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.fields import Field, Per
 
 FIELDS = (
     Field("logit_diffs"),

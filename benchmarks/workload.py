@@ -25,7 +25,7 @@ from interpretune.analysis import (
     activation_name,
     attribute,
 )
-from interpretune.analysis.replay.prefill import Prefill
+from interpretune.replay.prefill import Prefill
 
 QUESTION = "{premise}\nClaim: {hypothesis}\nSupported (Yes/No):"
 ANSWERS = (" Yes", " No")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis import LatentModel, LatentRows, ModelInputs, Points, Prefill, ablate, activation_name
-from interpretune.analysis.replay import Changes
+from interpretune.replay import Changes
 from tests.analysis.tiny_latents import activations_of, hooked, splice_hooks
 
 Row = tuple[int, Mapping[str, Mapping[int, float]]]

@@ -19,10 +19,10 @@ from interpretune.analysis import (
     run_analysis,
     run_with_ctx,
 )
-from interpretune.commands.run import run_analyses
-from interpretune.commands.run_config import RunConfig
-from interpretune.config.run import RunnerOptions, WrittenAnalysis
-from interpretune.stack import build_context
+from interpretune.cli.run import run_analyses
+from interpretune.cli.run_config import RunConfig
+from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
+from interpretune.plugins.stack import build_context
 
 RECORDER = """
 record = []

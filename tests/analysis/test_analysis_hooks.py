@@ -22,7 +22,7 @@ from interpretune.analysis import (
     run_with_ctx,
 )
 from interpretune.errors import add_note
-from interpretune.stack import build_context
+from interpretune.plugins.stack import build_context
 from tests.analysis.recorded_hooks import HasItsOwnStep, by_command, by_runner, install_recorder
 from tests.analysis.sessions import N_ROWS, make_session
 from tests.analysis.tiny_latents import RandomDictionary
@@ -195,7 +195,7 @@ def test_what_is_complete_is_not_opened_again(adapter_of, tmp_path, monkeypatch)
     recorder.record.clear()
 
     with monkeypatch.context() as patch:
-        patch.setattr("interpretune.analysis.store.writer.seal", fail)
+        patch.setattr("interpretune.store.writer.seal", fail)
         with pytest.raises(OSError, match="power cut"):
             by_runner(session, ["ablation"], tmp_path)
     *_, sealed, error = recorder.record[-1]

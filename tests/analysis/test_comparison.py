@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from interpretune import StoreError
-from interpretune.analysis.comparison import compare_stores, parity_scatter
-from interpretune.analysis.comparison.agreement import average_ranks, overlap, pearson, signs, spearman
+from interpretune.comparison import compare_stores, parity_scatter
+from interpretune.comparison.agreement import average_ranks, overlap, pearson, signs, spearman
 from tests.analysis.sharing.stores import HOOKS, Dense, dense, store_of
 
 RESAMPLES = 60
@@ -159,8 +159,8 @@ def test_agreement_and_intervals_are_those_of_a_loop(batch_left: int, batch_righ
 def test_intervals_do_not_depend_on_how_resamples_and_pairs_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = store_of(dense(1, range(12)), 4), store_of(dense(2, range(12), like=1), 4)
     whole = compare_stores(one, other, resamples=20).to_table()
-    monkeypatch.setattr("interpretune.analysis.comparison.bootstrap._HELD", 700)
-    monkeypatch.setattr("interpretune.analysis.comparison.totals._AT_ONCE", 50)
+    monkeypatch.setattr("interpretune.comparison.bootstrap._HELD", 700)
+    monkeypatch.setattr("interpretune.comparison.totals._AT_ONCE", 50)
     pieces = compare_stores(one, other, resamples=20).to_table()
     for name in ("value", "low", "high"):
         np.testing.assert_allclose(whole[name].to_numpy(), pieces[name].to_numpy(), rtol=1e-12)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import interpretune as it
-from interpretune.analysis.content_hash import content_hash, hash_of
-from interpretune.analysis.hook_content import changes_nothing
+from interpretune.hashing.content_hash import content_hash, hash_of
+from interpretune.hashing.hook_content import changes_nothing
 from tests.other_process import ROOT
 
 
@@ -124,7 +124,7 @@ SCRIPT = """
 import json, sys
 import torch
 from torch import nn
-from interpretune.analysis.content_hash import content_hash
+from interpretune.hashing.content_hash import content_hash
 from tests.analysis.test_stale_latents import WAYS, NoModule
 found = {kind.__name__: content_hash(kind(1.0), kind.__name__).sha256 for kind in [*WAYS, NoModule]}
 print(json.dumps(found))

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 import interpretune as it
 from interpretune.analysis import ModelInputs, activation_name, integrated_gradients, measure_latent_quality
-from interpretune.latent_training import LatentSample
-from interpretune.loops.metric_log import MetricLog
-from interpretune.metrics import Accuracy
+from interpretune.session.task_metrics import Accuracy
+from interpretune.training.latent_training import LatentSample
+from interpretune.training.metric_log import MetricLog
 from tests.analysis.sessions import make_session, unpadded_rows
 from tests.analysis.tiny_architectures import backend_of, batch_of, dictionary, make_model
 

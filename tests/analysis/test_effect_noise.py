@@ -23,7 +23,7 @@ from interpretune.analysis import (
     run_analysis,
 )
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.effect_noise import is_measured, measure_noise
+from interpretune.replay.effect_noise import is_measured, measure_noise
 from tests.analysis.ablated_rows import active_rows
 from tests.analysis.sessions import STACKS, make_session
 from tests.analysis.tiny_architectures import backend_of, batch_of, dictionary, make_model

@@ -13,7 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 import interpretune as it
-from interpretune.analysis.plots import PLOTLY, show_or_save
+from interpretune.reports.plots import PLOTLY, show_or_save
 
 FIGURE = go.Figure(go.Bar(x=[1, 2], y=[3, 4]))
 

@@ -12,8 +12,8 @@ import transformers as hf
 from torch import Tensor
 
 import interpretune as it
+from interpretune.activations.hook_names import in_layer
 from interpretune.analysis import HuggingFaceBackend, ModelInputs
-from interpretune.analysis.hook_names import in_layer
 from tests.analysis.tiny_architectures import make_model
 from tests.analysis.tiny_latents import hooked
 

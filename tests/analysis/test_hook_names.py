@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 import interpretune as it
+from interpretune.activations.edits import edited_inputs, edited_output
+from interpretune.activations.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
 from interpretune.analysis import HuggingFaceBackend, ModelInputs
-from interpretune.analysis.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
-from interpretune.analysis.module_edits import edited_inputs, edited_output
 from tests.analysis.sessions import STACKS, make_session, padded, unpadded_rows
 from tests.analysis.tiny_architectures import BLOCKS, make_model
 from tests.analysis.tiny_latents import RandomDictionary

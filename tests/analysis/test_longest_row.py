@@ -10,7 +10,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from interpretune.analysis import ModelInputs, ablate, activation_name
-from interpretune.analysis.replay.ablation import ablate_everywhere
+from interpretune.replay.ablation import ablate_everywhere
 from tests.analysis.ablated_rows import active_rows
 from tests.analysis.tiny_architectures import BLOCKS, VOCABULARY, WIDTH, backend_of, batch_of, dictionary, make_model
 from tests.analysis.tiny_latents import hooked

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisMode, HuggingFaceBackend, ModelInputs, ablate, run_analysis
-from interpretune.analysis.replay.gradients import attribute, integrated_gradients
+from interpretune.replay.gradients import attribute, integrated_gradients
 from tests.analysis.ablated_rows import ATOL, active_rows, error_of
 from tests.analysis.sessions import STACKS, make_session
 from tests.analysis.tiny_architectures import backend_of, batch_of, dictionary, make_model

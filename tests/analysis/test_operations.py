@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentValues
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.operations import (
+from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentValues, plan_of
+from interpretune.operations import (
     Operation,
     Plan,
     PlanRun,
@@ -25,10 +24,10 @@ from interpretune.analysis.operations import (
     load_operations,
     loading,
     operation,
-    plan_of,
     run_plan,
     run_summaries,
 )
+from interpretune.store.fields import Field, Per
 from tests.analysis.tiny_latents import RandomDictionary
 
 DOUBLED = Field("doubled", "float32", about="twice the start")
@@ -310,8 +309,8 @@ def test_a_declaration_that_contradicts_itself_is_refused(declare: Callable[[], 
 # ------------------------------------------------------------------------------------------------------------- loading
 
 FILE = """
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.store.fields import Field
+from interpretune.operations import operation
 
 @operation(writes=Field("certainty", "float", about="probability of the likelier answer"))
 def certainty(answers):

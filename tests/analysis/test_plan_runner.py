@@ -20,10 +20,11 @@ from interpretune.analysis import (
     AnalysisRunner,
     AnalysisStore,
     SaveCfg,
+    plan_of,
     run_analysis,
 )
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.operations import operation, plan_of
+from interpretune.operations import operation
+from interpretune.store.fields import Field, Per
 from tests.analysis.sessions import BATCH_SIZE, N_ROWS, STACKS, make_session
 from tests.analysis.tiny_latents import RandomDictionary
 from tests.other_process import run_script

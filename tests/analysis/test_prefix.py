@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interpretune.analysis import Points
-from interpretune.analysis.replay import LayerKeys, Rows, attend, slots_of
+from interpretune.replay import LayerKeys, Rows, attend, slots_of
 
 BATCH, SLOTS, KV_HEADS, GROUP, WIDTH, WIDTH_OUT = 3, 9, 2, 3, 4, 5
 POINTS = Points(torch.tensor([0, 1, 1, 2]), torch.tensor([8, 4, 0, 6]))

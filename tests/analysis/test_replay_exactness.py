@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Points, ablate, activation_name
-from interpretune.analysis.replay import ablation
-from interpretune.analysis.replay.ablation import ablate_everywhere
+from interpretune.replay import ablation
+from interpretune.replay.ablation import ablate_everywhere
 from tests.analysis.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, reference, rows_of, worst_error
 from tests.analysis.tiny_architectures import CONFIGS, backend_of, batch_of, dictionary, make_model
 

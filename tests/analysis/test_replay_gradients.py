@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis import HuggingFaceBackend, LatentRows, Points, Prefill, ablate, activation_name
-from interpretune.analysis.replay.gradients import attribute, integrated_gradients, latent_edges
-from interpretune.analysis.splicing import Splice
 from interpretune.errors import AnalysisError
+from interpretune.latents.splicing import Splice
+from interpretune.replay.gradients import attribute, integrated_gradients, latent_edges
 from tests.analysis.ablated_rows import ATOL, Row, rows_of
 from tests.analysis.tiny_architectures import VOCABULARY, backend_of, batch_of, dictionary, make_model
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interpretune.analysis import HuggingFaceBackend, LatentRows, Prefill, ablate, activation_name
-from interpretune.analysis.replay import Changes
+from interpretune.replay import Changes
 from tests.analysis.ablated_rows import ATOL, active_rows, worst_error
 from tests.analysis.tiny_architectures import backend_of, batch_of, dictionary, make_model
 

@@ -16,8 +16,8 @@ import torch
 
 import interpretune as it
 from interpretune.analysis import HuggingFaceBackend, Prefill, ablate
-from interpretune.analysis.replay.gradients import attribute, latent_edges
-from interpretune.quantization import keep_weights_in_place
+from interpretune.models.quantization import keep_weights_in_place
+from interpretune.replay.gradients import attribute, latent_edges
 from tests.analysis.ablated_rows import Row, active_rows, reference, rows_of
 from tests.analysis.tiny_architectures import backend_of, batch_of, dictionary, make_model
 

@@ -14,10 +14,11 @@ from attrs import evolve
 from torch import Tensor
 
 from interpretune.analysis import HuggingFaceBackend, LatentRows, ModelInputs, Prefill, ablate, activation_name
-from interpretune.analysis.replay import hf_engine, self_check
-from interpretune.analysis.replay.ablation import ablate_everywhere
-from interpretune.analysis.replay.gradients import attribute, integrated_gradients, latent_edges
+from interpretune.backends import hugging_face_replay
 from interpretune.errors import AnalysisError, NotFiniteError, ReplayRefusedError
+from interpretune.replay import self_check
+from interpretune.replay.ablation import ablate_everywhere
+from interpretune.replay.gradients import attribute, integrated_gradients, latent_edges
 from tests.analysis.ablated_rows import ATOL, Row, active_rows, reference, rows_of, worst_error
 from tests.analysis.tiny_architectures import REFUSED, backend_of, batch_of, dictionary, make_model
 from tests.analysis.tiny_latents import RandomDictionary
@@ -138,29 +139,31 @@ def test_latents_that_a_row_names_twice_are_refused() -> None:
 
 
 def ignores_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    visible = hf_engine.visible_slots
+    visible = hugging_face_replay.visible_slots
     monkeypatch.setattr(
-        hf_engine, "visible_slots", lambda mask, points, window: visible(torch.ones_like(mask), points, window)
+        hugging_face_replay,
+        "visible_slots",
+        lambda mask, points, window: visible(torch.ones_like(mask), points, window),
     )
 
 
 def forgets_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    visible = hf_engine.visible_slots
-    monkeypatch.setattr(hf_engine, "visible_slots", lambda mask, points, _: visible(mask, points, None))
+    visible = hugging_face_replay.visible_slots
+    monkeypatch.setattr(hugging_face_replay, "visible_slots", lambda mask, points, _: visible(mask, points, None))
 
 
 def sees_the_token_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_engine, "attend", lambda *args: args[2].repeat_interleave(2, dim=1))
+    monkeypatch.setattr(hugging_face_replay, "attend", lambda *args: args[2].repeat_interleave(2, dim=1))
 
 
 def scales_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = hf_engine.attend
-    monkeypatch.setattr(hf_engine, "attend", lambda *args: attend(*args[:6], 1.01 * args[6], *args[7:]))
+    attend = hugging_face_replay.attend
+    monkeypatch.setattr(hugging_face_replay, "attend", lambda *args: attend(*args[:6], 1.01 * args[6], *args[7:]))
 
 
 def gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = hf_engine.attend
-    monkeypatch.setattr(hf_engine, "attend", lambda *args: attend(*args) * torch.nan)
+    attend = hugging_face_replay.attend
+    monkeypatch.setattr(hugging_face_replay, "attend", lambda *args: attend(*args) * torch.nan)
 
 
 @pytest.mark.parametrize(
@@ -191,19 +194,19 @@ def test_the_self_check_finds_wrong_replays(
 def test_the_self_check_looks_at_every_latent_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replays from the lower one are right; those that start at the upper one's place are wrong."""
     upper = dictionary("blocks.3.hook_resid_post", 3)
-    replay = hf_engine.HuggingFaceReplay.replay
+    replay = hugging_face_replay.HuggingFaceReplay.replay
 
     def wrong(engine: Any, prefix: Any, rows: Any, start: int, *rest: Any) -> Tensor:
         return replay(engine, prefix, rows, start, *rest) + (0.01 if start == 4 else 0)
 
-    monkeypatch.setattr(hf_engine.HuggingFaceReplay, "replay", wrong)
+    monkeypatch.setattr(hugging_face_replay.HuggingFaceReplay, "replay", wrong)
     with one_warning("Replayed logits differ"):
         assert new_backend().prefill(INPUTS, [LOWER, upper]).kept is None
 
 
 def test_after_a_failed_self_check_nothing_comes_from_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Effects are differences to the clean logits: these must be those of whole forwards too."""
-    engine = hf_engine.HuggingFaceReplay
+    engine = hugging_face_replay.HuggingFaceReplay
     run, replay = engine.prefill, engine.replay
 
     def wrong_prefill(self: Any, inputs: ModelInputs, edits: Any, *rest: Any) -> Any:
@@ -285,7 +288,7 @@ def left_as_it_was(model: Any) -> Iterator[None]:
     assert state_of(model) == before
     assert not before["replaced"]
     with pytest.raises(LookupError):
-        hf_engine._running.get()
+        hugging_face_replay._running.get()
 
 
 RUNS: dict[str, Callable[[Prefill], Any]] = {

@@ -24,7 +24,7 @@ from interpretune.analysis import (
     latent_metrics_scatter,
     plot_latent_effects,
 )
-from interpretune.analysis.dashboards import page_of
+from interpretune.reports.dashboards import page_of
 from tests.analysis.sessions import padded
 from tests.analysis.tiny_results import LOWER, PAGE, UPPER, RandomResults
 from tests.tiny import VOCABULARY, tiny_tokenizer

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisRunner
-from interpretune.analysis.content_hash import hash_of
-from interpretune.analysis.fields import Field
+from interpretune.analysis import AnalysisCfg, AnalysisRunner, plan_of
 from interpretune.analysis.identity import identify_model
-from interpretune.analysis.operations import operation, plan_of
-from interpretune.code_origin import version_of
+from interpretune.hashing.code_origin import version_of
+from interpretune.hashing.content_hash import hash_of
+from interpretune.operations import operation
+from interpretune.store.fields import Field
 from tests.analysis.sessions import make_session
 from tests.analysis.tiny_latents import RandomDictionary
 

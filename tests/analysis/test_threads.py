@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import interpretune as it
+from interpretune.activations import replaced_method
+from interpretune.activations.edits import CARRIED, in_place
 from interpretune.analysis import (
     Add,
     AnalysisBackend,
@@ -26,9 +28,8 @@ from interpretune.analysis import (
     Scale,
     run_with_interventions,
 )
-from interpretune.analysis.interventions import generate_with_interventions, interventions_in_place
-from interpretune.analysis.module_edits import CARRIED, in_place
-from interpretune.analysis.replay import attribute, blocks_below_skipped, columns_only, replaced_method
+from interpretune.backends.interventions import generate_with_interventions, interventions_in_place
+from interpretune.replay import attribute, blocks_below_skipped, columns_only
 from tests.analysis.many_threads import WAIT, all_from_eight_threads, run_together, three_calls
 from tests.analysis.sessions import STACKS, make_session
 from tests.analysis.tiny_latents import RandomDictionary, activations_of
@@ -241,7 +242,7 @@ def test_gradients_pass_other_threads_edits(model: Any) -> None:
 def test_a_classifier_answers_for_its_own_batch_only() -> None:
     from transformers import LlamaForSequenceClassification
 
-    from interpretune.answer_pooling import pooled_at_answer
+    from interpretune.models.answer_pooling import pooled_at_answer
 
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(tiny_llama().config).eval()

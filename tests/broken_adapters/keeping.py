@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from interpretune.discovery import find_adapter, installed_adapters
+from interpretune.plugins.discovery import find_adapter, installed_adapters
 from interpretune.testing import RULES, AdapterConformance, Rule, reference
 from interpretune.testing.doctor import FAILED, Verdict, check_suite
 from interpretune.testing.reference import plain_model
@@ -89,7 +89,7 @@ def installed(animal: str) -> Iterator[None]:
         importlib.invalidate_caches()
         found = installed_adapters()  # read once: nothing else is installed meanwhile
         try:
-            with mock.patch("interpretune.stack.installed_adapters", return_value=found):
+            with mock.patch("interpretune.plugins.stack.installed_adapters", return_value=found):
                 yield
         finally:
             sys.path.remove(site)

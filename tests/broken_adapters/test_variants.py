@@ -39,7 +39,7 @@ def test_another_form_of_a_bug_breaks_its_rule(variant):
 
 IMPORTING = """
 import importlib, json, sys
-for library in ("datasets", "torch", "transformers.modeling_utils", "interpretune.core_adapter"):
+for library in ("datasets", "torch", "transformers.modeling_utils", "interpretune.adapters.core"):
     importlib.import_module(library)
 from interpretune.testing.import_watch import watched_import
 found = {name: watched_import(f"tests.broken_adapters.{name}:adapter", ["tests"]) for name in sys.argv[1:]}

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from interpretune.declaration import Level
+from interpretune.plugins.declaration import Level
 from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED, PASSED, SKIPPED
 from interpretune.testing.rules import importing

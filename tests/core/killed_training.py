@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2Config
 
 import interpretune as it
-from interpretune.loops import checkpoint
+from interpretune.training import checkpoint
 from tests.analysis.sessions import make_session
 from tests.tiny import CONTEXT_LENGTH, VOCABULARY
 

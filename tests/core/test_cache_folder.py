@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 import interpretune as it
-from interpretune.cache_folder import MANIFEST, is_whole
+from interpretune.system.cache_folder import MANIFEST, is_whole
 
 
 def fill(folder: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_place_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch, 
         def refuse(**_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("interpretune.cache_folder.tempfile.mkdtemp", refuse)
+        monkeypatch.setattr("interpretune.system.cache_folder.tempfile.mkdtemp", refuse)
     with pytest.raises(it.CacheError) as caught:
         it.build_once(place, fill)
     for part in (str(place.parent), "INTERPRETUNE_CACHE", "cache_dir"):

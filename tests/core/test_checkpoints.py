@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import interpretune as it
-from interpretune.loops.checkpoint import whole_checkpoints
-from interpretune.loops.metric_log import MetricsFile
-from interpretune.plain_files import file_sha256
+from interpretune.system.plain_files import file_sha256
+from interpretune.training.checkpoint import whole_checkpoints
+from interpretune.training.metric_log import MetricsFile
 from tests.analysis.sessions import make_session
 from tests.core.killed_training import train
 from tests.other_process import one_thread, run_script
@@ -216,7 +216,7 @@ def full_in_torch(*_: Any, **__: Any) -> Any:
     ("what", "how", "message"),
     [
         (
-            "interpretune.loops.checkpoint.save_file",
+            "interpretune.training.checkpoint.save_file",
             full,
             r"no room for .*step=00000005.*No space left.*Free some space",
         ),

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import interpretune as it
-from interpretune.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
+from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.errors import add_note
 
 
@@ -124,9 +124,9 @@ def test_an_interrupt_while_an_adapter_is_imported_is_an_interrupt(install):
 
 def test_adapters_imports_no_adapter_and_no_torch():
     code = (
-        "import sys; from interpretune.cli import main; main(['adapters']); "
+        "import sys; from interpretune.cli.main import main; main(['adapters']); "
         "print([m for m in sys.modules if m.split('.')[0] in "
-        "('torch', 'transformers') or m == 'interpretune.core_adapter' or m.startswith('interpretune_')])"
+        "('torch', 'transformers') or m == 'interpretune.adapters.core' or m.startswith('interpretune_')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]"), done.stdout
@@ -162,7 +162,7 @@ def test_interruption_exits_with_130(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interpretune.stack.build_context", interrupt)
+    monkeypatch.setattr("interpretune.plugins.stack.build_context", interrupt)
     assert main(["explain", "core"]) == EXIT_INTERRUPTED
     assert "nothing is half-written" in capsys.readouterr().err
 
@@ -191,6 +191,6 @@ def test_what_is_noted_at_an_error_is_told(monkeypatch, capsys):
         add_note(error, "and a second one")
         raise error
 
-    monkeypatch.setattr("interpretune.cli._adapters", fail)
+    monkeypatch.setattr("interpretune.cli.main._adapters", fail)
     assert main(["adapters"]) == EXIT_ERROR
     assert capsys.readouterr().err == "error: AnalysisError: no room\nand a second one\n"

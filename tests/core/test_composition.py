@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 import pytest
 
 import interpretune as it
-from interpretune.config.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
-from interpretune.stack import build_context
+from interpretune.plugins.stack import build_context
+from interpretune.session.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
 
 PROBE = """
     from dataclasses import dataclass, field

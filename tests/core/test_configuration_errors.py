@@ -21,8 +21,8 @@ import yaml
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisRunner, SaveCfg, run_analysis
-from interpretune.commands.run_config import read_run
-from interpretune.config.run import RunnerOptions, WrittenAnalysis
+from interpretune.cli.run_config import read_run
+from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
 from tests.analysis.sessions import make_session
 
 
@@ -296,7 +296,7 @@ def test_a_text_that_is_no_configuration_is_refused_in_words(tmp_path, text):
 
 
 def rows_of(tmp_path: Path, text: str | bytes) -> Any:
-    from interpretune.prompts import read_rows
+    from interpretune.session.prompts import read_rows
 
     file = tmp_path / "rows.jsonl"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -355,7 +355,7 @@ def test_a_row_that_cannot_be_read_is_named_by_its_line(tmp_path, text, words):
     ids=" ".join,
 )
 def test_the_demo_refuses_numbers_that_make_no_sense(arguments, capsys):
-    from interpretune.cli import main
+    from interpretune.cli.main import main
 
     with pytest.raises(SystemExit) as stopped:
         main(["demo", *arguments])

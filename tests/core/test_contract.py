@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import interpretune
-import interpretune.core_adapter
+import interpretune.adapters.core
 from interpretune import hookspecs
-from interpretune.stack import HOOK_NAMES, build_context
+from interpretune.plugins.stack import HOOK_NAMES, build_context
 
 HOOKS = {
     "it_contribute_classes": (),
@@ -113,8 +113,8 @@ def test_an_adapter_of_an_older_minor_version_stacks_and_no_other(
     adapter_of, monkeypatch, written_for, core_speaks, stacks
 ):
     adapter_of("old", contract=written_for)
-    monkeypatch.setattr(interpretune.core_adapter.CoreAdapter, "declaration", core_declaration(core_speaks))
-    for module in (interpretune.declaration, interpretune.stack):
+    monkeypatch.setattr(interpretune.adapters.core.CoreAdapter, "declaration", core_declaration(core_speaks))
+    for module in (interpretune.plugins.declaration, interpretune.plugins.stack):
         monkeypatch.setattr(module, "CONTRACT_VERSION", core_speaks)
     if stacks:
         assert build_context(("old",)).names == ("core", "old")
@@ -125,9 +125,9 @@ def test_an_adapter_of_an_older_minor_version_stacks_and_no_other(
 
 @pytest.mark.parametrize(("written_for", "stacks"), [("1.0", False), ("1.1", True)])
 def test_a_hook_that_came_later_needs_its_contract(adapter_of, monkeypatch, written_for, stacks):
-    monkeypatch.setattr(interpretune.core_adapter.CoreAdapter, "declaration", core_declaration("1.1"))
-    monkeypatch.setattr(interpretune.declaration, "CONTRACT_VERSION", "1.1")
-    monkeypatch.setattr(interpretune.stack, "INTRODUCED_IN", {"it_log": "1.1"})
+    monkeypatch.setattr(interpretune.adapters.core.CoreAdapter, "declaration", core_declaration("1.1"))
+    monkeypatch.setattr(interpretune.plugins.declaration, "CONTRACT_VERSION", "1.1")
+    monkeypatch.setattr(interpretune.plugins.stack, "INTRODUCED_IN", {"it_log": "1.1"})
     adapter_of("acme", contract=written_for, body="@it.hookimpl\ndef it_log(self, metrics):\n    pass")
     if stacks:
         assert build_context(("acme",)).names == ("core", "acme")
@@ -139,7 +139,7 @@ def test_a_hook_that_came_later_needs_its_contract(adapter_of, monkeypatch, writ
 
 
 def test_hooks_that_came_later_are_hooks_of_the_contract():
-    assert hookspecs.INTRODUCED_IN.keys() <= set(interpretune.stack.HOOK_NAMES)
+    assert hookspecs.INTRODUCED_IN.keys() <= set(interpretune.plugins.stack.HOOK_NAMES)
     assert all(
         interpretune.AdapterDeclaration(name="core", level="framework", contract=interpretune.CONTRACT_VERSION).knows(v)
         for v in hookspecs.INTRODUCED_IN.values()

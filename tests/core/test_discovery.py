@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import interpretune as it
-from interpretune.discovery import find_adapter
+from interpretune.plugins.discovery import find_adapter
 
 GOOD = """
     import interpretune as it

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import interpretune as it
-from interpretune.cli import main
+from interpretune.cli.doctor_report import as_text
+from interpretune.cli.main import main
 from interpretune.testing import RULES
 from interpretune.testing.doctor import (
     FAILED,
@@ -24,7 +25,6 @@ from interpretune.testing.doctor import (
     diagnose,
     rules_named,
 )
-from interpretune.testing.doctor_report import as_text
 from interpretune.testing.suites import suite_of
 
 NO_NETWORK = """
@@ -53,7 +53,7 @@ def run_doctor(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[s
     hidden = ("INTERPRETUNE_CACHE", "HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     return subprocess.run(
-        [sys.executable, "-m", "interpretune.cli", "doctor", *arguments],
+        [sys.executable, "-m", "interpretune.cli.main", "doctor", *arguments],
         env={**env, "HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,

@@ -28,9 +28,9 @@ from interpretune.analysis import (
     HuggingFaceBackend,
     run_analysis,
 )
-from interpretune.analysis.operations import find_operation, latent_analyses
 from interpretune.demo.run import DemoOptions, run_demo
-from interpretune.stack import HOOK_NAMES, build_context
+from interpretune.operations import find_operation, latent_analyses
+from interpretune.plugins.stack import HOOK_NAMES, build_context
 from tests.analysis.sessions import BATCH_SIZE, N_ROWS, make_session, write_rows
 from tests.analysis.tiny_latents import RandomDictionary
 from tests.tiny import nli_rows, tiny_llama

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import interpretune as it
-from interpretune.lora import merge_lora
+from interpretune.models.lora import merge_lora
 from tests.analysis.sessions import STACKS, make_session
 from tests.tiny import TINY_MODELS, VOCABULARY, tiny_llama
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from interpretune.cli import main
-from interpretune.commands.hooks import HookPointRow, ModelHooks
+from interpretune.cli.hooks import HookPointRow, ModelHooks
+from interpretune.cli.main import main
 from tests.tiny import VOCABULARY
 
 

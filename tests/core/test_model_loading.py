@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaForCausalLM
 
 import interpretune as it
-from interpretune.model_loading import resolve_source
+from interpretune.models.loading import resolve_source
 from tests.tiny import tiny_gpt2, tiny_llama
 
 
@@ -168,7 +168,7 @@ def test_a_corrupt_gguf_file_leaves_no_cache(tmp_path, own_cache, content):
 
 def test_gguf_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr("interpretune.model_loading.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("interpretune.models.loading.importlib.util.find_spec", lambda name: None)
     assert "interpretune-core[gguf]" in refused(it.ModelLoadError, model_name_or_path=str(tmp_path / "a.gguf"))
 
 
@@ -179,7 +179,7 @@ def test_a_gguf_file_is_converted_once_and_again_when_it_changes(tmp_path, monke
         converted.append(path)
         (folder / "model.safetensors").write_bytes(path.read_bytes())
 
-    monkeypatch.setattr("interpretune.model_loading.convert_gguf", convert)
+    monkeypatch.setattr("interpretune.models.loading.convert_gguf", convert)
     file = tmp_path / "tiny.GGUF"
     file.write_bytes(b"one")
     assert resolve_source(str(file)) == resolve_source(str(file))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import interpretune as it
-from interpretune.cli import EXIT_ERROR, main
+from interpretune.cli.main import EXIT_ERROR, main
 from interpretune.new_adapter import writing
 from interpretune.new_adapter.naming import LONGEST, check_name
 from interpretune.new_adapter.writing import ADAPTER_KINDS, KINDS, TEMPLATES, core_requirement, write_adapter

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import interpretune as it
-from interpretune import put_back
 from interpretune.analysis import frozen_parameters
-from interpretune.loops.evaluate import eval_mode
-from interpretune.put_back import random_state_put_back, with_own_draws
+from interpretune.system import put_back
+from interpretune.system.put_back import random_state_put_back, with_own_draws
+from interpretune.training.evaluate import eval_mode
 from tests.tiny import tiny_llama
 
 

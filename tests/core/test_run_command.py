@@ -16,17 +16,17 @@ from torch import nn
 
 import interpretune as it
 from interpretune.analysis import AnalysisMode, AnalysisStore
-from interpretune.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
-from interpretune.commands.run_config import read_run
-from interpretune.config.run import WrittenAnalysis
+from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
+from interpretune.cli.run_config import read_run
+from interpretune.cli.written_analysis import WrittenAnalysis
 from tests.analysis.sessions import BATCH_SIZE, N_ROWS, write_rows
 from tests.tiny import nli_rows
 
 ROOT = Path(__file__).parents[2]
 needs_saelens = pytest.mark.skipif(importlib.util.find_spec("interpretune_saelens") is None, reason="no SAELens")
 CERTAINTY = """
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.store.fields import Field
+from interpretune.operations import operation
 
 @operation(writes=Field("certainty", "float"))
 def certainty(answers):
@@ -399,7 +399,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("interpretune.session.ITSession.__init__", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr("interpretune.session.session.ITSession.__init__", lambda *_: pytest.fail("a session was made"))
     assert main(["run", write(change)]) == EXIT_ERROR
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -594,7 +594,7 @@ def test_an_interrupted_run_says_that_it_goes_on(
 
 def test_the_command_finds_modules_of_the_current_directory(write: Write, here: Path) -> None:
     file = write(put("session/module_cls", "mine.Module"))
-    command = [sys.executable, "-P", "-m", "interpretune.cli"] if sys.version_info >= (3, 11) else None
+    command = [sys.executable, "-P", "-m", "interpretune.cli.main"] if sys.version_info >= (3, 11) else None
     if command is None:
         pytest.skip("needs python -P")
     done = subprocess.run([*command, "run", file, "--json"], capture_output=True, text=True, check=False, cwd=here)

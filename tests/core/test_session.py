@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import interpretune as it
-from interpretune.session import compose_class
+from interpretune.session.session import compose_class
 from tests.tiny import nli_rows, tiny_gpt2
 
 RECORDER = """

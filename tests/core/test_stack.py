@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interpretune as it
-from interpretune.declaration import Level
-from interpretune.discovery import InstalledAdapter
-from interpretune.session import compose_class
-from interpretune.stack import HOOK_NAMES, StackedAdapter, build_context, order_stack
+from interpretune.plugins.declaration import Level
+from interpretune.plugins.discovery import InstalledAdapter
+from interpretune.plugins.stack import HOOK_NAMES, StackedAdapter, build_context, order_stack
+from interpretune.session.session import compose_class
 
 LOADS_MODEL = """
     @it.hookimpl

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interpretune as it
-from interpretune.tokenization import (
+from interpretune.models.tokenization import (
     PaddingCollator,
     answer_positions,
     mask_of,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import interpretune as it
+from interpretune.activations.hooked_model import HookedModel
 from interpretune.analysis import (
     Add,
     AnalysisCfg,
@@ -29,7 +30,6 @@ from interpretune.analysis import (
     run_analysis,
     run_with_interventions,
 )
-from interpretune.analysis.hooked_model import HookedModel
 from tests.analysis.sessions import make_session, padded, unpadded_rows
 
 saelens = pytest.importorskip("interpretune_saelens")

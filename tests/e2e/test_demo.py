@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from interpretune.analysis import AnalysisCache
-from interpretune.cli import EXIT_ERROR, EXIT_INTERRUPTED, main
+from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from tests.tiny import nli_rows, save_tiny_model
 
 MODES = ("clean_no_sae", "clean_w_sae", "attr_patching", "ablation")
@@ -98,7 +98,7 @@ def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, tmp_p
 
 
 @pytest.mark.parametrize(
-    "where", ["interpretune_saelens.training.SAETrainer.fit", "interpretune.analysis.store.StoreWriter.write"]
+    "where", ["interpretune_saelens.training.SAETrainer.fit", "interpretune.store.StoreWriter.write"]
 )
 def test_ctrl_c_leaves_no_half_written_cache(tiny_demo, tmp_path, monkeypatch, capsys, where):
     with monkeypatch.context() as patch:
@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_no_half_written_cache(tiny_demo, tmp_path, monkeypatch, c
 INTERRUPTED_IN_TRAINING = """
 import os, signal, sys
 from sae_lens import SAETrainer
-from interpretune.cli import main
+from interpretune.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test that runs behind nohup has it ignored
 step = SAETrainer.step
 def interrupted_step(self, batch):

@@ -18,7 +18,7 @@ import pytest
 from attrs import frozen
 
 from interpretune import CONTRACT_VERSION, errors, hookspecs
-from interpretune.stack import HOOK_NAMES, build_context
+from interpretune.plugins.stack import HOOK_NAMES, build_context
 from tests.e2e.tiny_gpt2_small import save_model, save_sae
 from tests.e2e.tutorial import ROOT
 from tests.tiny import nli_rows

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from interpretune.analysis import AnalysisBackend, LatentRows, ablate, activation_name
-from interpretune.analysis.replay.gradients import attribute, latent_edges
+from interpretune.replay.gradients import attribute, latent_edges
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import interpretune as it
-from interpretune.declaration import Level
+from interpretune.plugins.declaration import Level
 from interpretune.testing import RULES, AdapterConformance
 from interpretune.testing.doctor import FAILED, PASSED, check_suite
 from interpretune.testing.suites import suite_of

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 import interpretune as it
 from interpretune.analysis import ablate, activation_name
-from interpretune.analysis.replay.ablation import ablate_everywhere
-from interpretune.analysis.replay.gradients import attribute, latent_edges
+from interpretune.replay.ablation import ablate_everywhere
+from interpretune.replay.gradients import attribute, latent_edges
 from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading, spared_work
 from interpretune_tlens import replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend

@@ -19,7 +19,7 @@ from interpretune.analysis import (
     activation_name,
     run_with_interventions,
 )
-from interpretune.analysis.interventions import interventions_in_place
+from interpretune.backends.interventions import interventions_in_place
 from interpretune.testing.reference import ablated_logits, activations_of, logits_of, spliced_run
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.tiny_models import tiny_gpt2, tiny_llama

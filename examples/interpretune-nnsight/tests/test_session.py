@@ -9,11 +9,11 @@ from transformers import T5ForConditionalGeneration as T5
 
 import interpretune as it
 from interpretune.analysis import Add
-from interpretune.analysis.interventions import generate_with_interventions
+from interpretune.backends.interventions import generate_with_interventions
 from interpretune.testing import AdapterConformance
-from interpretune.testing.bench import ADAM, Bench
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.tiny_models import save_tiny_model
+from interpretune.testing.workbench import ADAM, Bench
 
 LIGHTNING = pytest.param(
     ("lightning",),
@@ -93,7 +93,7 @@ def test_generation_is_steered_as_in_a_plain_session(new_session):
 
 def test_latent_models_without_a_save_of_their_own_are_saved_as_in_a_plain_session(new_session):
     """nnsight gives every object a method ``save``, which is no format of a latent model's."""
-    from interpretune.analysis.latent_model import HasSave
+    from interpretune.latents.latent_model import HasSave
 
     session = new_session("nnsight", latent_models=[RandomDictionary("layers.1.mlp_out", 32)])
     assert not isinstance(session.module.latent_models[0], HasSave)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interpretune.analysis import LatentRows, ModelInputs, Scale, activation_name, run_with_interventions
-from interpretune.analysis.interventions import interventions_in_place
+from interpretune.backends.interventions import interventions_in_place
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.tiny_models import tiny_llama
 from interpretune_nnsight import NNsightBackend, backend

@@ -1,6 +1,4 @@
 from . import analysis
-from .cache_folder import build_once, cache_root
-from .classification import ClassificationModule
 from .config.checked import CheckedConfig, Positive, Seed
 from .config.datamodule import ITDataModuleConfig, PromptConfig
 from .config.module import (
@@ -11,10 +9,6 @@ from .config.module import (
     ITConfig,
 )
 from .config.shared import ITSharedConfig
-from .contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection, SchedulerSetup
-from .datamodule import ITDataModule
-from .declaration import CONTRACT_VERSION, AdapterDeclaration, Level
-from .discovery import Adapter, installed_adapters
 from .errors import (
     AdapterError,
     AdapterImportError,
@@ -44,20 +38,26 @@ from .errors import (
     UnknownAdapterError,
     UnknownContentError,
 )
-from .latent_training import LatentTrainingConfig, LatentTrainingModule
-from .loops.config import EarlyStopping, LoopConfig, LoopResult
-from .loops.start import fit, predict, test, validate
 from .markers import hookimpl, hookspec
-from .metrics import load_metric
-from .model_loading import load_hf_model
-from .model_lock import model_lock
-from .module import STEP_OUTPUT, ITModule
-from .profiling import ProfilerHooksMixin
-from .rank_zero import rank_zero_warn
-from .session import ITSession, ITSessionConfig, it_init, it_session_end
-from .stack import ExecutionContext, build_context
-from .step_module import StepModule
-from .tokenization import load_tokenizer, pad_left, sanitize_input_name
+from .models.loading import load_hf_model
+from .models.tokenization import load_tokenizer, pad_left, sanitize_input_name
+from .plugins.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection, SchedulerSetup
+from .plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
+from .plugins.discovery import Adapter, installed_adapters
+from .plugins.stack import ExecutionContext, build_context
+from .session.datamodule import ITDataModule
+from .session.module import STEP_OUTPUT, ITModule
+from .session.session import ITSession, ITSessionConfig, it_init, it_session_end
+from .session.task_metrics import load_metric
+from .system.cache_folder import build_once, cache_root
+from .system.model_lock import model_lock
+from .system.profiling import ProfilerHooksMixin
+from .system.ranks import rank_zero_warn
+from .training.classification import ClassificationModule
+from .training.config import EarlyStopping, LoopConfig, LoopResult
+from .training.latent_training import LatentTrainingConfig, LatentTrainingModule
+from .training.start import fit, predict, test, validate
+from .training.step_module import StepModule
 
 __all__ = [
     "CONTRACT_VERSION",

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from interpretune.analysis.analysis_run import AnalysisRun
-    from interpretune.analysis.backend import AnalysisBackend
-    from interpretune.analysis.latent_model import LatentModel
-    from interpretune.analysis.operations import Operation
-    from interpretune.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
-    from interpretune.datamodule import ITDataModule
-    from interpretune.loops.config import LoopConfig, LoopResult
-    from interpretune.module import ITModule
+    from interpretune.backends.backend import AnalysisBackend
+    from interpretune.latents.latent_model import LatentModel
+    from interpretune.operations import Operation
+    from interpretune.plugins.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
+    from interpretune.session.datamodule import ITDataModule
+    from interpretune.session.module import ITModule
+    from interpretune.training.config import LoopConfig, LoopResult
 
 FIRST_CONTRACT = "1.0"
 INTRODUCED_IN: Mapping[str, str] = {}
@@ -178,7 +178,7 @@ def it_run_loop(module: ITModule, datamodule: ITDataModule, loop: str, loop_cfg:
 
     Called by the functions of these names, after ``it_init``. First result; core loops in plain PyTorch, framework
     adapters hand over to their trainer. A framework that keeps an optimizer of its own checks it with
-    ``interpretune.optimization.check_optimizers``.
+    ``interpretune.session.optimization.check_optimizers``.
     """
 
 

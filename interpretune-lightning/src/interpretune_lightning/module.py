@@ -12,8 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torchmetrics import Metric
 
 from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
-from interpretune.loops.checkpoint import Identity
-from interpretune.optimization import as_optimizer_setup, check_optimizers
+from interpretune.session.optimization import as_optimizer_setup, check_optimizers
+from interpretune.training.checkpoint import Identity
 from interpretune_lightning.counted_once import BatchInHand, logged_once, predictions_of_all
 from interpretune_lightning.epoch_means import epoch_means
 from interpretune_lightning.sharing import samplers_of

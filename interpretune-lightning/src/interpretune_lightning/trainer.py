@@ -20,7 +20,7 @@ from interpretune import (
     LoopResult,
     TrainingError,
 )
-from interpretune.loops.config import LAST
+from interpretune.training.config import LAST
 from interpretune_lightning.loop_callbacks import CHECKPOINTS, NEWEST, loop_callbacks
 from interpretune_lightning.whole_files import checkpoint_plugins
 

@@ -32,10 +32,10 @@ from interpretune import (
     cache_root,
 )
 from interpretune.analysis import AnalysisBackend, ModelInputs
-from interpretune.analysis.content_hash import WHAT_TO_DO, ContentHash, content_hash
 from interpretune.analysis.identity import identify_batch, identify_model, identify_stack, library_versions
-from interpretune.model_lock import model_lock
-from interpretune.put_back import random_state_put_back
+from interpretune.hashing.content_hash import WHAT_TO_DO, ContentHash, content_hash
+from interpretune.system.model_lock import model_lock
+from interpretune.system.put_back import random_state_put_back
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
 from interpretune_saelens.loading import load_from_disk

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
-from interpretune.batch_keys import check_batch_keys, forward_signature
-from interpretune.tokenization import mask_of, pad_left, tokens_of
+from interpretune.models.batch_keys import check_batch_keys, forward_signature
+from interpretune.models.tokenization import mask_of, pad_left, tokens_of
 from interpretune_tlens.backend import TransformerLensBackend
 from interpretune_tlens.config import ITLensConfig
 from interpretune_tlens.generation import generate

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformer_lens import TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
+from interpretune.activations.hook_names import LOGITS
+from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
-from interpretune.analysis.hook_names import LOGITS
-from interpretune.analysis.padding_masks import blind_tokens_attend
-from interpretune.own_context import OwnContext
-from interpretune.quantization import keep_weights_in_place
+from interpretune.models.quantization import keep_weights_in_place
+from interpretune.system.own_context import OwnContext
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
 from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
@@ -32,7 +32,7 @@ UNEMBED_IN = "unembed.hook_in"
 class TransformerLensBackend(AnalysisBackend):
     """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included.
 
-    At canonical names (``interpretune.analysis.hook_names``) heads are flattened, and ``resid_mid`` of a bridge is
+    At canonical names (``interpretune.activations.hook_names``) heads are flattened, and ``resid_mid`` of a bridge is
     changed for the skip connection too: its own ``hook_resid_mid`` is the input of the MLP's norm alone.
     """
 

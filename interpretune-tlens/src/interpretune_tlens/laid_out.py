@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from transformer_lens.components import Attention, GatedMLP, GroupedQueryAttention
 
-from interpretune.analysis.replay import SHARE_OF_FREE_MEMORY, free_bytes
+from interpretune.replay import SHARE_OF_FREE_MEMORY, free_bytes
 
 TRANSPOSED = (1, 0)
 HEADS = (0, 2, 1)

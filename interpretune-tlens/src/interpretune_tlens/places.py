@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from interpretune.analysis import Edit
-from interpretune.analysis.hook_names import (
+from interpretune.activations.edits import in_place
+from interpretune.activations.hook_names import (
     ATTN_Z,
     FINAL_NORM,
     MLP_IN,
@@ -19,7 +19,7 @@ from interpretune.analysis.hook_names import (
     canonical_names,
     split_layer,
 )
-from interpretune.analysis.module_edits import in_place
+from interpretune.analysis import Edit
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint

@@ -18,9 +18,12 @@ from attrs import frozen
 from torch import Tensor, nn
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
+from interpretune.activations import replaced_method
+from interpretune.activations.hook_names import ATTN_Z, RESID_POST, RESID_PRE, in_layer, split_layer
 from interpretune.analysis import Edit, ModelInputs, Points
-from interpretune.analysis.hook_names import ATTN_Z, RESID_POST, RESID_PRE, in_layer, split_layer
-from interpretune.analysis.replay import (
+from interpretune.errors import ReplayRefusedError
+from interpretune.models.tokenization import position_ids
+from interpretune.replay import (
     LayerKeys,
     Prefix,
     ReadyContext,
@@ -30,11 +33,8 @@ from interpretune.analysis.replay import (
     blocks_below_skipped,
     check_causal,
     columns_only,
-    replaced_method,
     slots_of,
 )
-from interpretune.errors import ReplayRefusedError
-from interpretune.tokenization import position_ids
 from interpretune_tlens.laid_out import LaidOutWeights
 from interpretune_tlens.spared_work import own_attention_spared, spared_in_bridges, spared_in_hooked_transformers
 

@@ -18,7 +18,7 @@ from transformer_lens.components import GatedMLP
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
-from interpretune.analysis.replay import replaced_methods, standing_method
+from interpretune.activations import replaced_methods, standing_method
 
 NATIVE_NORM = "_hf_autograd_forward_with_hooks"
 """How a bridge's norm runs the norm of its model and computes, beside it, what its hook points show."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from interpretune import StoreError
-from interpretune.analysis.sharing import HubRepository, Limits, load_store, save_store
-from interpretune.analysis.store import AnalysisStore
+from interpretune.sharing import HubRepository, Limits, load_store, save_store
+from interpretune.store import AnalysisStore
 from tests.analysis.sharing.local_hub import LocalHub, local_hub
 from tests.analysis.sharing.stores import dense, written
 

@@ -11,8 +11,8 @@ import torch
 from attrs import define
 
 from interpretune.analysis import LatentValues
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.fields import Field, Per
 
 HOOKS = ("blocks.0.hook_resid_post.hook_sae_acts_post", "blocks.2.hook_mlp_out.hook_sae_acts_post")
 D_SAE = 12

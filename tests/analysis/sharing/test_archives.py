@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from interpretune import StoreError
-from interpretune.analysis.sharing import Limits, load_store, save_store
-from interpretune.analysis.sharing.archive import unpack
-from interpretune.analysis.store import AnalysisStore
+from interpretune.sharing import Limits, load_store, save_store
+from interpretune.sharing.archive import unpack
+from interpretune.store import AnalysisStore
 from tests.analysis.sharing.stores import dense, written
 
 Member = tuple[str, bytes | Callable[[tarfile.TarInfo], None]]

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from interpretune.analysis.fields import Field
-from interpretune.analysis.sharing import Limits, load_store
-from interpretune.analysis.store import AnalysisStore, StoreWriter
-from interpretune.analysis.store.notes import METADATA
 from interpretune.errors import StoreError
+from interpretune.sharing import Limits, load_store
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.fields import Field
+from interpretune.store.notes import METADATA
 from tests.analysis.store.damage import change_manifest, forge_digests
 
 ROWS = 4_000_000

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from interpretune.analysis.sharing import save_store, store_card
-from interpretune.analysis.sharing.card import LINES, WIDTH, escape
-from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.sharing import save_store, store_card
+from interpretune.sharing.card import LINES, WIDTH, escape
+from interpretune.store import AnalysisStore, StoreWriter
 from tests.analysis.sharing.stores import FIELDS, HOOKS, dense, store_of, written
 
 HOSTILE = (

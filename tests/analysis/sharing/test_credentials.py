@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, load_store, save_store
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation, plan_of
-from interpretune.analysis.store import Manifest
-from interpretune.analysis.store.disk import MANIFEST
-from interpretune.cli import main
-from interpretune.credentials import HIDDEN, names_a_credential, text_without_credentials, without_credentials
+from interpretune.analysis import (
+    AnalysisCache,
+    AnalysisCfg,
+    AnalysisMode,
+    AnalysisRunner,
+    load_store,
+    plan_of,
+    save_store,
+)
+from interpretune.cli.main import main
+from interpretune.operations import operation
+from interpretune.store import Manifest
+from interpretune.store.disk import MANIFEST
+from interpretune.store.fields import Field
+from interpretune.system.credentials import HIDDEN, names_a_credential, text_without_credentials, without_credentials
 from tests.analysis.sessions import make_session
 from tests.analysis.tiny_latents import RandomDictionary
 
@@ -126,7 +134,7 @@ def test_what_is_no_credential_is_still_told(run):
 
 
 def test_a_store_of_an_older_version_is_shared_without_its_credentials(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("interpretune.analysis.store.manifest.without_credentials", lambda value: value)
+    monkeypatch.setattr("interpretune.store.manifest.without_credentials", lambda value: value)
     store = load_store(run / "shared")
     old = Manifest(
         **{name: getattr(store.manifest, name) for name in ("key", "fields", "n_batches", "world_size")}
@@ -150,7 +158,7 @@ def test_messages_of_the_command_line_have_no_credentials(monkeypatch, capsys):
     def refuse(*_):
         raise it.ConfigurationError(f"unknown field {{'token': '{PLANTED['token of the tokenizer']}'}}")
 
-    monkeypatch.setattr("interpretune.stack.build_context", refuse)
+    monkeypatch.setattr("interpretune.plugins.stack.build_context", refuse)
     assert main(["explain", "core"]) == 1
     assert PLANTED["token of the tokenizer"] not in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from interpretune import StoreError
-from interpretune.analysis.sharing import HubRepository, load_store, save_store
+from interpretune.sharing import HubRepository, load_store, save_store
 from tests.analysis.sharing.stores import dense, written
 
 ROOT = Path(__file__).parents[3]

@@ -10,9 +10,9 @@ import fsspec
 import pytest
 
 from interpretune import StoreError
-from interpretune.analysis.sharing import Limits, load_store, loading, save_store
-from interpretune.analysis.sharing.archive import is_archive
-from interpretune.analysis.store import AnalysisStore
+from interpretune.sharing import Limits, load_store, loading, save_store
+from interpretune.sharing.archive import is_archive
+from interpretune.store import AnalysisStore
 from tests.analysis.sharing.stores import dense, store_of, written
 
 _numbers = itertools.count()

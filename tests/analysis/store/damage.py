@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interpretune.analysis.store.manifest import checksum
-from interpretune.plain_files import file_sha256
+from interpretune.store.manifest import checksum
+from interpretune.system.plain_files import file_sha256
 
 
 def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any], *, forge: bool = True) -> None:

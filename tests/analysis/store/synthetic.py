@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.fields import Field, Per
 
 N_BATCHES, SIZE = 6, 3
 FIELDS = (

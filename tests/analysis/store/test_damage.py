@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interpretune.analysis.store import SCHEMA_VERSION, AnalysisStore
 from interpretune.errors import StoreError
+from interpretune.store import SCHEMA_VERSION, AnalysisStore
 from tests.analysis.store.damage import change_manifest
 from tests.analysis.store.synthetic import FIELDS, N_BATCHES, assert_whole, interrupt, sealed, write, writer_of
 

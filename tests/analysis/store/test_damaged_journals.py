@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.sharing import load_store
-from interpretune.analysis.store import AnalysisStore, StoreWriter
-from interpretune.analysis.store.declared import check_fields
-from interpretune.analysis.store.journal_file import MARK, _digest, parse_journal
-from interpretune.analysis.store.manifest import Manifest
-from interpretune.analysis.store.notes import METADATA
 from interpretune.errors import StoreError
+from interpretune.sharing import load_store
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.declared import check_fields
+from interpretune.store.journal_file import MARK, _digest, parse_journal
+from interpretune.store.manifest import Manifest
+from interpretune.store.notes import METADATA
 from tests.analysis.store.damage import DAMAGES, change_manifest
 from tests.analysis.store.synthetic import (
     FIELDS,

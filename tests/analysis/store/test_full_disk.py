@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from interpretune.analysis.store import AnalysisStore
 from interpretune.errors import StoreError
+from interpretune.store import AnalysisStore
 from tests.analysis.store.synthetic import N_BATCHES, assert_whole, sealed, write, writer_of
 from tests.other_process import run_script
 

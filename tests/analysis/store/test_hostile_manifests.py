@@ -16,11 +16,11 @@ import pytest
 from attrs import evolve
 
 from interpretune.analysis.cache import _urls_of
-from interpretune.analysis.sharing import load_store
-from interpretune.analysis.sharing.card import store_card
-from interpretune.analysis.store import AnalysisStore, StoreWriter
-from interpretune.analysis.store.manifest import Manifest, checksum
 from interpretune.errors import StoreError
+from interpretune.sharing import load_store
+from interpretune.sharing.card import store_card
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.manifest import Manifest, checksum
 from tests.analysis.store.damage import change_manifest
 from tests.analysis.store.synthetic import (
     FIELDS,

@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock, Timeout
 
 from benchmarks.soak_store import forking
-from interpretune.analysis.store import AnalysisStore, disk, journal, sealing
 from interpretune.errors import StoreBusyError, StoreError
+from interpretune.store import AnalysisStore, disk, journal, sealing
 from tests.analysis.store.synthetic import (
     N_BATCHES,
     assert_whole,
@@ -158,7 +158,7 @@ def test_a_rank_that_starts_while_another_tidies_up(tmp_path: Path, monkeypatch:
     tidy = threading.Thread(target=sealing.move_journals, args=(tmp_path,), name="tidy")
     tidy.start()
     assert tidying.wait(60)
-    monkeypatch.setattr("interpretune.analysis.store.writer.holding_manifest", arriving)
+    monkeypatch.setattr("interpretune.store.writer.holding_manifest", arriving)
     try:
         with writer_of(tmp_path, rank=1, world_size=2) as writer:
             assert writer.done == {1}

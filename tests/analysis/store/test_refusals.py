@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.store import AnalysisStore, StoreWriter
 from interpretune.errors import StoreBusyError, StoreError
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.fields import Field, Per
 from tests.analysis.store.synthetic import FIELDS, HOOKS, examples_of, sealed, values_of, write, writer_of
 
 

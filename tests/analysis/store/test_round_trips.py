@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.fields import TORCH_DTYPES, Field, Per
-from interpretune.analysis.store import AnalysisStore, StoreWriter
+from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.fields import TORCH_DTYPES, Field, Per
 from tests.analysis.store.synthetic import (
     N_BATCHES,
     SIZE,

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from interpretune.analysis.batch import LatentValues
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.store import AnalysisStore, StoreWriter, pieces
+from interpretune.store import AnalysisStore, StoreWriter, pieces
+from interpretune.store.fields import Field, Per
 
 FIELDS = (Field("logit_diffs"), Field("activations", per=Per.latent), Field("effects", per=Per.latent))
 LATENTS = LatentValues(torch.arange(50), torch.rand(8, 50), 64)

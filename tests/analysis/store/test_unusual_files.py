@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from interpretune.analysis.sharing import load_store, save_store
-from interpretune.analysis.store import AnalysisStore
 from interpretune.errors import StoreError
-from interpretune.plain_files import file_sha256, open_plain, read_plain
+from interpretune.sharing import load_store, save_store
+from interpretune.store import AnalysisStore
+from interpretune.system.plain_files import file_sha256, open_plain, read_plain
 from tests.analysis.store.synthetic import N_BATCHES, assert_whole, interrupt, sealed, write, writer_of
 from tests.analysis.store.test_hostile_manifests import at_most
 

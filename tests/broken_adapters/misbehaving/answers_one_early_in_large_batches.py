@@ -1,7 +1,7 @@
 """Batches of some size take another way to the answer, which counts the padding behind it wrongly."""
 
 import interpretune as it
-from interpretune.analysis.inputs import Points
+from interpretune.activations.inputs import Points
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 ROWS = 5

@@ -1,8 +1,8 @@
 """A framework that weighs the last, smaller batch as it weighs the others."""
 
 import interpretune as it
-from interpretune.loops.evaluate import evaluate
-from interpretune.loops.fit import FitLoop
+from interpretune.training.evaluate import evaluate
+from interpretune.training.fit import FitLoop
 
 
 class WeighsAlike:

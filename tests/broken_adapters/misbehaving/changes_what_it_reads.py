@@ -1,8 +1,8 @@
 """Offers an operation that centres logits in the tensor that others read too."""
 
 import interpretune as it
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field
 
 
 @operation(writes=Field("mean_logits"))

@@ -1,8 +1,8 @@
 """Counts real tokens as positions, but from 1."""
 
 import interpretune as it
-from interpretune.analysis.hooked_model import HookedModel
-from interpretune.tokenization import mask_of, position_ids, tokens_of
+from interpretune.activations.hooked_model import HookedModel
+from interpretune.models.tokenization import mask_of, position_ids, tokens_of
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 

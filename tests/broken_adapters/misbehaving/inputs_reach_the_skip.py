@@ -1,7 +1,7 @@
 """Edits inputs of modules in place, so that the residual stream around them is edited, too."""
 
 import interpretune as it
-from interpretune.analysis.module_edits import CARRIED, IN
+from interpretune.activations.edits import CARRIED, IN
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 MODULES = ""

@@ -1,8 +1,8 @@
 """Offers an operation that was never run: it asks for an attribute that is not there."""
 
 import interpretune as it
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field
 
 
 @operation(writes=Field("prompt_lengths", "int64"))

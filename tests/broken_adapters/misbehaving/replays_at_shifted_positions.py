@@ -3,7 +3,7 @@
 from attrs import evolve
 
 import interpretune as it
-from interpretune.analysis.replay.hf_engine import HuggingFaceReplay
+from interpretune.backends.hugging_face_replay import HuggingFaceReplay
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 

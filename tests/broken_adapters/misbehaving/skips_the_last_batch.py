@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import interpretune as it
-from interpretune.loops.evaluate import evaluate
-from interpretune.loops.fit import FitLoop
+from interpretune.training.evaluate import evaluate
+from interpretune.training.fit import FitLoop
 
 
 class SkipsTheLastBatch:

@@ -7,9 +7,9 @@ import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import interpretune as it
-from interpretune.loops.batches import count_batches, read_batches
-from interpretune.loops.evaluate import evaluate
-from interpretune.optimization import as_optimizer_setup, check_optimizers
+from interpretune.session.optimization import as_optimizer_setup, check_optimizers
+from interpretune.training.batches import count_batches, read_batches
+from interpretune.training.evaluate import evaluate
 
 
 class SmallTrainer:

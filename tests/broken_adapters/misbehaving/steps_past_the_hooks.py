@@ -2,9 +2,9 @@
 
 import interpretune as it
 from interpretune.analysis.batch import AnalysisBatch
-from interpretune.analysis.operations.execution import run_plan
-from interpretune.analysis.operations.mode_plans import plan_of
+from interpretune.analysis.mode_plans import plan_of
 from interpretune.analysis.steps import sources_of
+from interpretune.operations.execution import run_plan
 
 
 class OwnSteps:

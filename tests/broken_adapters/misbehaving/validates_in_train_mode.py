@@ -3,7 +3,7 @@
 import torch
 
 import interpretune as it
-from interpretune.loops.batches import count_batches, read_batches
+from interpretune.training.batches import count_batches, read_batches
 from tests.broken_adapters.misbehaving.sound_framework import SmallTrainer, SoundFramework
 
 

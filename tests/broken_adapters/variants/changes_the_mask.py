@@ -1,8 +1,8 @@
 """Offers an operation that changes the mask of the batch, which is inside of an object."""
 
 import interpretune as it
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field
 
 
 @operation(writes=Field("real_tokens", "int64"))

@@ -1,8 +1,8 @@
 """Offers an operation that counts its own calls."""
 
 import interpretune as it
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field, Per
 
 COUNTED = [0]
 

@@ -3,8 +3,8 @@
 import pyarrow as pa
 
 import interpretune as it
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field, Per
 
 
 @operation(writes=Field("lengths", "int64"))

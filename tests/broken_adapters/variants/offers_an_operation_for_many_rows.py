@@ -1,8 +1,8 @@
 """Offers an operation that fails on a batch of one row."""
 
 import interpretune as it
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field
 
 
 @operation(writes=Field("prompt_spread"))

@@ -1,13 +1,16 @@
-from .analysis_run import AnalysisRun
-from .answer_counts import AnswerCounts, count_answers
-from .backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
-from .batch import AnalysisBatch, LatentValues, Peaks
-from .cache import AnalysisCache, SaveCfg
-from .comparison import Agreement, StoreComparison, compare_stores, parity_scatter
-from .dashboards import display_latent_dashboards
-from .hf_backend import HuggingFaceBackend
-from .inputs import ModelInputs, Points
-from .interventions import (
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.analysis.analysis_run import AnalysisRun
+from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks
+from interpretune.analysis.cache import AnalysisCache, SaveCfg
+from interpretune.analysis.mode_plans import operations_of, plan_of
+from interpretune.analysis.modes import AnalysisCfg, AnalysisMode, construct_names_filter
+from interpretune.analysis.open_analyses import OpenAnalyses
+from interpretune.analysis.plan_runner import AnalysisRunner
+from interpretune.analysis.runner import run_analysis
+from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
+from interpretune.backends.backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
+from interpretune.backends.hugging_face import HuggingFaceBackend
+from interpretune.backends.interventions import (
     Add,
     Intervention,
     Patch,
@@ -18,26 +21,19 @@ from .interventions import (
     interventions_in_place,
     run_with_interventions,
 )
-from .latent_model import ACTIVATION_HOOK, Edit, HasPassingState, LatentModel, activation_name, layer_of
-from .metrics import (
-    ActivationSummary,
-    Context,
-    LatentMetrics,
-    LatentTable,
-    PredSummary,
-    calc_activation_summary,
-    calculate_latent_metrics,
-    compute_correct,
-    effect_correlations,
+from interpretune.comparison import Agreement, StoreComparison, compare_stores, parity_scatter
+from interpretune.hashing.object_state import HasIdentity
+from interpretune.latents.latent_model import (
+    ACTIVATION_HOOK,
+    Edit,
+    HasPassingState,
+    LatentModel,
+    activation_name,
+    layer_of,
 )
-from .modes import AnalysisCfg, AnalysisMode, construct_names_filter
-from .object_state import HasIdentity
-from .open_analyses import OpenAnalyses
-from .operations.latent_analyses import logit_differences
-from .plan_runner import AnalysisRunner
-from .plots import latent_metrics_scatter, plot_latent_effects
-from .quality import LatentQuality, measure_latent_quality
-from .replay import (
+from interpretune.latents.quality import LatentQuality, measure_latent_quality
+from interpretune.operations.latent_analyses import logit_differences
+from interpretune.replay import (
     LatentEdges,
     LatentRows,
     Prefill,
@@ -49,11 +45,23 @@ from .replay import (
     integrated_gradients,
     latent_edges,
 )
-from .runner import run_analysis
-from .sharing import HubRepository, Limits, load_store, save_store, store_card
-from .steps import loss_and_logit_diffs, run_with_ctx
-from .store import AnalysisStore
-from .tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
+from interpretune.reports.answer_counts import AnswerCounts, count_answers
+from interpretune.reports.dashboards import display_latent_dashboards
+from interpretune.reports.metrics import (
+    ActivationSummary,
+    Context,
+    LatentMetrics,
+    LatentTable,
+    PredSummary,
+    calc_activation_summary,
+    calculate_latent_metrics,
+    compute_correct,
+    effect_correlations,
+)
+from interpretune.reports.plots import latent_metrics_scatter, plot_latent_effects
+from interpretune.reports.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
+from interpretune.sharing import HubRepository, Limits, load_store, save_store, store_card
+from interpretune.store import AnalysisStore
 
 __all__ = [
     "ACTIVATION_HOOK",
@@ -125,7 +133,9 @@ __all__ = [
     "logit_differences",
     "loss_and_logit_diffs",
     "measure_latent_quality",
+    "operations_of",
     "parity_scatter",
+    "plan_of",
     "plot_latent_effects",
     "run_analysis",
     "run_with_ctx",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from interpretune.analysis.fields import Per
-from interpretune.analysis.operations.execution import mismatch
 from interpretune.errors import AnalysisError
+from interpretune.operations.execution import mismatch
+from interpretune.store.fields import Per
 
 if TYPE_CHECKING:
     from interpretune.analysis.analysis_run import AnalysisRun
-    from interpretune.module import ITModule
+    from interpretune.session.module import ITModule
 
 
 def analyse_batch(module: ITModule, analysis: AnalysisRun) -> dict[str, Any]:

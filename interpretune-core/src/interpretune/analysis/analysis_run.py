@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
 
-from interpretune.analysis.operations.mode_plans import plan_of
+from interpretune.analysis.mode_plans import plan_of
 from interpretune.errors import AnalysisError
 
 if TYPE_CHECKING:
-    from interpretune.analysis.inputs import ModelInputs
-    from interpretune.analysis.latent_model import LatentModel
+    from interpretune.activations.inputs import ModelInputs
     from interpretune.analysis.modes import AnalysisCfg
-    from interpretune.analysis.operations import Plan
-    from interpretune.analysis.store import AnalysisStore
+    from interpretune.latents.latent_model import LatentModel
+    from interpretune.operations import Plan
+    from interpretune.store import AnalysisStore
 
 
 @frozen(eq=False, kw_only=True)

@@ -12,10 +12,11 @@ import pyarrow as pa
 import torch
 
 from interpretune.analysis.batch import AnalysisBatch
-from interpretune.analysis.batch_sequence import BatchSequence
-from interpretune.analysis.fields import Field, Per
-from interpretune.analysis.finite import check_results
-from interpretune.analysis.operations.latent_analyses import (
+from interpretune.config.checked import CheckedConfig
+from interpretune.errors import AnalysisError, StoreError
+from interpretune.latents.finite import check_results
+from interpretune.models.tokenization import mask_of, real_tokens, token_texts, tokens_of
+from interpretune.operations.latent_analyses import (
     ABLATED_LOGITS,
     ACTIVATIONS,
     ANSWER_LOGITS,
@@ -31,12 +32,11 @@ from interpretune.analysis.operations.latent_analyses import (
     token_pieces,
     unpadded_tokens,
 )
-from interpretune.analysis.operations.operation import SOURCES
-from interpretune.analysis.store import AnalysisStore, StoredBatch, StoreWriter
-from interpretune.analysis.store.disk import MANIFEST
-from interpretune.config.checked import CheckedConfig
-from interpretune.errors import AnalysisError, StoreError
-from interpretune.tokenization import mask_of, real_tokens, token_texts, tokens_of
+from interpretune.operations.operation import SOURCES
+from interpretune.store import AnalysisStore, StoredBatch, StoreWriter
+from interpretune.store.batch_sequence import BatchSequence
+from interpretune.store.disk import MANIFEST
+from interpretune.store.fields import Field, Per
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from interpretune.analysis.content_hash import content_hash, hash_of
-from interpretune.analysis.latent_model import LatentModel, activation_name
-from interpretune.code_origin import CORE, source_of
 from interpretune.errors import DataError
+from interpretune.hashing.code_origin import CORE, source_of
+from interpretune.hashing.content_hash import content_hash, hash_of
+from interpretune.latents.latent_model import LatentModel, activation_name
 
 if TYPE_CHECKING:
-    from interpretune.module import ITModule
+    from interpretune.session.module import ITModule
 
 LIBRARIES = ("torch", "transformers")
 """Libraries whose version may change a number."""

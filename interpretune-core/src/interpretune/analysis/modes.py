@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
-from interpretune.analysis.latent_model import activation_name, layer_of
 from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
+from interpretune.latents.latent_model import activation_name, layer_of
 
 if TYPE_CHECKING:
-    from interpretune.module import ITModule
+    from interpretune.session.module import ITModule
 
 NamesFilter = Callable[[str], bool]
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from interpretune.errors import add_note
-from interpretune.one_by_one import call_all_in_reverse, call_in_order, implementations_of
+from interpretune.plugins.one_by_one import call_all_in_reverse, call_in_order, implementations_of
 
 if TYPE_CHECKING:
     import pluggy
 
     from interpretune.analysis.analysis_run import AnalysisRun
-    from interpretune.analysis.store import AnalysisStore
-    from interpretune.module import ITModule
+    from interpretune.session.module import ITModule
+    from interpretune.store import AnalysisStore
 
 
 @frozen(eq=False)

@@ -16,27 +16,28 @@ from attrs import frozen
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
+from interpretune.analysis import plan_of
 from interpretune.analysis.analysed_batch import analyse_batch
-from interpretune.analysis.content_hash import WHAT_TO_DO
-from interpretune.analysis.finite import check_results, rows_named
 from interpretune.analysis.identity import count_examples, identify_batch, identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.open_analyses import OpenAnalyses
-from interpretune.analysis.operations import Plan, PlanRun, plan_of
 from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
-from interpretune.analysis.store import AnalysisStore
 from interpretune.analysis.stored_run import StoredRun, describe_reads, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
-from interpretune.loops.evaluate import eval_mode
-from interpretune.model_lock import model_lock
-from interpretune.progress import progress_bar
-from interpretune.put_back import with_own_draws
+from interpretune.hashing.content_hash import WHAT_TO_DO
+from interpretune.latents.finite import check_results, rows_named
+from interpretune.operations import Plan, PlanRun
+from interpretune.store import AnalysisStore
+from interpretune.system.model_lock import model_lock
+from interpretune.system.progress import progress_bar
+from interpretune.system.put_back import with_own_draws
+from interpretune.training.evaluate import eval_mode
 
 if TYPE_CHECKING:
-    from interpretune.datamodule import ITDataModule
-    from interpretune.module import ITModule
+    from interpretune.session.datamodule import ITDataModule
+    from interpretune.session.module import ITModule
 
 logger = logging.getLogger(__name__)
 

@@ -9,19 +9,19 @@ from rich.console import Console
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
-from interpretune.analysis.finite import rows_named
 from interpretune.analysis.identity import count_examples
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError
-from interpretune.loops.evaluate import eval_mode
-from interpretune.progress import progress_bar
+from interpretune.latents.finite import rows_named
+from interpretune.system.progress import progress_bar
+from interpretune.training.evaluate import eval_mode
 
 if TYPE_CHECKING:
-    from interpretune.datamodule import ITDataModule
-    from interpretune.module import ITModule
+    from interpretune.session.datamodule import ITDataModule
+    from interpretune.session.module import ITModule
 
 ANALYSIS_STEP = "analysis_test_step"
 

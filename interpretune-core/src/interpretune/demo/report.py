@@ -12,11 +12,13 @@ from attrs import asdict, evolve
 from rich.console import Console
 from tabulate import tabulate
 
-from interpretune.analysis.answer_counts import count_answers
 from interpretune.analysis.cache import AnalysisCache
-from interpretune.analysis.dashboards import display_latent_dashboards
 from interpretune.analysis.direction import CORRECT
-from interpretune.analysis.metrics import (
+from interpretune.analysis.modes import AnalysisMode
+from interpretune.latents.quality import LatentQuality
+from interpretune.reports.answer_counts import count_answers
+from interpretune.reports.dashboards import display_latent_dashboards
+from interpretune.reports.metrics import (
     ActivationSummary,
     LatentMetrics,
     calc_activation_summary,
@@ -24,14 +26,12 @@ from interpretune.analysis.metrics import (
     compute_correct,
     effect_correlations,
 )
-from interpretune.analysis.modes import AnalysisMode
-from interpretune.analysis.plots import latent_metrics_scatter, plot_latent_effects
-from interpretune.analysis.quality import LatentQuality
-from interpretune.analysis.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
+from interpretune.reports.plots import latent_metrics_scatter, plot_latent_effects
+from interpretune.reports.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 
 if TYPE_CHECKING:
     from interpretune.demo.run import DemoOptions
-    from interpretune.session import ITSession
+    from interpretune.session.session import ITSession
 
 WIDE = 5
 

@@ -20,28 +20,28 @@ from interpretune.analysis.cache import AnalysisCache, SaveCfg
 from interpretune.analysis.direction import direction_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
-from interpretune.analysis.quality import measure_latent_quality
-from interpretune.cache_folder import cache_root
 from interpretune.config.checked import CheckedConfig
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
-from interpretune.contributions import LatentRequest
-from interpretune.credentials import without_credentials
-from interpretune.declaration import Level
 from interpretune.demo.data import TEXT_FIELDS, demo_files
 from interpretune.demo.offline_model import is_cached, offline_model
 from interpretune.demo.report import asked_answer, finite_or_none, write_report
-from interpretune.discovery import installed_adapters
 from interpretune.errors import ConfigurationError, ModelLoadError
-from interpretune.profiling import peak_memory_bytes
-from interpretune.session import ITSession, ITSessionConfig, it_init, it_session_end
-from interpretune.stack import ExecutionContext, build_context
-from interpretune.tokenization import load_tokenizer
-from interpretune.whole_file import output_file
+from interpretune.latents.quality import measure_latent_quality
+from interpretune.models.tokenization import load_tokenizer
+from interpretune.plugins.contributions import LatentRequest
+from interpretune.plugins.declaration import Level
+from interpretune.plugins.discovery import installed_adapters
+from interpretune.plugins.stack import ExecutionContext, build_context
+from interpretune.session.session import ITSession, ITSessionConfig, it_init, it_session_end
+from interpretune.system.cache_folder import cache_root
+from interpretune.system.credentials import without_credentials
+from interpretune.system.profiling import peak_memory_bytes
+from interpretune.system.whole_file import output_file
 
 if TYPE_CHECKING:
-    from interpretune.module import ITModule
+    from interpretune.session.module import ITModule
 
 PATTERN = "Text: {task_prompt}"
 JOIN = "\nClaim: "
@@ -238,7 +238,7 @@ def demo_session(options: DemoOptions, context: ExecutionContext) -> ITSession:
 def _default_layers(shared: ITSharedConfig) -> tuple[int, int]:
     from transformers import AutoConfig
 
-    from interpretune.model_loading import resolve_source
+    from interpretune.models.loading import resolve_source
 
     load_tokenizer(shared)  # reports a source that cannot be reached before anything large is loaded
     source = resolve_source(shared.model_name_or_path, shared.cache_dir)

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from attrs import frozen
 
-from interpretune.discovery import installed_adapters
 from interpretune.errors import ConfigurationError
+from interpretune.plugins.discovery import installed_adapters
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST = 24

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from interpretune.declaration import CONTRACT_VERSION, Level
 from interpretune.errors import ConfigurationError
 from interpretune.new_adapter.naming import AdapterNames, check_name
+from interpretune.plugins.declaration import CONTRACT_VERSION, Level
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = TEMPLATES / "kinds"

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.interventions import Scale, generate_with_interventions, run_with_interventions
-from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs
+from interpretune.backends.interventions import Scale, generate_with_interventions, run_with_interventions
+from interpretune.latents.latent_model import activation_name
+from interpretune.replay.rows import LatentRows
 from interpretune.testing.rule import RuleSkipped
+from interpretune.testing.workbench import Bench
 
 
 def capability_runs(bench: Bench, module: Any, models: Sequence[Any], place: str) -> Mapping[str, Callable[[], Any]]:

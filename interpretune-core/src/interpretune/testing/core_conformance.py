@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from interpretune.analysis.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, in_layer
+from interpretune.activations.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, in_layer
 from interpretune.testing.conformance import AdapterConformance
 from interpretune.testing.reference_latents import ReferenceLatents
 from interpretune.testing.tiny_latents import RandomDictionary

@@ -13,13 +13,13 @@ from typing import Any
 
 from attrs import frozen
 
-from interpretune.discovery import find_adapter, registered_adapters
 from interpretune.errors import ConfigurationError
-from interpretune.testing.bench import Bench
+from interpretune.plugins.discovery import find_adapter, registered_adapters
 from interpretune.testing.conformance import AdapterConformance
 from interpretune.testing.global_state import globals_restored
 from interpretune.testing.rule import DOCUMENTATION, RULES, Rule, RuleBroken, RuleHidden, RuleSkipped
 from interpretune.testing.suites import suite_of
+from interpretune.testing.workbench import Bench
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 NOT_CHECKED = "not checked"

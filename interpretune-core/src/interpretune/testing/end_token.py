@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import RuleSkipped
+from interpretune.testing.workbench import Bench
 
 LONGEST = 6
 """Tokens within which the end token must come."""

@@ -124,7 +124,7 @@ if __name__ == "__main__":
         importlib.import_module(library)
     target, own = sys.argv[1], sys.argv[2:]
     if "interpretune" not in own:
-        importlib.import_module("interpretune.core_adapter")
+        importlib.import_module("interpretune.adapters.core")
     usual = time.perf_counter() - start
     found = json.dumps({**watched_import(target, own), "usual": usual})
     sys.stdout.write(f"{found}\n")  # print may be another

@@ -13,10 +13,10 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from interpretune.analysis.hook_names import AFTER_BLOCKS, BEFORE_BLOCKS, canonical, split_layer
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.testing.bench import Bench
+from interpretune.activations.hook_names import AFTER_BLOCKS, BEFORE_BLOCKS, canonical, split_layer
+from interpretune.activations.inputs import ModelInputs
 from interpretune.testing.comparing import TOLERANCE
+from interpretune.testing.workbench import Bench
 
 IN, OUT = ":in", ":out"
 _OUTSIDE = {place.name for place in (*BEFORE_BLOCKS, *AFTER_BLOCKS)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from interpretune.analysis.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, canonical_names, in_layer
+from interpretune.activations.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, canonical_names, in_layer
 from interpretune.errors import HookPointError
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.rule import RuleSkipped
 from interpretune.testing.tiny_latents import RandomDictionary
+from interpretune.testing.workbench import Bench
 
 SEEDS = 100
 """Distance between the seeds of two benches."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.reference import Hook
+from interpretune.testing.workbench import Bench
 
 
 def turned(activations: Tensor) -> Tensor:

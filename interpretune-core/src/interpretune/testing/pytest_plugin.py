@@ -10,8 +10,8 @@ import pytest
 from interpretune.testing import environment  # noqa: F401 - notes the environment before adapters are imported
 
 if TYPE_CHECKING:
-    from interpretune.testing.bench import Bench
     from interpretune.testing.rule import Rule
+    from interpretune.testing.workbench import Bench
 
 HIDDEN = "interpretune-rule-not-checked"
 """Property of a test whose rule builds on a broken one: the suite, the rule, and the broken rules."""
@@ -20,7 +20,7 @@ HIDDEN = "interpretune-rule-not-checked"
 @pytest.fixture(scope="class")
 def conformance_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """The workbench of one suite; its tests share a session."""
-    from interpretune.testing.bench import Bench
+    from interpretune.testing.workbench import Bench
 
     bench = Bench(request.cls(), tmp_path_factory.mktemp(f"conformance-{request.cls.adapter}"))
     yield bench

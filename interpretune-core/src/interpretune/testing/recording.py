@@ -10,7 +10,7 @@ from unittest import mock
 
 import attrs
 
-from interpretune.stack import ExecutionContext, build_context
+from interpretune.plugins.stack import ExecutionContext, build_context
 
 
 class _NotingHooks:
@@ -54,5 +54,5 @@ def hook_calls() -> Iterator[list[str]]:
         context = build_context(names)
         return attrs.evolve(context, hook=_NotingHooks(context.hook, calls))  # type: ignore[arg-type]
 
-    with mock.patch("interpretune.session.build_context", recorded):
+    with mock.patch("interpretune.session.session.build_context", recorded):
         yield calls

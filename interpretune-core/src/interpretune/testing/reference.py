@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretune.analysis.hook_names import canonical, split_layer
-from interpretune.analysis.latent_model import activation_name
+from interpretune.activations.hook_names import canonical, split_layer
+from interpretune.latents.latent_model import activation_name
 from interpretune.testing.rule import RuleSkipped
 
 Hook = Callable[[Tensor], Tensor]

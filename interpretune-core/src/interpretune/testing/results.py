@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.interventions import Scale, run_with_interventions
-from interpretune.analysis.latent_model import activation_name
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs
+from interpretune.backends.interventions import Scale, run_with_interventions
+from interpretune.latents.latent_model import activation_name
 from interpretune.testing.capability_runs import ablate
 from interpretune.testing.comparing import logits_in
 from interpretune.testing.places import offered
+from interpretune.testing.workbench import Bench
 
 NEW_TOKENS = 2
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from interpretune.declaration import Level
+from interpretune.plugins.declaration import Level
 
 if TYPE_CHECKING:
-    from interpretune.testing.bench import Bench
+    from interpretune.testing.workbench import Bench
 
 DOCUMENTATION = "docs/adapters/testing.md"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from interpretune.classification import ClassificationModule
-from interpretune.datamodule import ITDataModule
+from interpretune.session.datamodule import ITDataModule
+from interpretune.training.classification import ClassificationModule
 
 
 class PlannedError(Exception):

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs, Points
-from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.latents.latent_model import activation_name
+from interpretune.replay.rows import LatentRows
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
 from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 EVERY = 3
 """Every third latent is ablated."""
@@ -66,7 +66,7 @@ def ablation_at_other_points(bench: Bench) -> None:
 @torch.no_grad()
 def replays_are_trusted(bench: Bench) -> None:
     """A backend that replays single tokens gives what whole forwards give, so that its self-check trusts it."""
-    from interpretune.analysis.hooked_model import HookedModel
+    from interpretune.activations.hooked_model import HookedModel
 
     if type(bench.backend).create_replay is HookedModel.create_replay:
         raise RuleSkipped("the backend has no replay: ablations take a forward for each row")

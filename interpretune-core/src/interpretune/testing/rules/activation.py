@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.hook_names import LOGITS
+from interpretune.activations.hook_names import LOGITS
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import offered
 from interpretune.testing.plain_edits import logits_turned_at, turned
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, after=["errors-leave-no-hooks", "logits-where-asked"])

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
-from interpretune.analysis.latent_model import activation_name
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.runner import run_analysis
-from interpretune.session import ITSession, it_session_end
+from interpretune.latents.latent_model import activation_name
+from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing import reference
-from interpretune.testing.bench import BATCH_SIZE, Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import BATCH_SIZE, Bench
 
 
 class _Naive:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 
-from interpretune.analysis.operations.operation import Operation
-from interpretune.contributions import ReportSection
-from interpretune.testing.bench import Bench
+from interpretune.operations.operation import Operation
+from interpretune.plugins.contributions import ReportSection
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True)

@@ -8,8 +8,6 @@ import pickle
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from interpretune.declaration import CONTRACT_VERSION, AdapterDeclaration
-from interpretune.discovery import registered_adapters
 from interpretune.errors import (
     AdapterImportError,
     AdapterSignatureError,
@@ -18,9 +16,11 @@ from interpretune.errors import (
     StackError,
     UnknownAdapterError,
 )
-from interpretune.stack import build_context
-from interpretune.testing.bench import Bench
+from interpretune.plugins.declaration import CONTRACT_VERSION, AdapterDeclaration
+from interpretune.plugins.discovery import registered_adapters
+from interpretune.plugins.stack import build_context
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule()

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents, offered
 from interpretune.testing.results import results_of
 from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 ELSEWHERE = torch.device("meta")
 """A device that every machine has and no module starts on."""

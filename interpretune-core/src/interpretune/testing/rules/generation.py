@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.end_token import greedy_tokens, row_that_ends, with_end_token
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 DRAWS = 400
 """Rows of a prompt of which each draws one token."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.hook_names import EMBED, LOGITS
+from interpretune.activations.hook_names import EMBED, LOGITS
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import TOLERANCE, same
 from interpretune.testing.places import offered
 from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.workbench import Bench
 
 Run = Callable[[Mapping[str, Callable[[Tensor], Tensor]]], Tensor]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.hook_names import RESID_POST, RESID_PRE, in_layer, split_layer
-from interpretune.testing.bench import Bench
+from interpretune.activations.hook_names import RESID_POST, RESID_PRE, in_layer, split_layer
 from interpretune.testing.comparing import logits_in
 from interpretune.testing.places import latents, offered
 from interpretune.testing.plain_edits import shrunk
 from interpretune.testing.results import backend_results
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 DTYPES = (torch.float64, torch.bfloat16)
 

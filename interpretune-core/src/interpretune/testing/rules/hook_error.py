@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from interpretune.analysis.hook_names import RESID_POST, in_layer
-from interpretune.analysis.latent_model import activation_name
-from interpretune.testing.bench import Bench
+from interpretune.activations.hook_names import RESID_POST, in_layer
+from interpretune.latents.latent_model import activation_name
 from interpretune.testing.capability_runs import ablate, capability_runs
 from interpretune.testing.model_hooks import hooks_on, left_behind
 from interpretune.testing.places import UPPER, offered
 from interpretune.testing.rule import RuleBroken, expect, rule
 from interpretune.testing.tiny_latents import RandomDictionary
+from interpretune.testing.workbench import Bench
 
 
 class _StopError(Exception):

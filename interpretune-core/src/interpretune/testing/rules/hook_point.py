@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interpretune.analysis.hook_names import RESID_POST, aliases, in_layer
-from interpretune.declaration import Level
+from interpretune.activations.hook_names import RESID_POST, aliases, in_layer
 from interpretune.errors import HookPointError
-from interpretune.testing.bench import Bench
+from interpretune.plugins.declaration import Level
 from interpretune.testing.places import names_of, offered, offers
 from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.workbench import Bench
 
 SHOWN = 6
 """Names in a message; there may be hundreds."""

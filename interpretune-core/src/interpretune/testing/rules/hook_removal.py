@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.capability_runs import capability_runs
 from interpretune.testing.comparing import same
 from interpretune.testing.model_hooks import hooks_on, left_behind
 from interpretune.testing.places import latents, offered
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(

@@ -9,11 +9,11 @@ import subprocess
 import sys
 from typing import Any
 
-from interpretune.discovery import InstalledAdapter, installed_adapters
 from interpretune.errors import InterpretuneError
-from interpretune.testing.bench import Bench
+from interpretune.plugins.discovery import InstalledAdapter, installed_adapters
 from interpretune.testing.environment import ENVIRONMENT
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 TRIES = 3
 """A machine may be busy: the best of so many measurements counts."""
@@ -22,7 +22,7 @@ _IMPORT = "import"
 
 LISTING = """
 import json, sys
-from interpretune.discovery import InstalledAdapter, installed_adapters
+from interpretune.plugins.discovery import InstalledAdapter, installed_adapters
 for item in installed_adapters().values():
     item.read_declaration()
 print(json.dumps(sorted(sys.modules)))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.interventions import (
+from interpretune.activations.inputs import ModelInputs
+from interpretune.backends.interventions import (
     Add,
     Intervention,
     Patch,
@@ -18,12 +18,12 @@ from interpretune.analysis.interventions import (
     generate_with_interventions,
     run_with_interventions,
 )
-from interpretune.analysis.latent_model import activation_name
+from interpretune.latents.latent_model import activation_name
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
 from interpretune.testing.rule import rule
+from interpretune.testing.workbench import Bench
 
 NEW_TOKENS = 3
 

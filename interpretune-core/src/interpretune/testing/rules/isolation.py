@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.datamodule import ITDataModule
-from interpretune.loops.config import LoopConfig
-from interpretune.loops.start import test
-from interpretune.module import ITModule
-from interpretune.session import ITSession, it_init, it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs
+from interpretune.session.datamodule import ITDataModule
+from interpretune.session.module import ITModule
+from interpretune.session.session import ITSession, it_init, it_session_end
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.global_state import GlobalState
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule
+from interpretune.testing.workbench import Bench
+from interpretune.training.config import LoopConfig
+from interpretune.training.start import test
 
 _OWN = (ITModule, ITDataModule)
 """Classes that derive from these are watched; those of torch are not the user's."""

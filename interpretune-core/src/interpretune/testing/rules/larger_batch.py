@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs, Points
-from interpretune.analysis.interventions import SetTo, run_with_interventions
-from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.backends.interventions import SetTo, run_with_interventions
+from interpretune.latents.latent_model import activation_name
+from interpretune.replay.rows import LatentRows
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents
 from interpretune.testing.rule import rule
 from interpretune.testing.rules.padding import SIDES
+from interpretune.testing.workbench import Bench
 
 N_ROWS = 17
 """Rows of a batch, of many lengths."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.hook_names import canonical
+from interpretune.activations.hook_names import canonical
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.reference_latents import ReferenceLatents
 from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule()

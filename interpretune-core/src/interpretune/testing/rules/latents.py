@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.latent_model import HasDecoderRows, LatentModel, activation_name
-from interpretune.declaration import Level
+from interpretune.activations.inputs import ModelInputs
+from interpretune.latents.latent_model import HasDecoderRows, LatentModel, activation_name
+from interpretune.plugins.declaration import Level
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same, shape
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(levels=[Level.latents])

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from interpretune.loops.config import LoopConfig
-from interpretune.loops.start import test
-from interpretune.session import ITSession, it_init, it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.session.session import ITSession, it_init, it_session_end
 from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule, calls_of, error_raised_by, failing
+from interpretune.testing.workbench import Bench
+from interpretune.training.config import LoopConfig
+from interpretune.training.start import test
 
 LIFE = (
     "it_load_model",

@@ -7,15 +7,15 @@ import math
 import torch
 from torch.nn.functional import cross_entropy
 
-from interpretune.declaration import Level
-from interpretune.loops.config import LoopConfig
-from interpretune.loops.start import fit, predict, test, validate
-from interpretune.session import it_session_end
+from interpretune.plugins.declaration import Level
+from interpretune.session.session import it_session_end
 from interpretune.testing import reference
-from interpretune.testing.bench import ADAM, BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.user_classes import calls_of
+from interpretune.testing.workbench import ADAM, BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
+from interpretune.training.config import LoopConfig
+from interpretune.training.start import fit, predict, test, validate
 
 N_BATCHES = math.ceil(N_ROWS / BATCH_SIZE)
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.hook_names import RESID_POST, aliases, canonical_names, in_layer, split_layer
+from interpretune.activations.hook_names import RESID_POST, aliases, canonical_names, in_layer, split_layer
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.own_names import own_names
 from interpretune.testing.places import dictionary, offered, offers
 from interpretune.testing.plain_edits import edited_logits, turned
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.rules.own_name import check_modules
+from interpretune.testing.workbench import Bench
 
 TWINS = (1, 10, 11)
 """Layers whose numbers begin alike."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from interpretune.loops.metric_log import MetricLog
-from interpretune.session import it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.session.session import it_session_end
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
+from interpretune.training.metric_log import MetricLog
 
 VALUES = {"a_loss": 0.123456789, "an_accuracy": 0.5}
 OPTIONS = {"batch_size": 3, "on_epoch": True, "prog_bar": True}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from interpretune.analysis.hook_names import LOGITS, aliases
+from interpretune.activations.hook_names import LOGITS, aliases
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import offered
 from interpretune.testing.plain_edits import edited_logits, shrunk, turned
 from interpretune.testing.rule import rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, after=["edits-are-made"])

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from interpretune.analysis.operations import Operation, Plan, latent_analyses
-from interpretune.analysis.operations.execution import REPLAYING, run_operation
-from interpretune.analysis.operations.loading import offered_operations
-from interpretune.analysis.operations.plan import LATENT_MODELS
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.steps import sources_of
-from interpretune.loops.evaluate import eval_mode
-from interpretune.session import ITSession, it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.operations import Operation, Plan, latent_analyses
+from interpretune.operations.execution import REPLAYING, run_operation
+from interpretune.operations.loading import offered_operations
+from interpretune.operations.plan import LATENT_MODELS
+from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing.places import latents
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.value_leaves import copies, differing
+from interpretune.testing.workbench import Bench
+from interpretune.training.evaluate import eval_mode
 
 OF_CORE = frozenset(id(item) for item in vars(latent_analyses).values() if isinstance(item, Operation))
 """The rules of analyses are about these."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.own_names import (
     IN,
@@ -20,6 +19,7 @@ from interpretune.testing.own_names import (
     own_names,
 )
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, after=["edits-are-made"])

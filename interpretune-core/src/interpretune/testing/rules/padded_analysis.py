@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.interventions import Add, run_with_interventions
-from interpretune.analysis.latent_model import activation_name
-from interpretune.analysis.replay.rows import LatentRows
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs
+from interpretune.backends.interventions import Add, run_with_interventions
+from interpretune.latents.latent_model import activation_name
+from interpretune.replay.rows import LatentRows
 from interpretune.testing.places import latents
 from interpretune.testing.rule import rule
 from interpretune.testing.rules.padding import invariant, real_tokens
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, capabilities=["splice"], after=["padding-backend", "splicing-agrees"])

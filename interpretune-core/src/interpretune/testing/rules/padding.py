@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.testing.bench import Bench
+from interpretune.activations.inputs import ModelInputs
+from interpretune.models.tokenization import answer_positions
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.rules.step import NEW_TOKENS, check_generated
-from interpretune.tokenization import answer_positions
+from interpretune.testing.workbench import Bench
 
 SIDES = ("left", "right")
 

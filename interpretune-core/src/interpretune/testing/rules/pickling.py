@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.workbench import Bench
 
 _BY_IDENTITY: Any = object.__eq__
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
+from interpretune.activations.inputs import ModelInputs
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.runner import run_analysis
-from interpretune.session import ITSession, it_init, it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.session.session import ITSession, it_init, it_session_end
 from interpretune.testing.capability_runs import capability_runs
 from interpretune.testing.places import latents, offered
 from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.workbench import Bench
 
 ROUNDS = 4
 """Batches between two looks at what is alive."""

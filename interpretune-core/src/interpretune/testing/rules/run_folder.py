@@ -11,15 +11,15 @@ from unittest import mock
 
 import torch
 
-from interpretune.declaration import Level
-from interpretune.loops.config import LoopConfig
-from interpretune.loops.start import test
-from interpretune.session import it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.plugins.declaration import Level
+from interpretune.session.session import it_session_end
 from interpretune.testing.comparing import same
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.rules.fitting import refusals_skip, trained
 from interpretune.testing.step_notes import NotingModule
+from interpretune.testing.workbench import Bench
+from interpretune.training.config import LoopConfig
+from interpretune.training.start import test
 
 TRAINED = "a training that wrote checkpoints"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.rule import rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, after=["session-runs"])

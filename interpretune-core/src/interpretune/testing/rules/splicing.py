@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.latent_model import activation_name
+from interpretune.activations.inputs import ModelInputs
+from interpretune.latents.latent_model import activation_name
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, capabilities=["splice"], after=["edits-are-made"])

@@ -8,18 +8,18 @@ from itertools import combinations, permutations
 from typing import Any
 from unittest import mock
 
-from interpretune.config.composition import compose_datamodule_cfg, compose_module_cfg
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.module import ITConfig
-from interpretune.declaration import Level
-from interpretune.discovery import InstalledAdapter, installed_adapters
 from interpretune.errors import InterpretuneError, StackError
 from interpretune.markers import PROJECT_NAME
-from interpretune.session import compose_class, it_session_end
-from interpretune.stack import CORE, SINGLE_OWNER_HOOKS, ExecutionContext, build_context
-from interpretune.testing.bench import Bench
+from interpretune.plugins.declaration import Level
+from interpretune.plugins.discovery import InstalledAdapter, installed_adapters
+from interpretune.plugins.stack import CORE, SINGLE_OWNER_HOOKS, ExecutionContext, build_context
+from interpretune.session.composition import compose_datamodule_cfg, compose_module_cfg
+from interpretune.session.session import compose_class, it_session_end
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule
+from interpretune.testing.workbench import Bench
 
 MOST_TOGETHER = 3
 """Adapters in the largest stacks that are tried, core not counted."""
@@ -45,7 +45,7 @@ def stacks_in_every_order(bench: Bench) -> None:
 def _metadata_read_once() -> Iterator[Installed]:
     """What is installed; hundreds of stacks are built, and nothing is installed or removed between them."""
     installed = installed_adapters()
-    with mock.patch("interpretune.stack.installed_adapters", return_value=installed):
+    with mock.patch("interpretune.plugins.stack.installed_adapters", return_value=installed):
         yield installed
 
 

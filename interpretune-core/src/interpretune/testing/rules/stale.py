@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
 from interpretune.testing.results import results_of
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 STEP = 0.1
 """Size of a step beside that of a parameter."""

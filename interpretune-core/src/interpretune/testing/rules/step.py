@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.inputs import ModelInputs, Points
-from interpretune.declaration import Level
+from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import DataError
-from interpretune.testing.bench import Bench
+from interpretune.plugins.declaration import Level
 from interpretune.testing.comparing import logits_in, same, shape
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import RuleBroken, expect, rule
+from interpretune.testing.workbench import Bench
 
 NEW_TOKENS = 4
 

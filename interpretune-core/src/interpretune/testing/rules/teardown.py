@@ -8,16 +8,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from interpretune.loops.config import LoopConfig
-from interpretune.loops.start import test
-from interpretune.session import ITSession, it_init, it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.session.session import ITSession, it_init, it_session_end
 from interpretune.testing.global_state import GlobalState
 from interpretune.testing.model_hooks import hooks_on, left_behind
 from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.rules.life_cycle import END, PHASES, error_of, session_failing
 from interpretune.testing.user_classes import UserModule
+from interpretune.testing.workbench import Bench
+from interpretune.training.config import LoopConfig
+from interpretune.training.start import test
 
 MOMENT = 1.0
 """Seconds that a thread may take to end."""

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretune.analysis.hook_names import RESID_POST, in_layer
-from interpretune.analysis.inputs import ModelInputs
-from interpretune.analysis.latent_model import activation_name
-from interpretune.session import ITSession, it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.activations.hook_names import RESID_POST, in_layer
+from interpretune.activations.inputs import ModelInputs
+from interpretune.latents.latent_model import activation_name
+from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import LOWER, latents, offers
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.workbench import Bench
 
 PATIENCE = 0.3
 """Seconds that a thread waits inside for the other one, which may have to wait outside for its turn."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from interpretune.analysis.interventions import SetTo, run_with_interventions
+from interpretune.backends.interventions import SetTo, run_with_interventions
 from interpretune.testing import reference
-from interpretune.testing.bench import Bench
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents, offered
 from interpretune.testing.plain_edits import edited_logits, logits_turned_at, turned
 from interpretune.testing.rule import RuleSkipped, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, after=["edits-are-made"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from interpretune.session import it_session_end
-from interpretune.testing.bench import Bench
+from interpretune.session.session import it_session_end
 from interpretune.testing.rule import expect, rule
+from interpretune.testing.workbench import Bench
 
 
 @rule(stack=True, after=["forward-agrees"])

@@ -5,8 +5,7 @@ import math
 import interpretune as it
 import pytest
 import torch
-from interpretune.analysis import AnalysisCfg, AnalysisRunner
-from interpretune.analysis.operations import plan_of
+from interpretune.analysis import AnalysisCfg, AnalysisRunner, plan_of
 
 from interpretune_adaptername.conformance import AdapterNameConformance
 from interpretune_adaptername.operations import adapter_name_certainty

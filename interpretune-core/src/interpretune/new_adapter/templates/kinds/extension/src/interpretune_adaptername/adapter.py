@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from interpretune import AdapterDeclaration, ClassContribution, ITModule, ReportSection, hookimpl
-from interpretune.analysis.operations import Operation
+from interpretune.operations import Operation
 
 from interpretune_adaptername.operations import adapter_name_certainty
 from interpretune_adaptername.timed_module import TimedModule

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from interpretune.analysis.fields import Field
-from interpretune.analysis.operations import operation
+from interpretune.operations import operation
+from interpretune.store.fields import Field
 from torch import Tensor
 
 

@@ -6,10 +6,10 @@ import os
 
 import torch
 from interpretune import ConfigurationError, ITDataModule, ITModule, LoopConfig, LoopResult
-from interpretune.loops.batches import count_batches, only_loader, read_batches
-from interpretune.loops.evaluate import call_if_defined, evaluate, step_of
-from interpretune.optimization import as_optimizer_setup, check_optimizers
-from interpretune.step_routing import loss_of
+from interpretune.session.optimization import as_optimizer_setup, check_optimizers
+from interpretune.session.step_routing import loss_of
+from interpretune.training.batches import count_batches, only_loader, read_batches
+from interpretune.training.evaluate import call_if_defined, evaluate, step_of
 from torch.optim import Optimizer
 
 NOT_YET = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interpretune import ITModule, LatentModelError
-from interpretune.analysis.inputs import probe_inputs
+from interpretune.activations.inputs import probe_inputs
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 

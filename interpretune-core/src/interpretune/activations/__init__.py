@@ -1,0 +1,5 @@
+"""Hook points and edits: how a forward is watched and changed."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,62 @@
+"""Edits of what a module takes and returns, for backends whose hook points are the modules of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from interpretune.latents.latent_model import Edit
+
+IN, OUT = "in", "out"
+CARRIED = "carried"
+"""The input of a module, together with the skip connection around it."""
+
+
+def edited_inputs(args: Sequence[Any], kwargs: Mapping[str, Any], edit: Edit) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a module with an edit of the first tensor; unchanged if there is none."""
+    for i, value in enumerate(args):
+        if isinstance(value, Tensor):
+            return (*args[:i], edit(value), *args[i + 1 :]), dict(kwargs)
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor):
+            return tuple(args), {**kwargs, name: edit(value)}
+    return tuple(args), dict(kwargs)
+
+
+def edited_output(output: Any, edit: Edit) -> Any:
+    """What a module returned, a tensor or the first of several, with an edit.
+
+    The same object where there is no tensor, or where the edit hands back what it is given.
+    """
+    if isinstance(output, Tensor):
+        return edit(output)
+    if isinstance(output, ModelOutput):
+        first = next((name for name, value in output.items() if isinstance(value, Tensor)), None)
+        if first is not None and (edited := edit(output[first])) is not output[first]:
+            output[first] = edited
+        return output
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        edited = edit(output[0])
+        return output if edited is output[0] else (edited, *output[1:])
+    return output
+
+
+def in_place(edit: Edit) -> Edit:
+    """An edit that writes its result into the tensor that it is given, for whoever else holds that tensor.
+
+    So an edit of what a sublayer reads reaches the skip connection around it. The edit itself gets a copy, because
+    what it keeps for a backward must not change.
+    """
+
+    def apply(activations: Tensor) -> Tensor:
+        given = activations.clone()
+        counts = not given.is_inference()  # torch counts changes in place, except in inference mode
+        version = given._version if counts else 0
+        edited = edit(given)
+        untouched = edited is given and counts and given._version == version
+        return activations if untouched else activations.copy_(edited)
+
+    return apply

@@ -1,0 +1,373 @@
+"""A model whose activations can be edited at named hook points: what an adapter supplies, and how it is run.
+
+An adapter supplies four things: the names of the hook points, hooks that edit activations there, a forward, and the
+special tokens. Plain runs and captures are written here, once, on top of those, and so is the resolution of names
+(``interpretune.activations.hook_names``). Nothing here knows of latent models.
+
+So is what threads need: every run holds the lock of the model, and edits act only for the thread and context that asked
+for them, whatever an adapter puts on the model to make them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interpretune.activations.block_parts import CHECKED, parts_as_named
+from interpretune.activations.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.activations.longest_row import follows_longest_row
+from interpretune.activations.sequence_slots import slots_in_cache
+from interpretune.errors import HookPointError, ReplayRefusedError
+from interpretune.latents.finite import check_logits
+from interpretune.latents.latent_model import Edit
+from interpretune.latents.splicing import in_turn
+from interpretune.system.model_lock import model_lock
+from interpretune.system.own_context import OwnContext
+
+if TYPE_CHECKING:
+    from interpretune.replay.engine import ReplayEngine
+
+
+class AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this package
+    """Raised inside a forward when nothing that comes after is wanted."""
+
+
+def noted_last(seen: list[Tensor]) -> Callable[[Tensor], NoReturn]:
+    """An edit or observer that notes the activations and ends the forward with ``AllCaptured``."""
+
+    def stop(activations: Tensor) -> NoReturn:
+        seen.append(activations)
+        raise AllCaptured
+
+    return stop
+
+
+Hooked = Callable[[Any, Mapping[str, Edit]], AbstractContextManager[Any]]
+"""The method ``hooked`` of a class."""
+
+
+class HookedModel(ABC):
+    """Runs a model with edits at named hook points.
+
+    Attributes:
+        passing_model_state: Attributes of the model's parts in which forwards note something that no result depends on,
+            and names of functions that its library hooks in on the way.
+        passing_state: The backend's own attributes that follow from its class and model, or that runs change.
+    """
+
+    passing_model_state: ClassVar[frozenset[str]] = frozenset()
+    passing_state: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> Any:
+        """What results depend on beside class and model: every attribute that no class lists in ``passing_state``."""
+        classes = type(self).__mro__
+        passing = frozenset().union(*(vars(kind).get("passing_state", ()) for kind in classes))
+        derived = {
+            name
+            for kind in classes
+            for name, value in vars(kind).items()
+            if isinstance(value, functools.cached_property)
+        }
+        return {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if name not in passing | derived and value is not self.model
+        }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``hooked``, as a class has it, make edits for its caller alone."""
+        super().__init_subclass__(**kwargs)
+        if "hooked" in vars(cls):
+            cls.hooked = _for_caller_alone(cls.hooked)  # type: ignore[assignment,method-assign]
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The model that is run."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of logits at each position."""
+
+    @abstractmethod
+    def hook_point_names(self) -> Sequence[str]:
+        """Names of all hook points: the canonical names of the places that the model has, then the backend's own."""
+
+    @abstractmethod
+    def special_token_ids(self) -> Tensor:
+        """Ids of special tokens, ``[n]``, on the model's device."""
+
+    @abstractmethod
+    def hooked(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
+        """Apply each edit at its hook point in every forward of a block; no hook stays on the model afterwards.
+
+        At canonical names edits get and return ``[batch, pos, width]``, and at ``resid_mid`` what they return goes on
+        in the residual stream too, not only into the MLP.
+
+        However a class does it, a forward of another thread or context that comes by in the meantime is not edited: the
+        edits that the method gets hand such a forward's activations back, the same tensor. Hooks are put on and taken
+        off while the lock of the model is held; it is not held by the block.
+
+        Args:
+            edits: Names out of ``hook_point_names`` and what to do there.
+        """
+
+    @abstractmethod
+    def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
+        """Run the model.
+
+        Args:
+            inputs: The batch; its mask is honoured, on both padding sides.
+            keep: Positions of which logits are wanted, ascending, ``[k]``; None: all.
+            **options: Further arguments of the model's forward.
+
+        Returns:
+            Logits ``[batch, k, vocab]``.
+        """
+
+    def sees_kept_positions_only(self, place: str) -> bool:
+        """Whether a place comes after positions without wanted logits were left out (``keep`` of ``run_model``).
+
+        Args:
+            place: A name out of ``hook_point_names``.
+        """
+        return place == LOGITS
+
+    def create_replay(self) -> ReplayEngine:
+        """Make the engine that runs single tokens again over kept keys and values.
+
+        Raises:
+            ReplayRefusedError: The model cannot be replayed exactly, and why; ablations then run the plain loop.
+        """
+        raise ReplayRefusedError(f"{type(self).__name__} cannot replay single tokens.")
+
+    def called_models(self) -> Sequence[nn.Module]:
+        """The model, and models within it, which are called with tokens and a cache while it generates."""
+        return [item for item in self.model.modules() if item is self.model or isinstance(item, PreTrainedModel)]
+
+    def follows_longest_row(self, inputs: ModelInputs) -> str | None:
+        """Why the numbers of a row depend on the longest row of this batch, in words; None where they do not."""
+        return follows_longest_row(self.called_models(), inputs)
+
+    def slots_cached(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:
+        """How many slots of each row a call of one of ``called_models`` finds in its cache, from its arguments.
+
+        Returns:
+            The number; or the cache itself, where it is recurrent and does not tell: calls with it are counted then.
+        """
+        return slots_in_cache(args, kwargs)
+
+    # ------------------------------------------------------------------------------------------------------------ runs
+
+    @property
+    def model_device(self) -> torch.device:
+        """Device of the model's parameters."""
+        return next(self.model.parameters()).device
+
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.hook_point_names())
+
+    @functools.cached_property
+    def _as_named(self) -> frozenset[str]:
+        """Of the hook points that a forward has to prove, those that it has proved."""
+        parts: dict[int, list[str]] = {}
+        for name in self._known:
+            found = split_layer(name)
+            if found is not None and name == in_layer(*found):
+                parts.setdefault(found[0], []).append(found[1])
+        return parts_as_named(self, parts)
+
+    def _is_as_named(self, name: str) -> bool:
+        with model_lock(self.model):
+            if name not in self._as_named:
+                del self._as_named  # somebody else's edits may have been in force when it was found out
+            return name in self._as_named
+
+    def place(self, name: str) -> str:
+        """The name out of ``hook_point_names`` for a hook point that may be given by an alias.
+
+        Raises:
+            HookPointError: The model has no such place, with the nearest names that exist.
+        """
+        wanted = canonical(name)
+        found = split_layer(wanted)
+        if wanted in self._known:
+            if found is not None and found[1] in CHECKED and not self._is_as_named(wanted):
+                raise HookPointError(
+                    f"The model has no hook point {name!r}: what passes at the place in block {found[0]} that would "
+                    "bear this name is not what is added to the residual stream, or an edit there does not reach it. "
+                    "`interpretune hooks` lists what there is."
+                )
+            return wanted
+        if name in self._known:
+            return name
+        known = self.hook_point_names()
+        accepted = dict.fromkeys([*known, *(alias for item in known for alias in aliases(item))])
+        near = get_close_matches(name, accepted, n=3, cutoff=0.5)
+        raise HookPointError(
+            f"The model has no hook point {name!r}. "
+            + (f"Nearest: {', '.join(near)}." if near else f"It has, among others: {', '.join(known[:8])}.")
+        )
+
+    def check_hook_points(self, names: Sequence[str]) -> None:
+        """Refuse names that the model does not have.
+
+        Raises:
+            HookPointError: With the nearest names that exist.
+        """
+        for name in names:
+            self.place(name)
+
+    def forward(
+        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None = None, **options: Any
+    ) -> Tensor:
+        """Run the model with each edit applied at its hook point.
+
+        Args:
+            inputs: The batch; its mask is honoured, on both padding sides.
+            edits: Hook points and what to do there.
+            points: Where logits are wanted; None: everywhere.
+            **options: Further arguments of the model's forward.
+
+        Returns:
+            Logits ``[batch, pos, vocab]``, or ``[n, vocab]`` at ``points``.
+
+        Raises:
+            HookPointError: A hook point is unknown, or the model never came by it.
+            NotFiniteError: Logits that are wanted are NaN or infinite; those of padding are not.
+        """
+        with model_lock(self.model), self.counted_hooks(edits):
+            if points is None:
+                logits = self.run_model(inputs, None, **options)
+            elif any(self.sees_kept_positions_only(self.place(name)) for name in edits):  # edits see all positions
+                logits = points.of(self.run_model(inputs, None, **options))
+            else:
+                keep, where = points.positions.unique(return_inverse=True)
+                logits = self.run_model(inputs, keep, **options)[points.examples, where]
+        check_logits(self, logits, inputs, edits, points)
+        return logits
+
+    def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
+        """What lets forwards of padded rows give finite numbers where the model's own attention would give NaN.
+
+        Args:
+            inputs: The rows; ``run_model`` is in this context already.
+        """
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def counted_hooks(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """``hooked``, with names resolved before and, unless the block fails, each edit known to be made after.
+
+        Edits of one place under several names are made in turn.
+        """
+        if edits:
+            with model_lock(self.model):
+                _ = self._as_named  # found out while no hook of this call is on the model
+        fired: set[str] = set()
+
+        def counted(name: str, edit: Edit) -> Edit:
+            def apply(activations: Tensor) -> Tensor:
+                fired.add(name)
+                return edit(activations)
+
+            return apply
+
+        at_places: dict[str, list[Edit]] = {}
+        for name, edit in edits.items():
+            at_places.setdefault(self.place(name), []).append(counted(name, edit))
+        with self.hooked({place: in_turn(chain) for place, chain in at_places.items()}):
+            yield
+        if missed := edits.keys() - fired:
+            raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
+
+    def run(self, inputs: ModelInputs) -> Tensor:
+        """Logits ``[batch, vocab]`` at the answer position, without latent models."""
+        return self.forward(inputs, {}, inputs.answers)
+
+    def run_with_cache(self, inputs: ModelInputs, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits ``[batch, vocab]`` at the answer position and activations ``[batch, pos, ...]`` at named hook points.
+
+        Raises:
+            HookPointError: A name is unknown.
+        """
+        cache: dict[str, Tensor] = {}
+        logits = self.forward(inputs, _keep(names, cache), inputs.answers)
+        return logits, cache
+
+    def capture(self, inputs: ModelInputs, names: Sequence[str]) -> dict[str, Tensor]:
+        """Activations ``[batch, pos, ...]`` at named hook points, by a forward that ends where the last one is reached.
+
+        Raises:
+            HookPointError: A name is unknown.
+        """
+        cache: dict[str, Tensor] = {}
+        with contextlib.suppress(AllCaptured), torch.no_grad():
+            self.forward(inputs, _keep(names, cache, stop=True))
+        return cache
+
+
+def _for_caller_alone(hooked: Hooked) -> Hooked:
+    """``hooked`` of a class with edits that hand back what they are given wherever somebody else runs the model."""
+
+    @functools.wraps(hooked)
+    @contextlib.contextmanager
+    def alone(self: HookedModel, edits: Mapping[str, Edit]) -> Iterator[None]:
+        with OwnContext() as here:
+            block = hooked(self, {name: here.only_here(edit) for name, edit in edits.items()})
+            begun, error = False, None
+
+            def leave(error: BaseException | None) -> None:
+                nonlocal begun
+                if begun:
+                    with model_lock(self.model):
+                        block.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+                    begun = False
+
+            try:
+                try:
+                    with model_lock(self.model):
+                        begun = True
+                        try:
+                            block.__enter__()
+                        except Exception:
+                            begun = False
+                            raise
+                    yield
+                except BaseException as raised:
+                    error = raised
+                    raise
+                finally:
+                    leave(error)
+            finally:
+                leave(error)  # an interrupt may have come in the first
+                error = None
+
+    return alone
+
+
+def _keep(names: Sequence[str], cache: dict[str, Tensor], *, stop: bool = False) -> dict[str, Edit]:
+    """Edits that change nothing and keep copies; with ``stop`` the last of them ends the forward."""
+
+    def keep(name: str) -> Edit:
+        def store(activations: Tensor) -> Tensor:
+            cache[name] = activations.detach().clone()
+            if stop and len(cache) == len(set(names)):
+                raise AllCaptured
+            return activations
+
+        return store
+
+    return {name: keep(name) for name in names}

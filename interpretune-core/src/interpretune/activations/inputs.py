@@ -1,0 +1,87 @@
+"""A batch as analyses see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from interpretune.models.tokenization import ATTENTION_MASK, answer_positions, mask_of, tokens_of
+
+
+@frozen(eq=False)
+class Points:
+    """Places in a batch: one token of one example each.
+
+    Attributes:
+        examples: ``[n]``.
+        positions: ``[n]``.
+    """
+
+    examples: Tensor
+    positions: Tensor
+
+    def of(self, values: Tensor) -> Tensor:
+        """What stands at the points: ``[batch, pos, ...]`` to ``[n, ...]``."""
+        return values[self.examples, self.positions]
+
+    def select(self, which: Tensor) -> Points:
+        """The given points, in the given order; points may repeat."""
+        return Points(self.examples[which], self.positions[which])
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@frozen(eq=False)
+class ModelInputs:
+    """A batch as analyses see it: tokens and mask, whatever the batch calls them.
+
+    Attributes:
+        tokens: ``[batch, pos]``.
+        attention_mask: ``[batch, pos]``, 1 for real tokens.
+        extra: Further inputs of the model, each ``[batch, ...]``.
+    """
+
+    tokens: Tensor
+    attention_mask: Tensor
+    extra: Mapping[str, Tensor] = field(factory=dict)
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, Any]) -> ModelInputs:
+        """Take tokens, mask and further inputs out of a batch; labels are left.
+
+        Raises:
+            DataError: The batch has no tokens or no attention mask.
+        """
+        name, tokens = tokens_of(batch)
+        rest = {key: value for key, value in batch.items() if key not in {name, ATTENTION_MASK, "labels"}}
+        return cls(tokens=tokens, attention_mask=mask_of(batch), extra=rest)
+
+    @property
+    def answer_positions(self) -> Tensor:
+        """Last non-padding position of each row, ``[batch]``."""
+        return answer_positions(self.attention_mask)
+
+    @property
+    def answers(self) -> Points:
+        """The answer position of each row."""
+        return Points(torch.arange(len(self), device=self.tokens.device), self.answer_positions)
+
+    def select(self, rows: Tensor) -> ModelInputs:
+        """The given rows, ``[n]``, in the given order; rows may repeat."""
+        return ModelInputs(
+            self.tokens[rows], self.attention_mask[rows], {name: value[rows] for name, value in self.extra.items()}
+        )
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+
+def probe_inputs(device: torch.device) -> ModelInputs:
+    """A batch of one row of two tokens, to find out what a model does at its hook points."""
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    return ModelInputs(tokens, torch.ones_like(tokens))

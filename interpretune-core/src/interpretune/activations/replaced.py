@@ -1,0 +1,115 @@
+"""Methods of single modules that compute something else for a time, for whom it was asked and for nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from interpretune.system.own_context import OwnContext
+
+Method = Callable[..., Any]
+"""A method without ``self``."""
+
+_guard = threading.RLock()  # a finalizer may come by while it is held
+_ABSENT = object()
+
+
+class _Standing:
+    """Stands in a module for one of its methods and calls what the caller has put there, or what was there before."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.before = vars(module).get(name, _ABSENT)
+        self.entries: tuple[tuple[OwnContext, Method], ...] = ()
+        self.__wrapped__ = self._original()  # whoever asks for the signature gets that of the method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.chosen(self.entries)(*args, **kwargs)
+
+    def chosen(self, entries: tuple[tuple[OwnContext, Method], ...]) -> Method:
+        """The method for the caller, of those that were put there last."""
+        return next((method for here, method in reversed(entries) if here.is_here()), None) or self._original()
+
+    def _original(self) -> Method:
+        if self.before is not _ABSENT:
+            return self.before
+        method: Method = getattr(type(self.module), self.name).__get__(self.module)
+        return method
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of the module gets the method that was there before."""
+        if self.before is _ABSENT:
+            return getattr, (self.module, self.name)
+        return _as_it_is, (self.before,)
+
+
+def _as_it_is(method: Method) -> Method:
+    return method
+
+
+@contextlib.contextmanager
+def replaced_methods(methods: Iterable[tuple[nn.Module, str, Method]]) -> Iterator[None]:
+    """Let single modules compute something else, whatever wraps their class; what stood there comes back.
+
+    Only for the thread and context that asked for it (``interpretune.system.own_context``): a forward of somebody else
+    in the meantime runs what stood there.
+
+    Args:
+        methods: Each a module, the name of one of its methods, and what it computes in the block, without ``self``.
+    """
+    with OwnContext() as here:
+        placed: list[tuple[_Standing, tuple[OwnContext, Method]]] = []
+        try:
+            try:
+                for module, name, method in methods:
+                    _put(module, name, (here, method), placed)
+                yield
+            finally:
+                _take_away(placed)
+        finally:
+            _take_away(placed)  # an interrupt may have come in the first
+
+
+def replaced_method(module: nn.Module, name: str, method: Method) -> contextlib.AbstractContextManager[None]:
+    """``replaced_methods`` for one method of one module."""
+    return replaced_methods([(module, name, method)])
+
+
+def standing_method(module: nn.Module, name: str) -> Method:
+    """What a method of a module does for the caller now, also when it has been replaced once more since."""
+    method: Method = getattr(module, name)
+    return method.chosen(method.entries) if isinstance(method, _Standing) else method
+
+
+def _put(
+    module: nn.Module,
+    name: str,
+    entry: tuple[OwnContext, Method],
+    placed: list[tuple[_Standing, tuple[OwnContext, Method]]],
+) -> None:
+    with _guard:
+        attributes = vars(module)  # not setattr: some wrappers hand attributes on to what they wrap
+        standing = attributes.get(name)
+        if not isinstance(standing, _Standing):
+            standing = _Standing(module, name)
+        placed.append((standing, entry))
+        standing.entries = (*standing.entries, entry)
+        attributes[name] = standing
+
+
+def _take_away(placed: list[tuple[_Standing, tuple[OwnContext, Method]]]) -> None:
+    with _guard:
+        while placed:
+            standing, entry = placed[-1]
+            standing.entries = tuple(item for item in standing.entries if item is not entry)
+            attributes = vars(standing.module)
+            if not standing.entries and attributes.get(standing.name) is standing:
+                if standing.before is _ABSENT:
+                    del attributes[standing.name]
+                else:
+                    attributes[standing.name] = standing.before
+            placed.pop()

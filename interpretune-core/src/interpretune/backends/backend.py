@@ -1,0 +1,312 @@
+"""What analyses ask of a model: latent models spliced in, gradients, ablations.
+
+All of it is written once, on top of what an adapter supplies (``interpretune.activations.hooked_model``). A backend
+that can also run single tokens again over keys and values that it kept (``create_replay``) gets exact ablation at the
+price of a forward: ``interpretune.replay``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from interpretune.activations.hook_names import canonical
+from interpretune.activations.hooked_model import HookedModel
+from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
+from interpretune.errors import HookPointError
+from interpretune.latents.finite import check_rows
+from interpretune.latents.latent_model import Edit, LatentModel, activation_name
+from interpretune.latents.splicing import Observer, Splice, in_turn, reads_after_it_writes
+from interpretune.system.model_lock import model_lock
+from interpretune.system.put_back import attribute_put_back
+
+if TYPE_CHECKING:
+    from interpretune.replay.prefill import LatentObserver, Prefill
+    from interpretune.replay.rows import LatentRows
+    from interpretune.replay.self_check import ReplayTrust
+
+
+@frozen(eq=False)
+class SplicedRun:
+    """Result of a forward with latent models spliced in.
+
+    Attributes:
+        answer_logits: ``[batch, vocab]`` at the answer position.
+        activations: Latent activations ``[batch, pos, d_sae]`` by name; 0 where a latent model left a token as it is.
+    """
+
+    answer_logits: Tensor
+    activations: Mapping[str, Tensor]
+
+
+CAPABILITIES = frozenset({"forward", "splice", "gradients", "ablation", "interventions"})
+"""What operations can ask of a backend; one that can edit activations at hook points has them all."""
+
+
+class AnalysisBackend(HookedModel):
+    """Runs a model with latent models spliced in and with edits at named hook points.
+
+    Attributes:
+        capabilities: Which of ``CAPABILITIES`` it offers.
+    """
+
+    capabilities: frozenset[str] = CAPABILITIES
+
+    @torch.no_grad()
+    def check_latent_models(self, latent_models: Sequence[LatentModel]) -> None:
+        """Refuse latent models whose hook point is missing or whose width does not fit, by one forward of two tokens.
+
+        Raises:
+            HookPointError: What does not fit, with both widths, two latent models that read at one hook point, or one
+                that reads above where it writes.
+        """
+        _check_distinct(latent_models)
+        names = [name for item in latent_models for name in (item.hook_point, item.output_hook_point)]
+        self.check_hook_points(names)
+        seen = self.capture(probe_inputs(self.model_device), names)
+        reached = list(seen)
+        for item in latent_models:
+            order = [reached.index(name) for name in (item.hook_point, item.output_hook_point)]
+            if order[0] > order[1] and not reads_where_it_writes(item):
+                raise reads_after_it_writes(item)
+            width = seen[item.hook_point].flatten(2).shape[-1]
+            if width != item.d_in:
+                raise HookPointError(
+                    f"The latent model {item.name!r} reads {item.d_in} numbers at {item.hook_point}, where this "
+                    f"model has {width}. Was it trained on another model?"
+                )
+            place = item.output_hook_point
+            width, written = (
+                x.flatten(2).shape[-1]
+                for x in (seen[place], item.decode(item.encode(seen[item.hook_point].flatten(2))))
+            )
+            if width != written:
+                raise HookPointError(
+                    f"The latent model {item.name!r} writes {written} numbers at {place}, where this model has "
+                    f"{width}. Was it trained on another model?"
+                )
+
+    def run_spliced(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        latent_edits: Mapping[str, Edit] | None = None,
+        record: Sequence[str] = (),
+    ) -> SplicedRun:
+        """Run with the input of every latent model replaced by its reconstruction.
+
+        Args:
+            inputs: The batch.
+            latent_models: Spliced in together.
+            latent_edits: Edits of latent activations ``[batch, pos, d_sae]``, by activation name.
+            record: Names of the activations to return, as they are after the edits.
+
+        Raises:
+            HookPointError: A hook point is missing, an edit names no spliced latent model, or two latent models read at
+                one hook point.
+        """
+        edits, recorded = self.splice_edits(inputs, latent_models, latent_edits or {}, record)
+        logits = self.forward(inputs, edits, inputs.answers)
+        return SplicedRun(logits, recorded)
+
+    def splice_edits(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        latent_edits: Mapping[str, Edit] | None = None,
+        record: Sequence[str] = (),
+    ) -> tuple[dict[str, Edit], dict[str, Tensor]]:
+        """Edits that splice latent models in, and the mapping that a forward with them fills with activations.
+
+        Raises:
+            HookPointError: As ``run_spliced``.
+        """
+        latent_edits = latent_edits or {}
+        names = [activation_name(latent_model) for latent_model in latent_models]
+        for name in (*latent_edits, *record):
+            if name not in names:
+                raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {names}.")
+        recorded: dict[str, Tensor] = {}
+
+        def recorder(name: str) -> Observer | None:
+            return (lambda latents: recorded.__setitem__(name, latents.detach().clone())) if name in record else None
+
+        splices = [
+            Splice(item, self.untouched_by(item, inputs), latent_edits.get(name), recorder(name))
+            for name, item in zip(names, latent_models, strict=True)
+        ]
+        return self.chain(splices), recorded
+
+    def chain(self, splices: Sequence[Splice], first: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
+        """One edit for each hook point out of several splices.
+
+        Where a transcoder writes to a place at which an autoencoder reads, the autoencoder reads what it wrote.
+
+        Args:
+            splices: The splices.
+            first: Edits that come before all splices at their hook points.
+
+        Raises:
+            HookPointError: A hook point is missing, or two latent models read at one hook point.
+        """
+        models = [splice.latent_model for splice in splices]
+        _check_distinct(models)
+        self.check_hook_points([n for item in models for n in (item.hook_point, item.output_hook_point)])
+        chains: dict[str, list[Edit]] = {canonical(name): [edit] for name, edit in (first or {}).items()}
+        for splice in sorted(splices, key=lambda s: reads_where_it_writes(s.latent_model)):
+            read, write = splice.edits()
+            if read is not None:
+                chains.setdefault(canonical(splice.latent_model.hook_point), []).append(read)
+            chains.setdefault(canonical(splice.latent_model.output_hook_point), []).append(write)
+        return {place: in_turn(chain) for place, chain in chains.items()}
+
+    def untouched_by(self, latent_model: LatentModel, inputs: ModelInputs) -> Tensor | None:
+        """``untouched_positions`` for a latent model that skips special tokens, None for any other."""
+        return self.untouched_positions(inputs) if latent_model.skips_special_tokens else None
+
+    def untouched_positions(self, inputs: ModelInputs) -> Tensor:
+        """Positions that a latent model with ``skips_special_tokens`` leaves as they are, ``[batch, pos]``, bool.
+
+        The first real token of a row (its activation is huge in most models), special tokens and padding; never the
+        answer position.
+        """
+        mask = inputs.attention_mask.bool()
+        untouched = ~mask | (mask.cumsum(-1) == 1) | torch.isin(inputs.tokens, self.special_token_ids())
+        untouched[torch.arange(len(inputs), device=untouched.device), inputs.answer_positions] = False
+        return untouched
+
+    # ------------------------------------------------------------------------------------------------------- ablations
+
+    @functools.cached_property
+    def replays(self) -> ReplayTrust:
+        """What is known of the replays of this model: whether there are any, and the self-checks made so far."""
+        from interpretune.replay.self_check import ReplayTrust
+
+        return ReplayTrust()
+
+    def prefill(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        points: Points | None = None,
+        observers: Mapping[str, LatentObserver] | None = None,
+        *,
+        self_check: bool = True,
+    ) -> Prefill:
+        """Run a batch with latent models spliced in and keep what it takes to run single tokens of it again.
+
+        Before replays are trusted with latent models that are new to this backend, a few of them are compared with
+        whole forwards. Where they disagree, or the model cannot be replayed, a warning says so and ablations take the
+        plain loop.
+
+        Args:
+            inputs: The batch.
+            latent_models: Spliced in together.
+            points: Tokens to be run again; None: the answer position of each example.
+            observers: See the latents at all positions, by activation name; what is not looked at is not kept.
+            self_check: Make the comparison.
+
+        Raises:
+            HookPointError: A hook point is missing, or two latent models read at one hook point.
+        """
+        with model_lock(self.model):
+            return self.replays.prefill(self, inputs, latent_models, points, observers, self_check)
+
+    def ablate(
+        self, prefill: Prefill, rows: LatentRows, columns: Tensor | None = None, row_budget: int | None = None
+    ) -> Tensor:
+        """Logits with chosen latents set at the points of a prefill; see ``interpretune.replay.ablate``."""
+        from interpretune.replay.ablation import ablate
+
+        return ablate(prefill, rows, columns, row_budget)
+
+    # ------------------------------------------------------------------------------------------------------- gradients
+
+    def gradients(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        objective: Callable[[Tensor], Tensor],
+        names: Sequence[str],
+    ) -> tuple[SplicedRun, dict[str, Tensor]]:
+        """Gradients of a scalar with respect to latent activations at all positions, by one forward and one backward.
+
+        The gradient at a latent includes what flows through latent models above it; it is 0 where another latent model
+        overwrites what this one writes. Parameters get no gradient, and the graph begins at the first latent model.
+
+        Args:
+            inputs: The batch.
+            latent_models: Spliced in together.
+            objective: Scalar of the answer logits ``[batch, vocab]``.
+            names: Activation names.
+
+        Returns:
+            The run (detached) and the gradients ``[batch, pos, d_sae]`` by name.
+        """
+        leaves: dict[str, Tensor] = {}
+        with model_lock(self.model), torch.enable_grad(), frozen_parameters(self.model, *latent_models):
+            run = self.run_spliced(inputs, latent_models, {name: watch(name, leaves) for name in names})
+            grads = gradients_of(objective(run.answer_logits), [leaves[name] for name in names])
+        activations = {name: leaf.detach() for name, leaf in leaves.items()}
+        real = inputs.attention_mask.bool()
+        for name, grad in zip(names, grads, strict=True):
+            at_real = grad.masked_fill(~real.unsqueeze(-1), 0)
+            check_rows(at_real, f"Gradients at {name}", "Look at the objective, which may have no gradient there.")
+        return SplicedRun(run.answer_logits.detach(), activations), dict(zip(names, grads, strict=True))
+
+
+def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a scalar; 0 with respect to what it does not depend on."""
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(value, leaves, materialize_grads=True)
+
+
+def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
+    """An edit that changes nothing and notes the activations as something to take gradients with respect to."""
+
+    def require(activations: Tensor) -> Tensor:
+        leaf = activations if activations.requires_grad else activations.detach().requires_grad_()
+        leaves[name] = leaf
+        return leaf
+
+    return require
+
+
+def reads_where_it_writes(latent_model: LatentModel) -> bool:
+    """Whether it is an autoencoder and no transcoder."""
+    return canonical(latent_model.hook_point) == canonical(latent_model.output_hook_point)
+
+
+def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
+    readers: dict[str, LatentModel] = {}
+    for item in latent_models:
+        other = readers.setdefault(canonical(item.hook_point), item)
+        if other is not item:
+            raise HookPointError(
+                f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their "
+                "latents would share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
+            )
+
+
+@contextlib.contextmanager
+def frozen_parameters(*owners: object) -> Iterator[None]:
+    """Turn parameter gradients off for the duration of a block and restore each flag afterwards.
+
+    The flags are those of the parameters themselves, which other threads see too. Blocks of several threads may end in
+    any order.
+
+    Args:
+        *owners: Modules; anything that is no module has no parameters.
+    """
+    parameters = [parameter for owner in owners if isinstance(owner, nn.Module) for parameter in owner.parameters()]
+    with attribute_put_back(parameters, "requires_grad"):
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield

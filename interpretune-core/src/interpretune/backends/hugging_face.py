@@ -1,0 +1,150 @@
+"""The reference backend: any Hugging Face causal model, with torch forward hooks.
+
+Hook points are the canonical names (``interpretune.activations.hook_names``) of the places that a decoder's structure
+shows, and the module paths of the model with ``:in`` or ``:out`` appended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.activations.edits import CARRIED, IN, OUT, edited_inputs, edited_output, in_place
+from interpretune.activations.hook_names import LOGITS, canonical
+from interpretune.activations.inputs import ModelInputs
+from interpretune.activations.padding_masks import blind_tokens_attend
+from interpretune.backends.backend import AnalysisBackend
+from interpretune.backends.hugging_face_places import decoder_blocks, decoder_places
+from interpretune.backends.hugging_face_replay import HuggingFaceReplay
+from interpretune.latents.latent_model import Edit
+from interpretune.models.quantization import keep_weights_in_place
+from interpretune.models.tokenization import position_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class HuggingFaceBackend(AnalysisBackend):
+    """Runs a Hugging Face causal model with edits at the inputs and outputs of its modules.
+
+    Attributes:
+        modules: The model's modules by path.
+    """
+
+    passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_places"})
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self._model = model
+        keep_weights_in_place(model)
+        ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
+        self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
+        self._forward_arguments = set(inspect.signature(model.forward).parameters)
+        self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
+        places = dict(decoder_places(model))  # modules that blocks share have one path
+        self._places = {name: place for name, place in places.items() if place.rpartition(":")[0] in self.modules}
+
+    @property
+    def model(self) -> nn.Module:
+        """The Hugging Face model."""
+        model: nn.Module = self._model
+        return model
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits at each position."""
+        return int(self._model.config.get_text_config().vocab_size)
+
+    def hook_point_names(self) -> Sequence[str]:
+        """The canonical names, then the input and output of every module that runs; lists of modules do not."""
+        run = [path for path, module in self.modules.items() if path and type(module).forward is not nn.Module.forward]
+        return [*self._places, *(f"{path}:{side}" for path in run for side in (IN, OUT))]
+
+    def special_token_ids(self) -> Tensor:
+        """Special tokens of the tokenizer."""
+        return self._special.to(self.model_device)
+
+    def takes(self, argument: str) -> bool:
+        """Whether the model's forward has an argument of this name."""
+        return argument in self._forward_arguments
+
+    def place_of(self, hook_point: str) -> tuple[str, str]:
+        """Module path and side (``in``, ``out`` or ``carried``) of a known hook point."""
+        path, side = self._places.get(canonical(hook_point), hook_point).rsplit(":", 1)
+        return path, side
+
+    @property
+    def blocks(self) -> tuple[str, nn.ModuleList] | None:
+        """Path and list of the decoder's blocks; None where there is no such list."""
+        return decoder_blocks(self._model)
+
+    def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
+        """See ``HookedModel.blind_tokens_attend``."""
+        return blind_tokens_attend(
+            self._model, lambda: [] if self.blocks is None else list(self.blocks[1]), inputs.attention_mask
+        )
+
+    def run_model(self, inputs: ModelInputs, keep: Tensor | None, **options: Any) -> Tensor:
+        """Run the model; see ``AnalysisBackend.run_model``."""
+        arguments: dict[str, Any] = {
+            "input_ids": inputs.tokens,
+            "attention_mask": inputs.attention_mask,
+            "use_cache": False,
+            **inputs.extra,
+            **options,
+        }
+        if self.takes("position_ids"):
+            arguments.setdefault("position_ids", position_ids(inputs.attention_mask))
+        narrows = keep is not None and self.takes("logits_to_keep")
+        if narrows:
+            arguments["logits_to_keep"] = keep
+        with self.blind_tokens_attend(inputs):
+            logits: Tensor = self._model(**arguments).logits
+        return logits if keep is None or narrows else logits[:, keep]
+
+    def sees_kept_positions_only(self, place: str) -> bool:
+        """See ``HookedModel``: the unembedding and what it consists of."""
+        head = self._places.get(LOGITS, ":").rpartition(":")[0]
+        return bool(head) and f"{self.place_of(place)[0]}.".startswith(f"{head}.")
+
+    def create_replay(self) -> HuggingFaceReplay:
+        """The replay of models whose attention transformers lets us choose."""
+        return HuggingFaceReplay(self)
+
+    @contextlib.contextmanager
+    def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """Torch forward hooks for the duration of a block."""
+        handles: list[Any] = []
+
+        def remove() -> None:
+            for handle in handles:
+                handle.remove()
+
+        try:
+            try:
+                for name, edit in edits.items():
+                    path, side = self.place_of(name)
+                    handles.append(_attach(self.modules[path], side, edit))
+                yield
+            finally:
+                remove()
+        finally:
+            remove()  # an interrupt may have come in the first
+
+
+def _attach(module: nn.Module, side: str, edit: Edit) -> Any:
+    """Apply an edit to the first tensor that a module takes or returns."""
+    if side == OUT:
+        return module.register_forward_hook(lambda _, args, output: edited_output(output, edit))
+    made = in_place(edit) if side == CARRIED else edit
+
+    def before(_: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        # torch leaves kwargs out where another thread takes the hook off at this moment
+        return None if kwargs is None else edited_inputs(args, kwargs, made)
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -1,0 +1,285 @@
+"""Replay of Hugging Face causal models.
+
+Keys and values are kept by a cache object that never grows. Replays run rows of one token each with an attention
+function of our own (transformers' ``AttentionInterface``) that reads the prefix which rows of one example share: no
+copies of keys and values, and no mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+from transformers import AttentionInterface, DynamicCache
+
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.errors import ReplayRefusedError
+from interpretune.latents.latent_model import Edit
+from interpretune.models.tokenization import position_ids
+from interpretune.replay.engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only
+from interpretune.replay.prefix import LayerKeys, Prefix, Rows, attend, visible_slots
+from interpretune.system.own_context import OwnContext
+from interpretune.system.put_back import attribute_put_back
+
+if TYPE_CHECKING:
+    from interpretune.backends.hugging_face import HuggingFaceBackend
+
+ATTENTION = "interpretune_replay"
+HARMLESS = frozenset({"position_ids", "cache_position"})
+"""Tensors that models hand to attention functions and that change nothing for one token a row."""
+
+
+@frozen(eq=False)
+class _Running:
+    """The replay that is under way."""
+
+    prefix: Prefix
+    rows: Rows
+    windows: Mapping[int, int | None]
+    softmax_dtype: torch.dtype | None
+    blocks_run: set[int] = field(factory=set)
+
+
+_running: ContextVar[_Running] = ContextVar("interpretune_replay")
+
+
+class _KeepingCache(DynamicCache):  # type: ignore[misc]
+    """Keeps the keys and values of the blocks from ``first`` up, and looks empty."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = first
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Hand back what came in."""
+        if layer_idx >= self.first:
+            self.kept[layer_idx] = key_states, value_states
+        return key_states, value_states
+
+
+class HuggingFaceReplay(ReplayEngine):
+    """Replays a model whose attention goes through transformers' ``AttentionInterface``."""
+
+    backend: HuggingFaceBackend
+
+    def __init__(self, backend: HuggingFaceBackend) -> None:
+        """Look at the model.
+
+        Raises:
+            ReplayRefusedError: It cannot be replayed exactly, and why.
+        """
+        model: Any = backend.model
+        self._model = model
+        self._text_config: Any = model.config.get_text_config()
+        name = type(self._model).__name__
+        if backend.blocks is None:
+            raise ReplayRefusedError(f"{name} has no list of as many blocks as its configuration says.")
+        if not getattr(self._model, "_supports_attention_backend", False):
+            raise ReplayRefusedError(f"{name} has an attention of its own (no AttentionInterface).")
+        self._path, blocks = backend.blocks
+        super().__init__(backend, list(blocks))
+        self._windows = windows_of(self._text_config, self.n_blocks)
+        check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
+
+    def depth(self, hook_point: str) -> float:
+        """See ``ReplayEngine.depth``."""
+        path, side = self.backend.place_of(hook_point)
+        parts = path.removeprefix(f"{self._path}.").split(".")
+        if not path.startswith(f"{self._path}.") or not parts[0].isdecimal():
+            raise ReplayRefusedError(f"{hook_point} lies in no block.")
+        return int(parts[0]) + (0.5 if len(parts) > 1 else 0.0 if side == "in" else 0.9)
+
+    def prefill(
+        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
+    ) -> tuple[Tensor, Prefix]:
+        """See ``ReplayEngine.prefill``."""
+        cache = _KeepingCache(first_block)
+
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            self.in_tuple = isinstance(output, tuple)
+
+        handle = self.blocks[0].register_forward_hook(note)  # whoever runs the model, it returns the same kind
+        try:
+            logits = self.backend.forward(inputs, edits, points, past_key_values=cache, use_cache=True)
+        finally:
+            handle.remove()
+        self._check_kept(cache, inputs, first_block)
+        slots = {window: visible_slots(inputs.attention_mask, points, window) for window in set(self._windows.values())}
+        layers = {
+            block: LayerKeys(keys, values, slots[self._windows[block]]) for block, (keys, values) in cache.kept.items()
+        }
+        places = points.of(position_ids(inputs.attention_mask))
+        return logits, Prefix(points, points.of(inputs.tokens), places, layers)
+
+    def _check_kept(self, cache: _KeepingCache, inputs: ModelInputs, first_block: int) -> None:
+        wanted = set(range(first_block, self.n_blocks))
+        if missing := wanted - cache.kept.keys():
+            raise ReplayRefusedError(
+                f"The blocks {sorted(missing)} of {type(self._model).__name__} keep no keys and values of their own."
+            )
+        for block, (keys, values) in cache.kept.items():
+            if keys.ndim != 4 or values.ndim != 4 or keys.shape[::2] != (len(inputs), inputs.tokens.shape[1]):
+                raise ReplayRefusedError(
+                    f"Block {block} of {type(self._model).__name__} keeps keys of shape {tuple(keys.shape)}; expected "
+                    f"[{len(inputs)}, kv_heads, {inputs.tokens.shape[1]}, d_head]."
+                )
+
+    def replay(
+        self,
+        prefix: Prefix,
+        rows: Rows,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """See ``ReplayEngine.replay``."""
+        eager: bool = self._text_config._attn_implementation == "eager"
+        running = _Running(prefix, rows, self._windows, torch.float32 if eager else None)
+        head: Any = self._model.get_output_embeddings()
+        arguments: dict[str, Any] = {"input_ids": prefix.tokens[rows.points].unsqueeze(-1), "use_cache": False}
+        if self.backend.takes("position_ids"):
+            arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
+        with (
+            blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple),
+            columns_only(head, columns) as narrowed,
+            self.backend.counted_hooks(edits),
+            self._attention(running),
+        ):
+            logits: Tensor = self._model(**arguments).logits[:, -1]
+        if missing := set(range(start, self.n_blocks)) - running.blocks_run:
+            raise ReplayRefusedError(
+                f"The blocks {sorted(missing)} of {type(self._model).__name__} did not ask the attention function of "
+                "the replay."
+            )
+        return logits if narrowed else logits[:, columns]
+
+    @contextlib.contextmanager
+    def _attention(self, running: _Running) -> Iterator[None]:
+        """Let the model's attention go through ``replay_attention``, in this thread and context."""
+        owners: list[Any] = [self._model, *(part for block in self.blocks for part in block.modules())]
+        configs = list({id(owner.config): owner.config for owner in owners if hasattr(owner, "config")}.values())
+        token = _running.set(running)
+        try:
+            with OwnContext() as here, attribute_put_back(configs, "_attn_implementation"):
+                for config in configs:
+                    config._attn_implementation = _AttentionHere(config._attn_implementation, here)
+                yield
+        finally:
+            _running.reset(token)
+
+
+class _AttentionHere(str):
+    """Names the attention function of replays to the thread and context of a replay, and to all others what it did.
+
+    It stands in the configuration, which a model has for all threads: who runs the model meanwhile gets the mask and
+    the attention that the model has.
+    """
+
+    _elsewhere: str
+    _here: OwnContext
+
+    def __new__(cls, elsewhere: str, here: OwnContext) -> _AttentionHere:
+        """Name what is asked for elsewhere and where is here."""
+        name = super().__new__(cls, elsewhere)
+        name._elsewhere, name._here = str(elsewhere), here
+        return name
+
+    def __str__(self) -> str:
+        return ATTENTION if self._here.is_here() else self._elsewhere
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return str(self) != other
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __contains__(self, part: object) -> bool:
+        return isinstance(part, str) and part in str(self)
+
+    def startswith(self, *args: Any) -> bool:
+        """As of the name that it is to the caller."""
+        return str(self).startswith(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is the name alone."""
+        return str, (self._elsewhere,)
+
+
+def replay_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of rows of one token over the prefix of the replay under way; signature as transformers has it.
+
+    Raises:
+        ReplayRefusedError: The model's attention has a part that is unknown here.
+    """
+    running = _running.get()
+    block = int(module.layer_idx)  # type: ignore[arg-type]
+    unknown = {name for name, given in others.items() if isinstance(given, Tensor) and name not in HARMLESS}
+    window = running.windows[block]
+    if attention_mask is not None:
+        unknown.add("attention_mask")
+    if dropout:
+        unknown.add(f"dropout of {dropout}")
+    if (sliding_window or window) != window:
+        unknown.add(f"a window of {sliding_window} where the configuration says {window}")
+    if unknown:
+        raise ReplayRefusedError(
+            f"The attention of {type(module).__name__} has parts that a replay does not know: "
+            f"{', '.join(sorted(unknown))}."
+        )
+    running.blocks_run.add(block)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer, points = running.prefix.layers[block], running.prefix.points
+    token = (query[:, :, 0], key[:, :, 0], value[:, :, 0])
+    mixed = attend(*token, layer, points, running.rows, scale, softcap, running.softmax_dtype)
+    return mixed.unsqueeze(1), None
+
+
+AttentionInterface.register(ATTENTION, replay_attention)
+
+
+def windows_of(config: Any, n_blocks: int) -> dict[int, int | None]:
+    """Slots that a token sees in each block, its own included; None: all before it.
+
+    Args:
+        config: A Hugging Face text configuration.
+        n_blocks: Number of blocks.
+
+    Raises:
+        ReplayRefusedError: A block has attention of a kind that is unknown here.
+    """
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        used = window if getattr(config, "use_sliding_window", True) else None
+        return dict.fromkeys(range(n_blocks), used)
+    if unknown := set(types[:n_blocks]) - {"full_attention", "sliding_attention"}:
+        raise ReplayRefusedError(f"The model has blocks of the kind {', '.join(sorted(unknown))}.")
+    return {block: window if types[block] == "sliding_attention" else None for block in range(n_blocks)}

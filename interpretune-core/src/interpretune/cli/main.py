@@ -1,0 +1,370 @@
+"""The command line: ``interpretune run | demo | adapters | explain | hooks | new-adapter``.
+
+Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interpretune.errors import InterpretuneError
+from interpretune.system.credentials import text_without_credentials
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from interpretune.plugins.discovery import InstalledAdapter
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Command-line arguments; None: those of the process.
+
+    Returns:
+        Exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except InterpretuneError as error:
+        told = "\n".join([f"error: {type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+        print(text_without_credentials(told), file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="interpretune", description="Look inside language models.")
+    parser.add_argument("--version", action="version", version=f"interpretune-core {version('interpretune-core')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    adapters = commands.add_parser("adapters", help="list the installed adapters; imports none of them")
+    adapters.add_argument("--json", action="store_true", help="print JSON")
+    adapters.set_defaults(run=_adapters)
+
+    explain = commands.add_parser("explain", help="show the stack that a list of adapters gives")
+    explain.add_argument("adapter", nargs="+", help="names of adapters, in any order")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.set_defaults(run=_explain)
+
+    hooks = commands.add_parser("hooks", help="list the hook points of a model, with their shapes")
+    hooks.add_argument("model", help="folder, GGUF file or hub id")
+    hooks.add_argument("--adapters", nargs="+", default=["core"], help="adapters to stack (default: core)")
+    hooks.add_argument("--all", action="store_true", help="list the backend's own names as well")
+    hooks.add_argument("--cache-dir", type=Path, help="folder for converted models")
+    hooks.add_argument("--json", action="store_true", help="print JSON")
+    hooks.set_defaults(run=_hooks)
+
+    new_adapter = commands.add_parser("new-adapter", help="write the package of a new adapter, complete and tested")
+    new_adapter.add_argument("name", help="name of the adapter: lower-case, with underscores between words")
+    new_adapter.add_argument(
+        "--kind",
+        choices=("framework", "model", "latents", "extension"),
+        default="extension",
+        help="what it shall do: run the steps, load the model, load latent models, or anything else "
+        "(default: %(default)s)",
+    )
+    new_adapter.add_argument(
+        "--output", type=Path, help="folder of the package, absent or empty (default: interpretune-NAME)"
+    )
+    new_adapter.add_argument("--json", action="store_true", help="print JSON")
+    new_adapter.set_defaults(run=_new_adapter)
+
+    doctor = commands.add_parser("doctor", help="check installed adapters against every rule of the contract")
+    doctor.add_argument("adapter", nargs="?", help="name of an adapter (default: all that are installed)")
+    doctor.add_argument(
+        "--rule",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="check this rule alone, also where one that it builds on is broken; may be given several times",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--seed", type=int, help="seed of tiny models, latent models and rows (default: the suite's)")
+    doctor.add_argument("--architecture", choices=("gpt2", "llama"), help="of the tiny model (default: the suite's)")
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser(
+        "demo",
+        help="which latents drive a model's yes/no answers: four analyses, tables, figures",
+    )
+    demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
+    demo.add_argument("--sae-release", help="release or folder of latent models (default: train two)")
+    demo.add_argument("--layers", type=_layer, nargs="+", help="layers with latent models (default: 1/2 and 3/4 up)")
+    demo.add_argument(
+        "--hook", default="hook_resid_post", help="place in a layer at which to train (default: %(default)s)"
+    )
+    demo.add_argument("--data", help="JSONL file, folder, or hub data set and subset (default: rows of the package)")
+    demo.add_argument(
+        "--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1 (default: %(default)s)"
+    )
+    demo.add_argument("--towards", help="answer whose effects are shown beside those towards the correct one")
+    demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
+    demo.add_argument("--limit", type=_positive, help="most rows to analyse (default: all)")
+    demo.add_argument("--ablation-rows", type=_positive, help="rows to ablate, up to whole batches (default: all)")
+    demo.add_argument("--batch-size", type=_positive, default=4, help="rows in a batch (default: %(default)s)")
+    demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table (default: %(default)s)")
+    demo.add_argument(
+        "--training-scale",
+        type=_finite_positive,
+        default=1.0,
+        help="length of the training of latent models (default: %(default)s)",
+    )
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of everything that is trained (default: %(default)s)")
+    demo.add_argument(
+        "--output", type=Path, default=Path("interpretune-demo"), help="folder for results (default: %(default)s)"
+    )
+    demo.add_argument("--cache-dir", type=Path, help="folder for models and trained latent models")
+    demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
+    demo.set_defaults(run=_demo)
+
+    run = commands.add_parser(
+        "run",
+        help="run the analyses of a configuration file, or go on with them",
+        add_help=False,
+        prefix_chars="\0",  # its options depend on the configuration: all that follows is left to its own parser
+    )
+    run.add_argument("arguments", nargs=argparse.REMAINDER)
+    run.set_defaults(run=_run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a number from 1")
+    return number
+
+
+def _layer(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is not the number of a layer, counted from 0")
+    return number
+
+
+def _seed(text: str) -> int:
+    from interpretune.config.checked import Seed, fits
+
+    number = int(text)
+    if not fits(number, Seed):
+        raise argparse.ArgumentTypeError(f"{text} is not a seed: a whole number below 2^64")
+    return number
+
+
+def _finite_positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _adapters(options: argparse.Namespace) -> int:
+    from interpretune.plugins.discovery import registered_adapters, unreadable_registrations
+
+    registered = sorted(registered_adapters(), key=lambda item: item.name)
+    owners = {
+        item.name: sorted({other.distribution for other in registered if other.name == item.name})
+        for item in registered
+    }
+    rows = [_adapter_row(item, owners) for item in registered]
+    rows += [
+        {
+            "name": "?",
+            "level": "?",
+            "distribution": item.distribution,
+            "version": item.version,
+            "requires": [],
+            "state": f"broken: {item.reason}",
+        }
+        for item in unreadable_registrations()
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _adapter_row(item: InstalledAdapter, owners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the list of adapters says of one of them.
+
+    Args:
+        item: The adapter.
+        owners: The distributions that register each name.
+    """
+    about = item.read_declaration()
+    missing = [name for name in about.requires if name not in owners] if about else []
+    if len(owners[item.name]) > 1:
+        state = f"broken: registered by {' and '.join(owners[item.name])}"
+    elif about is None:
+        state = item.why_unreadable()
+    elif not about.speaks_current_contract:
+        state = f"contract {about.contract} not spoken"
+    else:
+        state = f"missing {', '.join(missing)}" if missing else "ready"
+    return {
+        "name": item.name,
+        "level": str(about.level) if about else "?",
+        "distribution": item.distribution,
+        "version": item.version,
+        "requires": list(about.requires) if about else [],
+        "state": state,
+    }
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from interpretune.plugins.stack import build_context
+
+    context = build_context(options.adapter)
+    if options.json:
+        stack = [
+            {
+                "name": item.name,
+                "level": str(item.declaration.level),
+                "distribution": item.installed.distribution,
+                "version": item.installed.version,
+                "requires": list(item.declaration.requires),
+            }
+            for item in context.adapters
+        ]
+        print(
+            json.dumps({"stack": stack, "hooks": {name: list(owners) for name, owners in context.answers()}}, indent=1)
+        )
+    else:
+        print(context)
+    return 0
+
+
+def _new_adapter(options: argparse.Namespace) -> int:
+    from interpretune.new_adapter.writing import write_adapter
+    from interpretune.plugins.declaration import Level
+
+    folder = write_adapter(options.name, Level(options.kind), options.output)
+    if options.json:
+        print(json.dumps({"name": options.name, "kind": options.kind, "folder": str(folder)}, indent=1))
+        return 0
+    print(
+        f"The adapter {options.name!r} is in {folder}. What comes next:\n\n"
+        f"  cd {folder}\n"
+        '  pip install --editable ".[dev]"\n'
+        "  interpretune adapters\n"
+        "  pytest\n"
+        f"  interpretune doctor {options.name}\n\n"
+        "src/ says where to go on; choose a license before you publish it."
+    )
+    return 0
+
+
+def _hooks(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    _quiet_libraries()
+    from interpretune.cli.hooks import find_hooks
+
+    found = find_hooks(options.model, options.adapters, options.cache_dir)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1))
+        return 0
+    print(f"{found.model} in the stack {', '.join(found.adapters)}")
+    print(tabulate(found.table(), headers="keys", tablefmt="simple", disable_numparse=True))
+    if options.all:
+        print("\n".join(["", f"The backend's own {len(found.own)} names:", *found.own]))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from interpretune.cli.doctor import run_doctor
+
+    return run_doctor(
+        options.adapter,
+        rules=options.rule,
+        as_json=options.json,
+        seed=options.seed,
+        architecture=options.architecture,
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    stream = sys.stderr if options.json else sys.stdout
+    # the demo has this process to itself; on a busy machine threads that spin while they wait cost a factor of four
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not stream.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries, which draw without a terminal too
+    from rich.console import Console
+
+    _quiet_libraries()
+    from interpretune.demo.run import DemoOptions, run_demo
+
+    console: Console = Console(file=stream, markup=False)  # texts of users and adapters are no markup
+    values = {name: value for name, value in vars(options).items() if name not in ("run", "json")}
+    summary = run_demo(DemoOptions(**values), console)
+    if options.json:
+        print(json.dumps(summary, indent=1, allow_nan=False))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # modules of users; at the end, so that they hide no installed one
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from rich.console import Console
+
+    from interpretune.cli.run_config import USAGE, read_run
+
+    try:
+        config = read_run(options.arguments)
+    except argparse.ArgumentError as error:
+        argparse.ArgumentParser(prog="interpretune run", usage=USAGE).error(str(error))
+    _quiet_libraries()
+    from interpretune.cli.run import run_analyses
+
+    try:
+        report = run_analyses(config, Console(stderr=True, markup=False))
+    except KeyboardInterrupt:
+        if config.dry_run:
+            raise
+        print("interrupted; the same command goes on where this run was stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(report.as_dict(), indent=1) if config.json else report.text)
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to a command: this is its own process, so their settings are its to set."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    from tabulate import tabulate
+
+    shown = [{**row, "requires": ", ".join(row["requires"]) or "-"} for row in rows]
+    print(tabulate(shown, headers="keys", tablefmt="simple"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What ``interpretune run`` does with its configuration: makes the session, runs the analyses, tells the results."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from attrs import asdict, frozen
+from rich.console import Console
+
+from interpretune.analysis import AnalysisRunner
+from interpretune.cli.run_config import RunConfig
+from interpretune.session.session import ITSession, it_init, it_session_end
+
+
+@frozen
+class RunReport:
+    """What a run did, or would do.
+
+    Attributes:
+        analyses: One entry for each: ``name``, ``folder``, ``rows`` and more.
+        text: The same for people.
+        seconds: Duration of the analyses, without the making of the session.
+    """
+
+    analyses: list[dict[str, Any]]
+    text: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {"analyses": self.analyses, "seconds": round(self.seconds, 3)}
+
+
+def run_analyses(config: RunConfig, progress: Console) -> RunReport:
+    """Make the session, and run its analyses or tell what a run would do.
+
+    Args:
+        config: What the run is made of.
+        progress: Where progress is shown.
+
+    Raises:
+        InterpretuneError: A kind of it that says what is wrong.
+    """
+    session = ITSession(config.session)
+    progress.print(f"stack: {', '.join(session.context.names)}", style="dim", markup=False)
+    it_init(**session)
+    try:
+        options = config.runner
+        runner = AnalysisRunner(**session, root=options.root, limit=options.limit, seed=options.seed, console=progress)
+        plans = {name: analysis.plan(session.module) for name, analysis in config.analyses.items()}
+        start = time.perf_counter()
+        if config.dry_run:
+            told = runner.dry_run(plans)
+            rows = [
+                {"name": name, **asdict(item), "folder": str(item.folder), "rows": item.examples}
+                for name, item in told.items()
+            ]
+            text = "\n\n".join(f"{name}\n{'=' * len(name)}\n{item}" for name, item in told.items())
+        else:
+            stores = runner.run(plans)
+            rows = [
+                {
+                    "name": name,
+                    "folder": str(store.folder),
+                    "key": store.manifest.key,
+                    "rows": store.n_examples,
+                    "complete": store.complete,
+                    "tables": sorted(store.tables),
+                }
+                for name, store in stores.items()
+            ]
+            text = _table(rows)
+        return RunReport(rows, text, time.perf_counter() - start)
+    finally:
+        it_session_end(**session)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    shown = [
+        {
+            "analysis": row["name"],
+            "rows": row["rows"],
+            "folder": row["folder"] + ("" if row["complete"] else " (incomplete: other processes still run)"),
+            "tables": ", ".join(row["tables"]) or "-",
+        }
+        for row in rows
+    ]
+    return tabulate(shown, headers="keys", tablefmt="simple")

@@ -1,0 +1,1 @@
+"""Hashes of all that results depend on."""

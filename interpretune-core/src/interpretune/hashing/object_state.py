@@ -1,0 +1,273 @@
+"""The full state of objects: attributes of any name, slots, members of containers, parts of modules, hooks.
+
+What a run itself changes does not count: train mode, the device, values of cached properties, counters that nothing
+reads, and what ``ignored`` names.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import json
+import re
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Collection, Iterable
+from contextvars import ContextVar
+from enum import Enum
+from types import FunctionType, MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from interpretune.errors import UnknownContentError
+from interpretune.hashing.code_state import CODE, RECORDS, code_content, counters_of
+from interpretune.hashing.content import Content, UnknownState
+from interpretune.hashing.hook_content import HOOK_TABLES, hooks_of
+from interpretune.hashing.tensor_content import BOOKKEEPING, tensor_content
+
+NAMES_NOTHING = frozenset(
+    {
+        *("_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "model_name", "tokenizer_name"),
+        "_original_object_hash",
+    }
+)
+"""Entries of a model's configuration that say where it is from, not what it computes."""
+
+MODULE_BOOKKEEPING = BOOKKEEPING | {
+    "training",
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_compiled_call_impl",
+    "call_super_init",
+}
+TOKENIZER_BOOKKEEPING = frozenset({"_tokenizer", "deprecation_warnings", "_in_target_context_manager", "verbose"})
+FILES_OF_TOKENIZERS = frozenset(
+    {
+        *("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file"),
+        *("_commit_hash", "init_kwargs"),
+    }
+)
+"""Where a tokenizer is from; what it read there it holds."""
+NO_SETTING = frozenset({"__dict__", "__weakref__"})
+
+
+@runtime_checkable
+class HasIdentity(Protocol):
+    """What any object may have beside: it says itself what results depend on.
+
+    Without it everything that the object holds counts, and if something in it cannot be read (a lock, an open file, an
+    object of a C extension), what depends on it is computed again each time.
+    """
+
+    def identity(self) -> Any:
+        """All that results depend on, as numbers, strings, tensors, modules and containers; its class counts anyway."""
+        ...
+
+
+def content_of(value: Any, ignored: Collection[str] = (), *, from_somewhere: bool = False) -> Content:
+    """What a value holds.
+
+    Args:
+        value: Anything but plain values and plain tensors.
+        ignored: Attributes that a forward changes and no result depends on.
+        from_somewhere: It is a configuration whose ``NAMES_NOTHING`` say where it is from.
+
+    Raises:
+        UnknownState: It cannot be read.
+        UnknownContentError: Its ``identity()`` fails.
+    """
+    if isinstance(value, CODE):
+        return code_content(value)
+    if tells_identity(value):
+        return Content("identity", [(".class", type(value)), (".identity()", _identity(value))])
+    if isinstance(value, Enum):
+        return Content("member", [(".class", type(value)), (f".{value.name}", value._value_)])
+    if isinstance(value, nn.Module):
+        return _module_content(value, ignored)
+    if isinstance(value, Tensor):
+        return tensor_content(value)
+    native = _native(value)
+    from_somewhere = from_somewhere or isinstance(value, (PretrainedConfig, GenerationConfig))
+    skipped = {*ignored, *(NAMES_NOTHING if from_somewhere else ())}
+    if isinstance(value, PreTrainedTokenizerBase):
+        skipped |= TOKENIZER_BOOKKEEPING | FILES_OF_TOKENIZERS
+    if from_somewhere and isinstance(value, dict):
+        native = _without(native, NAMES_NOTHING)
+    if type(value) in _CONTAINERS:
+        return native
+    parts = [(".class", type(value)), *state_of(value, skipped)]
+    return Content("object", parts if native is None else [*parts, ("", native)])
+
+
+def tells_identity(value: Any) -> bool:
+    """Whether a class has a method ``identity`` that can be called; an attribute of that name is another thing."""
+    method = next((vars(kind)["identity"] for kind in type(value).__mro__ if "identity" in vars(kind)), None)
+    return isinstance(method, FunctionType) and method.__code__.co_argcount - len(method.__defaults__ or ()) == 1
+
+
+def _identity(value: HasIdentity) -> Any:
+    try:
+        return value.identity()
+    except Exception as error:  # somebody else's method may raise anything; it is told with its cause
+        raise UnknownContentError(
+            f"{type(value).__qualname__}.identity() failed: {type(error).__name__}: {error}. It is to return what "
+            "results depend on."
+        ) from error
+
+
+def state_of(value: Any, skipped: Collection[str] = ()) -> list[tuple[str, Any]]:
+    """Attributes and slots of an object by name, private ones included."""
+    found = {**_slots(value), **getattr(value, "__dict__", {})}
+    counted = counters_of(type(value))
+    return [
+        (f".{name}", item)
+        for name, item in sorted(found.items(), key=lambda pair: str(pair[0]))
+        if name not in skipped
+        and not (name in counted and isinstance(item, RECORDS))
+        and not _passes(value, str(name), item)
+    ]
+
+
+def _passes(owner: Any, name: str, value: Any) -> bool:
+    if name == "device" and (value is None or isinstance(value, (str, torch.device))):
+        return True
+    cached = next((vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind)), None)
+    return isinstance(cached, functools.cached_property)
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            stored = f"_{kind.__name__.lstrip('_')}{name}" if re.match(r"__.*(?<!__)$", name) else name
+            if name not in NO_SETTING and hasattr(value, stored):
+                found[stored] = getattr(value, stored)
+    return found
+
+
+def _module_content(module: nn.Module, ignored: Collection[str]) -> Content:
+    state = vars(module)
+    skipped = {*MODULE_BOOKKEEPING, *HOOK_TABLES, *ignored}
+    if isinstance(module, PreTrainedModel):
+        skipped.add("name_or_path")
+    parts: list[tuple[str, Any]] = [(".class", type(module)), *state_of(module, skipped)]
+    for group in ("_parameters", "_buffers"):
+        parts += [(f".{name}", item) for name, item in sorted(state[group].items())]
+    parts += [(f".{name}", item) for name, item in state["_modules"].items()]  # their order may be that of the forward
+    parts += hooks_of(module, ignored)
+    return Content("module", parts)
+
+
+# ------------------------------------------------------------------------------------------------------------- natives
+
+_CONTAINERS = (list, tuple, dict, set, frozenset, bytearray, deque, MappingProxyType)
+
+
+def _native(value: Any) -> Any:
+    """What a built-in type or an extension holds beside attributes; None: nothing.
+
+    Raises:
+        UnknownState: It cannot be read.
+    """
+    if isinstance(value, (list, tuple, deque)):
+        sequence: Any = next(kind for kind in (list, tuple, deque) if isinstance(value, kind))
+        parts = [(f"[{i}]", item) for i, item in enumerate(sequence.__iter__(value))]
+        return Content(f"{sequence.__name__} {getattr(value, 'maxlen', '')}", parts)
+    if isinstance(value, (dict, MappingProxyType)):
+        content = _mapping_content(value.items() if type(value) in _CONTAINERS else _entries(value))
+        factory = getattr(value, "default_factory", None) if isinstance(value, defaultdict) else None
+        return Content(content.kind, [*content.parts, (".default_factory", factory)]) if factory else content
+    if isinstance(value, (set, frozenset)):
+        return Content("set", [("", item) for item in value], unordered=True)
+    if isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
+        plain: Any = next(kind for kind in (int, float, complex, str, bytes, bytearray) if isinstance(value, kind))
+        held = bytes(value) if isinstance(value, bytearray) else plain.__getnewargs__(value)  # whatever the class says
+        return Content(plain.__name__, [("", held)])
+    if isinstance(value, np.ndarray):
+        return _array_content(value)
+    if isinstance(value, ContextVar):
+        return Content("context variable", [(".name", value.name), (".get()", value.get(None))])
+    if isinstance(value, torch.Generator):
+        return Content("generator", [(".state", value.get_state())])
+    if isinstance(value, PreTrainedTokenizerBase):
+        return _tokenizer_content(value)
+    if isinstance(value, weakref.ref):
+        return Content("reference", [("()", value())])
+    return _reduced(value) if _has_native_state(type(value)) else None
+
+
+def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
+    """What a mapping of a class of its own stores, whatever the class makes of ``items``."""
+    return OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value)
+
+
+def _mapping_content(entries: Iterable[tuple[Any, Any]]) -> Content:
+    """A mapping in its order, which whoever goes through it may depend on."""
+    parts: list[tuple[str, Any]] = []
+    for name, item in entries:
+        label = f"[{name!r}]" if isinstance(name, (str, int, float, bool)) else "[...]"
+        parts += [(f".keys(){label}", name), (label, item)]
+    return Content("mapping", parts)
+
+
+def _without(content: Content, names: Collection[str]) -> Content:
+    pairs = zip(content.parts[::2], content.parts[1::2], strict=True)
+    return Content(content.kind, [part for pair in pairs if pair[0][1] not in names for part in pair])
+
+
+def _array_content(value: np.ndarray[Any, Any]) -> Content:
+    told = [(".dtype", value.dtype.str), (".shape", value.shape), (".fields", repr(value.dtype.descr))]
+    if value.dtype.hasobject:
+        return Content("array", [*told, *((f".flat[{i}]", item) for i, item in enumerate(value.flat))])
+    return Content("array", [*told, (".values", np.ascontiguousarray(value).tobytes())])
+
+
+def _tokenizer_content(value: PreTrainedTokenizerBase) -> Content:
+    """All that a tokenizer does, but for padding and truncation, which every call sets anew."""
+    given = {name: item for name, item in value.init_kwargs.items() if name not in FILES_OF_TOKENIZERS}
+    parts: list[tuple[str, Any]] = [(".init_kwargs", given)]
+    if (backend := getattr(value, "_tokenizer", None)) is not None:
+        told = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+        parts.append((".backend_tokenizer", json.dumps(told)))
+    return Content("tokenizer", parts)
+
+
+def _reduced(value: Any) -> Content:
+    """What pickle would write of an object of an extension."""
+    try:
+        known = copyreg.dispatch_table.get(type(value))
+        reduced = value.__reduce_ex__(4) if known is None else known(value)
+    except Exception as error:  # whatever an extension raises means that its state cannot be had
+        raise UnknownState(str(error)) from error
+    if isinstance(reduced, str):
+        return Content("global", [(".module", str(getattr(value, "__module__", ""))), (".name", reduced)])
+    maker, arguments, state, members, entries = (*reduced, None, None, None, None)[:5]
+    parts = [(".maker", maker), (".arguments", arguments), (".state", state)]
+    parts += [(f"[{i}]", item) for i, item in enumerate(members or ())]
+    return Content("reduced", [*parts, *((f"[{i}]", item) for i, item in enumerate(entries or ()))])
+
+
+def _has_native_state(kind: type) -> bool:
+    """Whether some class of an object holds more than attributes and slots, in a way of its own."""
+    if kind is object:
+        raise UnknownState("it has no content")
+    for base in kind.__mro__[:-1]:
+        above = base.__base__
+        assert above is not None
+        pointers = sum(
+            getattr(base, name) > 0 and getattr(above, name) != getattr(base, name)
+            for name in ("__dictoffset__", "__weakrefoffset__")
+        )
+        slots = vars(base).get("__slots__", ())
+        count = len([name for name in ((slots,) if isinstance(slots, str) else slots) if name not in NO_SETTING])
+        room = 8 * (pointers + count)
+        if base.__itemsize__ or base.__basicsize__ - above.__basicsize__ > max(room, 8 if base.__dictoffset__ else 0):
+            return True
+    return False

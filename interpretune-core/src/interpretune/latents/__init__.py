@@ -1,0 +1,1 @@
+"""Latent models, and models with latent models spliced in."""

@@ -1,0 +1,174 @@
+"""Refuses numbers that are NaN or infinite, and names the rows that have them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interpretune.analysis.batch import LatentValues
+from interpretune.errors import BATCH, NotFiniteError
+from interpretune.latents.finite_causes import why_not_finite
+
+if TYPE_CHECKING:
+    from interpretune.activations.hooked_model import HookedModel
+    from interpretune.activations.inputs import ModelInputs, Points
+    from interpretune.analysis.cache import AnalysisCache
+    from interpretune.latents.latent_model import Edit
+
+RESULTS = ("logit_diffs", "loss", "activations", "peak_values", "gradients", "effects")
+"""Results of a batch that must be finite. Logits need not be: a model may rule out tokens with minus infinity."""
+STORED = (
+    "They were stored by a version that did not refuse them, or by a step of your own. Run the analysis again, which "
+    "says where in the model they begin; or leave those examples out."
+)
+COMPUTED = (
+    "What was computed from finite logits is not: look at the step, the adapter or the operation that wrote it, and at "
+    "logits of answers that the model rules out."
+)
+
+
+def rows_not_finite(values: Tensor) -> list[int]:
+    """Which rows of ``[n, ...]`` hold a number that is NaN or infinite."""
+    found: list[int] = (~values.detach().reshape(len(values), -1).isfinite().all(-1)).nonzero().flatten().tolist()
+    return found
+
+
+def check_rows(values: Tensor, what: str, reason: str, rows: Sequence[int] | Tensor | None = None) -> None:
+    """Refuse numbers ``[n, ...]`` that are not finite.
+
+    Args:
+        values: The numbers.
+        what: What they are, as the beginning of a sentence.
+        reason: Where they come from and what to do, in sentences.
+        rows: The examples of the batch that they belong to, ``[n]``; None: one each.
+
+    Raises:
+        NotFiniteError: With the examples.
+    """
+    if not bool(values.detach().isfinite().all()):
+        bad = rows_not_finite(values)
+        raise NotFiniteError(what, bad if rows is None else sorted({int(rows[i]) for i in bad}), reason)
+
+
+def lacks_logits(logits: Tensor) -> Tensor:
+    """Where logits ``[..., vocab]`` say nothing, ``[...]``, bool: one is NaN or infinite, or all are ruled out.
+
+    Minus infinity for some tokens is how models rule tokens out, and no error.
+    """
+    return ~logits.detach().amax(dim=-1).isfinite()
+
+
+def check_logits(
+    backend: HookedModel, logits: Tensor, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None
+) -> None:
+    """Refuse what a forward gave where it is not finite; logits of padding are nobody's business.
+
+    Args:
+        backend: What ran the forward.
+        logits: ``[n, vocab]`` at points, or ``[batch, pos, vocab]``.
+        inputs: The batch.
+        edits: What was edited.
+        points: Where logits were wanted; None: everywhere.
+
+    Raises:
+        NotFiniteError: With the rows, where it begins, and the likely cause.
+    """
+    if not logits.numel():
+        return
+    lacking = lacks_logits(logits)
+    if points is None and lacking.shape == inputs.attention_mask.shape:
+        lacking &= inputs.attention_mask.bool()
+    if not bool(lacking.any()):
+        return
+    rows = lacking.any(-1).nonzero().flatten() if points is None else points.examples[lacking]
+    found = sorted(set(rows.tolist()))
+    raise NotFiniteError("Logits", found, why_not_finite(backend, inputs, edits, found))
+
+
+def check_results(values: Mapping[str, Any]) -> None:
+    """Refuse results of a batch that are not finite.
+
+    Args:
+        values: By field name; those in ``RESULTS`` are looked at.
+
+    Raises:
+        NotFiniteError: With the examples of the batch.
+    """
+    for name in RESULTS:
+        for item in _tensors(values.get(name)):
+            if item.ndim == 0 and not bool(item.isfinite()):
+                raise NotFiniteError(
+                    name, range(len(values["orig_labels"])) if "orig_labels" in values else [0], COMPUTED
+                )
+            if item.ndim:
+                check_rows(item, name, COMPUTED)
+
+
+def check_generated(generated: Any) -> None:
+    """Refuse what was generated from logits that are not finite.
+
+    Args:
+        generated: Has ``logits``, a tuple of ``[batch, vocab]``, or none.
+
+    Raises:
+        NotFiniteError: With the rows, and the new token at which they begin.
+    """
+    steps = getattr(generated, "logits", None)
+    if not isinstance(steps, (tuple, list)) or not steps:
+        return
+    lacking = torch.stack([lacks_logits(logits) for logits in steps])
+    if not bool(lacking.any()):
+        return
+    first = int(lacking.any(dim=-1).nonzero()[0])
+    rows = lacking.any(dim=0).nonzero().flatten().tolist()
+    raise NotFiniteError(
+        "Logits of generated tokens",
+        rows,
+        f"They begin at new token {first + 1}. Run the same rows through an analysis, which says where in the model; "
+        "padding under eager attention in float64 and overflows of float16 are likely causes.",
+    )
+
+
+def check_stored(analysis_cache: AnalysisCache, what: str) -> None:
+    """Refuse results that hold NaN: sums and counts over them would say nothing.
+
+    Args:
+        analysis_cache: Results of an analysis.
+        what: ``logit_diffs``, ``activations`` or ``effects``; what is not there is not looked at.
+
+    Raises:
+        NotFiniteError: With the examples.
+    """
+    first, rows = 0, set()
+    for found in getattr(analysis_cache, what):
+        size = 0
+        for item in _tensors(found):
+            size = len(item)
+            rows |= {first + row for row in rows_not_finite(item)}
+        first += size
+    if rows:
+        raise NotFiniteError(what, sorted(rows), STORED, of="the analysis")
+
+
+@contextlib.contextmanager
+def rows_named(names: Sequence[int] | Tensor, of: str = BATCH) -> Iterator[None]:
+    """Let an error of the block that counts in the batch name row ``i`` as ``names[i]``."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if error.of != BATCH:
+            raise
+        raise error.renamed(names, of) from None
+
+
+def _tensors(found: Any) -> list[Tensor]:
+    values = list(found.values()) if isinstance(found, Mapping) else [found]
+    return [
+        item.values if isinstance(item, LatentValues) else item
+        for item in values
+        if isinstance(item, (LatentValues, Tensor))
+    ]

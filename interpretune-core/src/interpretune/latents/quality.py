@@ -1,0 +1,160 @@
+"""How faithful latent models are on the session's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import asdict, frozen
+from torch import Tensor
+from torch.nn import functional
+
+from interpretune.activations.inputs import ModelInputs
+from interpretune.errors import NotFiniteError
+from interpretune.latents.finite import check_rows, rows_not_finite
+from interpretune.latents.latent_model import Edit, LatentModel, activation_name
+from interpretune.system.model_lock import model_lock
+
+if TYPE_CHECKING:
+    from interpretune.session.module import ITModule
+
+
+@frozen(kw_only=True)
+class LatentQuality:
+    """Quality of one latent model on some batches.
+
+    Attributes:
+        name: Its activation name.
+        explained_variance: 1 - residual variance / variance of the output it replaces, over spliced tokens.
+        l0: Mean number of active latents, over spliced tokens.
+        answer_l0: The same at the answer position.
+        never_active: Share of latents that are active at no token of these batches.
+        loss_clean: Mean next-token loss of the model, in nats, over real tokens.
+        loss_spliced: The same with this latent model spliced in.
+        loss_zeroed: The same with zeros in place of the spliced tokens.
+        loss_recovered: (zeroed - spliced) / (zeroed - clean).
+        tokens: Number of spliced tokens.
+    """
+
+    name: str
+    explained_variance: float
+    l0: float
+    answer_l0: float
+    never_active: float
+    loss_clean: float
+    loss_spliced: float
+    loss_zeroed: float
+    loss_recovered: float
+    tokens: int
+
+    def as_row(self) -> dict[str, Any]:
+        """For tables."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]]) -> list[LatentQuality]:
+    """Measure each latent model of a session alone.
+
+    Args:
+        module: The session's module.
+        batches: Batches on any device.
+
+    Returns:
+        One record for each latent model.
+    """
+    tallies = [_Tally(item) for item in module.latent_models]
+    for batch in batches:
+        inputs = ModelInputs.from_batch(module.batch_to_device(batch))
+        with model_lock(module.model):
+            clean = _loss(module, inputs, {})
+            for tally in tallies:
+                tally.add(module, inputs, clean)
+    return [tally.result() for tally in tallies]
+
+
+class _Tally:
+    """Running sums for one latent model."""
+
+    def __init__(self, latent_model: LatentModel) -> None:
+        self.latent_model = latent_model
+        self.tokens = 0
+        self.answers = 0
+        self.active = 0.0
+        self.answer_active = 0.0
+        self.residual = 0.0
+        self.total: Tensor | float = 0.0
+        self.square = 0.0
+        self.ever: Tensor | None = None
+        self.losses = torch.zeros(3, dtype=torch.float64)
+        self.targets = 0
+
+    def add(self, module: ITModule, inputs: ModelInputs, clean: Tensor) -> None:
+        """Take one batch into account."""
+        item, backend = self.latent_model, module.backend
+        untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
+        cache = backend.capture(inputs, [item.hook_point, item.output_hook_point])
+        latents = item.encode(cache[item.hook_point].flatten(2))
+        spliced = ~untouched
+        target = cache[item.output_hook_point].flatten(2)[spliced].double()
+        residual = target - item.decode(latents)[spliced].double()
+        if not bool(residual.isfinite().all()):
+            rows = spliced.nonzero()[rows_not_finite(residual), 0].unique().tolist()
+            what = f"The activations, or the reconstruction, of {activation_name(item)}"
+            raise NotFiniteError(what, rows, "Look at the latent model's weights, and at what it reads.")
+        active = latents > 0
+        counts = active.sum(-1)
+        self.tokens += int(spliced.sum())
+        self.active += counts[spliced].sum().item()
+        rows = torch.arange(len(inputs), device=counts.device)
+        self.answers += len(inputs)
+        self.answer_active += counts[rows, inputs.answer_positions].sum().item()
+        self.residual += residual.square().sum().item()
+        self.total = self.total + target.sum(0)
+        self.square += target.square().sum().item()
+        ever = active[spliced].any(0)
+        self.ever = ever if self.ever is None else self.ever | ever
+
+        def zero(activations: Tensor) -> Tensor:
+            shape = (*untouched.shape, *([1] * (activations.ndim - 2)))
+            return activations.masked_fill(~untouched.reshape(shape), 0)
+
+        edits, _ = backend.splice_edits(inputs, [item], {}, ())
+        sums = [
+            clean.double().sum(),
+            _loss(module, inputs, edits).double().sum(),
+            _loss(module, inputs, {item.output_hook_point: zero}).double().sum(),
+        ]
+        self.losses += torch.stack(sums).cpu()
+        self.targets += len(clean)
+
+    def result(self) -> LatentQuality:
+        """Ratios of the sums."""
+        variance = self.square - (torch.as_tensor(self.total).square().sum() / max(self.tokens, 1)).item()
+        clean, spliced, zeroed = (self.losses / max(self.targets, 1)).tolist()
+        never = 1 - self.ever.double().mean().item() if self.ever is not None else 1.0
+        return LatentQuality(
+            name=activation_name(self.latent_model),
+            explained_variance=1 - self.residual / variance if variance else float("nan"),
+            l0=self.active / max(self.tokens, 1),
+            answer_l0=self.answer_active / max(self.answers, 1),
+            never_active=never,
+            loss_clean=clean,
+            loss_spliced=spliced,
+            loss_zeroed=zeroed,
+            loss_recovered=(zeroed - spliced) / (zeroed - clean) if zeroed != clean else float("nan"),
+            tokens=self.tokens,
+        )
+
+
+def _loss(module: ITModule, inputs: ModelInputs, edits: Mapping[str, Edit]) -> Tensor:
+    """Next-token loss of every real token that follows a real token, in nats, ``[n]``."""
+    logits = module.backend.forward(inputs, edits)
+    mask = inputs.attention_mask.bool()
+    targets = mask[:, 1:] & mask[:, :-1]
+    chosen = logits[:, :-1][targets]
+    exact = chosen if chosen.dtype == torch.float64 else chosen.float()
+    losses = functional.cross_entropy(exact, inputs.tokens[:, 1:][targets], reduction="none")
+    check_rows(losses, "Next-token losses", "Does the model rule out tokens of the text?", targets.nonzero()[:, 0])
+    return losses

@@ -1,0 +1,1 @@
+"""Loading models and tokenizers, and what is known of their tokens."""

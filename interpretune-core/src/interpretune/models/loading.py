@@ -1,0 +1,210 @@
+"""Loads Hugging Face causal models from a hub id, a local folder, a GGUF file, memory, or a configuration alone."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interpretune.config.checked import check_argument
+from interpretune.errors import ConfigurationError, ModelLoadError
+from interpretune.models.lora import add_lora
+from interpretune.models.quantization import check_trainable, keep_weights_in_place, quantized_loading
+from interpretune.system.cache_folder import build_once, cache_root
+from interpretune.system.plain_files import file_sha256
+from interpretune.system.put_back import random_state_put_back
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from interpretune.config.module import ITConfig
+
+
+def resolve_source(name_or_path: str, cache_dir: str | Path | None = None) -> str:
+    """Where ``from_pretrained`` shall look: GGUF files are converted once, anything else is returned as it is.
+
+    Args:
+        name_or_path: Hub id, folder, or GGUF file.
+        cache_dir: Where converted models are kept.
+
+    Raises:
+        ModelLoadError: A GGUF file or a folder is missing, or a file cannot be converted.
+    """
+    if not name_or_path.lower().endswith(".gguf"):
+        if not _may_be_a_hub_id(name_or_path) and not Path(name_or_path).expanduser().exists():
+            raise ModelLoadError(
+                f"model_name_or_path is {name_or_path!r}, and no such folder exists. Give a folder with a saved model, "
+                "a GGUF file, or a hub id (owner/name)."
+            )
+        return name_or_path
+    path = Path(name_or_path).expanduser()
+    if not path.is_file():
+        raise ModelLoadError(f"The GGUF file {path} does not exist.")
+    target = cache_root(cache_dir) / "models" / f"{path.stem}-{file_sha256(path)[:12]}"
+    return str(build_once(target, lambda folder: convert_gguf(path, folder)))
+
+
+def _may_be_a_hub_id(name_or_path: str) -> bool:
+    return (
+        name_or_path.count("/") <= 1
+        and not name_or_path.startswith(("/", "./", "../", "~"))
+        and "\\" not in name_or_path
+    )
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """Write the model and the tokenizer of a GGUF file as safetensors, dequantized to float32.
+
+    Raises:
+        ModelLoadError: The file cannot be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelLoadError(f'Reading {path} needs the package gguf: `pip install "interpretune-core[gguf]"`.')
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        )
+    except Exception as error:  # readers of a damaged file raise whatever they stumble on, struct.error for one
+        raise ModelLoadError(
+            f"The GGUF file {path} cannot be read: {type(error).__name__}: {error}. Is it whole, and is its "
+            "architecture one that transformers can load?"
+        ) from error
+    _forget_quantization(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Remove the marks of the GGUF quantizer: the weights are plain tensors now, and saving would refuse."""
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if name in vars(model):
+            delattr(model, name)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        if "quantization_config" in vars(config):
+            del config.quantization_config
+
+
+def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
+    """Load the Hugging Face model of a module's configuration.
+
+    Sources, in this order: ``hf_model`` (already in memory), ``hf_config`` (random weights),
+    ``model_name_or_path``.
+
+    Returns:
+        The model in evaluation mode, on the device of the configuration.
+
+    Raises:
+        ConfigurationError: No source, or an unknown class or dtype.
+        ModelLoadError: The source cannot be reached or read.
+    """
+    model_class = _model_class(cfg)
+    quantized = quantized_loading(cfg, device_of(cfg))
+    with random_state_put_back():  # of new weights: a whole model, a classification head, LoRA matrices
+        torch.manual_seed(cfg.seed)
+        if cfg.hf_model is not None:
+            model = cfg.hf_model
+        elif cfg.hf_config is not None:
+            config = copy.deepcopy(cfg.hf_config)
+            if _classifies(cfg):
+                config.num_labels = cfg.num_labels
+            build = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config", model_class)
+            model = build(config)
+        elif cfg.model_name_or_path:
+            model = _from_pretrained(cfg, model_class, quantized)
+        else:
+            raise ConfigurationError(
+                "No model is configured. Set model_name_or_path (hub id, folder or GGUF file), hf_model or hf_config."
+            )
+        for name, token_id in cfg.tokenizer_id_overrides.items():
+            setattr(model.config, name, token_id)
+        _check_labels(model, cfg)
+        keep_weights_in_place(model)
+        if not quantized:
+            model = model.to(device_of(cfg))
+        if cfg.lora is not None:
+            add_lora(model, cfg)
+    check_trainable(model, cfg)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _classifies(cfg: ITConfig) -> bool:
+    return cfg.num_labels > 0 and (cfg.hf_from_pretrained_cfg.model_head or "").endswith("Classification")
+
+
+def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
+    """A classification head that was in memory already keeps its size."""
+    is_classifier = type(model).__name__.endswith("Classification")
+    if is_classifier and cfg.num_labels > 0 and model.config.num_labels != cfg.num_labels:
+        raise ConfigurationError(
+            f"num_labels is {cfg.num_labels}, and the head of the {type(model).__name__} has {model.config.num_labels} "
+            f"labels. Make hf_model with num_labels={cfg.num_labels}."
+        )
+
+
+def device_of(cfg: ITConfig) -> torch.device:
+    """The configured device, else CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigurationError: torch knows no device of this name.
+    """
+    try:
+        return torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigurationError(f"ITConfig.device is {cfg.device!r}, which is no device: {error}") from error
+
+
+def _from_pretrained(cfg: ITConfig, model_class: Any, quantized: Mapping[str, Any]) -> PreTrainedModel:
+    source = resolve_source(cfg.model_name_or_path, cfg.cache_dir)
+    options = dict(cfg.hf_from_pretrained_cfg.pretrained_kwargs)
+    dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
+    options["dtype"] = _dtype(dtype)
+    options |= quantized
+    if _classifies(cfg):
+        options["num_labels"] = cfg.num_labels
+    try:
+        model: PreTrainedModel = model_class.from_pretrained(source, trust_remote_code=cfg.trust_remote_code, **options)
+    except Exception as error:  # hub, parser and file errors have many kinds; all mean that the model cannot be had
+        what = "folder" if Path(source).expanduser().is_dir() else "hub id"
+        raise ModelLoadError(
+            f"The model {source!r} ({what}) cannot be loaded: {type(error).__name__}: {error}. Without a network, give "
+            "`model_name_or_path` a local folder (saved with `save_pretrained`) or a GGUF file; with one, check the id "
+            "and your access to it."
+        ) from error
+    return model
+
+
+def _dtype(dtype: Any) -> Any:
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigurationError(f"Unknown dtype {dtype!r}; use a name such as 'float32' or 'bfloat16'.")
+    return found
+
+
+def _model_class(cfg: ITConfig) -> Any:
+    path = cfg.hf_from_pretrained_cfg.model_head or "transformers.AutoModelForCausalLM"
+    return import_object(path, "hf_from_pretrained_cfg.model_head")
+
+
+def import_object(path: str, where: str) -> Any:
+    """Import ``package.module.Name``.
+
+    Raises:
+        ConfigurationError: There is no such object; the message names the setting ``where``.
+    """
+    check_argument(where, path, str)
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{where} names {path!r}, which cannot be imported: {error}.") from error

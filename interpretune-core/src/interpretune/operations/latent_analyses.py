@@ -1,0 +1,366 @@
+"""The operations that the analyses of latents are composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import functional
+
+from interpretune.activations.inputs import ModelInputs
+from interpretune.analysis.batch import LatentValues, alive_at
+from interpretune.errors import AnalysisError, DataError, NotFiniteError
+from interpretune.latents.finite import check_rows, rows_named, rows_not_finite
+from interpretune.latents.latent_model import activation_name
+from interpretune.models.tokenization import real_tokens, token_texts
+from interpretune.operations.operation import operation
+from interpretune.replay.effect_noise import is_measured, measure_noise
+from interpretune.replay.gradients import attribute
+from interpretune.replay.prefill import LatentObserver, Prefill
+from interpretune.replay.prefill import prefill as run_once
+from interpretune.replay.rows import LatentRows
+from interpretune.store.fields import Field, Per
+
+if TYPE_CHECKING:
+    from interpretune.backends.backend import AnalysisBackend
+    from interpretune.session.module import ITModule
+
+ALIVE = Field("alive_latents", "object", Per.batch, about="latents active at some answer, by activation name")
+ANSWER_LOGITS = Field("answer_logits", shape=("vocab",), about="logits at the answer position")
+LOGIT_DIFFS = Field("logit_diffs", about="logit of the correct answer minus that of the other, logits")
+BASE_LOGIT_DIFFS = Field("base_logit_diffs", about="logit differences that effects are counted from, logits")
+ACTIVATIONS = Field("activations", per=Per.latent, about="at the answer position")
+GRADIENTS = Field("gradients", per=Per.latent, about="of the summed logit differences, at the answer position")
+ABLATED_LOGITS = Field("ablated_logits", per=Per.latent, shape=("answer",), about="answers' logits without the latent")
+EFFECTS = Field("effects", per=Per.latent, about="effect on the logit difference, logits")
+EFFECT_NOISE = Field(
+    "effect_noise", "float64", Per.batch, about="what rounding alone does to an effect, logits; 0 where not measured"
+)
+
+RULED_OUT = (
+    "Does the model rule out one of the answers (a logit of minus infinity), or does the module's standardize_logits "
+    "divide by zero? Choose other answers, or mend it."
+)
+
+# ------------------------------------------------------------------------------------------------------------ passes
+
+
+@operation(writes=Field("answer_indices", "int64", about="answer position in the padded row"), volatile={"known"})
+def answer_positions(inputs: ModelInputs, batch_idx: int, *, known: Sequence[Tensor] | None = None) -> Tensor:
+    """The last token of each row that is no padding; refused where another analysis has ``known`` it elsewhere."""
+    found = inputs.answer_positions
+    if known is None:
+        return found
+    given = entry_of(known, batch_idx, "analysis_cfg.answer_indices").to(found.device)
+    if not torch.equal(given, found):
+        raise AnalysisError(
+            f"analysis_cfg.answer_indices of batch {batch_idx} are {given.tolist()}, but this batch has its answers at "
+            f"{found.tolist()}. Both analyses must see the same batches in the same order."
+        )
+    return found
+
+
+@operation(writes=ANSWER_LOGITS, needs={"forward"}, forwards=1)
+def plain_forward(inputs: ModelInputs, backend: AnalysisBackend) -> Tensor:
+    """One forward without latent models."""
+    return backend.run(inputs)
+
+
+@frozen(eq=False)
+class HighestActivations:
+    """The highest activation of every latent in each prompt, ``[batch, d_sae]``, and its position without padding."""
+
+    values: Tensor
+    positions: Tensor
+
+
+@operation(
+    writes=(
+        Field("clean", "object", Per.batch, about="Prefill of the batch with all latent models spliced in"),
+        Field("highest", "object", Per.batch, about="HighestActivations by activation name"),
+    ),
+    needs={"splice", "latent_models"},
+    forwards=1,
+    volatile={"self_check"},
+)
+def spliced_run(
+    inputs: ModelInputs,
+    backend: AnalysisBackend,
+    latent_models: Sequence[Any],
+    replays: bool,
+    *,
+    names: Sequence[str] | None = None,
+    self_check: bool = True,
+) -> dict[str, Any]:
+    """One forward with all latent models spliced in; what replays need is kept where something replays."""
+    recorded = [activation_name(item) for item in latent_models] if names is None else list(names)
+    highest: dict[str, HighestActivations] = {}
+    observers = {name: _peak_finder(name, len(inputs), highest) for name in recorded}
+    if replays:
+        clean = backend.prefill(inputs, list(latent_models), observers=observers, self_check=self_check)
+    else:
+        clean = run_once(backend, inputs, list(latent_models), observers=observers)
+    return {"clean": clean, "highest": highest}
+
+
+def _peak_finder(name: str, batch: int, highest: dict[str, HighestActivations]) -> LatentObserver:
+    """Notes where latents are most active in each prompt."""
+
+    def find(latents: Tensor, inputs: ModelInputs, examples: Tensor) -> None:
+        if name not in highest:
+            shape = (batch, latents.shape[-1])
+            highest[name] = HighestActivations(latents.new_zeros(shape), examples.new_zeros(shape))
+        for row, example in enumerate(examples.tolist()):
+            real = inputs.attention_mask[row].nonzero().flatten()
+            values, where = latents[row, real].max(dim=0)
+            highest[name].values[example] = values
+            highest[name].positions[example] = real[where] - real[0]
+
+    return find
+
+
+@operation(writes=ANSWER_LOGITS)
+def spliced_logits(clean: Prefill) -> Tensor:
+    """Logits of the spliced run."""
+    return clean.logits
+
+
+@operation(writes=ALIVE)
+def find_alive(
+    clean: Prefill,
+    highest: Mapping[str, HighestActivations],
+    batch_idx: int,
+    *,
+    known: Sequence[Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Latents that are active at the answer position of some example of the batch, or those that are ``known``."""
+    named = {} if known is None else entry_of(known, batch_idx, "alive_latents")
+    device = clean.logits.device
+    return {name: named[name].to(device) if name in named else alive_at(clean.latents[name]) for name in highest}
+
+
+@operation(writes=ACTIVATIONS)
+def activations_of_alive(clean: Prefill, alive_latents: Mapping[str, Tensor]) -> dict[str, LatentValues]:
+    """Activations of the alive latents."""
+    return {name: _of_alive(clean.latents[name], ids) for name, ids in alive_latents.items()}
+
+
+@operation(
+    writes=(
+        Field("peak_values", per=Per.latent, about="highest activation in the prompt"),
+        Field("peak_positions", "int64", per=Per.latent, about="its position, counted without padding"),
+    )
+)
+def peaks_of_alive(
+    highest: Mapping[str, HighestActivations], alive_latents: Mapping[str, Tensor]
+) -> dict[str, dict[str, LatentValues]]:
+    """Where in each prompt the alive latents are most active."""
+    for name, item in highest.items():
+        check_rows(item.values, f"Latents of {name}", "Look at the latent model's weights, and at what it reads.")
+    return {
+        "peak_values": {name: _of_alive(highest[name].values, ids) for name, ids in alive_latents.items()},
+        "peak_positions": {name: _of_alive(highest[name].positions, ids) for name, ids in alive_latents.items()},
+    }
+
+
+@operation(writes=ABLATED_LOGITS, needs={"ablation", "latent_models"}, volatile={"row_budget"})
+def ablate_alive(
+    module: ITModule,
+    clean: Prefill,
+    activations: Mapping[str, LatentValues],
+    *,
+    row_budget: int | None = None,
+) -> dict[str, LatentValues]:
+    """Answers' logits with each alive latent set to zero at the answer position."""
+    parts = []
+    for name, alive in activations.items():
+        batch, n_alive = alive.values.shape
+        examples = torch.arange(batch, device=alive.latents.device).repeat_interleave(n_alive)
+        parts.append(LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1)))
+    columns = module.answer_columns
+    logits = clean.backend.ablate(clean, LatentRows.joined(parts), columns, row_budget).split(list(map(len, parts)))
+    found = {}
+    for (name, alive), mine in zip(activations.items(), logits, strict=True):
+        with rows_named(torch.arange(len(mine)) // max(len(alive.latents), 1)):
+            answers = answers_of(module, mine, columns)
+        found[name] = LatentValues(alive.latents, answers.reshape(*alive.values.shape, -1), alive.d_sae)
+    return found
+
+
+@operation(
+    writes=GRADIENTS,
+    needs={"gradients", "latent_models"},
+)
+def gradients_of_alive(
+    module: ITModule, clean: Prefill, orig_labels: Tensor, alive_latents: Mapping[str, Tensor]
+) -> dict[str, LatentValues]:
+    """Gradients of the summed logit differences by the alive latents' activations."""
+    columns, names = module.answer_columns, list(alive_latents)
+    if clean.kept is not None:
+        found = attribute(
+            clean,
+            lambda logits, points: logit_differences(answers_of(module, logits, columns), orig_labels[points]).sum(),
+            names,
+            columns,
+        )
+    else:
+        _, everywhere = clean.backend.gradients(
+            clean.inputs,
+            list(clean.latent_models.values()),
+            lambda logits: logit_differences(answers_of(module, logits, None), orig_labels).sum(),
+            names,
+        )
+        found = {name: clean.points.of(values) for name, values in everywhere.items()}
+    return {name: _of_alive(found[name], ids) for name, ids in alive_latents.items()}
+
+
+@operation(writes=EFFECT_NOISE, needs={"splice", "latent_models"})
+def noise_of_effects(module: ITModule, clean: Prefill, orig_labels: Tensor, batch_idx: int) -> float:
+    """Standard deviation of an effect by rounding, measured in the first batch and ever fewer later ones."""
+    if not is_measured(batch_idx):
+        return 0.0
+    return measure_noise(
+        clean,
+        lambda logits, examples: logit_differences(answers_of(module, logits, None), orig_labels[examples]),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- texts
+
+
+@operation(writes=Field("tokens", "int64", ragged=True, about="ids of the real tokens"))
+def unpadded_tokens(inputs: ModelInputs) -> list[Tensor]:
+    """Tokens without padding."""
+    return real_tokens(inputs.tokens, inputs.attention_mask)
+
+
+@operation(writes=Field("pieces", "string", ragged=True, about="text of each real token"))
+def token_pieces(module: ITModule, tokens: Sequence[Tensor]) -> list[list[str]]:
+    """Text of each token."""
+    return token_texts(module.require_datamodule().tokenizer, tokens)
+
+
+@operation(writes=Field("prompts", "string", about="text of the example"))
+def prompt_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[str]:
+    """Text of each example, without special tokens."""
+    texts: list[str] = module.require_datamodule().tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return texts
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+@operation(writes=Field("answers", shape=("answer",), about="logits of the answers"), reads=("module", ANSWER_LOGITS))
+def answer_columns(module: ITModule, answer_logits: Tensor) -> Tensor:
+    """Logits reduced to the answers, as the module says."""
+    return answers_of(module, answer_logits, None)
+
+
+@operation(writes=Field("loss", per=Per.batch, about="mean of the batch, nats unless the module has its own loss"))
+def mean_loss(module: ITModule, answer_logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss of the answer tokens."""
+    loss: Tensor = getattr(module, "loss_fn", functional.cross_entropy)(answer_logits, labels)
+    return loss
+
+
+@operation(writes=Field("preds", "int64", about="answer with the highest logit"))
+def predict_answers(answers: Tensor) -> Tensor:
+    """Predicted answers."""
+    return answers.argmax(dim=-1)
+
+
+@operation(writes=LOGIT_DIFFS)
+def differ_answers(answers: Tensor, orig_labels: Tensor) -> Tensor:
+    """Logit differences."""
+    return logit_differences(answers, orig_labels)
+
+
+@operation(writes=BASE_LOGIT_DIFFS)
+def count_from_clean(logit_diffs: Tensor, batch_idx: int, *, known: Sequence[Tensor] | None = None) -> Tensor:
+    """Effects are counted from the run itself, or from what is ``known`` of another."""
+    base: Tensor = logit_diffs if known is None else entry_of(known, batch_idx, "analysis_cfg.base_logit_diffs")
+    return base
+
+
+@operation(writes=EFFECTS, reads=("activations", ABLATED_LOGITS, BASE_LOGIT_DIFFS, "orig_labels"))
+def ablation_effects(
+    activations: Mapping[str, LatentValues],
+    ablated_logits: Mapping[str, LatentValues],
+    base_logit_diffs: Tensor,
+    orig_labels: Tensor,
+) -> dict[str, LatentValues]:
+    """Clean logit difference minus that without the latent; exactly 0 where the latent is not active."""
+    found = {}
+    for name, alive in activations.items():
+        without = logit_differences(ablated_logits[name].values, orig_labels.unsqueeze(-1))
+        effects = base_logit_diffs.to(without.device).unsqueeze(-1) - without
+        found[name] = LatentValues(alive.latents, effects.masked_fill(alive.values <= 0, 0), alive.d_sae)
+    return found
+
+
+@operation(writes=EFFECTS)
+def attribution_effects(
+    activations: Mapping[str, LatentValues], gradients: Mapping[str, LatentValues]
+) -> dict[str, LatentValues]:
+    """Attribution patching: activation times gradient."""
+    return {
+        name: LatentValues(item.latents, item.values * gradients[name].values, item.d_sae)
+        for name, item in activations.items()
+    }
+
+
+def logit_differences(answers: Tensor, labels: Tensor) -> Tensor:
+    """Logit of the correct answer minus that of the other.
+
+    Args:
+        answers: Logits of the two answers, ``[..., 2]``.
+        labels: Correct answer, broadcastable to ``[...]``.
+
+    Returns:
+        ``[...]``, in logits.
+
+    Raises:
+        DataError: There are not two answers.
+    """
+    if answers.shape[-1] != 2:
+        raise DataError(f"A logit difference is defined for two answers; this task has {answers.shape[-1]}.")
+    labels = labels.expand(answers.shape[:-1]).unsqueeze(-1)
+    return (answers.gather(-1, labels) - answers.gather(-1, 1 - labels)).squeeze(-1)
+
+
+def entry_of(known: Sequence[Any], batch_idx: int, name: str) -> Any:
+    """What another analysis has of a batch.
+
+    Args:
+        known: One entry for each batch.
+        batch_idx: Index of the batch.
+        name: What it is, for the error.
+
+    Raises:
+        AnalysisError: There are fewer batches.
+    """
+    if batch_idx >= len(known):
+        raise AnalysisError(
+            f"{name} has {len(known)} batches, and batch {batch_idx} is asked for. Run the clean analysis over at "
+            "least as many batches."
+        )
+    return known[batch_idx]
+
+
+def answers_of(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:
+    """Logits of the answers, ``[n, num_labels]``, of all logits or of the columns that were computed.
+
+    Raises:
+        NotFiniteError: One of them is NaN or infinite: a model that rules out an answer has no logit difference.
+    """
+    answers = module.standardize_logits(logits)[:, -1, :] if columns is None else logits
+    if not bool(answers.detach().isfinite().all()):
+        raise NotFiniteError("Logits of the answers", rows_not_finite(answers), RULED_OUT)
+    return answers
+
+
+def _of_alive(values: Tensor, latents: Tensor) -> LatentValues:
+    return LatentValues(latents, values[:, latents], values.shape[-1])

@@ -1,0 +1,122 @@
+"""Operations of others: of the stack's adapters, of installed packages, of files, and of files elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import fsspec  # type: ignore[import-untyped]
+
+from interpretune.errors import PlanError
+from interpretune.operations.operation import Operation
+
+if TYPE_CHECKING:
+    from interpretune.session.module import ITModule
+
+ENTRY_POINTS = "interpretune.operations"
+"""Group of entry points that name operations of installed packages."""
+
+
+def offered_operations(module: ITModule) -> dict[str, Operation]:
+    """The operations that the adapters of a session offer, by name.
+
+    Raises:
+        PlanError: Two of them have one name.
+    """
+    offers: list[Iterable[Operation]] = module._hook.it_contribute_operations(module=module)
+    return _by_name((op for offer in offers for op in offer), "the session's adapters")
+
+
+def find_operation(name: str, module: ITModule) -> Operation:
+    """An operation by name: of the session's adapters, or of an installed package.
+
+    Packages name theirs in the entry-point group ``interpretune.operations``; only the one that is asked for is
+    imported.
+
+    Raises:
+        PlanError: There is none, or what is there is no operation.
+    """
+    offered = offered_operations(module)
+    if name in offered:
+        return offered[name]
+    found = {item.name: item for item in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        known = ", ".join(sorted({*offered, *found}))
+        raise PlanError(f"There is no operation {name!r}. The session's adapters and packages offer {known}.")
+    try:
+        loaded = found[name].load()
+    except Exception as error:
+        raise PlanError(f"The operation {name!r} ({found[name].value}) cannot be imported: {error}") from error
+    if not isinstance(loaded, Operation):
+        raise PlanError(f"{found[name].value} is a {type(loaded).__name__}; decorate a function with @operation.")
+    return loaded
+
+
+def load_operations(source: str | Path, trusted: Mapping[str, str] | None = None) -> dict[str, Operation]:
+    """Operations of Python files, by name.
+
+    Args:
+        source: A file or a folder of files on this machine, whose code is run; or an address that fsspec knows
+            (``https://...``, ``hf://...``), whose code is run only where ``trusted`` says so.
+        trusted: For an address: SHA-256 of each file that may run, by file name.
+
+    Raises:
+        PlanError: Nothing is there; a file fails; two operations have one name; or a file elsewhere is not named in
+            ``trusted`` with its hash.
+    """
+    address = str(source)
+    if "://" not in address:
+        texts = {path.name: path.read_bytes() for path in _files(Path(source))}
+    else:
+        texts = _fetch(address)
+        seen = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+        if refused := {name: hash_ for name, hash_ in seen.items() if (trusted or {}).get(name) != hash_}:
+            raise PlanError(
+                f"{address} is code from elsewhere, which runs only when you name it with its hash. Read it, and if "
+                f"you trust it give trusted={refused!r}."
+            )
+    operations: list[Operation] = []
+    for name, text in texts.items():
+        operations += _run_file(name, text, address)
+    if not operations:
+        raise PlanError(f"{address} holds no operation: decorate functions with @operation.")
+    return _by_name(operations, address)
+
+
+def _files(source: Path) -> list[Path]:
+    files = sorted(source.glob("*.py")) if source.is_dir() else [source]
+    if not files or not files[0].is_file():
+        raise PlanError(f"{source} is no Python file and no folder of Python files.")
+    return files
+
+
+def _fetch(address: str) -> dict[str, bytes]:
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        names = [path] if address.endswith(".py") else sorted(system.glob(f"{path.rstrip('/')}/*.py"))
+        return {name.rsplit("/", 1)[-1]: system.cat_file(name) for name in names}
+    except (OSError, ImportError, ValueError) as error:
+        raise PlanError(f"{address} cannot be read: {error}") from error
+
+
+def _run_file(name: str, text: bytes, address: str) -> list[Operation]:
+    module = ModuleType(f"interpretune_operations.{Path(name).stem}")
+    module.__file__ = name
+    namespace: dict[str, Any] = module.__dict__
+    try:
+        exec(compile(text, f"{address}/{name}", "exec"), namespace)  # noqa: S102 - what the caller asked for
+    except Exception as error:
+        raise PlanError(f"{name} of {address} fails when it is loaded: {type(error).__name__}: {error}") from error
+    return [value for value in namespace.values() if isinstance(value, Operation)]
+
+
+def _by_name(operations: Iterable[Operation], where: str) -> dict[str, Operation]:
+    named: dict[str, Operation] = {}
+    for op in operations:
+        if named.setdefault(op.name, op) is not op:
+            raise PlanError(f"Two operations of {where} are called {op.name}.")
+    return named

@@ -1,0 +1,1 @@
+"""How adapters are declared, found and stacked."""

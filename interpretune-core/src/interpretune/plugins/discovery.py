@@ -1,0 +1,281 @@
+"""Finds installed adapters in packaging metadata; imports one only when it is asked for.
+
+``installed_adapters()`` reads entry points and nothing else. The declaration of an adapter is read from its source
+text (as build tools read a package's version), so that listing adapters costs no import.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from interpretune.errors import AdapterImportError, DuplicateAdapterError, UnknownAdapterError
+from interpretune.plugins.declaration import AdapterDeclaration
+
+ENTRY_POINT_GROUP = "interpretune.adapters"
+
+
+@frozen
+class InstalledAdapter:
+    """An entry point of the group ``interpretune.adapters``, not yet imported.
+
+    Attributes:
+        name: Entry-point name.
+        target: ``module:attribute`` of the adapter object.
+        distribution: Name of the distribution that registers it.
+        version: Version of that distribution.
+    """
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.distribution} {self.version})"
+
+    def load(self) -> Any:
+        """Import the adapter object.
+
+        Raises:
+            AdapterImportError: The module or the attribute cannot be imported; the cause is chained.
+        """
+        entry_point = importlib.metadata.EntryPoint(self.name, self.target, ENTRY_POINT_GROUP)
+        try:
+            return entry_point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a stranger's module raises, sys.exit too, is reported with its owner
+            raise AdapterImportError(
+                f"Adapter {self} is installed but cannot be imported from {self.target!r}: "
+                f"{type(error).__name__}: {error}. Repair it with `pip install --force-reinstall {self.distribution}`, "
+                f"remove it with `pip uninstall {self.distribution}`, or leave {self.name!r} out of adapter_ctx."
+            ) from error
+
+    def read_declaration(self) -> AdapterDeclaration | None:
+        """Read the declaration from the adapter's source text, without importing anything.
+
+        Returns:
+            The declaration, or None where it is not a literal call that can be read without running code;
+            ``why_unreadable`` says why.
+        """
+        found = self._declared()
+        return found if isinstance(found, AdapterDeclaration) else None
+
+    def why_unreadable(self) -> str:
+        """Why ``read_declaration`` finds nothing, in words; empty where it finds the declaration."""
+        found = self._declared()
+        return "" if isinstance(found, AdapterDeclaration) else found
+
+    def _declared(self) -> AdapterDeclaration | str:
+        """The declaration, or why it cannot be read."""
+        module = self.target.partition(":")[0]
+        source = _find_source(module)
+        if source is None:
+            return f"declaration not readable: no Python source of the module {module!r} is found"
+        try:
+            tree = ast.parse(source.read_bytes(), filename=source.name)
+            calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            declarations = [node for node in calls if _called_name(node) == AdapterDeclaration.__name__]
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return f"broken: {source.name} cannot be read as Python: {_first_line(error)}"
+        reason = (
+            f"declaration not readable: {source.name} has no literal call AdapterDeclaration(name={self.name!r}, ...)"
+        )
+        for node in declarations:
+            try:
+                values = {item.arg: ast.literal_eval(item.value) for item in node.keywords if item.arg}
+            except (ValueError, TypeError, RecursionError, MemoryError):
+                continue  # computed when it runs
+            try:
+                declaration = AdapterDeclaration(**values)
+            except (ValueError, TypeError) as error:
+                if values.get("name", self.name) == self.name:
+                    reason = f"broken: its declaration is refused: {_first_line(error)}"
+                continue
+            if declaration.name == self.name:
+                return declaration
+        return reason
+
+
+@frozen
+class UnreadableRegistration:
+    """A distribution whose entry points cannot be read, and which names the group of adapters among them.
+
+    Attributes:
+        distribution: Its name.
+        version: Its version.
+        reason: What is wrong, in words.
+    """
+
+    distribution: str
+    version: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.reason})"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0] if error.args else error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a word'}"
+
+
+def _called_name(call: ast.Call) -> str | None:
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else None
+
+
+def _find_source(module: str) -> Path | None:
+    """Path of a module's source file; finds submodules, also of namespace packages, without importing their parents."""
+    package, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin is not None else None
+    stems = [Path(folder, *rest) for folder in spec.submodule_search_locations or ()]
+    candidates = [file for stem in stems for file in (stem / "__init__.py", stem.with_suffix(".py"))]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def registered_adapters() -> Iterator[InstalledAdapter]:
+    """Every entry point of the group, also where two distributions register one name.
+
+    A distribution whose entry points cannot be read is left out; ``unreadable_registrations`` has it.
+    """
+    try:
+        found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+    except Exception:  # noqa: BLE001 - one unreadable file stops the standard library's reading of all: one by one then
+        found = [item for distribution in _distributions() for item in _entry_points(distribution)[0]]
+    for entry_point in found:
+        name, version = _name_and_version(entry_point.dist)
+        yield InstalledAdapter(entry_point.name, entry_point.value, distribution=name, version=version)
+
+
+def unreadable_registrations() -> list[UnreadableRegistration]:
+    """Distributions that seem to register an adapter, and whose entry points cannot be read."""
+    return [
+        UnreadableRegistration(*_name_and_version(distribution), reason)
+        for distribution in _distributions()
+        if (reason := _entry_points(distribution)[1])
+    ]
+
+
+def _distributions() -> Iterator[importlib.metadata.Distribution]:
+    """The distributions on the path; of several with one name the first, as imports have it."""
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", _name_and_version(distribution)[0]).lower()
+        if name not in seen:
+            seen.add(name)
+            yield distribution
+
+
+def _entry_points(distribution: importlib.metadata.Distribution) -> tuple[list[importlib.metadata.EntryPoint], str]:
+    """The adapters that a distribution registers, and why they cannot be read; one of the two is empty."""
+    try:
+        return [item for item in distribution.entry_points if item.group == ENTRY_POINT_GROUP], ""
+    except Exception as error:  # noqa: BLE001 - a stranger's metadata may break its reader in any way; it is reported
+        text = _entry_points_text(distribution)
+        return [], f"entry_points.txt: {_first_line(error)}" if ENTRY_POINT_GROUP in text else ""
+
+
+def _entry_points_text(distribution: importlib.metadata.Distribution) -> str:
+    try:
+        return distribution.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):
+        return ENTRY_POINT_GROUP  # what cannot be read may be an adapter
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    if distribution is None:
+        return "no distribution", "?"
+    try:
+        metadata: Any = distribution.metadata or {}  # a damaged installation may have no metadata, or no name in it
+    except (OSError, ValueError):
+        metadata = {}
+    return metadata.get("Name") or "no name", metadata.get("Version") or "?"
+
+
+def installed_adapters() -> dict[str, InstalledAdapter]:
+    """All installed adapters by name, sorted; read from metadata alone.
+
+    Raises:
+        DuplicateAdapterError: Two distributions register the same name.
+    """
+    found: dict[str, InstalledAdapter] = {}
+    for adapter in registered_adapters():
+        twin = found.setdefault(adapter.name, adapter)
+        if twin.distribution != adapter.distribution:
+            raise DuplicateAdapterError(
+                f"Two distributions register the adapter {adapter.name!r}: {twin.distribution} {twin.version} "
+                f"({twin.target}) and {adapter.distribution} {adapter.version} ({adapter.target}). "
+                f"Uninstall one: `pip uninstall {twin.distribution}` or `pip uninstall {adapter.distribution}`."
+            )
+    return dict(sorted(found.items()))
+
+
+def find_adapter(
+    name: str, installed: Mapping[str, InstalledAdapter] | None = None, *, wanted_by: str | None = None
+) -> InstalledAdapter:
+    """Look one adapter up by name.
+
+    Args:
+        name: The adapter's name.
+        installed: What is installed, if the caller has read it already.
+        wanted_by: The adapter that requires this one, for the error message.
+
+    Raises:
+        UnknownAdapterError: Nothing of that name is installed; the message lists what is.
+    """
+    adapters = installed_adapters() if installed is None else installed
+    if name in adapters:
+        return adapters[name]
+    near = get_close_matches(name, adapters, n=1)
+    raise UnknownAdapterError(
+        f"No installed adapter is called {name!r}"
+        + (f", which {wanted_by} requires" if wanted_by else "")
+        + f". Installed: {', '.join(adapters) or 'none'}."
+        + (
+            f" Did you mean {near[0]!r}?"
+            if near
+            else " By convention an adapter is published as interpretune-<name>: try `pip install interpretune-"
+            f"{name.replace('_', '')}`."
+        )
+        + "".join(f" The entry points of {item} cannot be read." for item in unreadable_registrations())
+        + " `interpretune adapters` shows what is installed."
+    )
+
+
+class _InstalledNames(type):
+    """Resolves ``Adapter.<name>`` against the installed adapters at the moment of the access."""
+
+    def __getattr__(cls, name: str) -> Adapter:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Adapter(find_adapter(name).name)
+
+    def __dir__(cls) -> list[str]:
+        return [*super().__dir__(), *installed_adapters()]
+
+
+class Adapter(str, metaclass=_InstalledNames):
+    """The name of an adapter: an open set, one attribute for each installed adapter.
+
+    ``Adapter.core == "core"``; plain strings work wherever an ``Adapter`` does.
+    """
+
+    __slots__ = ()

@@ -1,0 +1,319 @@
+"""Exact ablation of chosen latents: by replays of single tokens, and by the plain loop that they are held against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from interpretune.activations.hook_names import RESID_PRE, in_layer
+from interpretune.activations.hooked_model import AllCaptured, noted_last
+from interpretune.activations.inputs import Points
+from interpretune.errors import AnalysisError, NotFiniteError
+from interpretune.latents.finite import lacks_logits, rows_named
+from interpretune.latents.latent_model import Edit, HasDecoderRows
+from interpretune.replay.prefill import Kept, Prefill
+from interpretune.replay.prefix import Rows
+from interpretune.replay.rows import Changes, LatentRows
+from interpretune.system.model_lock import model_lock
+
+MOST_ROWS = 2048
+"""Rows of one replay, where memory allows: with half as many, calls and small products cost a few percent more."""
+NAIVE_TOKENS = 4096
+"""Tokens of one forward of the plain loop; more are no faster."""
+SHARE_OF_FREE_MEMORY = 0.25
+
+
+@torch.no_grad()
+def ablate(
+    prefill: Prefill,
+    rows: LatentRows,
+    columns: Tensor | None = None,
+    row_budget: int | None = None,
+    *,
+    naive: bool = False,
+) -> Tensor:
+    """Logits at the rows' tokens with latents set, all latent models spliced in.
+
+    Rows that set latents to what they are change nothing: they get the clean logits and are not computed.
+
+    Args:
+        prefill: The clean run.
+        rows: What is set where; their order is that of the result.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+        row_budget: Most rows that run at a time; None: chosen from the free memory.
+        naive: Take the plain loop, a whole forward for each row, also where tokens can be replayed.
+
+    Returns:
+        ``[n, c]``.
+
+    Raises:
+        AnalysisError: A row names an example or a latent that does not exist, or the budget is below one row.
+        NotFiniteError: Logits with latents set are NaN or infinite.
+    """
+    with model_lock(prefill.backend.model):
+        return _ablate(prefill, rows, columns, row_budget, naive)
+
+
+def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None, naive: bool) -> Tensor:
+    _check(prefill, rows, row_budget)
+    clean = prefill.logits if columns is None else prefill.logits[:, columns]
+    result = clean[rows.points]
+    run, size, groups = run_naively, row_budget, dict(_groups(prefill, rows))
+    if prefill.kept is not None and not naive:
+        run, size = _replay, size or replay_budget(prefill, columns)
+        joining = {name: groups.pop((name,)) for name in _joining(prefill.kept) if (name,) in groups}
+        for parts in _chunks(joining, size):
+            chunk = torch.cat(list(parts.values()))
+            result[chunk] = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
+    for names, which in groups.items():
+        which = which[rows.points[which].argsort(stable=True)]
+        for chunk in which.split(size or _naive_budget(prefill)):
+            result[chunk] = run(prefill, rows.select(chunk), names, columns)
+    _check_finite(prefill, rows, result)
+    return result
+
+
+def _check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
+    """Refuse logits ``[n, c]`` that the clean run has and a row with latents set lacks."""
+    if not logits.numel() or not bool((lacking := lacks_logits(logits)).any()):
+        return
+    bad = lacking.nonzero().flatten()
+    told = [
+        f"latents {item.latents[chosen].tolist()[:5]} of {name} to {item.values[chosen].tolist()[:5]}"
+        for name, item in rows.changes.items()
+        if bool((chosen := torch.isin(item.rows, bad)).any())
+    ]
+    raise NotFiniteError(
+        "Logits with latents set",
+        sorted(set(prefill.points.examples[rows.points[bad]].tolist())),
+        f"The clean logits are finite; they are not with {' and '.join(told)}. Look at the values that were set and at "
+        "the decoder; in float16, an overflow is likely: use bfloat16 or float32.",
+    )
+
+
+def _joining(kept: Kept) -> list[str]:
+    """Latent models whose rows can join rows from below, from the lowest: what they write is the residual stream."""
+    n_blocks = kept.engine.n_blocks
+    return [name for name, entry in kept.entries.items() if entry.hands_in and entry.start < n_blocks]
+
+
+def _chunks(groups: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """At most so many rows at a time, group by group."""
+    for start in range(0, sum(map(len, groups.values())), size):
+        before, parts = 0, {}
+        for name, ids in groups.items():
+            if len(part := ids[max(0, start - before) : max(0, start + size - before)]):
+                parts[name] = part
+            before += len(ids)
+        yield parts
+
+
+def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Rows that change something, grouped by the latent models whose latents they set.
+
+    In a row that changes something, every latent that is set counts: one that is 0 in the clean run may become active
+    by what the row changes below.
+    """
+    names = list(rows.changes)
+    touched = torch.zeros(len(rows), len(names), dtype=torch.bool, device=rows.points.device)
+    changing = torch.zeros(len(rows), dtype=torch.bool, device=rows.points.device)
+    for column, (name, item) in enumerate(rows.changes.items()):
+        points = rows.points[item.rows]
+        spliced = ~prefill.untouched[name][points]
+        touched[item.rows[spliced], column] = True
+        changing[item.rows[(prefill.latents[name][points, item.latents] != item.values) & spliced]] = True
+    remaining = changing.nonzero().flatten()
+    while len(remaining):
+        pattern = touched[remaining[0]]
+        alike = (touched[remaining] == pattern).all(dim=-1)
+        yield tuple(name for name, is_set in zip(names, pattern.tolist(), strict=True) if is_set), remaining[alike]
+        remaining = remaining[~alike]
+
+
+def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
+    lowest = prefill.lowest(names)
+    kept = prefill.require_kept()
+    output, edits = None, {name: rows.changes[name].edit() for name in names}
+    if kept.entries[lowest].puts_output:
+        del edits[lowest]
+        output = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
+    return prefill.run_rows(lowest, Rows.of(rows.points), output, edits, columns)
+
+
+def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None) -> Tensor:
+    """Rows of several latent models, from the lowest: each part runs up to the next one, whose rows join it."""
+    points, found = prefill.points.positions.new_empty(0), None
+    for (name, rows), upper in zip(parts.items(), [*list(parts)[1:], None], strict=True):
+        output = changed_output(prefill, name, rows.points, rows.changes[name])
+        hidden = output if found is None else torch.cat([found, output])
+        points = torch.cat([points, rows.points])
+        order = points.argsort(stable=True)
+        run = Rows.of(points[order])
+        if upper is None:
+            ran = prefill.run_rows(name, run, hidden[order], {}, columns)
+        else:
+            ran = prefill.run_rows_up_to(upper, name, run, hidden[order])
+        found = ran[order.argsort()]
+    assert found is not None
+    return found
+
+
+def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes) -> Tensor:
+    """What a latent model with a linear decoder writes in each row, ``[n, d_out]``, without decoding anything.
+
+    ``output + sum over changed latents of (new - old activation) * decoder row``.
+    """
+    model: Any = prefill.latent_models[name]
+    assert isinstance(model, HasDecoderRows)
+    output = prefill.require_kept().outputs[name].flatten(1)[points]
+    before = prefill.latents[name][points[changes.rows], changes.latents]
+    written = model.decoder_rows(changes.latents)
+    assert written is not None
+    step = (changes.values.to(before.dtype) - before).unsqueeze(-1) * written
+    return output.index_add(0, changes.rows, step.to(output.dtype))
+
+
+def run_naively(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
+    """The plain loop's step: every row is a whole forward of its example."""
+    points = prefill.points.select(rows.points)
+    examples = _with_longest(prefill, points.examples)
+    inputs = prefill.inputs.select(examples)
+    edits, _ = prefill.backend.splice_edits(
+        inputs,
+        list(prefill.latent_models.values()),
+        {name: rows.changes[name].edit(points.positions) for name in names},
+    )
+    with rows_named(examples):
+        logits = prefill.backend.forward(inputs, edits, _in_own_row(points))
+    return logits if columns is None else logits[:, columns]
+
+
+@torch.no_grad()
+def ablate_everywhere(
+    prefill: Prefill, rows: LatentRows, columns: Tensor | None = None, row_budget: int | None = None
+) -> Tensor:
+    """Logits at the rows' tokens with latents set at every position of their examples.
+
+    Every row runs all its tokens, from the lowest latent model that the rows change up.
+
+    Args:
+        prefill: The clean run.
+        rows: What is set where.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+        row_budget: Most rows that run at a time; None: chosen from the free memory.
+
+    Returns:
+        ``[n, c]``.
+
+    Raises:
+        AnalysisError: As ``ablate``.
+    """
+    with model_lock(prefill.backend.model):
+        return _ablate_everywhere(prefill, rows, columns, row_budget)
+
+
+def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None) -> Tensor:
+    _check(prefill, rows, row_budget)
+    backend, models = prefill.backend, list(prefill.latent_models.values())
+    names = tuple(rows.changes)
+    if not names:
+        return ablate(prefill, rows, columns)
+    engine = None if prefill.kept is None else prefill.kept.engine
+    start, hidden = 0, prefill.logits
+    if engine is not None:
+        depths = {name: engine.depth(model.hook_point) for name, model in prefill.latent_models.items()}
+        start = int(min(depths[name] for name in names))
+        while below := [
+            depths[key]
+            for key, model in prefill.latent_models.items()
+            if depths[key] < start <= engine.depth(model.output_hook_point)
+        ]:
+            start = int(min(below))
+        edits, _ = backend.splice_edits(prefill.inputs, models)
+        hidden = _residual_before(prefill, edits, start)
+        models = [model for name, model in prefill.latent_models.items() if depths[name] >= start]
+    results = []
+    for chunk in torch.arange(len(rows), device=rows.points.device).split(row_budget or _naive_budget(prefill)):
+        part = rows.select(chunk)
+        points = prefill.points.select(part.points)
+        examples = points.examples if engine is not None else _with_longest(prefill, points.examples)
+        inputs = prefill.inputs.select(examples)
+        edits, _ = backend.splice_edits(inputs, models, {name: item.edit() for name, item in part.changes.items()})
+        here = _in_own_row(points)
+        with rows_named(examples):
+            if engine is None:
+                logits = backend.forward(inputs, edits, here)
+            else:
+                logits = engine.run_from(inputs, start, hidden[points.examples], edits, here)
+        results.append(logits if columns is None else logits[:, columns])
+    width = prefill.backend.vocab_size if columns is None else len(columns)
+    return torch.cat(results) if results else prefill.logits.new_empty(0, width)
+
+
+def _residual_before(prefill: Prefill, edits: Mapping[str, Edit], block: int) -> Tensor:
+    """The residual stream before a block with latent models spliced in below, ``[batch, pos, d_model]``."""
+    seen: list[Tensor] = []
+    with contextlib.suppress(AllCaptured):
+        prefill.backend.forward(prefill.inputs, {**edits, in_layer(block, RESID_PRE): noted_last(seen)})
+    return seen[0]
+
+
+def _with_longest(prefill: Prefill, examples: Tensor) -> Tensor:
+    """The examples that run together, and the batch's longest behind them where a model's numbers follow that."""
+    if prefill.backend.follows_longest_row(prefill.inputs) is None:
+        return examples
+    return torch.cat([examples, prefill.inputs.attention_mask.sum(-1).argmax().reshape(1)])
+
+
+def _in_own_row(points: Points) -> Points:
+    """The same positions where every point has a row of its own."""
+    return Points(torch.arange(len(points), device=points.positions.device), points.positions)
+
+
+def _check(prefill: Prefill, rows: LatentRows, row_budget: int | None) -> None:
+    if row_budget is not None and row_budget < 1:
+        raise AnalysisError(f"row_budget is {row_budget}; an ablation needs room for one row at least.")
+    rows.check(len(prefill.points), {name: item.d_sae for name, item in prefill.latent_models.items()})
+
+
+# ------------------------------------------------------------------------------------------------------------- budgets
+
+
+def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
+    """Rows of one replay: as many as fit into a share of the free memory.
+
+    A row costs the widest things that live at the same time: latents of what is spliced in, the MLP, scores over the
+    prefix, and logits.
+    """
+    longest = prefill.inputs.tokens.shape[1]
+    size = torch.finfo(prefill.logits.dtype).bits // 8
+    config: Any = getattr(prefill.backend.model, "config", None) or getattr(prefill.backend.model, "cfg", None)
+    heads = int(getattr(config, "num_attention_heads", 0) or getattr(config, "n_heads", 16))
+    width = max((item.d_in for item in prefill.latent_models.values()), default=1024)
+    latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
+    logits = prefill.backend.vocab_size if columns is None else len(columns)
+    numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits
+    return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size)))
+
+
+def _naive_budget(prefill: Prefill) -> int:
+    """Rows of one forward of the plain loop: their latents and logits at all positions fit into the same share."""
+    longest = prefill.inputs.tokens.shape[1]
+    size = torch.finfo(prefill.logits.dtype).bits // 8
+    latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
+    numbers = longest * (3 * latents + 2 * prefill.backend.vocab_size)
+    most = max(1, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size))
+    return min(most, max(1, NAIVE_TOKENS // longest))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that is free."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    return int(psutil.virtual_memory().available)

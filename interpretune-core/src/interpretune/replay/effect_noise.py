@@ -1,0 +1,100 @@
+"""How much rounding alone changes an effect: measured with the model at hand, and said beside what is reported.
+
+Any forward in 16 bits is off by more than one in 32, and an effect is a difference of two. Monte Carlo arithmetic
+(Parker 1997) finds out by how much without a copy of the model in higher precision: a forward is run again with random
+roundings at places of every block, by up to half of the last digit, and compared with the one before.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from interpretune.activations.hook_names import ATTN_Z, MLP_IN, RESID_POST, RESID_PRE, in_layer, split_layer
+from interpretune.activations.inputs import Points
+
+if TYPE_CHECKING:
+    from interpretune.latents.latent_model import Edit
+    from interpretune.replay.prefill import Prefill
+
+ROUNDED = frozenset({RESID_PRE, ATTN_Z, MLP_IN, RESID_POST})
+"""Places of a block at which values are rounded at random."""
+REPEATS = 4
+"""Times that each of the longest and the shortest example runs again, in one forward."""
+SMALL = 0.1
+"""Noise is small where it is at most this share of the largest effect on one example."""
+
+
+def is_measured(batch_idx: int) -> bool:
+    """Whether the noise is measured in a batch: the first, the second, the third, the fifth, the ninth, and so on."""
+    return batch_idx & (batch_idx - 1) == 0
+
+
+@torch.no_grad()
+def measure_noise(clean: Prefill, differences: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Standard deviation of an effect on a logit difference that rounding alone makes, in logits.
+
+    That of a logit difference of the spliced run, times the square root of 2, as an effect is the difference of two.
+
+    Args:
+        clean: The spliced run, with one point for each example.
+        differences: From logits ``[n, vocab]`` and the examples that they belong to, ``[n]``, to ``[n]``.
+    """
+    sizes = clean.inputs.attention_mask.sum(-1)
+    examples = torch.stack([sizes.argmax(), sizes.argmin()]).repeat(REPEATS)
+    inputs, backend = clean.inputs.select(examples), clean.backend
+    points = Points(torch.arange(len(examples), device=examples.device), clean.points.positions[examples])
+    draw = torch.Generator(device=clean.logits.device).manual_seed(0)
+    names = [name for name in backend.hook_point_names() if (part := split_layer(name)) and part[1] in ROUNDED]
+    with backend.hooked({name: _rounding(draw) for name in names if name == in_layer(*_known(name))}):
+        edits, _ = backend.splice_edits(inputs, list(clean.latent_models.values()))
+        logits = backend.forward(inputs, edits, points)
+    change = differences(logits, examples).double() - differences(clean.logits[examples], examples).double()
+    return math.sqrt(2) * change.square().mean().sqrt().item()
+
+
+def _known(name: str) -> tuple[int, str]:
+    found = split_layer(name)
+    assert found is not None
+    return found
+
+
+def _rounding(draw: torch.Generator) -> Edit:
+    def apply(activations: Tensor) -> Tensor:
+        wide = activations.double() if activations.device.type != "mps" else activations.float()
+        share = torch.rand(wide.shape, generator=draw, dtype=wide.dtype, device=wide.device) - 0.5
+        return (wide * (1 + torch.finfo(activations.dtype).eps * share)).to(activations.dtype)
+
+    return apply
+
+
+def noise_of(measured: Iterable[Tensor | float | None]) -> float | None:
+    """The largest noise that was measured in batches of an analysis; None where it was in none."""
+    return max((float(item) for item in measured if item), default=None)
+
+
+def noise_text(noise: float | None) -> str:
+    """For titles and below tables; empty where nothing was measured."""
+    return "" if noise is None else f"rounding alone changes an effect by about {noise:.2g} logits"
+
+
+def warn_of_noise(noise: float | None, largest: float) -> None:
+    """Warn where noise is more than ``SMALL`` of the largest effect on one example.
+
+    Args:
+        noise: As measured, in logits.
+        largest: The largest effect on one example, in logits.
+    """
+    if noise is not None and noise > SMALL * largest > 0:
+        warnings.warn(
+            f"Rounding alone changes an effect on one example by about {noise:.2g} logits, and the largest is "
+            f"{largest:.2g}: effects are known only roughly. Run the model in float32, or look at means over many "
+            "examples.",
+            UserWarning,
+            stacklevel=3,
+        )

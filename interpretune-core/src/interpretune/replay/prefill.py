@@ -1,0 +1,354 @@
+"""One spliced forward that keeps what replays of single tokens need."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from interpretune.activations.hook_names import RESID_PRE, canonical, in_layer
+from interpretune.activations.hooked_model import AllCaptured, noted_last
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.errors import HookPointError, ReplayRefusedError
+from interpretune.latents.finite import check_rows, rows_named
+from interpretune.latents.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
+from interpretune.latents.splicing import Observer, Splice, in_turn
+from interpretune.replay.buckets import Bucket, length_buckets, one_prefix, together
+from interpretune.replay.engine import ReadyContext, ReplayEngine
+from interpretune.replay.prefix import Prefix, Rows
+from interpretune.system.model_lock import model_lock
+
+if TYPE_CHECKING:
+    from interpretune.backends.backend import AnalysisBackend
+
+
+LatentObserver = Callable[[Tensor, ModelInputs, Tensor], None]
+"""Sees latents ``[b, pos, d_sae]`` of some examples of a batch, these examples' inputs, and their ids ``[b]``."""
+
+
+@frozen(eq=False)
+class Entry:
+    """Where a replay begins that changes latents of one latent model and of none below it.
+
+    Attributes:
+        start: First block to run.
+        hands_in: The latent model's output is the residual stream before that block.
+        puts_output: The output is computed from the kept one and put in; False: the latent model is spliced in, and
+            its latents are edited.
+        above: Activation names of the other latent models that run.
+    """
+
+    start: int
+    hands_in: bool
+    puts_output: bool
+    above: tuple[str, ...]
+
+
+@frozen(eq=False)
+class Kept:
+    """What a prefill keeps for replays.
+
+    Attributes:
+        engine: Runs tokens again.
+        ready: Makes the context that the engine wants for replays.
+        prefix: Keys and values.
+        entries: Where replays begin, by activation name, from the lowest latent model to the highest.
+        hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
+        outputs: What each latent model wrote at the points, ``[n, ...]``, by activation name.
+    """
+
+    engine: ReplayEngine
+    ready: ReadyContext
+    prefix: Prefix
+    entries: Mapping[str, Entry]
+    hidden: Mapping[int, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+@frozen(eq=False)
+class Prefill:
+    """A forward with latent models spliced in, and what it takes to run its points again.
+
+    Attributes:
+        backend: What ran it.
+        inputs: The batch.
+        latent_models: Spliced in together, by activation name.
+        points: The tokens that can be run again.
+        logits: At the points, ``[n, vocab]``.
+        latents: At the points, ``[n, d_sae]``, by activation name; what is not active is 0.
+        untouched: Points that a latent model leaves as they are, ``[n]``, by activation name.
+        kept: What replays need; None: they were refused.
+    """
+
+    backend: AnalysisBackend
+    inputs: ModelInputs
+    latent_models: Mapping[str, LatentModel]
+    points: Points
+    logits: Tensor
+    latents: Mapping[str, Tensor]
+    untouched: Mapping[str, Tensor]
+    kept: Kept | None
+
+    def run_rows(
+        self,
+        name: str,
+        rows: Rows,
+        output: Tensor | None,
+        latent_edits: Mapping[str, Edit],
+        columns: Tensor | None = None,
+        observers: Mapping[str, Observer] | None = None,
+    ) -> Tensor:
+        """Run rows from the place of one latent model up.
+
+        Args:
+            name: Activation name of the lowest latent model that the rows change.
+            rows: Which points.
+            output: What that latent model writes, ``[n, d_out]``; None: it is spliced in.
+            latent_edits: Edits of latents ``[n, 1, d_sae]`` of what is spliced in, by activation name.
+            columns: Ids of the logits wanted, ``[c]``; None: all.
+            observers: See the latents of what is spliced in, by activation name.
+
+        Returns:
+            ``[n, c]``.
+
+        Raises:
+            ReplayRefusedError: The model cannot be replayed.
+        """
+        kept = self.require_kept()
+        entry = kept.entries[name]
+        hands_in = output is not None and entry.hands_in
+        hidden = output if output is not None and hands_in else kept.hidden[entry.start][rows.points]
+        runs = {*entry.above} if hands_in else {*entry.above, name}
+        spliced = [key for key in self.latent_models if key in runs]  # where two write, the order decides who is last
+        edits = self.backend.chain(self._splices(spliced, rows, {name: output}, latent_edits, observers or {}))
+        with model_lock(self.backend.model), kept.ready():
+            return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
+
+    def run_rows_up_to(self, upper: str, name: str, rows: Rows, output: Tensor) -> Tensor:
+        """Run rows from the place of one latent model up to that of a higher one; both write the residual stream.
+
+        Args:
+            upper: Activation name of the higher latent model, which is spliced in.
+            name: Activation name of the lower one, whose output is handed in (``Entry.hands_in``, as for ``upper``).
+            rows: Which points.
+            output: What the lower latent model writes, ``[n, d_model]``.
+
+        Returns:
+            The residual stream that the higher latent model writes, ``[n, d_model]``.
+
+        Raises:
+            ReplayRefusedError: The model cannot be replayed.
+        """
+        kept = self.require_kept()
+        entry, end = kept.entries[name], kept.entries[upper]
+        place = in_layer(end.start, RESID_PRE)
+        seen: list[Tensor] = []
+        stop = noted_last(seen)
+        below = [key for key in entry.above if key not in end.above]
+        edits = self.backend.chain(self._splices(below, rows, {}, {}, {}))
+        edits[place] = in_turn([edits[place], stop]) if place in edits else stop
+        with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
+            kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
+        return seen[0].squeeze(1)
+
+    def _splices(
+        self,
+        names: Sequence[str],
+        rows: Rows,
+        outputs: Mapping[str, Tensor | None],
+        latent_edits: Mapping[str, Edit],
+        observers: Mapping[str, Observer],
+    ) -> list[Splice]:
+        """Splices of latent models, by activation name, in a replay of rows."""
+        return [
+            Splice(
+                self.latent_models[name],
+                untouched=self._untouched_rows(name, rows),
+                edit=latent_edits.get(name),
+                see_latents=observers.get(name),
+                output=outputs.get(name),
+            )
+            for name in names
+        ]
+
+    def require_kept(self) -> Kept:
+        """What replays need.
+
+        Raises:
+            ReplayRefusedError: They were refused for this model.
+        """
+        if self.kept is None:
+            raise ReplayRefusedError("This prefill keeps nothing to replay from; the warning before it says why.")
+        return self.kept
+
+    def lowest(self, names: Sequence[str]) -> str:
+        """The lowest in the model of some latent models, by activation name."""
+        return next(name for name in self.require_kept().entries if name in names)
+
+    def _untouched_rows(self, name: str, rows: Rows) -> Tensor | None:
+        untouched = self.untouched[name][rows.points]
+        return untouched.unsqueeze(-1) if bool(untouched.any()) else None
+
+
+@torch.no_grad()
+def prefill(
+    backend: AnalysisBackend,
+    inputs: ModelInputs,
+    latent_models: Sequence[LatentModel],
+    points: Points | None = None,
+    observers: Mapping[str, LatentObserver] | None = None,
+    engine: ReplayEngine | None = None,
+    *,
+    buckets: bool = True,
+) -> Prefill:
+    """Run a batch with latent models spliced in and keep what replays of the points need.
+
+    Args:
+        backend: Runs the model.
+        inputs: The batch.
+        latent_models: Spliced in together.
+        points: Tokens to be run again; None: the answer position of each example.
+        observers: See the latents at all positions, by activation name; what is not looked at is not kept.
+        engine: Runs tokens again; None: nothing is kept.
+        buckets: Split the batch by length where that saves work on padding.
+
+    Raises:
+        HookPointError: A hook point is missing, or two latent models read at one hook point.
+        ReplayRefusedError: The engine finds that the model cannot be replayed exactly.
+        NotFiniteError: Logits or latents at the points are NaN or infinite.
+    """
+    points = inputs.answers if points is None else points
+    models = {activation_name(item): item for item in latent_models}
+    observers = observers or {}
+    for name in observers:
+        if name not in models:
+            raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {list(models)}.")
+    backend.check_hook_points([place for item in latent_models for place in (item.hook_point, item.output_hook_point)])
+    entries = find_entries(engine, latent_models) if engine is not None else {}
+    whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
+    splits = buckets and backend.follows_longest_row(inputs) is None  # of which there is one for each bucket
+    parts = length_buckets(inputs, points) if splits else [whole]
+    seen = []
+    for part in parts:
+        with rows_named(part.examples):
+            seen.append(_run_bucket(backend, part, models, observers, entries, engine))
+
+    def joined(values: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
+        return {key: together(parts, [item[key] for item in values]) for key in values[0]}
+
+    kept = None
+    if engine is not None:
+        prefix = one_prefix(parts, [item.prefix for item in seen if item.prefix is not None], points)
+        in_order = {name: entries[name] for name in seen[0].outputs}  # in a block, only the forward tells what is lower
+        hidden, outputs = joined([item.hidden for item in seen]), joined([item.outputs for item in seen])
+        ready = engine.prepare(_lowest_start(entries, engine))
+        kept = Kept(engine, ready, prefix, in_order, hidden, outputs)
+    logits = together(parts, [item.logits for item in seen])
+    nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
+    untouched = {
+        name: nothing if (left := backend.untouched_by(item, inputs)) is None else points.of(left)
+        for name, item in models.items()
+    }
+    latents = joined([item.latents for item in seen])
+    for name, values in latents.items():
+        reason = "The logits are: look at the latent model's weights, and at what it reads."
+        check_rows(values, f"Latents of {name}", reason, points.examples)
+    return Prefill(backend, inputs, models, points, logits, latents, untouched, kept)
+
+
+@frozen(eq=False)
+class _Seen:
+    """What the forward of one bucket has shown at its points."""
+
+    logits: Tensor
+    prefix: Prefix | None
+    latents: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    hidden: Mapping[int, Tensor]
+
+
+def _run_bucket(
+    backend: AnalysisBackend,
+    bucket: Bucket,
+    models: Mapping[str, LatentModel],
+    observers: Mapping[str, LatentObserver],
+    entries: Mapping[str, Entry],
+    engine: ReplayEngine | None,
+) -> _Seen:
+    inputs, points = bucket.inputs, bucket.points
+    latents: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    hidden: dict[int, Tensor] = {}
+
+    def see_latents(name: str) -> Observer:
+        at_points = name not in observers and has_error_term(models[name])  # the splice is the identity
+
+        def see(values: Tensor) -> None:
+            if name in observers:
+                observers[name](values, inputs, bucket.examples)
+            latents[name] = values.squeeze(1).clone() if at_points else points.of(values)
+
+        return see
+
+    def keep_hidden(block: int) -> Edit:
+        def keep(activations: Tensor) -> Tensor:
+            hidden[block] = points.of(activations)
+            return activations
+
+        return keep
+
+    splices = [
+        Splice(
+            item,
+            untouched=backend.untouched_by(item, inputs),
+            see_latents=see_latents(name),
+            see_at=None if name in observers else points,
+            see_output=lambda written, name=name: outputs.__setitem__(name, points.of(written)),  # type: ignore[misc]
+        )
+        for name, item in models.items()
+    ]
+    starts = {entry.start for entry in entries.values() if not (entry.hands_in and entry.puts_output)}
+    first = {in_layer(block, RESID_PRE): keep_hidden(block) for block in starts if engine and block < engine.n_blocks}
+    edits = backend.chain(splices, first)
+    if engine is None:
+        return _Seen(backend.forward(inputs, edits, points), None, latents, outputs, hidden)
+    logits, prefix = engine.prefill(inputs, edits, points, _lowest_start(entries, engine))
+    return _Seen(logits, prefix, latents, outputs, hidden)
+
+
+def _lowest_start(entries: Mapping[str, Entry], engine: ReplayEngine) -> int:
+    return min((entry.start for entry in entries.values()), default=engine.n_blocks)
+
+
+def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> dict[str, Entry]:
+    """Where replays begin, by activation name.
+
+    Raises:
+        ReplayRefusedError: A latent model stands outside of all blocks.
+    """
+    depths = {
+        activation_name(item): (engine.depth(item.hook_point), engine.depth(item.output_hook_point))
+        for item in latent_models
+    }
+    places = {
+        activation_name(item): (canonical(item.hook_point), canonical(item.output_hook_point)) for item in latent_models
+    }
+    entries = {}
+    for item in latent_models:
+        name = activation_name(item)
+        others = [other for other in depths if other != name]
+        linear = isinstance(item, HasDecoderRows) and item.decoder_rows(torch.zeros(0, dtype=torch.long)) is not None
+        depth = depths[name][1] if linear else depths[name][0]
+        alone = not any(places[name][1] in places[other] for other in others)
+        hands_in = linear and alone and not math.isclose(depth % 1, 0.5)
+        start = math.ceil(depth) if hands_in else math.floor(depth)
+        # a latent model that reads below the first block and writes above it must run too
+        while spanning := [int(depths[other][0]) for other in others if depths[other][0] < start <= depths[other][1]]:
+            start, hands_in = min(spanning), False
+        entries[name] = Entry(start, hands_in, linear, tuple(other for other in others if depths[other][1] >= start))
+    return entries

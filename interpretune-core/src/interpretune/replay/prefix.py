@@ -1,0 +1,155 @@
+"""Keys and values of a batch, kept from one forward, and attention of many single tokens over them.
+
+In a causal model a change at one token leaves all earlier tokens as they were. Rows that change the same token of the
+same example differently therefore share everything that the token attends to, and only the token itself runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from interpretune.activations.inputs import Points
+
+Slots = slice | Tensor
+"""Which slots of an example a token attends to, its own the last: a run of them, or ids ``[n]``."""
+
+
+@frozen(eq=False)
+class LayerKeys:
+    """Keys and values of one block.
+
+    Attributes:
+        keys: As attention uses them (rotated), ``[kv_heads, pos, d_head]`` for each example.
+        values: ``[kv_heads, pos, d_head]`` for each example.
+        slots: For each point, what it attends to and itself.
+    """
+
+    keys: Sequence[Tensor] | Tensor
+    values: Sequence[Tensor] | Tensor
+    slots: Sequence[Slots]
+
+
+@frozen(eq=False)
+class Prefix:
+    """What a replay needs of a batch.
+
+    Attributes:
+        points: The tokens that can be run again.
+        tokens: Their ids, ``[n]``.
+        position_ids: Their positions among real tokens, ``[n]``.
+        layers: Keys and values, by block.
+    """
+
+    points: Points
+    tokens: Tensor
+    position_ids: Tensor
+    layers: Mapping[int, LayerKeys]
+
+
+@frozen(eq=False)
+class Rows:
+    """Rows of a replay: each runs the token of one point.
+
+    Attributes:
+        points: Point of each row, ascending, ``[n]``.
+        segments: Runs of rows of one point: (point, first row, last row + 1).
+    """
+
+    points: Tensor
+    segments: Sequence[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, points: Tensor) -> Rows:
+        """Rows of ascending points."""
+        values, counts = points.unique_consecutive(return_counts=True)
+        stops = counts.cumsum(0).tolist()
+        starts = [0, *stops[:-1]]
+        return cls(points, list(zip(values.tolist(), starts, stops, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def slots_of(visible: Tensor, points: Points) -> list[Slots]:
+    """Slots of each point; runs become slices, which copy nothing.
+
+    Args:
+        visible: What each point attends to, itself excepted, ``[n, pos]``, bool.
+        points: The points.
+    """
+    found: list[Slots] = []
+    for row, own in zip(visible, points.positions.tolist(), strict=True):
+        ids = row.nonzero().flatten()
+        first = int(ids[0]) if len(ids) else own
+        runs = first + len(ids) == own and bool((ids < own).all())
+        found.append(slice(first, own + 1) if runs else torch.cat([ids, ids.new_tensor([own])]))
+    return found
+
+
+def visible_slots(attention_mask: Tensor, points: Points, window: int | None) -> list[Slots]:
+    """What each point attends to under causal attention.
+
+    Args:
+        attention_mask: ``[batch, pos]``.
+        points: The points.
+        window: Slots that a token sees, its own included; None: all before it.
+    """
+    slot = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    behind = points.positions.unsqueeze(-1) - slot
+    seen = (behind > 0) & attention_mask[points.examples].bool()
+    return slots_of(seen if window is None else seen & (behind < window), points)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layer: LayerKeys,
+    points: Points,
+    rows: Rows,
+    scale: float,
+    softcap: float | None = None,
+    softmax_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Attention of single tokens over the kept keys and values of their example and over themselves.
+
+    Args:
+        query: ``[n, heads, d_head]``.
+        key: Of the token itself, ``[n, kv_heads, d_head]``; query heads share them in groups.
+        value: Of the token itself, ``[n, kv_heads, d_head]``.
+        layer: The block's keys and values.
+        points: All points of the prefix.
+        rows: Which rows run which point.
+        scale: Factor of the scores.
+        softcap: Scores are bent to ``softcap * tanh(scores / softcap)``; None: they are not.
+        softmax_dtype: The dtype in which the model normalises scores; None: their own.
+
+    Returns:
+        ``[n, heads, d_head]``.
+    """
+    n, heads, width = query.shape
+    kv_heads, width_out = value.shape[1:]
+    group = heads // kv_heads
+    queries = query.reshape(n, kv_heads, group, width)
+    own = scale * (queries * key.unsqueeze(2)).sum(-1).transpose(0, 1).reshape(kv_heads, n * group)
+    queries = queries.transpose(0, 1).reshape(kv_heads, n * group, width)
+    result = value.new_empty(n, kv_heads, group, width_out)
+    by_head, now = result.transpose(0, 1), value.transpose(0, 1)
+    examples, nothing = points.examples.tolist(), query.new_zeros(1, 1, 1)
+    for point, start, stop in rows.segments:
+        slots, mine = layer.slots[point], slice(start * group, stop * group)
+        keys, values = layer.keys[examples[point]][:, slots], layer.values[examples[point]][:, slots]
+        scores = torch.baddbmm(nothing, queries[:, mine], keys.transpose(1, 2), beta=0, alpha=scale)
+        scores[..., -1] = own[:, mine]  # for the key that the token had in the forward
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(values.dtype)
+        mixed = torch.bmm(weights, values).view(kv_heads, stop - start, group, width_out)
+        own_weight = weights[..., -1].view(kv_heads, stop - start, group, 1)
+        change = (now[:, start:stop] - values[:, -1:]).unsqueeze(2)  # from the value that it had
+        by_head[:, start:stop] = mixed.addcmul_(own_weight, change)
+    return result.view(n, heads, width_out)

@@ -1,0 +1,218 @@
+"""Compares replays with the plain loop before they are trusted, and falls back to it where they disagree."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from attrs import frozen
+
+from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.errors import NotFiniteError, ReplayRefusedError
+from interpretune.latents.latent_model import LatentModel
+from interpretune.models.quantization import rounds_activations
+from interpretune.replay.ablation import ablate
+from interpretune.replay.engine import ReplayEngine
+from interpretune.replay.prefill import LatentObserver, Prefill, prefill
+from interpretune.replay.rows import Changes, LatentRows
+
+if TYPE_CHECKING:
+    from interpretune.backends.backend import AnalysisBackend
+
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest difference of logits, as a share of the largest logit. Some models normalise attention in float32 always."""
+
+
+@frozen
+class SelfCheck:
+    """Result of a comparison of replays with the plain loop.
+
+    Attributes:
+        rows: Rows compared.
+        longest: Slots of the longest batch compared.
+        max_abs_error: Largest difference of a logit.
+        tolerance: Largest difference allowed, in logits.
+    """
+
+    rows: int
+    longest: int
+    max_abs_error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether replays are right; NaN is not."""
+        return self.max_abs_error <= self.tolerance
+
+
+class ReplayTrust:
+    """What is known of the replays of one backend: the engine, and which latent models they were checked with."""
+
+    def __init__(self) -> None:
+        self._engine: ReplayEngine | None = None
+        self._looked = False
+        self._warned: set[str] = set()
+        self._checks: list[tuple[tuple[LatentModel, ...], SelfCheck | None]] = []
+
+    def prefill(
+        self,
+        backend: AnalysisBackend,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        points: Points | None,
+        observers: Mapping[str, LatentObserver] | None,
+        self_check: bool,
+    ) -> Prefill:
+        """A prefill whose replays can be trusted, or one without replays; see ``AnalysisBackend.prefill``."""
+        models = tuple(latent_models)
+        engine = self._find_engine(backend)
+        known = [check for checked, check in self._checks if _same(checked, models)]
+        if None in known or any(check is not None and not check.passed for check in known):
+            engine = None
+        elif engine is not None and inputs.extra:  # says nothing of other batches
+            self._warn(f"The batch has further inputs ({', '.join(inputs.extra)}).")
+            engine = None
+        elif engine is not None and (reason := backend.follows_longest_row(inputs)) is not None:
+            self._warn(reason)
+            engine = None
+        try:
+            filled = prefill(backend, inputs, latent_models, points, observers, engine)
+        except ReplayRefusedError as refusal:
+            if engine is None:
+                raise
+            self._checks.append((models, None))
+            self._warn(str(refusal))
+            return prefill(backend, inputs, latent_models, points, observers)
+        longest = max((check.longest for check in known if check is not None), default=0)
+        if filled.kept is None or not self_check or inputs.tokens.shape[1] <= 2 * longest:
+            return filled
+        if self._agrees(filled, models):
+            return filled
+        return prefill(backend, inputs, latent_models, points, observers)  # nor is the engine's own forward trusted
+
+    def checks(self) -> list[SelfCheck]:
+        """The comparisons made so far."""
+        return [check for _, check in self._checks if check is not None]
+
+    def _find_engine(self, backend: AnalysisBackend) -> ReplayEngine | None:
+        if not self._looked:
+            self._looked = True
+            try:
+                _refuse_rounded_activations(backend)
+                self._engine = backend.create_replay()
+            except ReplayRefusedError as refusal:
+                self._warn(str(refusal))
+        return self._engine
+
+    def _agrees(self, filled: Prefill, models: tuple[LatentModel, ...]) -> bool:
+        try:
+            _refuse_rows_that_differ_in_company(filled.backend, filled.inputs)
+            check = compare_with_plain_loop(filled, strongest_rows(filled))
+            if not check.passed:  # latents near a threshold depend on the shapes of a forward: take the same shape
+                same = prefill(
+                    filled.backend,
+                    filled.inputs,
+                    models,
+                    filled.points,
+                    engine=filled.require_kept().engine,
+                    buckets=False,
+                )
+                again = [compare_with_plain_loop(same, one_row_each(same, name)) for name in same.latents]
+                check = next((item for item in again if not item.passed), again[0])
+        except ReplayRefusedError as refusal:
+            self._checks.append((models, None))
+            self._warn(str(refusal))
+            return False
+        if check.rows:
+            self._checks.append((models, check))
+        if not check.passed:
+            self._warn(
+                f"Replayed logits differ from those of whole forwards by {check.max_abs_error:.3g}; allowed were "
+                f"{check.tolerance:.3g}."
+            )
+        return check.passed
+
+    def _warn(self, reason: str) -> None:
+        """Say once why ablations are slow."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            text = f"{reason} Ablations run a whole forward for each row instead, which is slow."
+            warnings.warn(text, UserWarning, stacklevel=5)
+
+
+def _refuse_rounded_activations(backend: AnalysisBackend) -> None:
+    """Refuse 8-bit weights: rounding makes a large error out of a last digit, and a few rows need not show it."""
+    if rounds_activations(backend.model):
+        raise ReplayRefusedError(
+            f"{type(backend.model).__name__} has 8-bit weights: bitsandbytes rounds activations to 8 bits too, in "
+            "columns that the whole batch chooses (unless llm_int8_threshold is 0), so that effects have noise of that "
+            "size. 4-bit weights have none of this and are replayed."
+        )
+
+
+@torch.no_grad()
+def _refuse_rows_that_differ_in_company(backend: AnalysisBackend, inputs: ModelInputs) -> None:
+    """Refuse a model whose shortest row of a batch has other logits alone than beside the longest."""
+    sizes = inputs.attention_mask.sum(-1)
+    pair = torch.stack([sizes.argmin(), sizes.argmax()])
+    if sizes[pair[0]] == sizes[pair[1]]:
+        return
+    both, short = inputs.select(pair), inputs.select(pair[:1])
+    real = short.attention_mask[0].bool()
+    alone = ModelInputs(short.tokens[:, real], short.attention_mask[:, real])
+    expected, found = (backend.forward(item, {}, item.answers)[0] for item in (alone, both))
+    difference = (found - expected).abs().max().item()
+    if not difference <= TOLERANCES.get(expected.dtype, 1e-2) * max(1.0, expected.abs().max().item()):
+        raise ReplayRefusedError(
+            f"The logits of a row of {int(sizes[pair[0]])} tokens differ by {difference:.3g} alone and beside a row of "
+            f"{int(sizes[pair[1]])}: the numbers of a row depend on the rows beside it."
+        )
+
+
+def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
+    """Replay some rows and run them in whole forwards too."""
+    slow = ablate(filled, rows, naive=True)
+    difference, scale = 0.0, 1.0
+    if len(rows):
+        scale = max(scale, slow[slow.isfinite()].abs().max().item())  # a model may rule out tokens with minus infinity
+        try:
+            fast = ablate(filled, rows)
+            difference = torch.where(fast == slow, 0, fast - slow).abs().max().item()
+        except NotFiniteError:
+            difference = math.nan
+    tolerance = TOLERANCES.get(filled.logits.dtype, 1e-2) * scale
+    return SelfCheck(len(rows), filled.inputs.tokens.shape[1], difference, tolerance)
+
+
+def strongest_rows(filled: Prefill) -> LatentRows:
+    """For each latent model its strongest latent in the longest example, to be ablated alone.
+
+    One more row is of the shortest example, the one with the most padding: between them, errors of windows and of masks
+    show.
+    """
+    sizes = filled.inputs.attention_mask.sum(-1)[filled.points.examples]
+    longest, shortest = int(sizes.argmax()), int(sizes.argmin())
+    active = {name: filled.latents[name].amax(-1) > 0 for name in filled.require_kept().entries}
+    wanted = [(name, longest) for name in active] + [(name, shortest) for name in list(active)[:1]]
+    found = [(name, point, int(filled.latents[name][point].argmax())) for name, point in wanted if active[name][point]]
+    points = torch.tensor([point for _, point, _ in found], dtype=torch.long, device=filled.logits.device)
+    changes = {}
+    for name in {name for name, _, _ in found}:
+        rows = [(i, latent) for i, (owner, _, latent) in enumerate(found) if owner == name]
+        ids, latents = torch.tensor(rows, device=points.device).unbind(-1)
+        changes[name] = Changes(ids, latents, filled.latents[name].new_zeros(len(ids)))
+    return LatentRows(points, changes)
+
+
+def one_row_each(filled: Prefill, name: str) -> LatentRows:
+    """Every point once, with the strongest latent of one latent model ablated."""
+    latents = filled.latents[name]
+    points = torch.arange(len(latents), device=latents.device)
+    return LatentRows.single(name, torch.stack([points, latents.argmax(-1)], dim=-1))
+
+
+def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

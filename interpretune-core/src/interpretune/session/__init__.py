@@ -1,0 +1,1 @@
+"""A session: a module and a data module, composed for a stack."""

@@ -1,0 +1,359 @@
+"""The module: owns the model and its latent models, and offers what users' steps call."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.errors import ConfigurationError
+from interpretune.models.answer_pooling import name_padding
+from interpretune.models.answer_tokens import warn_of_other_tokens
+from interpretune.models.tokenization import single_token_ids
+from interpretune.session.labels import answer_ids, check_labels_have_answers
+from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
+from interpretune.system.model_lock import model_lock
+
+if TYPE_CHECKING:
+    from interpretune.backends.backend import AnalysisBackend
+    from interpretune.config.module import ITConfig
+    from interpretune.latents.latent_model import LatentModel
+    from interpretune.plugins.contributions import OptimizerSetup
+    from interpretune.plugins.stack import ExecutionContext
+    from interpretune.session.datamodule import ITDataModule
+    from interpretune.training.metric_log import MetricLog
+
+CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
+"""Under these names the configurations of models keep the length of their context."""
+
+STEP_OUTPUT = Tensor | Mapping[str, Any] | None
+"""What a step may return."""
+
+
+@dataclass
+class ITState:
+    """What a module remembers between steps."""
+
+    _init_hparams: dict[str, Any] = field(default_factory=dict)
+    _current_epoch: int = 0
+    _global_step: int = 0
+    initialised: bool = False
+    logged_metrics: dict[str, Tensor | float] = field(default_factory=dict)
+    metric_log: MetricLog | None = None
+    backend: AnalysisBackend | None = None
+    optimizers: OptimizerSetup | None = None
+
+
+class ITModule(nn.Module):
+    """Base of every composed module; users' classes stand before it and call it with ``super()``.
+
+    Attributes:
+        it_cfg: The composed configuration.
+        model: The model that the stack loaded.
+        latent_models: Latent models that analyses splice into the model.
+        datamodule: The session's data module, after ``setup``.
+        context: The session's execution context.
+    """
+
+    context: ClassVar[ExecutionContext | None] = None
+    routed_steps: ClassVar[frozenset[str]] = frozenset()
+    """Steps that are inside ``it_run_step`` already, whoever calls them."""
+
+    def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.it_cfg = self._before_it_cfg_init(it_cfg)
+        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
+        self._it_state = ITState(_init_hparams={"experiment_id": f"{it_cfg.task_name or 'interpretune'}-{stamp}"})
+        self.metric: Any = None
+        self.datamodule: ITDataModule | None = None
+        self.model: nn.Module = self._hook.it_load_model(module=self)
+        if self.it_cfg.freezes_model:
+            self.model.requires_grad_(False)
+        loaded = self._hook.it_load_latent_models(module=self)
+        self.latent_models = [latent_model for group in loaded for latent_model in group]
+        if self.latent_models:
+            self.backend.check_latent_models(self.latent_models)
+
+    def identity(self) -> Any:
+        """What results depend on beside code, model and latent models: own attributes and settings that own code names.
+
+        A method of the module or an operation that a result depends on may read anything that its class keeps, such as
+        a temperature. Override it to say so yourself.
+        """
+        from interpretune.hashing.module_state import named_state
+
+        return named_state(self)
+
+    def _before_it_cfg_init(self, it_cfg: ITConfig) -> ITConfig:
+        """Adjust the configuration before anything is built from it; override as needed."""
+        return it_cfg
+
+    @property
+    def _hook(self) -> Any:
+        if self.context is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} was made without a session. Compose it with ITSession(ITSessionConfig(...)), "
+                "which stacks the adapters and builds the module."
+            )
+        return self.context.hook
+
+    @property
+    def latent_models(self) -> Sequence[LatentModel]:
+        """Latent models that analyses splice into the model; those that are torch modules are submodules."""
+        return self._latent_models
+
+    @latent_models.setter
+    def latent_models(self, latent_models: Sequence[LatentModel]) -> None:
+        self._latent_models = list(latent_models)
+        modules = [latent_model for latent_model in self._latent_models if isinstance(latent_model, nn.Module)]
+        self.latent_modules = nn.ModuleList(modules).to(self.device).requires_grad_(self.it_cfg.train_latent_models)
+        self._it_state.backend = None
+
+    # ------------------------------------------------------------------------------------------------------ life cycle
+
+    def setup(self, datamodule: ITDataModule | None = None, *args: Any, **kwargs: Any) -> None:
+        """Connect the data module and load the metric; called by ``it_init`` when the data is ready."""
+        if datamodule is not None:
+            self.datamodule = datamodule
+            self._it_state.backend = None  # one made before knew no tokenizer, hence no special tokens
+            name_padding(self.model, datamodule.tokenizer.pad_token_id)
+        answers = self.it_cfg.generative_step_cfg.answers
+        if answers:
+            self._check_answers(self.require_datamodule().itdm_cfg.num_labels, answers)
+            check_labels_have_answers(self.require_datamodule().dataset, answers)
+            tokenizer, known = self.require_datamodule().tokenizer, getattr(self, "_answer_token_ids", None)
+            ids = single_token_ids(tokenizer, answers)
+            if known is None:  # a session says it once
+                warn_of_other_tokens(tokenizer, answers, ids, self.require_datamodule().dataset)
+            self.register_buffer("_answer_token_ids", torch.tensor(ids), persistent=False)
+            self.to(self.device)
+        self.load_metric()
+
+    def _check_answers(self, num_labels: int | None, answers: Sequence[str]) -> None:
+        if num_labels is not None and len(answers) != num_labels:
+            raise ConfigurationError(
+                f"GenerativeClassificationConfig.answers has {len(answers)} words, {tuple(answers)}, and "
+                f"ITDataModuleConfig.num_labels is {num_labels}. Name one answer for each label, in the labels' order."
+            )
+
+    def load_metric(self) -> None:
+        """Load ``self.metric``; override it to use one."""
+
+    def require_datamodule(self) -> ITDataModule:
+        """The session's data module.
+
+        Raises:
+            ConfigurationError: ``it_init`` has not run.
+        """
+        if self.datamodule is None:
+            raise ConfigurationError("The module has no data module yet. Call it_init(**session) first.")
+        return self.datamodule
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizers of a training session; override it, or set ``ITConfig(optimizer_init=...)``.
+
+        Returns:
+            Whatever ``interpretune.session.optimization.as_optimizer_setup`` reads: an optimizer, a dictionary with
+            ``optimizer`` and ``lr_scheduler``, a pair of lists, an ``OptimizerSetup``, or None.
+        """
+        return self._hook.it_configure_optimizers(module=self)
+
+    def set_training_mode(self) -> None:
+        """Put the model and the latent models into train mode where they have trainable parameters, else into eval."""
+        self.train()
+        for part in (self.model, *self.latent_modules):
+            part.train(any(parameter.requires_grad for parameter in part.parameters()))
+
+    # ------------------------------------------------------------------------------------------------------------ steps
+
+    def forward(self, *args: Any, **batch: Any) -> Any:
+        """Run the model on a batch without labels; padding is accounted for.
+
+        Args:
+            *args: The tokens, ``[batch, pos]``, if they are not given by name.
+            **batch: Tokens under their name, ``attention_mask`` and further inputs of the model.
+
+        Returns:
+            Logits ``[batch, pos, vocab]`` or an object that has them as its attribute ``logits``.
+        """
+        if args:
+            batch = {"input_ids": args[0], **batch}
+        with model_lock(self.model):
+            return self._hook.it_forward(module=self, batch=batch)
+
+    def it_generate(self, batch: Mapping[str, Any], **generation_kwargs: Any) -> Any:
+        """Generate from a batch without labels.
+
+        Returns:
+            An object with ``sequences`` ``[batch, pos + new]`` and ``logits``, a tuple of ``[batch, vocab]``.
+
+        Raises:
+            NotFiniteError: The logits of a new token are NaN or infinite.
+        """
+        from interpretune.latents.finite import check_generated  # analyses know modules
+
+        with model_lock(self.model):
+            generated = self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+        check_generated(generated)
+        return generated
+
+    def batch_to_device(self, batch: Any) -> Any:
+        """Move a batch to the module's device."""
+        return self._hook.it_move_batch(module=self, batch=batch)
+
+    def run_step(self, step_name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a step by name, inside whatever the stacked adapters wrap around steps."""
+        step: Callable[..., Any] | None = getattr(self, step_name, None)
+        if step is None:
+            raise ConfigurationError(f"{type(self).__name__} has no {step_name}. Define it, or name another step.")
+        if step_name in self.routed_steps:
+            return step(*args, **kwargs)
+        return self._hook.it_run_step(module=self, step_name=step_name, step=lambda: step(*args, **kwargs))
+
+    # ---------------------------------------------------------------------------------------------------------- answers
+
+    @property
+    def answer_token_ids(self) -> Tensor:
+        """Token of each label's answer, ``[num_labels]``.
+
+        Read from ``generative_step_cfg.answers``, or from ``it_cfg.entailment_mapping_indices`` where a user's
+        configuration has it.
+
+        Raises:
+            ConfigurationError: Neither is set.
+        """
+        own = getattr(self, "_answer_token_ids", None)
+        ids = own if own is not None else getattr(self.it_cfg, "entailment_mapping_indices", None)
+        if ids is None:
+            raise ConfigurationError(
+                "The tokens of the answers are unknown. Set GenerativeClassificationConfig(answers=(' Yes', ' No')), "
+                "in the order of the labels, and call it_init(**session)."
+            )
+        tokens: Tensor = ids
+        return tokens
+
+    def labels_to_ids(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer tokens of labels ``[batch]``, and the labels themselves, int64.
+
+        Raises:
+            DataError: A label has no answer.
+        """
+        tokens = self.answer_token_ids.to(labels.device)
+        ids = answer_ids(labels, len(tokens))
+        return tokens[ids], ids
+
+    def standardize_logits(self, logits: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Reduce logits to the answers.
+
+        Args:
+            logits: ``[batch, vocab]``, ``[batch, pos, vocab]``, or a tuple of ``[batch, vocab]``.
+
+        Returns:
+            ``[batch, pos, num_labels]``.
+        """
+        if isinstance(logits, tuple):
+            logits = torch.stack(logits, dim=1)
+        if logits.ndim == 2:
+            logits = logits.unsqueeze(1)
+        return logits.index_select(-1, self.answer_token_ids.to(logits.device))
+
+    @property
+    def answer_columns(self) -> Tensor | None:
+        """Ids of the only logits that ``standardize_logits`` looks at, ``[num_labels]``.
+
+        None where a class standardizes logits in a way of its own, which may look at all of them.
+        """
+        own = type(self).standardize_logits is not ITModule.standardize_logits
+        return None if own else self.answer_token_ids
+
+    # ---------------------------------------------------------------------------------------------------------- logging
+
+    def log(self, name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> None:
+        """Log one number; see ``log_dict``."""
+        self.log_dict({name: value}, *args, **kwargs)
+
+    def log_dict(self, dictionary: Mapping[str, Tensor | float], *args: Any, **kwargs: Any) -> None:
+        """Log numbers by name.
+
+        Args:
+            dictionary: Scalars.
+            *args: What trainers take beside; not used here.
+            **kwargs: Of what trainers take, core's loops use ``batch_size`` (the weight of this batch in means over
+                an epoch) and ``on_epoch`` (report the mean over the epoch of a value logged in training).
+        """
+        if EPOCH_MEAN in kwargs:
+            raise ConfigurationError(f"{EPOCH_MEAN} marks what loops report, and is no argument of log. Leave it out.")
+        self._call_it_log(dictionary, kwargs)
+
+    def log_means(self, means: Mapping[str, Tensor | float]) -> None:
+        """Tell the stacked adapters of means over an epoch; whoever runs the loop calls it when the epoch has ended.
+
+        Adapters get them by ``it_log`` with the option ``epoch_mean``. ``logged_metrics`` has what steps logged.
+
+        Args:
+            means: By name.
+        """
+        if means:
+            self._call_it_log(means, {EPOCH_MEAN: True})
+
+    def _call_it_log(self, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
+        self._hook.it_log(module=self, metrics=LoggedScalars(metrics), options=MappingProxyType(dict(options)))
+
+    @property
+    def logged_metrics(self) -> Mapping[str, float]:
+        """The latest value of everything logged."""
+        return {name: float(value) for name, value in self._it_state.logged_metrics.items()}
+
+    # ------------------------------------------------------------------------------------------------------------ state
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's parameters."""
+        return next(self.model.parameters()).device
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens that the model takes, where its configuration says so."""
+        configs = (getattr(self.model, "config", None), getattr(self.model, "cfg", None))
+        found = [getattr(config, name, None) for config in configs for name in CONTEXT_LENGTH_NAMES]
+        return next((length for length in found if isinstance(length, int)), None)
+
+    @property
+    def output_device(self) -> torch.device:
+        """Device on which logits appear."""
+        return self.device
+
+    @property
+    def global_step(self) -> int:
+        """Batches seen so far."""
+        return self._it_state._global_step
+
+    @global_step.setter
+    def global_step(self, value: int) -> None:
+        self._it_state._global_step = value
+
+    @property
+    def current_epoch(self) -> int:
+        """The running epoch."""
+        return self._it_state._current_epoch
+
+    @property
+    def optimizers_and_schedulers(self) -> OptimizerSetup | None:
+        """What ``it_configure_optimizers`` built, after ``it_init``."""
+        return self._it_state.optimizers
+
+    @property
+    def backend(self) -> AnalysisBackend:
+        """The object through which analyses reach into the model, created at its first use."""
+        backend = self._it_state.backend
+        if backend is None:
+            with model_lock(self.model):
+                backend = self._it_state.backend
+                if backend is None:  # no other thread has made one meanwhile
+                    backend = self._it_state.backend = self._hook.it_create_backend(module=self)
+        return backend

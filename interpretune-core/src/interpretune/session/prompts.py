@@ -1,0 +1,217 @@
+"""Reads rows of text and labels, and turns them into tokenized prompts."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import pyarrow as pa
+
+from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.errors import ConfigurationError, DataError, TokenizationError
+from interpretune.models.tokenization import sanitize_input_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from interpretune.config.datamodule import PromptConfig
+
+NO_TABLE = (ValueError, TypeError, OverflowError, AttributeError, RecursionError, pa.ArrowException)
+"""What making columns of rows raises."""
+DEEPEST = 32
+"""Levels of lists and mappings in a row; what is nested by the hundred, tables take for ever to make."""
+UNBOUNDED = 1_000_000
+"""Tokenizers without a known context length report a number far above this one."""
+
+
+def read_rows(cfg: ITDataModuleConfig) -> dict[str, datasets.Dataset]:
+    """Read the splits of ``cfg.data`` and check their columns and labels.
+
+    Raises:
+        DataError: The source cannot be read, lacks a column, or has labels outside ``range(num_labels)``.
+    """
+    if not cfg.text_fields:
+        raise ConfigurationError("ITDataModuleConfig.text_fields is empty: name the columns that make up the prompt.")
+    splits = {}
+    for split, dataset in _load(cfg.data).items():
+        rows = dataset.select(range(min(cfg.limit_rows, len(dataset)))) if cfg.limit_rows is not None else dataset
+        source = cfg.data[split] if isinstance(cfg.data, Mapping) else cfg.data
+        where = f"Split {split!r} of {source}"
+        wanted = (*cfg.text_fields, cfg.label_field)
+        missing = [name for name in wanted if name not in rows.column_names]
+        if missing:
+            raise DataError(
+                f"{where} has no column {', '.join(map(repr, missing))}: expected {list(wanted)}, found "
+                f"{rows.column_names}. Set text_fields and label_field to the columns of your data."
+            )
+        if len(rows) == 0:
+            raise DataError(f"{where} has no rows.")
+        if cfg.num_labels is not None and all(label == -1 for label in rows[cfg.label_field]):
+            continue  # hubs mark the hidden labels of a test split with -1
+        _check_labels(rows[cfg.label_field], cfg.num_labels, where)
+        splits[str(split)] = rows
+    if not splits:
+        raise DataError(f"{_name(cfg.data)} has no split with labels.")
+    return splits
+
+
+def _load(source: Any) -> Mapping[str, datasets.Dataset]:
+    if isinstance(source, Mapping):
+        return {str(split): _load_json(Path(str(file)).expanduser()) for split, file in source.items()}
+    path = Path(str(source)).expanduser()
+    if path.is_file():
+        return {"validation": _load_json(path)}
+    if path.is_dir():
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"The folder {path} does not hold a data set that `datasets` saved: {error}. Save one with "
+                "save_to_disk, or give a JSONL file."
+            ) from error
+        return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
+    name, _, subset = str(source).rpartition("/")
+    try:
+        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name or subset, subset if name else None)
+    except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
+        with contextlib.suppress(Exception):  # it may be an organisation's data set; else the first error is told
+            if name:
+                return datasets.load_dataset(str(source))
+        raise DataError(
+            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
+            f"(as name/subset or organisation/name): {type(error).__name__}: {error}. Give a JSONL file, a folder "
+            "saved by datasets, or check the network."
+        ) from error
+    return remote
+
+
+def _load_json(path: Path) -> datasets.Dataset:
+    if not path.is_file():
+        raise DataError(f"The data file {path} does not exist.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some programs begin files with a mark of the byte order
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The data file {path} cannot be read as UTF-8 text: {error}.") from error
+    lines = [
+        (i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()
+    ]  # no other character ends one
+    if not lines:
+        raise DataError(f"The data file {path} is empty. Write one JSON object a line.")
+    rows = [_json_row(line, path, i) for i, line in lines]
+    try:
+        return datasets.Dataset.from_list(rows)
+    except NO_TABLE as error:
+        first = bisect_left(range(len(rows)), True, key=lambda last: not _is_table(rows[: last + 1]))
+        raise DataError(
+            f"{path}, line {lines[first][0]} does not fit to the lines before: {error}. Write the same kind of value "
+            "in a field of all rows, and whole numbers below 2^63."
+        ) from error
+
+
+def _is_table(rows: Sequence[Mapping[str, Any]]) -> bool:
+    try:
+        datasets.Dataset.from_list(list(rows))
+    except NO_TABLE:
+        return False
+    return True
+
+
+def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        found = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{path} is not a JSONL file with one object a line. Line {number}: {found}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path} is not a JSONL file with one object a line. Line {number} is {_short(row)}.")
+    if _is_deeper(row, DEEPEST):
+        raise DataError(f"{path}, line {number} has values nested more than {DEEPEST} deep, which no table holds.")
+    return row
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inner)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _name(source: Any) -> str:
+    return ", ".join(dict.fromkeys(map(str, source.values()))) if isinstance(source, Mapping) else str(source)
+
+
+def _check_labels(labels: Any, num_labels: int | None, where: str) -> None:
+    wrong = {
+        row: str(label)
+        for row, label in enumerate(labels)
+        if not isinstance(label, int) or label < 0 or (num_labels is not None and label >= num_labels)
+    }
+    if wrong:
+        expected = f"integers in range({num_labels})" if num_labels is not None else "integers from 0"
+        raise DataError(
+            f"{where} has labels outside the mapping: {', '.join(sorted(set(wrong.values()))[:10])}; expected "
+            f"{expected}. The first is in row {min(wrong)}."
+        )
+
+
+def task_prompt(row: Mapping[str, Any], text_fields: tuple[str, ...], prompt_cfg: PromptConfig) -> str:
+    """Join the text fields of a row as ``PromptConfig`` says; a full stop that closes the last field is dropped."""
+    texts = [str(row[name]).strip() for name in text_fields]
+    if len(texts) > 1 and prompt_cfg.question_suffix:
+        texts[-1] = texts[-1].removesuffix(".")
+    return prompt_cfg.ctx_question_join.join(texts) + prompt_cfg.question_suffix
+
+
+def encode_prompts(
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    cfg: ITDataModuleConfig,
+    split: str,
+    context_length: int | None = None,
+) -> datasets.Dataset:
+    """Add tokens, attention mask and labels to the rows of a split.
+
+    Raises:
+        TokenizationError: A prompt is empty, or longer than ``cfg.max_length`` or the model's context.
+    """
+    text_fields = tuple(cfg.text_fields or ())
+    limits = (cfg.max_length, context_length, tokenizer.model_max_length)
+    limit = min((length for length in limits if length is not None and length < UNBOUNDED), default=None)
+
+    def encode(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        absent = [name for name in text_fields if row[name] is None]
+        if absent:
+            raise DataError(f"Row {index} of split {split!r} has no text in its field {', '.join(map(repr, absent))}.")
+        if not any(str(row[name]).strip() for name in text_fields):
+            raise TokenizationError(f"Row {index} of split {split!r} is empty: its fields {text_fields} hold no text.")
+        text = cfg.prompt_cfg.model_chat_template_fn(
+            task_prompt=task_prompt(row, text_fields, cfg.prompt_cfg),
+            tokenization_pattern=cfg.cust_tokenization_pattern,
+        )
+        features = dict(tokenizer(text))
+        length = len(features["input_ids"])
+        if limit is not None and length > limit:
+            raise TokenizationError(
+                f"The prompt of row {index} of split {split!r} has {length} tokens; the limit is {limit}. Shorten it, "
+                "drop the row, or raise ITDataModuleConfig.max_length if the model's context allows it."
+            )
+        features["labels"] = int(row[cfg.label_field])  # True is 1
+        return dict(sanitize_input_name(tokenizer.model_input_names, features))
+
+    options = {name: value for name, value in cfg.prepare_data_map_cfg.items() if name != "batched"}
+    try:
+        inspect.signature(dataset.map).bind(encode, with_indices=True, load_from_cache_file=False, **options)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"ITDataModuleConfig.prepare_data_map_cfg does not fit: {error}. It takes arguments of Dataset.map."
+        ) from error
+    return dataset.map(encode, with_indices=True, load_from_cache_file=False, **options)

@@ -1,0 +1,255 @@
+"""Which batches a store has, and where each of them lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from attrs import frozen
+from numpy.typing import NDArray
+
+from interpretune.errors import StoreError
+from interpretune.store.declared import check_fields
+from interpretune.store.disk import read_refused
+from interpretune.store.entries import ShardEntry
+from interpretune.store.fields import Field
+from interpretune.store.journal_file import journal_files, parse_journal, read_bytes
+from interpretune.store.manifest import Manifest
+from interpretune.store.notes import Notes, merge_widths
+from interpretune.store.pieces import MemoryPiece, Piece, ShardPiece
+from interpretune.store.rows import Rows
+
+
+@frozen(eq=False)
+class Index:
+    """The batches of some pieces, ascending; all arrays ``[batches]``.
+
+    Attributes:
+        batch: Index of the batch.
+        piece: Position of its piece.
+        group: Group of rows in the piece.
+        offset: Its first row in the group.
+        rows: Its rows.
+        layout: Position among the piece's layouts.
+    """
+
+    batch: NDArray[np.int64]
+    piece: NDArray[np.int64]
+    group: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    layout: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> Index:
+        """Look through pieces.
+
+        Raises:
+            StoreError: A batch is there twice.
+        """
+        parts = [np.zeros((6, 0), dtype=np.int64)]
+        for number, piece in enumerate(pieces):
+            notes = piece.notes
+            group = np.repeat(np.arange(len(piece.groups)), piece.groups)
+            starts = np.cumsum(notes.rows) - notes.rows
+            first = np.cumsum(piece.groups) - piece.groups  # first batch of each group
+            offset = starts - starts[first][group]
+            parts.append(np.stack([notes.index, np.full(len(group), number), group, offset, notes.rows, notes.layout]))
+        every = np.concatenate(parts, axis=1)
+        every = every[:, np.argsort(every[0], kind="stable")]
+        twice = np.flatnonzero(every[0, 1:] == every[0, :-1])
+        if len(twice):
+            one, other = (pieces[every[1, twice[0] + i]].name for i in (0, 1))
+            raise StoreError(
+                f"Batch {every[0, twice[0]]} is there twice, in {one} and in {other}. Each batch is one process's: "
+                "remove one of the files and start the run again."
+            )
+        return cls(*every)
+
+
+@frozen
+class Damage:
+    """A file that is not what its writer wrote.
+
+    Attributes:
+        path: The file.
+        shard: Its entry in the manifest; None: it is a journal file.
+        error: What is wrong with it.
+    """
+
+    path: Path
+    shard: ShardEntry | None
+    error: StoreError
+
+    def __str__(self) -> str:
+        reason = " ".join(str(self.error.__cause__ or self.error).split())
+        return f"{self.path} is damaged ({reason})"
+
+    @property
+    def batches(self) -> str:
+        """Which batches are lost, in words."""
+        if self.shard is None:
+            index = self.path.stem.rpartition("-")[2]
+            return f"batch {int(index)}" if index.isdecimal() else "its batch"
+        there = self.shard.batches
+        shown = ", ".join(map(str, there[:10])) + (", ..." if len(there) > 10 else "")
+        return f"batch {shown}" if len(there) == 1 else f"{len(there)} batches ({shown})"
+
+
+class Contents:
+    """Manifest and pieces of a store, as they were when it was opened; in memory they grow.
+
+    Attributes:
+        manifest: The manifest.
+        fields: What is stored, by name.
+        pieces: Pieces of the table.
+        rows: Its columns; None while there is no batch.
+        tables: Tables of the whole run, in memory.
+        damaged: Files that were left out.
+    """
+
+    def __init__(self, manifest: Manifest, pieces: Sequence[Piece] = ()) -> None:
+        """Check the pieces.
+
+        Raises:
+            StoreError: Columns are not what the manifest declares.
+        """
+        self.manifest = manifest
+        self.fields = check_fields(manifest.fields)
+        self.pieces: list[Piece] = list(pieces)
+        self.rows: Rows | None = None
+        self.tables: dict[str, pa.Table] = {}
+        self.damaged: tuple[Damage, ...] = ()
+        for piece in self.pieces:
+            self.rows = check_schema(piece, self.fields, self.rows)
+        self.widths = merge_widths([piece.notes for piece in self.pieces])
+        self._index: tuple[int, Index] | None = None
+
+    @classmethod
+    def of_folder(cls, folder: Path, *, leave_out_damaged: bool = False) -> Contents:
+        """Look through a store on disk.
+
+        Args:
+            folder: The store.
+            leave_out_damaged: Take damaged files of an unfinished store for absent, as a writer does who computes their
+                batches anew; ``damaged`` tells which. All shards are compared with their digests then.
+
+        Raises:
+            StoreError: It is none, or is damaged.
+        """
+        manifest = Manifest.read(folder)
+        journals: list[MemoryPiece | Damage] = []
+        if not manifest.complete:
+            found = _journal_bytes(folder)  # before the list of shards that a writer may move them into meanwhile
+            manifest = Manifest.read(folder)
+            fields = check_fields(manifest.fields)
+            journals = [_journal(path, content, manifest.key, fields) for path, content in found]
+        shards = [_shard(folder, entry, check=leave_out_damaged) for entry in manifest.shards]
+        damaged = [piece for piece in (*shards, *journals) if isinstance(piece, Damage)]
+        if damaged and (manifest.complete or not leave_out_damaged):
+            raise damaged[0].error
+        whole = [piece for piece in shards if isinstance(piece, ShardPiece)]
+        left = not_in_shards([piece for piece in journals if isinstance(piece, MemoryPiece)], whole)
+        contents = cls(manifest, [*whole, *left])
+        contents.damaged = tuple(damaged)
+        return contents
+
+    def add(self, piece: MemoryPiece) -> None:
+        """One more batch, of a store in memory."""
+        self.rows = check_schema(piece, self.fields, self.rows)
+        self.widths |= piece.notes.widths
+        self.pieces.append(piece)
+
+    @property
+    def hooks(self) -> list[str]:
+        """All activation names."""
+        return list(self.widths)
+
+    @property
+    def index(self) -> Index:
+        """Where each batch lies."""
+        if self._index is None or self._index[0] != len(self.pieces):
+            self._index = len(self.pieces), Index.of(self.pieces)
+        return self._index[1]
+
+
+def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -> Rows:
+    """The columns of a piece.
+
+    Args:
+        piece: A piece.
+        fields: What the store declares.
+        rows: Columns of the pieces before.
+
+    Raises:
+        StoreError: They are not what is declared, or not those of the other pieces.
+    """
+    schema = piece.schema if isinstance(piece, ShardPiece) else piece.rows.schema
+    try:
+        found = Rows.of_arrow(fields, schema)
+        _check_layouts(piece.notes, found)
+    except ValueError as error:
+        where = piece.path if isinstance(piece, ShardPiece) else Path(piece.name)
+        raise read_refused(where, error) from error
+    if rows is not None and found.columns != rows.columns:
+        unlike = next(name for name in rows.columns if found.columns[name] != rows.columns[name])
+        raise StoreError(
+            f"{piece.name} keeps {unlike} as {found.columns[unlike].expected()} and other files of the store as "
+            f"{rows.columns[unlike].expected()}. All processes of a run compute in one dtype and with the same sizes."
+        )
+    return found if rows is None else rows
+
+
+def _check_layouts(notes: Notes, rows: Rows) -> None:
+    sparse, dense = ({column.field.name for column in columns} for columns in (rows.sparse, rows.dense))
+    if any({name for name, _ in item.hooks} != sparse or set(item.numbers) - dense for item in notes.layouts):
+        raise ValueError("its notes are on other fields than it has")
+
+
+def not_in_shards(journals: Sequence[MemoryPiece], shards: Sequence[ShardPiece]) -> list[MemoryPiece]:
+    """Journal files without those of a writer that was killed after it had written them to a shard."""
+    sealed = {index for shard in shards for index in shard.notes.index.tolist()}
+    return [piece for piece in journals if piece.notes.index[0] not in sealed]
+
+
+def batches_there(folder: Path) -> set[int]:
+    """Batches of an unsealed store, of all ranks.
+
+    Raises:
+        StoreError: The manifest is damaged.
+    """
+    found = _journal_bytes(folder)
+    manifest = Manifest.read(folder)
+    fields = check_fields(manifest.fields)
+    pieces = [_journal(path, content, manifest.key, fields) for path, content in found]
+    there = {index for entry in manifest.shards for index in entry.batches}
+    return there | {int(piece.notes.index[0]) for piece in pieces if isinstance(piece, MemoryPiece)}
+
+
+def _journal_bytes(folder: Path) -> list[tuple[Path, bytes | OSError]]:
+    """What is in the journal files, but those that their writer has just moved into a shard."""
+    found = []
+    for path in journal_files(folder):
+        with suppress(FileNotFoundError):
+            found.append((path, read_bytes(path)))
+    return found
+
+
+def _journal(path: Path, content: bytes | OSError, key: str, fields: Mapping[str, Field]) -> MemoryPiece | Damage:
+    try:
+        return parse_journal(path, content, key, fields)
+    except StoreError as error:
+        return Damage(path, None, error)
+
+
+def _shard(folder: Path, entry: ShardEntry, *, check: bool) -> ShardPiece | Damage:
+    try:
+        piece = ShardPiece(folder, entry)
+        if check:
+            piece.check()
+    except StoreError as error:
+        return Damage(folder / entry.file, entry, error)
+    return piece

@@ -1,0 +1,228 @@
+"""What a manifest may say, part by part: each is held to its kind and bounds before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from interpretune.store.disk import SHARDS, TABLES, check_name
+from interpretune.store.entries import ShardEntry, TableEntry
+from interpretune.store.fields import DTYPES, Field, Per
+
+MOST = 2**63 - 1
+"""The largest number of anything: positions are 64-bit integers."""
+DEEPEST = 64
+"""Mappings and lists inside each other in ``about``."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def parse_json(text: str) -> Any:
+    """JSON as its standard has it, without NaN and Infinity.
+
+    Raises:
+        ValueError: It is none, or is nested too deep to be read.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def number(value: object, where: str, least: int = 0) -> int:
+    """A whole number.
+
+    Raises:
+        ValueError: It is something else, negative or larger than 64 bits hold.
+    """
+    if type(value) is not int or not least <= value <= MOST:
+        raise _wrong(where, value, f"a whole number from {least} to 2**63 - 1")
+    return value
+
+
+def text_of(value: object, where: str) -> str:
+    """Text.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, str):
+        raise _wrong(where, value, "text")
+    return value
+
+
+def truth(value: object, where: str) -> bool:
+    """True or false.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise _wrong(where, value, "true or false")
+    return value
+
+
+def listed(value: object, where: str) -> list[Any]:
+    """A list.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, list):
+        raise _wrong(where, value, "a list")
+    return value
+
+
+def members(value: object, where: str, *names: str) -> Mapping[str, Any]:
+    """A mapping with exactly these names.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, dict) or value.keys() != set(names):
+        wanted = f"a mapping of {', '.join(names)}"
+        if not isinstance(value, dict):
+            raise _wrong(where, value, wanted)
+        raise ValueError(f"{where} has {', '.join(map(str, value))[:80] or 'nothing'}, and {wanted} is expected")
+    return value
+
+
+def read_field(value: object, where: str) -> Field:
+    """A declared field.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = members(value, where, "name", "dtype", "per", "shape", "ragged", "about")
+    name, dtype, per = (text_of(found[part], f"{where}.{part}") for part in ("name", "dtype", "per"))
+    if not name.isidentifier():
+        raise _wrong(f"{where}.name", name, "an identifier")
+    if dtype not in DTYPES:
+        raise _wrong(f"{where}.dtype", dtype, f"one of {', '.join(DTYPES)}")
+    if per not in {str(item) for item in Per}:
+        raise _wrong(f"{where}.per", per, f"one of {', '.join(Per)}")
+    axes = [text_of(axis, f"{where}.shape[{i}]") for i, axis in enumerate(listed(found["shape"], f"{where}.shape"))]
+    ragged, about = truth(found["ragged"], f"{where}.ragged"), text_of(found["about"], f"{where}.about")
+    return Field(name, dtype, Per(per), tuple(axes), ragged, about)
+
+
+def read_shard(value: object, where: str) -> ShardEntry:
+    """A shard; its batches stay spans, whatever numbers they name.
+
+    Raises:
+        ValueError: It is none.
+        StoreError: Its file lies elsewhere.
+    """
+    found = members(value, where, "file", "rows", "batches", "sha256")
+    spans = []
+    for i, span in enumerate(listed(found["batches"], f"{where}.batches")):
+        at = f"{where}.batches[{i}]"
+        if len(listed(span, at)) != 3:
+            raise _wrong(at, span, "a list of start, stop and step")
+        start, stop, step = (number(part, at, least) for part, least in zip(span, (0, 1, 1), strict=True))
+        if stop <= start:
+            raise ValueError(f"{at} is a span from {start} to {stop}, and a start below its stop is expected")
+        spans.append(range(start, stop, step))
+    entry = ShardEntry(
+        _inside(found["file"], SHARDS, where),
+        number(found["rows"], f"{where}.rows", 1),
+        tuple(spans),
+        _sha256(found["sha256"], where),
+    )
+    if not 1 <= entry.n_batches <= entry.rows:
+        raise ValueError(f"{where}.batches are {entry.n_batches}, and 1 to {entry.rows}, its rows, are expected")
+    return entry
+
+
+def read_table(value: object, where: str) -> TableEntry:
+    """A table.
+
+    Raises:
+        ValueError: It is none.
+        StoreError: Its file lies elsewhere.
+    """
+    found = members(value, where, "file", "rows", "sha256")
+    return TableEntry(
+        _inside(found["file"], TABLES, where), number(found["rows"], f"{where}.rows"), _sha256(found["sha256"], where)
+    )
+
+
+def read_about(value: object) -> Mapping[str, Any]:
+    """What a run says of itself: free but for its depth, and for what readers look up in it.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, dict):
+        raise _wrong("about", value, "a mapping")
+    check_depth(value)
+    for i, item in enumerate(listed(value.get("latent_models", []), "about.latent_models")):
+        where = f"about.latent_models[{i}]"
+        if not isinstance(item, dict):
+            raise _wrong(where, item, "a mapping")
+        text_of(item.get("name"), f"{where}.name")
+        if item.get("dashboard_url") is not None:
+            text_of(item["dashboard_url"], f"{where}.dashboard_url")
+    return value
+
+
+def check_depth(about: object) -> None:
+    """Refuse what is nested so deep that going through it could fail.
+
+    Raises:
+        ValueError: It is.
+    """
+    level: list[Any] = [about]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (Mapping, list, tuple))
+            for inner in (item.values() if isinstance(item, Mapping) else item)
+        ]
+        if not level:
+            return
+    raise ValueError(f"about is nested more than {DEEPEST} deep")
+
+
+def check_unlike(files: list[str]) -> None:
+    """Refuse a file that is listed twice.
+
+    Raises:
+        ValueError: One is.
+    """
+    seen: set[str] = set()
+    for file in files:
+        if file in seen:
+            raise ValueError(f"it lists {file} twice")
+        seen.add(file)
+
+
+def _inside(file: object, folder: str, where: str) -> str:
+    """A path that a manifest may list."""
+    start, _, name = text_of(file, f"{where}.file").partition("/")
+    if start != folder or not name.endswith(".parquet"):
+        raise _wrong(f"{where}.file", file, f"a file {folder}/NAME.parquet")
+    return f"{folder}/{check_name(name, 'a file of a store')}"
+
+
+def _sha256(value: object, where: str) -> str:
+    if not _SHA256.fullmatch(text_of(value, f"{where}.sha256")):
+        raise _wrong(f"{where}.sha256", value, "64 hexadecimal digits")
+    return str(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no JSON")
+
+
+def _wrong(where: str, found: object, expected: str) -> ValueError:
+    if isinstance(found, list):
+        shown = f"a list of {len(found)}"
+    elif isinstance(found, dict):
+        shown = f"a mapping of {len(found)}"
+    else:
+        shown = repr(found)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return ValueError(f"{where} is {shown}, and {expected} is expected")

@@ -1,0 +1,228 @@
+"""Pieces of a store's table: shards in Parquet files, and batches in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interpretune.errors import StoreError
+from interpretune.store.checked_file import CheckedFile, HashedFile
+from interpretune.store.disk import read_refused, whole_file
+from interpretune.store.entries import ShardEntry
+from interpretune.store.latents import HOOK, HOOK_TYPE, LATENT, LATENTS, hook_array, hook_codes
+from interpretune.store.notes import METADATA, Notes
+from interpretune.store.row_checks import check_rows
+from interpretune.store.rows import Selection
+from interpretune.store.unfolding import unfold_text, unfolded_bytes
+
+GROUP_ROWS = 2048
+"""Rows of a row group, unless they are large: what is in memory at a time, for each rank, when a store is read."""
+GROUP_BYTES = 16 << 20
+UNREADABLE = (OSError, ValueError, MemoryError, pa.ArrowException)
+"""What reading a damaged Parquet file raises."""
+
+
+class MemoryPiece:
+    """A batch in memory.
+
+    Attributes:
+        name: For errors.
+        rows: Its rows.
+        notes: Of the one batch.
+        groups: Batches of each group of rows that is read at a time.
+    """
+
+    def __init__(self, name: str, rows: pa.RecordBatch, notes: Notes) -> None:
+        self.name, self.rows, self.notes = name, rows, notes
+        self.groups = [len(notes.index)]
+
+    def read(self, group: int, selection: Selection, hooks: Sequence[str]) -> pa.RecordBatch:
+        """Rows of a group with the selected columns, activation names coded as in ``hooks``."""
+        arrays = {name: self.rows.column(name) for name in selection.columns}
+        if selection.latents is not None:
+            arrays[LATENTS] = _with_hooks(self.rows.column(LATENTS), hooks, selection.latents)
+        return pa.RecordBatch.from_pydict(arrays)
+
+
+class ShardPiece:
+    """A Parquet file; rows are read a row group at a time.
+
+    What the footer says is known at once. Before the first rows are read, all of the file is compared with its digest.
+
+    Attributes:
+        path: The file.
+        name: Its name.
+        file: The same, held to its digest.
+        notes: Of its batches.
+        schema: Its Arrow schema.
+        groups: Number of batches in each row group.
+    """
+
+    def __init__(self, folder: Path, entry: ShardEntry) -> None:
+        """Read the footer.
+
+        Args:
+            folder: The store.
+            entry: What its manifest says of the file.
+
+        Raises:
+            StoreError: The file is damaged, not of a store, or not what the manifest says.
+        """
+        self.path = folder / entry.file
+        self.name = self.path.name
+        self.file = CheckedFile(self.path, entry.sha256)
+        try:
+            with self.file.peek() as opened, pq.ParquetFile(opened) as file:
+                self._metadata, self.schema = file.metadata, file.schema_arrow
+            self.notes = Notes.from_json((self._metadata.metadata or {})[METADATA])
+            self.groups = self._batches_of_groups()
+        except KeyError as error:
+            raise read_refused(self.path, ValueError("it has no notes on its batches")) from error
+        except UNREADABLE as error:
+            raise read_refused(self.path, error) from error
+        listed = entry.n_batches == len(self.notes.index) and entry.rows == int(self.notes.rows.sum())
+        if not listed or sorted(self.notes.index.tolist()) != list(entry.batches):
+            raise StoreError(f"{self.path} does not have the batches that the manifest lists. Copy the store anew.")
+
+    def _batches_of_groups(self) -> list[int]:
+        ends = np.cumsum(self.notes.rows)
+        starts = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
+        counts = np.searchsorted(ends, np.cumsum(starts)) + 1
+        if not len(ends) or not starts or not np.array_equal(ends[counts.clip(max=len(ends)) - 1], np.cumsum(starts)):
+            raise ValueError("its row groups are not those of its batches")
+        if counts[-1] != len(ends):
+            raise ValueError("it lacks rows of its batches")
+        return np.diff(counts, prepend=0).tolist()
+
+    @property
+    def unfolded_bytes(self) -> int:
+        """About how many bytes its values take in memory, as its footer says."""
+        return unfolded_bytes(self._metadata)
+
+    def check(self) -> None:
+        """Compare all of the file with its digest, also where that was done before.
+
+        Raises:
+            StoreError: It was changed or is gone.
+        """
+        try:
+            self.file.check()
+        except (OSError, ValueError) as error:
+            raise read_refused(self.path, error) from error
+
+    def read(self, group: int, selection: Selection, hooks: Sequence[str]) -> pa.RecordBatch:
+        """Rows of a group with the selected columns, activation names coded as in ``hooks``.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
+        coded = [f"{LATENTS}.list.element.{HOOK}"] if selection.latents is not None else []
+        words = [name for name in selection.columns if _holds_text(self.schema.field(name).type)]
+        first = sum(self.groups[:group])
+        batches = slice(first, first + self.groups[group])
+        try:
+            with (
+                self.file.open() as opened,
+                pq.ParquetFile(
+                    opened,
+                    metadata=self._metadata,
+                    read_dictionary=[*coded, *(_path(self.schema.field(name)) for name in words)],
+                    page_checksum_verification=True,
+                ) as file,
+            ):
+                table = file.read_row_group(group, columns=selection.paths, use_threads=False)
+            arrays = {name: _one(table.column(name)) for name in selection.columns}
+            read = self._metadata.row_group(group).total_byte_size
+            arrays |= {name: unfold_text(arrays[name], read) for name in words}
+            if selection.latents is not None:
+                arrays[LATENTS] = _one(table.column(LATENTS))
+            rows = pa.RecordBatch.from_pydict(arrays)
+            check_rows(rows, self.notes.index[batches], self.notes.rows[batches], self.notes.widths)
+            if selection.latents is not None:
+                arrays[LATENTS] = _with_hooks(arrays[LATENTS], hooks, selection.latents)
+        except UNREADABLE as error:
+            raise read_refused(self.path, error) from error
+        return pa.RecordBatch.from_pydict(arrays)
+
+
+Piece = MemoryPiece | ShardPiece
+
+
+def write_shard(path: Path, notes: Notes, pieces: Iterable[MemoryPiece]) -> str:
+    """Put batches into a Parquet file, in one step; it is on the disk afterwards.
+
+    Args:
+        path: Final place.
+        notes: Of all batches, in the order of ``pieces``.
+        pieces: The batches.
+
+    Returns:
+        SHA-256 of what was written, whatever the disk makes of it.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    pieces = iter(pieces)
+    first = next(pieces)
+    schema = first.rows.schema.with_metadata({METADATA: notes.to_json()})
+    hooks = list(notes.widths)
+    words = [_path(item) for item in schema if _holds_text(item.type)]
+    words += [f"{LATENTS}.list.element.{HOOK}"] if LATENTS in schema.names else []
+    with whole_file(path, durable=True) as partial, partial.open("wb") as out:
+        hashed = HashedFile(out)
+        with pq.ParquetWriter(
+            hashed, schema, compression="zstd", use_dictionary=words or False, write_page_checksum=True
+        ) as writer:
+            waiting: list[pa.RecordBatch] = []
+            rows = size = 0
+            for piece in itertools.chain((first,), pieces):
+                waiting.append(_coded(piece.rows, schema, hooks))
+                rows, size = rows + waiting[-1].num_rows, size + waiting[-1].nbytes
+                if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                    _write_group(writer, waiting)
+                    waiting, rows, size = [], 0, 0
+            _write_group(writer, waiting)
+    return hashed.sha256()
+
+
+def _coded(rows: pa.RecordBatch, schema: pa.Schema, hooks: Sequence[str]) -> pa.RecordBatch:
+    """Rows with the schema of a file, activation names coded as in ``hooks``."""
+    arrays = [_with_hooks(rows.column(name), hooks) if name == LATENTS else rows.column(name) for name in schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _write_group(writer: pq.ParquetWriter, waiting: Sequence[pa.RecordBatch]) -> None:
+    if waiting:
+        table = pa.Table.from_batches(waiting)
+        writer.write_table(table, row_group_size=len(table))
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type))
+
+
+def _path(item: pa.Field) -> str:
+    """Path of a column of texts, or of lists of texts, in a Parquet file."""
+    return f"{item.name}.list.element" if pa.types.is_list(item.type) else str(item.name)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _with_hooks(lists: pa.Array, hooks: Sequence[str], members: Sequence[str] | None = None) -> pa.Array:
+    """The sparse column with other codes for activation names, and only some of its fields."""
+    entries = lists.flatten()
+    kinds = {item.name: item for item in entries.type}
+    names = [HOOK, LATENT, *([name for name in kinds if name not in (HOOK, LATENT)] if members is None else members)]
+    codes = hook_array(hook_codes(entries.field(HOOK), hooks), hooks)
+    fields = [pa.field(HOOK, HOOK_TYPE, nullable=False), *(kinds[name] for name in names[1:])]
+    struct = pa.StructArray.from_arrays([codes, *(entries.field(name) for name in names[1:])], fields=fields)
+    offsets = lists.offsets.to_numpy()
+    kind = pa.list_(pa.field("element", struct.type, nullable=False))
+    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), struct, type=kind)

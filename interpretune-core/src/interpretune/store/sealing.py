@@ -1,0 +1,87 @@
+"""The end of a run: one manifest for the shards of all ranks, and tables of the whole run."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from pathlib import Path
+
+import pyarrow as pa
+from attrs import evolve
+
+from interpretune.errors import StoreError
+from interpretune.store.contents import Contents
+from interpretune.store.disk import hold_rank, holding_manifest, read_refused, remove
+from interpretune.store.files import check_files, write_table
+from interpretune.store.journal import Journal, shard_files
+from interpretune.store.journal_file import journal_files
+from interpretune.store.manifest import Manifest
+from interpretune.store.pieces import ShardPiece
+
+
+def seal(folder: Path) -> None:
+    """Mark a store as complete.
+
+    Raises:
+        StoreError: Batches are missing, a rank is still writing, or ranks do not fit together.
+    """
+    with holding_manifest(folder):
+        manifest = Manifest.read(folder)
+        if manifest.complete:
+            return
+        move_journals(folder)
+        manifest = Manifest.read(folder)
+        shards = [ShardPiece(folder, entry) for entry in manifest.shards]
+        there = Contents(manifest, shards).index.batch.tolist()  # refuses ranks that do not fit together
+        if manifest.n_batches is not None and len(there) < manifest.n_batches:
+            missing = sorted(set(range(manifest.n_batches)) - set(there))
+            shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            raise StoreError(
+                f"The store {folder} cannot be sealed: {len(missing)} of {manifest.n_batches} batches are missing "
+                f"({shown}). Run the analysis again; it computes those."
+            )
+        listed = {Path(entry.file).name for entry in manifest.shards}
+        for path in shard_files(folder):
+            if path.name not in listed:  # of a rank without a journal, hence of no writer that is at work
+                remove(path)
+        complete = evolve(manifest, complete=True, n_batches=len(there))
+        check_files(folder, complete, shards)
+        complete.write(folder)
+
+
+def put_table(folder: Path, name: str, table: pa.Table) -> None:
+    """Write a table into a store, and into its manifest.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    with holding_manifest(folder):
+        entry = write_table(folder, name, table)
+        manifest = Manifest.read(folder)
+        others = (item for item in manifest.tables if item.file != entry.file)
+        evolve(manifest, tables=tuple(sorted((*others, entry), key=attrgetter("file")))).write(folder)
+
+
+def move_journals(folder: Path) -> None:
+    """Move what ranks of an earlier start have left into shards of theirs.
+
+    Raises:
+        StoreError: A file cannot be written.
+        StoreBusyError: A rank is at work.
+    """
+    with holding_manifest(folder):  # so that no rank that starts finds its lock taken for a moment
+        manifest = Manifest.read(folder)
+        for rank in sorted({_rank_of(path) for path in journal_files(folder)}):
+            lock = hold_rank(folder, rank)
+            try:
+                journal = Journal(folder, rank, lock, manifest)
+                journal.recover()
+                journal.roll()
+            finally:
+                lock.release()
+
+
+def _rank_of(path: Path) -> int:
+    try:
+        return int(path.name.partition("-")[0].removeprefix("r"))
+    except ValueError as error:
+        raise read_refused(path, ValueError("its name is not that of a journal file")) from error

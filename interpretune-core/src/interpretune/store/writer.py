@@ -1,0 +1,245 @@
+"""Writes results as they come: a file a batch, moved into shards now and then, sealed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+from attrs import evolve
+
+from interpretune.errors import StoreError
+from interpretune.store.beginning import begin_or_go_on
+from interpretune.store.contents import Contents, batches_there
+from interpretune.store.declared import check_fields
+from interpretune.store.disk import (
+    TABLES,
+    check_name,
+    hold_rank,
+    holding_manifest,
+    make_folders,
+    remove_partials,
+)
+from interpretune.store.fields import Field, Per
+from interpretune.store.journal import ROWS_PER_SHARD, Journal
+from interpretune.store.manifest import Manifest
+from interpretune.store.mending import forget_damaged
+from interpretune.store.rows import Rows
+from interpretune.store.sealing import put_table, seal
+from interpretune.store.sink import MemorySink, Sink
+from interpretune.store.store import AnalysisStore
+
+
+class StoreWriter:
+    """Writes the batches of one process into a store.
+
+    A batch is whole or absent: it is a file of its own at first, and files are moved into shards of ``rows_per_shard``
+    rows. A process that is killed at any moment loses no batch that was written. As a context manager it closes at the
+    end; after an error it leaves everything as it is, to go on from.
+
+    Attributes:
+        folder: The store; None in memory.
+    """
+
+    def __init__(self, contents: Contents, folder: Path | None, sink: Sink) -> None:
+        """Use ``create``, or ``AnalysisStore.in_memory``."""
+        self.folder = folder
+        self._manifest = contents.manifest
+        self._memory = contents if folder is None else None
+        self._sink = sink
+        self._fields = check_fields(contents.manifest.fields)
+        self._rows: Rows | None = contents.rows
+        self._widths = dict(contents.widths)
+        self._done = set(contents.index.batch.tolist())
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        fields: Sequence[Field],
+        about: Mapping[str, Any],
+        *,
+        key: str,
+        n_batches: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        rows_per_shard: int = ROWS_PER_SHARD,
+    ) -> StoreWriter:
+        """Begin a store, or go on with one.
+
+        Args:
+            folder: Where; new, empty, or a store of the same run. Other ranks may begin it at the same moment.
+            fields: What is stored of each batch, and tables.
+            about: Free JSON on what the results are of; that of the first writer is kept.
+            key: Hash of all that the results depend on.
+            n_batches: Batches of the whole run; None: as many as come.
+            rank: Of this process; one writer for each.
+            world_size: Processes that write; it may differ from that of an earlier start.
+            rows_per_shard: Examples in a shard.
+
+        Files that were damaged since they were written count as absent: their batches are not ``done``, and a warning
+        names them.
+
+        Raises:
+            StoreError: The folder holds something else or cannot be written, or a field cannot be stored.
+            StoreBusyError: Another process writes this rank, or a run of another number of processes is at work.
+        """
+        folder = Path(folder)
+        if not 0 <= rank < world_size or rows_per_shard < 1:
+            raise StoreError(f"There is no rank {rank} of {world_size}, or no shard of {rows_per_shard} rows.")
+        check_fields(fields)
+        wanted = Manifest(key=key, fields=tuple(fields), about=about, n_batches=n_batches, world_size=world_size)
+        wanted.to_json()  # refuses what is no JSON before anything is written
+        make_folders(folder)
+        with holding_manifest(folder):
+            remove_partials(folder, folder / TABLES)
+            begin_or_go_on(folder, wanted)
+            lock = hold_rank(folder, rank)
+        try:
+            contents = Contents.of_folder(folder, leave_out_damaged=True)
+            forget_damaged(folder, contents.damaged)
+            journal = Journal(folder, rank, lock, contents.manifest, rows_per_shard)
+            journal.recover()
+            return cls(contents, folder, journal)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def in_memory(cls, fields: Sequence[Field], about: Mapping[str, Any]) -> tuple[AnalysisStore, StoreWriter]:
+        """A store in memory and its writer, see ``AnalysisStore.in_memory``."""
+        check_fields(fields)
+        contents = Contents(Manifest(key="", fields=tuple(fields), about=dict(about)))
+        return AnalysisStore(contents), cls(contents, None, MemorySink(contents))
+
+    @property
+    def done(self) -> frozenset[int]:
+        """Batches that are there: of all ranks when the writer was made, and its own since."""
+        return frozenset(self._done)
+
+    def missing(self) -> list[int]:
+        """Batches of the run that no rank has written yet, looked up anew; none where their number is not known.
+
+        Raises:
+            StoreError: A shard is damaged.
+        """
+        there = self._done if self.folder is None else batches_there(self.folder)
+        return sorted(set(range(self._manifest.n_batches or 0)) - there)
+
+    def write(self, batch_idx: int, examples: Sequence[int], values: Mapping[str, Any]) -> None:
+        """Write a batch; it is there when this returns.
+
+        Args:
+            batch_idx: Its index.
+            examples: Positions of its examples in the analysed split, ``[n]``.
+            values: By field, as ``Field`` describes them.
+
+        Raises:
+            StoreError: A value is not what was declared, the batch is there already, or it cannot be written.
+        """
+        self._check_open()
+        limit = self._manifest.n_batches
+        if type(batch_idx) is not int or batch_idx < 0 or (limit is not None and batch_idx >= limit):
+            raise StoreError(
+                f"There is no batch {batch_idx!r} in a run of {limit if limit is not None else 'all'} batches."
+            )
+        if batch_idx in self._done:
+            raise StoreError(f"Batch {batch_idx} is in the store already; skip what is in `done`.")
+        self._check_names(values, batch_idx)
+        rows_of = self._rows or Rows.of_values(self._fields, values)
+        rows, notes = rows_of.encode(batch_idx, examples, values)
+        for hook, width in notes.widths.items():
+            if self._widths.get(hook, width) != width:
+                raise StoreError(
+                    f"The dictionary of {hook} has {width} latents in batch {batch_idx} and had {self._widths[hook]} "
+                    "before. All batches of a store come from the same latent models."
+                )
+        self._sink.add(rows, notes)
+        self._rows = rows_of
+        self._widths |= notes.widths
+        self._done.add(batch_idx)
+        self._sink.roll_if_due()
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table of the whole run, in place of one of that name; also into a sealed store.
+
+        Raises:
+            StoreError: The name is none, or it cannot be written.
+        """
+        check_name(name, "a table")
+        if not isinstance(table, pa.Table):
+            raise StoreError(f"The table {name} must be a pyarrow.Table, and is a {type(table).__name__}.")
+        if self.folder is None:
+            assert self._memory is not None
+            self._memory.tables[name] = table
+        else:
+            put_table(self.folder, name, table)
+
+    def close(self) -> None:
+        """Move what was written into shards and let others write this rank. Closing twice does nothing.
+
+        Raises:
+            StoreError: A shard cannot be written; the batches stay readable.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._sink.roll()
+        finally:
+            self._sink.release()
+
+    def seal(self) -> AnalysisStore:
+        """Close, and mark the store as complete, with hashes of all its files.
+
+        Returns:
+            The store.
+
+        Raises:
+            StoreError: Batches are missing, or ranks do not fit together.
+            StoreBusyError: Another rank has written its last batch and not closed yet; it can seal after closing.
+        """
+        self.close()
+        if self._memory is not None:
+            if not self._memory.manifest.complete:
+                n_batches = len(self._done)
+                self._memory.manifest = evolve(self._memory.manifest, complete=True, n_batches=n_batches)
+            return AnalysisStore(self._memory)
+        assert self.folder is not None
+        seal(self.folder)
+        return AnalysisStore.open(self.folder)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif not self._closed:
+            self._closed = True
+            self._sink.release()
+
+    def _check_open(self) -> None:
+        if self._closed or self._manifest.complete:
+            state = "closed" if self._closed else "complete"
+            raise StoreError(f"The store {self.folder or 'in memory'} is {state}; nothing more is written to it.")
+
+    def _check_names(self, values: Mapping[str, Any], batch_idx: int) -> None:
+        wanted = [name for name, item in self._fields.items() if item.per is not Per.run]
+        for name in values:
+            if name not in wanted:
+                if name in self._fields:
+                    raise StoreError(f"{name} is a table of the whole run: write it with write_table.")
+                near = get_close_matches(str(name), wanted, 1)
+                hint = f"did you mean {near[0]}?" if near else f"declared are {', '.join(wanted) or 'none'}."
+                raise StoreError(f"Batch {batch_idx} has a field {name!r} that the store does not declare; {hint}")
+        if missing := [name for name in wanted if name not in values]:
+            raise StoreError(
+                f"Batch {batch_idx} lacks {', '.join(missing)}; every declared field is written each time."
+            )

@@ -1,0 +1,1 @@
+"""Files, threads, processes and progress: what knows nothing of models."""
