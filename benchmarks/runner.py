@@ -40,7 +40,7 @@ from interpretune.plugins.stack import build_context
 from interpretune.replay.effect_noise import measure_noise
 from interpretune.system.model_lock import model_lock
 from interpretune.system.own_context import OwnContext
-from interpretune.training.evaluate import eval_mode
+from interpretune.system.torch_state import eval_mode
 
 RESULT = Path(__file__).parent / "out" / "runner.json"
 

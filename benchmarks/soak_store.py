@@ -22,10 +22,10 @@ import pyarrow as pa
 import torch
 from tabulate import tabulate
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import StoreBusyError
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues
 
 FIELDS = (
     Field("logit_diffs"),

@@ -23,9 +23,9 @@ import pyarrow as pa
 import torch
 from tabulate import tabulate
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues
 
 HOOKS = ("blocks.15.hook_resid_post.hook_sae_acts_post", "blocks.22.hook_resid_post.hook_sae_acts_post")
 FIELDS = (Field("logit_diffs"), Field("activations", per=Per.latent), Field("effects", per=Per.latent))

@@ -22,8 +22,8 @@ from interpretune.analysis import (
     plot_latent_effects,
     run_analysis,
 )
-from interpretune.analysis.batch import LatentValues
 from interpretune.replay.effect_noise import is_measured, measure_noise
+from interpretune.store.values import LatentValues
 from tests.analysis.ablated_rows import active_rows
 from tests.analysis.sessions import STACKS, make_session
 from tests.analysis.tiny_architectures import backend_of, batch_of, dictionary, make_model

@@ -14,7 +14,7 @@ import interpretune as it
 from interpretune.analysis import frozen_parameters
 from interpretune.system import put_back
 from interpretune.system.put_back import random_state_put_back, with_own_draws
-from interpretune.training.evaluate import eval_mode
+from interpretune.system.torch_state import eval_mode
 from tests.tiny import tiny_llama
 
 

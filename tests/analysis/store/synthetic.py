@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues
 
 N_BATCHES, SIZE = 6, 3
 FIELDS = (

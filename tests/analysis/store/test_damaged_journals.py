@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import StoreError
 from interpretune.sharing import load_store
 from interpretune.store import AnalysisStore, StoreWriter
@@ -21,6 +20,7 @@ from interpretune.store.declared import check_fields
 from interpretune.store.journal_file import MARK, _digest, parse_journal
 from interpretune.store.manifest import Manifest
 from interpretune.store.notes import METADATA
+from interpretune.store.values import LatentValues
 from tests.analysis.store.damage import DAMAGES, change_manifest
 from tests.analysis.store.synthetic import (
     FIELDS,

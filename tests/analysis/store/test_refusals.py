@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import StoreBusyError, StoreError
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues
 from tests.analysis.store.synthetic import FIELDS, HOOKS, examples_of, sealed, values_of, write, writer_of
 
 

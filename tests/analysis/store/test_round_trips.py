@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import TORCH_DTYPES, Field, Per
+from interpretune.store.values import LatentValues
 from tests.analysis.store.synthetic import (
     N_BATCHES,
     SIZE,

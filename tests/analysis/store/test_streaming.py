@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.store import AnalysisStore, StoreWriter, pieces
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues
 
 FIELDS = (Field("logit_diffs"), Field("activations", per=Per.latent), Field("effects", per=Per.latent))
 LATENTS = LatentValues(torch.arange(50), torch.rand(8, 50), 64)

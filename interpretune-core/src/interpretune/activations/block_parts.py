@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from interpretune.activations.edits import Edit
 from interpretune.activations.hook_names import ATTN_OUT, MLP_OUT, RESID_MID, RESID_POST, RESID_PRE, in_layer
 from interpretune.activations.inputs import probe_inputs
 from interpretune.errors import AnalysisError
-from interpretune.latents.latent_model import Edit
 from interpretune.system.put_back import attribute_put_back
 
 if TYPE_CHECKING:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from interpretune.latents.latent_model import Edit
+Edit = Callable[[Tensor], Tensor]
+"""Takes the activations at a hook point, ``[batch, pos, ...]``, and returns what shall stand in their place."""
+
+Observer = Callable[[Tensor], None]
+"""Takes note of activations ``[batch, pos, ...]`` and changes nothing."""
 
 IN, OUT = "in", "out"
 CARRIED = "carried"
@@ -60,3 +64,25 @@ def in_place(edit: Edit) -> Edit:
         return activations if untouched else activations.copy_(edited)
 
     return apply
+
+
+def in_turn(edits: Sequence[Edit]) -> Edit:
+    """One edit that makes several, each on the result of the one before."""
+
+    def apply(activations: Tensor) -> Tensor:
+        for edit in edits:
+            activations = edit(activations)
+        return activations
+
+    return apply
+
+
+def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
+    """An edit that changes nothing and notes the activations as something to take gradients with respect to."""
+
+    def require(activations: Tensor) -> Tensor:
+        leaf = activations if activations.requires_grad else activations.detach().requires_grad_()
+        leaves[name] = leaf
+        return leaf
+
+    return require

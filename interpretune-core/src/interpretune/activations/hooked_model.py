@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpretune.activations.block_parts import CHECKED, parts_as_named
+from interpretune.activations.edits import Edit, in_turn
+from interpretune.activations.finite import check_logits
 from interpretune.activations.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.activations.longest_row import follows_longest_row
 from interpretune.activations.sequence_slots import slots_in_cache
 from interpretune.errors import HookPointError, ReplayRefusedError
-from interpretune.latents.finite import check_logits
-from interpretune.latents.latent_model import Edit
-from interpretune.latents.splicing import in_turn
 from interpretune.system.model_lock import model_lock
 from interpretune.system.own_context import OwnContext
 

@@ -1,6 +1,7 @@
+from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.analysis.analysis_run import AnalysisRun
-from interpretune.analysis.batch import AnalysisBatch, LatentValues, Peaks
+from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache, SaveCfg
 from interpretune.analysis.mode_plans import operations_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode, construct_names_filter
@@ -8,7 +9,7 @@ from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.runner import run_analysis
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
-from interpretune.backends.backend import CAPABILITIES, AnalysisBackend, SplicedRun, frozen_parameters
+from interpretune.backends.backend import CAPABILITIES, AnalysisBackend, SplicedRun
 from interpretune.backends.hugging_face import HuggingFaceBackend
 from interpretune.backends.interventions import (
     Add,
@@ -21,16 +22,9 @@ from interpretune.backends.interventions import (
     interventions_in_place,
     run_with_interventions,
 )
-from interpretune.comparison import Agreement, StoreComparison, compare_stores, parity_scatter
+from interpretune.comparison import Agreement, StoreComparison, compare_stores
 from interpretune.hashing.object_state import HasIdentity
-from interpretune.latents.latent_model import (
-    ACTIVATION_HOOK,
-    Edit,
-    HasPassingState,
-    LatentModel,
-    activation_name,
-    layer_of,
-)
+from interpretune.latents.latent_model import ACTIVATION_HOOK, HasPassingState, LatentModel, activation_name, layer_of
 from interpretune.latents.quality import LatentQuality, measure_latent_quality
 from interpretune.operations.latent_analyses import logit_differences
 from interpretune.replay import (
@@ -58,10 +52,13 @@ from interpretune.reports.metrics import (
     compute_correct,
     effect_correlations,
 )
+from interpretune.reports.parity_scatter import parity_scatter
 from interpretune.reports.plots import latent_metrics_scatter, plot_latent_effects
 from interpretune.reports.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 from interpretune.sharing import HubRepository, Limits, load_store, save_store, store_card
 from interpretune.store import AnalysisStore
+from interpretune.store.values import LatentValues, Peaks
+from interpretune.system.torch_state import frozen_parameters
 
 __all__ = [
     "ACTIVATION_HOOK",

@@ -6,52 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
-from attrs import frozen
 from torch import Tensor
 
-
-@frozen(eq=False)
-class LatentValues:
-    """One number for each example and each alive latent; its size follows the alive latents, not the dictionary.
-
-    Attributes:
-        latents: Ids of the alive latents, ascending, ``[n_alive]``.
-        values: ``[batch, n_alive]``.
-        d_sae: Width of the dictionary.
-    """
-
-    latents: Tensor
-    values: Tensor
-    d_sae: int
-
-    def dense(self) -> Tensor:
-        """All latents of the dictionary, ``[batch, d_sae]``, 0 where not alive."""
-        full = self.values.new_zeros(self.values.shape[0], self.d_sae)
-        full[:, self.latents] = self.values
-        return full
-
-    def cpu(self) -> LatentValues:
-        """The same on the CPU."""
-        return LatentValues(self.latents.cpu(), self.values.detach().cpu(), self.d_sae)
-
-
-@frozen(eq=False)
-class Peaks:
-    """Where in each prompt each alive latent is most active.
-
-    Attributes:
-        latents: Ids of the alive latents, ``[n_alive]``.
-        values: Highest activation in the prompt, ``[batch, n_alive]``.
-        positions: Its position, counted without padding, ``[batch, n_alive]``.
-    """
-
-    latents: Tensor
-    values: Tensor
-    positions: Tensor
-
-    def cpu(self) -> Peaks:
-        """The same on the CPU."""
-        return Peaks(self.latents.cpu(), self.values.cpu(), self.positions.cpu())
+from interpretune.store.values import LatentValues, Peaks
 
 
 @dataclass(kw_only=True)
@@ -133,15 +90,3 @@ class AnalysisBatch:
                 for hook, item in self.peaks.items()
             }
         return {k: v for k, v in values.items() if v is not None and not (isinstance(v, Mapping) and not v)}
-
-
-def alive_at(activations: Tensor) -> Tensor:
-    """Latents with an activation above 0 for some example.
-
-    Args:
-        activations: At one position, ``[batch, d_sae]``.
-
-    Returns:
-        Ids, ascending, ``[n_alive]``.
-    """
-    return (activations > 0).any(dim=0).nonzero().flatten()

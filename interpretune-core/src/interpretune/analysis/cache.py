@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 
 from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.finite_results import check_results
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import AnalysisError, StoreError
-from interpretune.latents.finite import check_results
 from interpretune.models.tokenization import mask_of, real_tokens, token_texts, tokens_of
 from interpretune.operations.latent_analyses import (
     ABLATED_LOGITS,

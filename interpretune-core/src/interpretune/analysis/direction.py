@@ -8,8 +8,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import AnalysisError
+from interpretune.store.values import LatentValues
 
 CORRECT = "correct"
 """Effects are stored towards the correct answer of each example."""

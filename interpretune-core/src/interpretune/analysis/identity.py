@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from interpretune.errors import DataError
-from interpretune.hashing.code_origin import CORE, source_of
+from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.content_hash import content_hash, hash_of
+from interpretune.hashing.packages import identify_packages, version_or_unknown
 from interpretune.latents.latent_model import LatentModel, activation_name
 
 if TYPE_CHECKING:
@@ -156,18 +156,6 @@ def identify_stack(module: ITModule) -> Identity:
     return Identity({"packages": code, "sha256": content.sha256}, (*unknown, *content.unknown))
 
 
-def identify_packages(packages: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Hashes of the source of packages that count by it, by name, and what is not known of them."""
-    sources = {name: source for name in sorted(packages) if (source := source_of(name)) is not None}
-    unknown = [
-        f"The package {name} is not what it was when it was imported ({', '.join(source.edited[:3])} changed), so that "
-        "what runs is not what is there; start Python anew."
-        for name, source in sources.items()
-        if source.edited
-    ]
-    return {name: source.sha256 for name, source in sources.items()}, tuple(unknown)
-
-
 def _entries(config: Any) -> Mapping[str, Any]:
     """A configuration by name, whatever kind it is of."""
     if isinstance(config, Mapping):
@@ -204,11 +192,3 @@ def without_folders(place: str) -> str:
         place: A path, a hub id, or any text.
     """
     return Path(place).name if Path(place).is_absolute() else place
-
-
-def version_or_unknown(name: str) -> str:
-    """Version of a distribution, or ``unknown``."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

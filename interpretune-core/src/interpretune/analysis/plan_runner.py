@@ -16,8 +16,10 @@ from attrs import frozen
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
+from interpretune.activations.finite import rows_named
 from interpretune.analysis import plan_of
 from interpretune.analysis.analysed_batch import analyse_batch
+from interpretune.analysis.finite_results import check_results
 from interpretune.analysis.identity import count_examples, identify_batch, identify_data
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.open_analyses import OpenAnalyses
@@ -27,13 +29,12 @@ from interpretune.analysis.stored_run import StoredRun, describe_reads, describe
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.hashing.content_hash import WHAT_TO_DO
-from interpretune.latents.finite import check_results, rows_named
 from interpretune.operations import Plan, PlanRun
 from interpretune.store import AnalysisStore
 from interpretune.system.model_lock import model_lock
 from interpretune.system.progress import progress_bar
 from interpretune.system.put_back import with_own_draws
-from interpretune.training.evaluate import eval_mode
+from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule

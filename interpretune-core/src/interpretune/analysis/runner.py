@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from interpretune.activations.finite import rows_named
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
@@ -15,9 +16,8 @@ from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError
-from interpretune.latents.finite import rows_named
 from interpretune.system.progress import progress_bar
-from interpretune.training.evaluate import eval_mode
+from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule

@@ -7,24 +7,24 @@ price of a forward: ``interpretune.replay``.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 
+from interpretune.activations.edits import Edit, Observer, in_turn, watch
+from interpretune.activations.finite import check_rows
 from interpretune.activations.hook_names import canonical
 from interpretune.activations.hooked_model import HookedModel
 from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
 from interpretune.errors import HookPointError
-from interpretune.latents.finite import check_rows
-from interpretune.latents.latent_model import Edit, LatentModel, activation_name
-from interpretune.latents.splicing import Observer, Splice, in_turn, reads_after_it_writes
+from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.latents.splicing import Splice, reads_after_it_writes
 from interpretune.system.model_lock import model_lock
-from interpretune.system.put_back import attribute_put_back
+from interpretune.system.torch_state import frozen_parameters, gradients_of
 
 if TYPE_CHECKING:
     from interpretune.replay.prefill import LatentObserver, Prefill
@@ -261,24 +261,6 @@ class AnalysisBackend(HookedModel):
         return SplicedRun(run.answer_logits.detach(), activations), dict(zip(names, grads, strict=True))
 
 
-def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients of a scalar; 0 with respect to what it does not depend on."""
-    if not value.requires_grad:
-        return tuple(torch.zeros_like(leaf) for leaf in leaves)
-    return torch.autograd.grad(value, leaves, materialize_grads=True)
-
-
-def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
-    """An edit that changes nothing and notes the activations as something to take gradients with respect to."""
-
-    def require(activations: Tensor) -> Tensor:
-        leaf = activations if activations.requires_grad else activations.detach().requires_grad_()
-        leaves[name] = leaf
-        return leaf
-
-    return require
-
-
 def reads_where_it_writes(latent_model: LatentModel) -> bool:
     """Whether it is an autoencoder and no transcoder."""
     return canonical(latent_model.hook_point) == canonical(latent_model.output_hook_point)
@@ -293,20 +275,3 @@ def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
                 f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their "
                 "latents would share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
             )
-
-
-@contextlib.contextmanager
-def frozen_parameters(*owners: object) -> Iterator[None]:
-    """Turn parameter gradients off for the duration of a block and restore each flag afterwards.
-
-    The flags are those of the parameters themselves, which other threads see too. Blocks of several threads may end in
-    any order.
-
-    Args:
-        *owners: Modules; anything that is no module has no parameters.
-    """
-    parameters = [parameter for owner in owners if isinstance(owner, nn.Module) for parameter in owner.parameters()]
-    with attribute_put_back(parameters, "requires_grad"):
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield

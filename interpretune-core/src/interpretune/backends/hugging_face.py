@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interpretune.activations.edits import CARRIED, IN, OUT, edited_inputs, edited_output, in_place
+from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import LOGITS, canonical
 from interpretune.activations.inputs import ModelInputs
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face_places import decoder_blocks, decoder_places
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
-from interpretune.latents.latent_model import Edit
 from interpretune.models.quantization import keep_weights_in_place
 from interpretune.models.tokenization import position_ids
 

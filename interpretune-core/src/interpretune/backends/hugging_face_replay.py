@@ -17,9 +17,9 @@ from attrs import field, frozen
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 
+from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import ReplayRefusedError
-from interpretune.latents.latent_model import Edit
 from interpretune.models.tokenization import position_ids
 from interpretune.replay.engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only
 from interpretune.replay.prefix import LayerKeys, Prefix, Rows, attend, visible_slots

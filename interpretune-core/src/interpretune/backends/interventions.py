@@ -15,12 +15,13 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from interpretune.activations.edits import Edit
 from interpretune.activations.hook_names import canonical
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.activations.sequence_slots import SequenceSlots
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError, HookPointError
-from interpretune.latents.latent_model import Edit, LatentModel, activation_name
+from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.latents.splicing import Splice, WhichSlots
 from interpretune.models.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
 from interpretune.system.model_lock import model_lock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,9 +11,6 @@ from torch import Tensor
 
 ACTIVATION_HOOK = "hook_sae_acts_post"
 """Last part of the name under which a latent model's activations are known."""
-
-Edit = Callable[[Tensor], Tensor]
-"""Takes the activations at a hook point, ``[batch, pos, ...]``, and returns what shall stand in their place."""
 
 
 @runtime_checkable

@@ -10,10 +10,11 @@ from attrs import asdict, frozen
 from torch import Tensor
 from torch.nn import functional
 
+from interpretune.activations.edits import Edit
+from interpretune.activations.finite import check_rows, rows_not_finite
 from interpretune.activations.inputs import ModelInputs
 from interpretune.errors import NotFiniteError
-from interpretune.latents.finite import check_rows, rows_not_finite
-from interpretune.latents.latent_model import Edit, LatentModel, activation_name
+from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:

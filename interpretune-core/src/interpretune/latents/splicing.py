@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from attrs import frozen
 from torch import Tensor, where
 
+from interpretune.activations.edits import Edit, Observer
 from interpretune.activations.inputs import Points
 from interpretune.errors import HookPointError
-from interpretune.latents.latent_model import Edit, LatentModel, has_error_term
-
-Observer = Callable[[Tensor], None]
-"""Takes note of activations ``[batch, pos, ...]`` and changes nothing."""
+from interpretune.latents.latent_model import LatentModel, has_error_term
 
 WhichSlots = Callable[[int, int], Tensor]
 """A mask ``[rows, length]``, bool, for a forward of so many rows and slots."""
@@ -124,14 +122,3 @@ def reads_after_it_writes(latent_model: LatentModel) -> HookPointError:
         f"{latent_model.output_hook_point}, where it writes. A latent model reads where it writes or before; are its "
         "two hook points exchanged?"
     )
-
-
-def in_turn(edits: Sequence[Edit]) -> Edit:
-    """One edit that makes several, each on the result of the one before."""
-
-    def apply(activations: Tensor) -> Tensor:
-        for edit in edits:
-            activations = edit(activations)
-        return activations
-
-    return apply

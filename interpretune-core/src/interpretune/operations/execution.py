@@ -10,11 +10,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import PlanError
 from interpretune.operations.operation import Operation
 from interpretune.operations.plan import Plan
 from interpretune.store.fields import TORCH_DTYPES, Field, Per
+from interpretune.store.values import LatentValues
 
 REPLAYING = frozenset({"ablation", "gradients"})
 """Capabilities that are faster with keys and values kept from the clean run."""

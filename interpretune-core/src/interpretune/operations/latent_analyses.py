@@ -10,10 +10,9 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
+from interpretune.activations.finite import check_rows, rows_named, rows_not_finite
 from interpretune.activations.inputs import ModelInputs
-from interpretune.analysis.batch import LatentValues, alive_at
 from interpretune.errors import AnalysisError, DataError, NotFiniteError
-from interpretune.latents.finite import check_rows, rows_named, rows_not_finite
 from interpretune.latents.latent_model import activation_name
 from interpretune.models.tokenization import real_tokens, token_texts
 from interpretune.operations.operation import operation
@@ -23,6 +22,7 @@ from interpretune.replay.prefill import LatentObserver, Prefill
 from interpretune.replay.prefill import prefill as run_once
 from interpretune.replay.rows import LatentRows
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues, alive_at
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend

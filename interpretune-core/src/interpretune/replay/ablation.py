@@ -10,12 +10,13 @@ import psutil
 import torch
 from torch import Tensor
 
+from interpretune.activations.edits import Edit
+from interpretune.activations.finite import lacks_logits, rows_named
 from interpretune.activations.hook_names import RESID_PRE, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError, NotFiniteError
-from interpretune.latents.finite import lacks_logits, rows_named
-from interpretune.latents.latent_model import Edit, HasDecoderRows
+from interpretune.latents.latent_model import HasDecoderRows
 from interpretune.replay.prefill import Kept, Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.replay.rows import Changes, LatentRows

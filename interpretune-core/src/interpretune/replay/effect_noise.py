@@ -19,7 +19,7 @@ from interpretune.activations.hook_names import ATTN_Z, MLP_IN, RESID_POST, RESI
 from interpretune.activations.inputs import Points
 
 if TYPE_CHECKING:
-    from interpretune.latents.latent_model import Edit
+    from interpretune.activations.edits import Edit
     from interpretune.replay.prefill import Prefill
 
 ROUNDED = frozenset({RESID_PRE, ATTN_Z, MLP_IN, RESID_POST})

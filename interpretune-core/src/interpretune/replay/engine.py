@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.activations.replaced import replaced_method, replaced_methods
 from interpretune.errors import ReplayRefusedError
-from interpretune.latents.latent_model import Edit
 from interpretune.replay.prefix import Prefix, Rows
 from interpretune.system.own_context import OwnContext
 

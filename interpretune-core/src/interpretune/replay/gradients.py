@@ -9,15 +9,16 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from interpretune.activations.edits import Edit, watch
+from interpretune.activations.finite import check_rows
 from interpretune.activations.hooked_model import AllCaptured, noted_last
-from interpretune.backends.backend import frozen_parameters, gradients_of, watch
 from interpretune.errors import AnalysisError
-from interpretune.latents.finite import check_rows
-from interpretune.latents.latent_model import Edit, HasDecoderRows
+from interpretune.latents.latent_model import HasDecoderRows
 from interpretune.replay.ablation import replay_budget
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.system.model_lock import model_lock
+from interpretune.system.torch_state import frozen_parameters, gradients_of
 
 WHY = "Look at the objective: a logarithm, a root or a quotient in it may have no gradient there."
 

@@ -11,13 +11,14 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from interpretune.activations.edits import Edit, Observer, in_turn
+from interpretune.activations.finite import check_rows, rows_named
 from interpretune.activations.hook_names import RESID_PRE, canonical, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import HookPointError, ReplayRefusedError
-from interpretune.latents.finite import check_rows, rows_named
-from interpretune.latents.latent_model import Edit, HasDecoderRows, LatentModel, activation_name, has_error_term
-from interpretune.latents.splicing import Observer, Splice, in_turn
+from interpretune.latents.latent_model import HasDecoderRows, LatentModel, activation_name, has_error_term
+from interpretune.latents.splicing import Splice
 from interpretune.replay.buckets import Bucket, length_buckets, one_prefix, together
 from interpretune.replay.engine import ReadyContext, ReplayEngine
 from interpretune.replay.prefix import Prefix, Rows

@@ -8,8 +8,8 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
+from interpretune.activations.edits import Edit
 from interpretune.errors import AnalysisError
-from interpretune.latents.latent_model import Edit
 
 
 @frozen(eq=False)

@@ -10,8 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.finite_results import check_stored
 from interpretune.errors import AnalysisError
-from interpretune.latents.finite import check_stored
 
 
 @frozen(eq=False)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.direction import CORRECT, TOWARDS_CORRECT, Direction, direction_of
+from interpretune.analysis.finite_results import check_stored
 from interpretune.analysis.modes import AnalysisMode
 from interpretune.errors import AnalysisError
-from interpretune.latents.finite import check_stored
 from interpretune.replay.effect_noise import noise_of, warn_of_noise
 
 CONTEXTS_KEPT = 3

@@ -13,12 +13,12 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.direction import CORRECT, direction_of
-from interpretune.latents.finite import check_stored
+from interpretune.analysis.finite_results import check_stored
 from interpretune.replay.effect_noise import noise_of, noise_text
 from interpretune.reports.metrics import LatentMetrics, effect_correlations, names_with
+from interpretune.store.values import LatentValues
 from interpretune.system.plain_files import read_plain
 from interpretune.system.whole_file import output_file
 

@@ -10,8 +10,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.finite_results import check_stored
 from interpretune.errors import AnalysisError
-from interpretune.latents.finite import check_stored
 from interpretune.replay.effect_noise import noise_text
 from interpretune.reports.metrics import LatentMetrics, LatentTable
 

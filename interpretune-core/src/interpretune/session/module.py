@@ -195,7 +195,7 @@ class ITModule(nn.Module):
         Raises:
             NotFiniteError: The logits of a new token are NaN or infinite.
         """
-        from interpretune.latents.finite import check_generated  # analyses know modules
+        from interpretune.activations.finite import check_generated  # analyses know modules
 
         with model_lock(self.model):
             generated = self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interpretune.analysis.identity import identify_packages, version_or_unknown
 from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.code_state import own_bases
 from interpretune.hashing.content_hash import ContentHash, content_hash
 from interpretune.hashing.module_state import attributes_named
+from interpretune.hashing.packages import identify_packages, version_or_unknown
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule

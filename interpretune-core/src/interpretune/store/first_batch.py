@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import StoreError
 from interpretune.store.columns import DTYPE_NAMES, Column, described
 from interpretune.store.fields import Field, Per
+from interpretune.store.values import LatentValues
 
 
 def column_of(item: Field, value: Any) -> Column:

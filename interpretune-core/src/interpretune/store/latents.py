@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import StoreError
 from interpretune.store.columns import Column, described
+from interpretune.store.values import LatentValues
 
 LATENTS, HOOK, LATENT = "latents", "hook", "latent"
 HOOK_TYPE = pa.dictionary(pa.int16(), pa.string())

@@ -12,7 +12,6 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
 from interpretune.errors import StoreError
 from interpretune.store.columns import Column, number_tensor
 from interpretune.store.fields import Field, Per
@@ -28,6 +27,7 @@ from interpretune.store.latents import (
 )
 from interpretune.store.notes import Layout, Notes
 from interpretune.store.stored_batch import StoredBatch
+from interpretune.store.values import LatentValues
 
 EXAMPLE, BATCH = "example", "batch"
 

@@ -11,8 +11,8 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from interpretune.system.torch_state import eval_mode
 from interpretune.testing.user_classes import UserModule
-from interpretune.training.evaluate import eval_mode
 
 KEPT_MOST = 4
 """Tensors of earlier batches that may be alive: those of the last one, with its loss."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interpretune.errors import CheckpointError, TrainingError
 from interpretune.system.progress import progress_bar
-from interpretune.system.put_back import attribute_put_back
+from interpretune.system.torch_state import eval_mode
 from interpretune.training.batches import count_batches, only_loader, read_batches
 from interpretune.training.checkpoint import find_checkpoint, load_checkpoint
 from interpretune.training.config import LoopConfig, LoopResult
@@ -130,18 +130,6 @@ def call_if_defined(module: nn.Module, name: str) -> None:
     method = getattr(module, name, None)
     if method is not None:
         method()
-
-
-@contextlib.contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and each of its parts back into its own mode afterwards.
-
-    The mode is that of the modules themselves, which other threads see too. Blocks of several threads may end in any
-    order: the last one puts back what the first one found.
-    """
-    with attribute_put_back(list(module.modules()), "training"):
-        module.eval()
-        yield
 
 
 def _on_cpu(value: Any) -> Any:

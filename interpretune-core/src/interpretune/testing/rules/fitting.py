@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 from interpretune.errors import ConfigurationError
 from interpretune.plugins.declaration import Level
 from interpretune.session.session import ITSession, it_session_end
+from interpretune.system.torch_state import eval_mode
 from interpretune.testing.comparing import same
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.step_notes import KEPT_MOST, NotingModule, notes_of, other_modes
 from interpretune.testing.workbench import BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
 from interpretune.training.config import LoopConfig, LoopResult
-from interpretune.training.evaluate import eval_mode
 from interpretune.training.start import fit, predict, test, validate
 
 RATE = 0.05

@@ -11,11 +11,11 @@ from interpretune.operations.execution import REPLAYING, run_operation
 from interpretune.operations.loading import offered_operations
 from interpretune.operations.plan import LATENT_MODELS
 from interpretune.session.session import ITSession, it_session_end
+from interpretune.system.torch_state import eval_mode
 from interpretune.testing.places import latents
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.value_leaves import copies, differing
 from interpretune.testing.workbench import Bench
-from interpretune.training.evaluate import eval_mode
 
 OF_CORE = frozenset(id(item) for item in vars(latent_analyses).values() if isinstance(item, Operation))
 """The rules of analyses are about these."""

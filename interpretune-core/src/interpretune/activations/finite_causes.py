@@ -9,15 +9,15 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from interpretune.activations.edits import in_turn
 from interpretune.activations.hook_names import EMBED, FINAL_NORM, LOGITS, in_layer, split_layer
 from interpretune.errors import HookPointError
-from interpretune.latents.splicing import in_turn
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
+    from interpretune.activations.edits import Edit
     from interpretune.activations.hooked_model import HookedModel
     from interpretune.activations.inputs import ModelInputs
-    from interpretune.latents.latent_model import Edit
 
 
 def why_not_finite(backend: HookedModel, inputs: ModelInputs, edits: Mapping[str, Edit], rows: Sequence[int]) -> str:

@@ -9,26 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interpretune.analysis.batch import LatentValues
+from interpretune.activations.finite_causes import why_not_finite
 from interpretune.errors import BATCH, NotFiniteError
-from interpretune.latents.finite_causes import why_not_finite
 
 if TYPE_CHECKING:
+    from interpretune.activations.edits import Edit
     from interpretune.activations.hooked_model import HookedModel
     from interpretune.activations.inputs import ModelInputs, Points
-    from interpretune.analysis.cache import AnalysisCache
-    from interpretune.latents.latent_model import Edit
-
-RESULTS = ("logit_diffs", "loss", "activations", "peak_values", "gradients", "effects")
-"""Results of a batch that must be finite. Logits need not be: a model may rule out tokens with minus infinity."""
-STORED = (
-    "They were stored by a version that did not refuse them, or by a step of your own. Run the analysis again, which "
-    "says where in the model they begin; or leave those examples out."
-)
-COMPUTED = (
-    "What was computed from finite logits is not: look at the step, the adapter or the operation that wrote it, and at "
-    "logits of answers that the model rules out."
-)
 
 
 def rows_not_finite(values: Tensor) -> list[int]:
@@ -89,25 +76,6 @@ def check_logits(
     raise NotFiniteError("Logits", found, why_not_finite(backend, inputs, edits, found))
 
 
-def check_results(values: Mapping[str, Any]) -> None:
-    """Refuse results of a batch that are not finite.
-
-    Args:
-        values: By field name; those in ``RESULTS`` are looked at.
-
-    Raises:
-        NotFiniteError: With the examples of the batch.
-    """
-    for name in RESULTS:
-        for item in _tensors(values.get(name)):
-            if item.ndim == 0 and not bool(item.isfinite()):
-                raise NotFiniteError(
-                    name, range(len(values["orig_labels"])) if "orig_labels" in values else [0], COMPUTED
-                )
-            if item.ndim:
-                check_rows(item, name, COMPUTED)
-
-
 def check_generated(generated: Any) -> None:
     """Refuse what was generated from logits that are not finite.
 
@@ -133,27 +101,6 @@ def check_generated(generated: Any) -> None:
     )
 
 
-def check_stored(analysis_cache: AnalysisCache, what: str) -> None:
-    """Refuse results that hold NaN: sums and counts over them would say nothing.
-
-    Args:
-        analysis_cache: Results of an analysis.
-        what: ``logit_diffs``, ``activations`` or ``effects``; what is not there is not looked at.
-
-    Raises:
-        NotFiniteError: With the examples.
-    """
-    first, rows = 0, set()
-    for found in getattr(analysis_cache, what):
-        size = 0
-        for item in _tensors(found):
-            size = len(item)
-            rows |= {first + row for row in rows_not_finite(item)}
-        first += size
-    if rows:
-        raise NotFiniteError(what, sorted(rows), STORED, of="the analysis")
-
-
 @contextlib.contextmanager
 def rows_named(names: Sequence[int] | Tensor, of: str = BATCH) -> Iterator[None]:
     """Let an error of the block that counts in the batch name row ``i`` as ``names[i]``."""
@@ -163,12 +110,3 @@ def rows_named(names: Sequence[int] | Tensor, of: str = BATCH) -> Iterator[None]
         if error.of != BATCH:
             raise
         raise error.renamed(names, of) from None
-
-
-def _tensors(found: Any) -> list[Tensor]:
-    values = list(found.values()) if isinstance(found, Mapping) else [found]
-    return [
-        item.values if isinstance(item, LatentValues) else item
-        for item in values
-        if isinstance(item, (LatentValues, Tensor))
-    ]

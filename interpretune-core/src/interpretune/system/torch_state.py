@@ -1,0 +1,47 @@
+"""Modes, flags and gradients of torch that are set for a while and put back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from interpretune.system.put_back import attribute_put_back
+
+
+def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a scalar; 0 with respect to what it does not depend on."""
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(value, leaves, materialize_grads=True)
+
+
+@contextlib.contextmanager
+def frozen_parameters(*owners: object) -> Iterator[None]:
+    """Turn parameter gradients off for the duration of a block and restore each flag afterwards.
+
+    The flags are those of the parameters themselves, which other threads see too. Blocks of several threads may end in
+    any order.
+
+    Args:
+        *owners: Modules; anything that is no module has no parameters.
+    """
+    parameters = [parameter for owner in owners if isinstance(owner, nn.Module) for parameter in owner.parameters()]
+    with attribute_put_back(parameters, "requires_grad"):
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode, and each of its parts back into its own mode afterwards.
+
+    The mode is that of the modules themselves, which other threads see too. Blocks of several threads may end in any
+    order: the last one puts back what the first one found.
+    """
+    with attribute_put_back(list(module.modules()), "training"):
+        module.eval()
+        yield
