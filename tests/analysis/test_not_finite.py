@@ -19,7 +19,6 @@ from interpretune.analysis import (
     AnalysisCache,
     AnalysisCfg,
     AnalysisRunner,
-    AnalysisStore,
     HuggingFaceBackend,
     LatentRows,
     LatentValues,
@@ -41,6 +40,7 @@ from interpretune.analysis import (
     run_with_interventions,
 )
 from interpretune.analysis.cache import FIELDS
+from interpretune.store import StoreWriter
 from tests.analysis.sessions import padded, unpadded_rows
 from tests.analysis.tiny_architectures import make_model
 from tests.analysis.tiny_latents import RandomDictionary
@@ -355,7 +355,7 @@ def test_caches_refuse_results_that_are_not_finite(field: str) -> None:
 def old_store(field: str) -> AnalysisCache:
     """What a version without these checks stored: two batches, and NaN in row 4."""
     batches = [results().as_fields(), results(**{field: SPOILED[field]}).as_fields()]
-    store, writer = AnalysisStore.in_memory([FIELDS[name] for name in FIELDS if name in batches[0]])
+    store, writer = StoreWriter.in_memory([FIELDS[name] for name in FIELDS if name in batches[0]])
     for index, values in enumerate(batches):
         writer.write(index, range(3 * index, 3 * index + 3), {name: values[name] for name in store.fields})
     return AnalysisCache.of(store)

@@ -14,6 +14,7 @@ import interpretune as it
 from interpretune.cli.doctor_report import as_text
 from interpretune.cli.main import main
 from interpretune.testing import RULES
+from interpretune.testing.conformance import suite_of
 from interpretune.testing.doctor import (
     FAILED,
     NOT_CHECKED,
@@ -25,7 +26,6 @@ from interpretune.testing.doctor import (
     diagnose,
     rules_named,
 )
-from interpretune.testing.suites import suite_of
 
 NO_NETWORK = """
 import socket

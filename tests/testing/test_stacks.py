@@ -10,8 +10,8 @@ import pytest
 import interpretune as it
 from interpretune.plugins.declaration import Level
 from interpretune.testing import RULES, AdapterConformance
+from interpretune.testing.conformance import suite_of
 from interpretune.testing.doctor import FAILED, PASSED, check_suite
-from interpretune.testing.suites import suite_of
 
 KNOWN = ("huggingface", "lightning", "nnsight", "sae_lens", "transformer_lens")
 INSTALLED = {name: item.read_declaration() for name, item in it.installed_adapters().items() if name in KNOWN}

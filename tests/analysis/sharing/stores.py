@@ -74,7 +74,7 @@ def store_of(
     effects_at: Sequence[str] = HOOKS,
 ) -> AnalysisStore:
     """A store in memory; ``order`` is that in which its rows are written."""
-    store, writer = AnalysisStore.in_memory(FIELDS, about_of(results))
+    store, writer = StoreWriter.in_memory(FIELDS, about_of(results))
     _write(writer, results, batch, order, hooks, effects_at)
     return store
 

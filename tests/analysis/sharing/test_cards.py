@@ -11,7 +11,7 @@ import yaml
 
 from interpretune.sharing import save_store, store_card
 from interpretune.sharing.card import LINES, WIDTH, escape
-from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store import StoreWriter
 from tests.analysis.sharing.stores import FIELDS, HOOKS, dense, store_of, written
 
 HOSTILE = (
@@ -77,8 +77,8 @@ def test_datasets_opens_a_saved_folder_by_its_card(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_strings_stay_text(tmp_path: Path, text: str) -> None:
-    store, _ = AnalysisStore.in_memory(FIELDS, {text: {"name": text, "list": [text, {"name": text, text: text}]}})
-    plain, _ = AnalysisStore.in_memory(FIELDS, {"x": {"name": "x", "list": ["x", {"name": "x", "y": "x"}]}})
+    store, _ = StoreWriter.in_memory(FIELDS, {text: {"name": text, "list": [text, {"name": text, text: text}]}})
+    plain, _ = StoreWriter.in_memory(FIELDS, {"x": {"name": "x", "list": ["x", {"name": "x", "y": "x"}]}})
     card, usual = store_card(store, text), store_card(plain, "x")
     metadata, body = front_matter(card)
     assert set(metadata) == {"pretty_name", "tags", "size_categories", "configs"}
@@ -95,7 +95,7 @@ def test_strings_stay_text(tmp_path: Path, text: str) -> None:
 
 
 def test_long_and_many_values_are_cut(tmp_path: Path) -> None:
-    store, _ = AnalysisStore.in_memory(FIELDS, {"long": "x" * 10_000, "many": {str(i): i for i in range(1_000)}})
+    store, _ = StoreWriter.in_memory(FIELDS, {"long": "x" * 10_000, "many": {str(i): i for i in range(1_000)}})
     card = store_card(store)
     assert max(len(line) for line in card.splitlines()) < WIDTH + 100
     assert len(rows_of(card, "What was asked")) <= LINES + 2

@@ -131,7 +131,7 @@ def test_fields_that_cannot_be_stored(tmp_path: Path, fields: list[Field], messa
         StoreWriter.create(tmp_path / "store", fields, {}, key="k", n_batches=1)
     assert not (tmp_path / "store").exists()
     with pytest.raises(StoreError, match=message):
-        AnalysisStore.in_memory(fields)
+        StoreWriter.in_memory(fields)
 
 
 @pytest.mark.parametrize("about", [{"seed": float("nan")}, {"folder": Path()}])
@@ -205,7 +205,7 @@ def test_tables_are_tables(tmp_path: Path) -> None:
     store = AnalysisStore.open(tmp_path)
     assert sorted(store.tables) == ["later", "summary"]
     store.verify()
-    in_memory, writer = AnalysisStore.in_memory(FIELDS)
+    in_memory, writer = StoreWriter.in_memory(FIELDS)
     writer.write_table("summary", pa.table({"a": [1]}))
     assert in_memory.tables["summary"].to_pydict() == {"a": [1]}
 
@@ -218,7 +218,7 @@ def test_what_a_store_does_not_have(tmp_path: Path) -> None:
         store.batch(6)
     with pytest.raises(StoreError, match="no per-latent field loss"):
         list(store.latents(["loss"]))
-    empty, _ = AnalysisStore.in_memory(FIELDS)
+    empty, _ = StoreWriter.in_memory(FIELDS)
     assert list(empty.batches()) == list(empty.record_batches()) == list(empty.latents()) == []
     with pytest.raises(StoreError, match="has no batch yet"):
         empty.schema  # noqa: B018

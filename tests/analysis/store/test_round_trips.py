@@ -103,7 +103,7 @@ def test_every_batch_comes_back_as_it_was_given(data: st.DataObject) -> None:
     drawn = data.draw(declared())
     fields = [item for item, _, _ in drawn]
     given_batches = data.draw(st.lists(batches(drawn), min_size=1, max_size=4))
-    in_memory, in_memory_writer = AnalysisStore.in_memory(fields)
+    in_memory, in_memory_writer = StoreWriter.in_memory(fields)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "store"
         rows_per_shard = data.draw(st.integers(1, 8))
@@ -130,13 +130,13 @@ def test_every_batch_comes_back_as_it_was_given(data: st.DataObject) -> None:
 @pytest.mark.parametrize("value", [True, 2**40, -1.5, float("nan")])
 def test_numbers_of_a_batch_come_back_as_numbers(value: Any) -> None:
     dtype = {bool: "bool", int: "int64", float: "float"}[type(value)]
-    store, writer = AnalysisStore.in_memory([Field("loss", dtype, Per.batch)])
+    store, writer = StoreWriter.in_memory([Field("loss", dtype, Per.batch)])
     writer.write(0, [0, 1], {"loss": value})
     assert_same(store.batch(0)["loss"], value)
 
 
 def test_latents_that_are_zero_in_every_example_stay_alive() -> None:
-    store, writer = AnalysisStore.in_memory([Field("activations", "float", Per.latent)])
+    store, writer = StoreWriter.in_memory([Field("activations", "float", Per.latent)])
     given_values = {
         "nothing alive": LatentValues(torch.zeros(0, dtype=torch.int64), torch.zeros(2, 0), 8),
         "zero everywhere": LatentValues(torch.tensor([1, 5]), torch.tensor([[0.0, 0.0], [0.0, 3.0]]), 8),
@@ -164,7 +164,7 @@ def test_latents_with_two_further_axes_are_read_from_the_middle_of_a_shard(tmp_p
 
 
 def test_values_read_are_the_readers_own() -> None:
-    store, writer = AnalysisStore.in_memory([Field("logit_diffs")])
+    store, writer = StoreWriter.in_memory([Field("logit_diffs")])
     written = torch.ones(2)
     writer.write(0, [0, 1], {"logit_diffs": written})
     written.zero_()

@@ -208,7 +208,7 @@ class AnalysisCache:
         values = {name: value for name, value in batch.as_fields().items() if name in FIELDS}
         check_results(values)
         if self._store is None:
-            self._store, self._writer = AnalysisStore.in_memory([FIELDS[name] for name in FIELDS if name in values])
+            self._store, self._writer = StoreWriter.in_memory([FIELDS[name] for name in FIELDS if name in values])
         if self._writer is None:
             raise AnalysisError("This cache is a view of a store; use a new AnalysisCache() for new results.")
         first = self._store.n_examples

@@ -30,7 +30,7 @@ from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.hashing.content_hash import WHAT_TO_DO
 from interpretune.operations import Plan, PlanRun
-from interpretune.store import AnalysisStore
+from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.system.model_lock import model_lock
 from interpretune.system.progress import progress_bar
 from interpretune.system.put_back import with_own_draws
@@ -181,7 +181,7 @@ class AnalysisRunner:
         """
         told = {}
         for job in self._jobs(analyses):
-            store, writer = AnalysisStore.in_memory(job.plan.kept)
+            store, writer = StoreWriter.in_memory(job.plan.kept)
             job.writer = writer
             start = time.perf_counter()
             self._run_batches([job], only_first=True, show=False)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +19,6 @@ from interpretune.store.manifest import Manifest
 from interpretune.store.pieces import MemoryPiece, ShardPiece
 from interpretune.store.rows import EXAMPLE, Rows, Selection
 from interpretune.store.stored_batch import StoredBatch
-
-if TYPE_CHECKING:
-    from interpretune.store.writer import StoreWriter
-
 
 Groups = OrderedDict[tuple[int, int, Selection], pa.RecordBatch]
 """Row groups in memory, by piece, group and columns; the one used last at the end."""
@@ -65,19 +60,6 @@ class AnalysisStore:
         for damage in contents.damaged:
             warnings.warn(f"{damage}: {damage.batches} will be left out.", stacklevel=2)
         return cls(contents, folder)
-
-    @classmethod
-    def in_memory(
-        cls, fields: Sequence[Field], about: Mapping[str, Any] | None = None
-    ) -> tuple[AnalysisStore, StoreWriter]:
-        """A store that lives and dies with the process, and its writer; what is written can be read at once.
-
-        Raises:
-            StoreError: A field cannot be stored.
-        """
-        from interpretune.store.writer import StoreWriter  # the writer hands out stores
-
-        return StoreWriter.in_memory(fields, about or {})
 
     @property
     def manifest(self) -> Manifest:

@@ -45,7 +45,7 @@ class StoreWriter:
     """
 
     def __init__(self, contents: Contents, folder: Path | None, sink: Sink) -> None:
-        """Use ``create``, or ``AnalysisStore.in_memory``."""
+        """Use ``create`` or ``in_memory``."""
         self.folder = folder
         self._manifest = contents.manifest
         self._memory = contents if folder is None else None
@@ -110,10 +110,16 @@ class StoreWriter:
             raise
 
     @classmethod
-    def in_memory(cls, fields: Sequence[Field], about: Mapping[str, Any]) -> tuple[AnalysisStore, StoreWriter]:
-        """A store in memory and its writer, see ``AnalysisStore.in_memory``."""
+    def in_memory(
+        cls, fields: Sequence[Field], about: Mapping[str, Any] | None = None
+    ) -> tuple[AnalysisStore, StoreWriter]:
+        """A store that lives and dies with the process, and its writer; what is written can be read at once.
+
+        Raises:
+            StoreError: A field cannot be stored.
+        """
         check_fields(fields)
-        contents = Contents(Manifest(key="", fields=tuple(fields), about=dict(about)))
+        contents = Contents(Manifest(key="", fields=tuple(fields), about=dict(about or {})))
         return AnalysisStore(contents), cls(contents, None, MemorySink(contents))
 
     @property

@@ -15,10 +15,9 @@ from attrs import frozen
 
 from interpretune.errors import ConfigurationError
 from interpretune.plugins.discovery import find_adapter, registered_adapters
-from interpretune.testing.conformance import AdapterConformance
+from interpretune.testing.conformance import AdapterConformance, suite_of
 from interpretune.testing.global_state import globals_restored
 from interpretune.testing.rule import DOCUMENTATION, RULES, Rule, RuleBroken, RuleHidden, RuleSkipped
-from interpretune.testing.suites import suite_of
 from interpretune.testing.workbench import Bench
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"

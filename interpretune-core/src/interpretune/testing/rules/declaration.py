@@ -20,6 +20,7 @@ from interpretune.plugins.declaration import CONTRACT_VERSION, AdapterDeclaratio
 from interpretune.plugins.discovery import registered_adapters
 from interpretune.plugins.stack import build_context
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.suite import Suite, registered_suite
 from interpretune.testing.workbench import Bench
 
 
@@ -47,14 +48,11 @@ def importable(bench: Bench) -> None:
 @rule()
 def suite_loads(bench: Bench) -> None:
     """What is registered for the adapter in the group interpretune.conformance is its suite."""
-    from interpretune.testing.conformance import AdapterConformance
-    from interpretune.testing.suites import registered_suite
-
     found = registered_suite(bench.adapter)
     if found is None:
         raise RuleSkipped("no suite is registered: the defaults are used")
     expect(
-        isinstance(found, type) and issubclass(found, AdapterConformance) and found.adapter == bench.adapter,
+        isinstance(found, type) and issubclass(found, Suite) and found.adapter == bench.adapter,
         f"{found!r} is registered",
         f"a subclass of AdapterConformance with adapter = {bench.adapter!r}",
     )
