@@ -72,7 +72,7 @@ def opened_by(adapter_of: Callable[..., None]) -> Callable[..., tuple[Any, list[
         errors: dict[Any, Exception] = {}
         for adapter in context.adapters[1:]:
             adapter.plugin.record, adapter.plugin.errors = record, errors
-        return SimpleNamespace(_hook=context.hook), record, errors
+        return SimpleNamespace(hook=context.hook), record, errors
 
     return opened_by
 

@@ -155,14 +155,14 @@ def test_it_configure_optimizers(stranger: Stranger, answers: ModuleType, tmp_pa
     answers.given = build
     stranger(f"{GIVEN}(module)")
     session = make_session(tmp_path, adapters=("stranger",))
-    (optimizer,) = session.module._it_state.optimizers.optimizers
+    (optimizer,) = session.module.optimizers_and_schedulers.optimizers
     assert optimizer.defaults["lr"] == 0.5
 
 
 def test_it_name_parameters(stranger: Stranger, tmp_path: Path) -> None:
     stranger("{'W_E': ['model.transformer.wte.weight']}")
     module = make_session(tmp_path, adapters=("stranger",)).module
-    (named,) = module._hook.it_name_parameters(module=module)  # as adapters of frameworks do
+    (named,) = module.hook.it_name_parameters(module=module)  # as adapters of frameworks do
     assert set(named["W_E"]) <= {name for name, _ in module.named_parameters()}
 
 

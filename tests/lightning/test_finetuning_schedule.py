@@ -57,7 +57,7 @@ def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, cap
     caplog.set_level(logging.ERROR)
     session = make(stack, kind)
     module = session["model"]
-    real = {name: names for found in module._hook.it_name_parameters(module=module) for name, names in found.items()}
+    real = {name: names for found in module.hook.it_name_parameters(module=module) for name, names in found.items()}
     # no model has all of these
     wanted = [{each for name in THAWED[phase] if name in real for each in real[name]} for phase in (0, 1)]
     schedule = finetuning_schedule(module, PHASES)
@@ -126,7 +126,7 @@ def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path
     fit(resumed, "resumed", 3, snapshots, ckpt_path=last)
     [after] = snapshots.weights
     before = torch.load(last, weights_only=True)["state_dict"]
-    names = resumed["model"]._hook.it_name_parameters(module=resumed["model"])[0]
+    names = resumed["model"].hook.it_name_parameters(module=resumed["model"])[0]
     wanted = {each for phase in THAWED for name in phase if name in names for each in names[name]}
     assert {name for name in after if "qkv" not in name and not torch.equal(after[name], before[name])} == wanted
 
@@ -147,7 +147,7 @@ def test_early_stop_ends_the_phases_of_a_schedule_under_core_s_names(make, tmp_p
     snapshots, run = Snapshots(), tmp_path / "run"
     session = scheduled(make(), snapshots)
     module = session["model"]
-    real = {name: names for found in module._hook.it_name_parameters(module=module) for name, names in found.items()}
+    real = {name: names for found in module.hook.it_name_parameters(module=module) for name, names in found.items()}
     wanted = [{each for name in THAWED[phase] if name in real for each in real[name]} for phase in (0, 1)]
     before = {name: item.detach().clone() for name, item in module.named_parameters()}
     cfg = it.LoopConfig(max_epochs=9, run_dir=run, early_stopping=STOP, progress=False)

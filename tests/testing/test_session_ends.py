@@ -19,7 +19,7 @@ def test_every_session_is_ended_where_one_fails(tmp_path):
         never_alive = bench.new_session(init=False)
         with pytest.raises(OSError, match="zoo_file"):
             bench.end_sessions()
-        alive = [session.module._it_state.initialised for session in (*sessions, never_alive)]
+        alive = [session.module.initialised for session in (*sessions, never_alive)]
         assert not any(alive)
         bench.close()
     assert not tmp_path.exists()

@@ -268,7 +268,7 @@ def test_tied_embeddings_are_one_parameter(tmp_path):
 
 def test_names_of_a_hooked_transformer_are_its_own(tmp_path):
     module = trainable_session(tmp_path, "llama", "hooked")["module"]
-    names = module._hook.it_name_parameters(module=module)[0]
+    names = module.hook.it_name_parameters(module=module)[0]
     assert names["blocks.1.attn.W_K"] == ("model.blocks.1.attn._W_K",)  # heads share keys
     assert names["unembed.W_U"] == ("model.unembed.W_U",)
     assert {real for reals in names.values() for real in reals} == {name for name, _ in module.named_parameters()}

@@ -31,13 +31,13 @@ class LightningDataModuleEntry(_UserDataModule):
             super().prepare_data(*args)
         else:
             module = self._session_module
-            module._hook.it_prepare_data(datamodule=self, module=module)
+            module.hook.it_prepare_data(datamodule=self, module=module)
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Bring the session to life where the trainer is the first to ask for it."""
         if "stage" not in kwargs:
             super().setup(*args, **kwargs)
-        elif not self._session_module._it_state.initialised:
+        elif not self._session_module.initialised:
             it_init(module=self._session_module, datamodule=self)
 
     def val_dataloader(self) -> Any:

@@ -30,11 +30,11 @@ class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # tra
     @property
     def global_step(self) -> int:
         """Optimizer steps; outside of training the user may count on."""
-        return int(self.trainer.global_step) if self._is_fitting else self._it_state._global_step
+        return int(self.trainer.global_step if self._is_fitting else ITModule.global_step.fget(self))  # type: ignore[attr-defined]
 
     @global_step.setter
     def global_step(self, value: int) -> None:
-        self._it_state._global_step = value
+        ITModule.global_step.fset(self, value)  # type: ignore[attr-defined]
 
     @property
     def current_epoch(self) -> int:
@@ -107,7 +107,7 @@ class LightningModuleEntry(_UserModule):
         if "stage" not in kwargs:
             super().setup(*args, **kwargs)
             return
-        if not self._it_state.initialised:
+        if not self.initialised:
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
             if datamodule is None:
                 raise ConfigurationError(

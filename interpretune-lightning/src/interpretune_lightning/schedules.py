@@ -69,7 +69,7 @@ def finetuning_schedule(
 def _names(module: ITModule) -> dict[str, tuple[str, ...]]:
     """Real names by real and by further name."""
     names: dict[str, tuple[str, ...]] = {}
-    for further in module._hook.it_name_parameters(module=module):
+    for further in module.hook.it_name_parameters(module=module):
         for name, real in further.items():
             names[name] = (*names.get(name, ()), *real)
     return {**names, **{name: (name,) for name, _ in module.named_parameters()}}

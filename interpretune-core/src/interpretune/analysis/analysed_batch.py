@@ -27,7 +27,7 @@ def analyse_batch(module: ITModule, analysis: AnalysisRun) -> dict[str, Any]:
     Raises:
         AnalysisError: An adapter gave something else.
     """
-    found = module._hook.it_run_analysis(module=module, analysis=analysis)
+    found = module.hook.it_run_analysis(module=module, analysis=analysis)
     if wrong := _what_is_wrong(found, analysis):
         assert module.context is not None, "a composed module has a context"
         owners = dict(module.context.answers())["it_run_analysis"]

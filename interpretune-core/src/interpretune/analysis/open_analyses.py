@@ -53,7 +53,7 @@ class OpenAnalyses:
             analysis: What begins.
             results: Gives the store when the analysis is closed.
         """
-        implementations = implementations_of(self._module._hook.it_open_analysis)
+        implementations = implementations_of(self._module.hook.it_open_analysis)
         returned: list[pluggy.HookImpl] = []
         try:
             call_in_order(implementations, {"module": self._module, "analysis": analysis}, returned)
@@ -95,7 +95,7 @@ class OpenAnalyses:
 
     def _close(self, analysis: AnalysisRun, closes: Callable[[Any], bool]) -> list[BaseException]:
         """Call ``it_close_analysis`` of the adapters that are to close; what they raise."""
-        implementations = implementations_of(self._module._hook.it_close_analysis)
+        implementations = implementations_of(self._module.hook.it_close_analysis)
         chosen = [item for item in implementations if closes(item.plugin)]
         return call_all_in_reverse(chosen, {"module": self._module, "analysis": analysis})
 

@@ -226,7 +226,7 @@ class AnalysisRunner:
                     )
                 moved = self.module.batch_to_device(batch)
                 with rows_named(here[0].data.examples(number), f"the split (batch {number})"):
-                    self.module._hook.it_run_step(
+                    self.module.hook.it_run_step(
                         module=self.module,
                         step_name=ANALYSIS_STEP,
                         step=_step(self.module, run, here, moved, number, self.seed, asks=not only_first),

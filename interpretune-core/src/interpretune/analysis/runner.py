@@ -93,7 +93,7 @@ def run_analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg
     if hasattr(module, ANALYSIS_STEP):
         module.run_step(ANALYSIS_STEP, batch, batch_idx, analysis_cfg=analysis_cfg)
         return
-    module._hook.it_run_step(
+    module.hook.it_run_step(
         module=module,
         step_name=ANALYSIS_STEP,
         step=lambda: analysis_step(module, batch, batch_idx, analysis_cfg),

@@ -27,7 +27,7 @@ def offered_operations(module: ITModule) -> dict[str, Operation]:
     Raises:
         PlanError: Two of them have one name.
     """
-    offers: list[Iterable[Operation]] = module._hook.it_contribute_operations(module=module)
+    offers: list[Iterable[Operation]] = module.hook.it_contribute_operations(module=module)
     return _by_name((op for offer in offers for op in offer), "the session's adapters")
 
 

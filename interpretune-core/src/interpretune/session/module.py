@@ -71,10 +71,10 @@ class ITModule(nn.Module):
         self._it_state = ITState(_init_hparams={"experiment_id": f"{it_cfg.task_name or 'interpretune'}-{stamp}"})
         self.metric: Any = None
         self.datamodule: ITDataModule | None = None
-        self.model: nn.Module = self._hook.it_load_model(module=self)
+        self.model: nn.Module = self.hook.it_load_model(module=self)
         if self.it_cfg.freezes_model:
             self.model.requires_grad_(False)
-        loaded = self._hook.it_load_latent_models(module=self)
+        loaded = self.hook.it_load_latent_models(module=self)
         self.latent_models = [latent_model for group in loaded for latent_model in group]
         if self.latent_models:
             self.backend.check_latent_models(self.latent_models)
@@ -94,7 +94,8 @@ class ITModule(nn.Module):
         return it_cfg
 
     @property
-    def _hook(self) -> Any:
+    def hook(self) -> Any:
+        """The hooks of the session's stack: ``module.hook.it_forward(module=module, batch=batch)``."""
         if self.context is None:
             raise ConfigurationError(
                 f"{type(self).__name__} was made without a session. Compose it with ITSession(ITSessionConfig(...)), "
@@ -161,7 +162,7 @@ class ITModule(nn.Module):
             Whatever ``interpretune.session.optimization.as_optimizer_setup`` reads: an optimizer, a dictionary with
             ``optimizer`` and ``lr_scheduler``, a pair of lists, an ``OptimizerSetup``, or None.
         """
-        return self._hook.it_configure_optimizers(module=self)
+        return self.hook.it_configure_optimizers(module=self)
 
     def set_training_mode(self) -> None:
         """Put the model and the latent models into train mode where they have trainable parameters, else into eval."""
@@ -184,7 +185,7 @@ class ITModule(nn.Module):
         if args:
             batch = {"input_ids": args[0], **batch}
         with model_lock(self.model):
-            return self._hook.it_forward(module=self, batch=batch)
+            return self.hook.it_forward(module=self, batch=batch)
 
     def it_generate(self, batch: Mapping[str, Any], **generation_kwargs: Any) -> Any:
         """Generate from a batch without labels.
@@ -198,13 +199,13 @@ class ITModule(nn.Module):
         from interpretune.activations.finite import check_generated  # analyses know modules
 
         with model_lock(self.model):
-            generated = self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+            generated = self.hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
         check_generated(generated)
         return generated
 
     def batch_to_device(self, batch: Any) -> Any:
         """Move a batch to the module's device."""
-        return self._hook.it_move_batch(module=self, batch=batch)
+        return self.hook.it_move_batch(module=self, batch=batch)
 
     def run_step(self, step_name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a step by name, inside whatever the stacked adapters wrap around steps."""
@@ -213,7 +214,7 @@ class ITModule(nn.Module):
             raise ConfigurationError(f"{type(self).__name__} has no {step_name}. Define it, or name another step.")
         if step_name in self.routed_steps:
             return step(*args, **kwargs)
-        return self._hook.it_run_step(module=self, step_name=step_name, step=lambda: step(*args, **kwargs))
+        return self.hook.it_run_step(module=self, step_name=step_name, step=lambda: step(*args, **kwargs))
 
     # ---------------------------------------------------------------------------------------------------------- answers
 
@@ -302,7 +303,7 @@ class ITModule(nn.Module):
             self._call_it_log(means, {EPOCH_MEAN: True})
 
     def _call_it_log(self, metrics: Mapping[str, Tensor | float], options: Mapping[str, Any]) -> None:
-        self._hook.it_log(module=self, metrics=LoggedScalars(metrics), options=MappingProxyType(dict(options)))
+        self.hook.it_log(module=self, metrics=LoggedScalars(metrics), options=MappingProxyType(dict(options)))
 
     @property
     def logged_metrics(self) -> Mapping[str, float]:
@@ -339,8 +340,17 @@ class ITModule(nn.Module):
 
     @property
     def current_epoch(self) -> int:
-        """The running epoch."""
+        """The running epoch; a framework that has its own loops sets it."""
         return self._it_state._current_epoch
+
+    @current_epoch.setter
+    def current_epoch(self, value: int) -> None:
+        self._it_state._current_epoch = value
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the session is alive: after ``it_init``, before ``it_session_end``."""
+        return self._it_state.initialised
 
     @property
     def optimizers_and_schedulers(self) -> OptimizerSetup | None:
@@ -355,5 +365,5 @@ class ITModule(nn.Module):
             with model_lock(self.model):
                 backend = self._it_state.backend
                 if backend is None:  # no other thread has made one meanwhile
-                    backend = self._it_state.backend = self._hook.it_create_backend(module=self)
+                    backend = self._it_state.backend = self.hook.it_create_backend(module=self)
         return backend

@@ -149,7 +149,7 @@ def it_init(
     owner = module if module is not None else model
     if owner is None or datamodule is None:
         raise ConfigurationError("it_init needs a module and a data module: call it as it_init(**session).")
-    hook = owner._hook
+    hook = owner.hook
     try:
         hook.it_prepare_data(datamodule=datamodule, module=owner)
         hook.it_setup_datamodule(datamodule=datamodule, module=owner)
@@ -170,4 +170,4 @@ def it_session_end(
     owner = module if module is not None else model
     if owner is None or datamodule is None:
         raise ConfigurationError("it_session_end needs a module and a data module: call it_session_end(**session).")
-    owner._hook.it_end_session(module=owner, datamodule=datamodule)
+    owner.hook.it_end_session(module=owner, datamodule=datamodule)

@@ -38,9 +38,7 @@ def route_steps(user_class: type, bases: Iterable[type]) -> dict[str, Callable[.
 def _route(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(step)
     def routed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = self._hook.it_run_step(
-            module=self, step_name=name, step=functools.partial(step, self, *args, **kwargs)
-        )
+        result = self.hook.it_run_step(module=self, step_name=name, step=functools.partial(step, self, *args, **kwargs))
         if name == TRAINING_STEP:
             check_loss(result, type(self).__name__)
         return result

@@ -279,7 +279,7 @@ class Bench:
         with contextlib.ExitStack() as endings:
             while self._sessions:
                 session = self._sessions.pop()
-                if session.module._it_state.initialised:
+                if session.module.initialised:
                     endings.callback(it_session_end, **session)
 
     def close(self) -> None:

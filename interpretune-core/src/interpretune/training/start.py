@@ -91,11 +91,11 @@ def _start(
         raise ConfigurationError(
             f"{loop} got a {type(loop_cfg).__name__} as loop_cfg. Write loop_cfg=LoopConfig(max_epochs=1, ...)."
         )
-    if not owner._it_state.initialised:
+    if not owner.initialised:
         it_init(module=owner, datamodule=datamodule)
     cfg = loop_cfg or LoopConfig()
     with seeded(cfg.seed):
-        result: LoopResult = owner._hook.it_run_loop(module=owner, datamodule=datamodule, loop=loop, loop_cfg=cfg)
+        result: LoopResult = owner.hook.it_run_loop(module=owner, datamodule=datamodule, loop=loop, loop_cfg=cfg)
     return result
 
 

@@ -47,7 +47,7 @@ def _check_hook(module: Any) -> None:
     metrics: dict[str, Any] = {name: torch.tensor(value, dtype=torch.float64) for name, value in VALUES.items()}
     metrics["a_number"], options = 2.5, dict(OPTIONS)
     given = dict(metrics)
-    module._hook.it_log(module=module, metrics=metrics, options=options)
+    module.hook.it_log(module=module, metrics=metrics, options=options)
     expect(options == OPTIONS, f"it_log changed the options {OPTIONS} to {options}", "options left alone")
     same_objects = metrics.keys() == given.keys() and all(metrics[name] is given[name] for name in given)
     expect(same_objects, f"it_log changed the mapping of metrics to {metrics}", "a mapping left alone")

@@ -155,6 +155,6 @@ def session_runs(bench: Bench) -> None:
             ) from error
         keys = set(session)
         expect("datamodule" in keys and len(keys) == 2, f"the session maps {sorted(keys)}", "datamodule and the module")
-        expect(session.module._it_state.initialised, "after it_init the session is not alive", "a session that is")
+        expect(session.module.initialised, "after it_init the session is not alive", "a session that is")
         it_session_end(**session)
-        expect(not session.module._it_state.initialised, "after it_session_end it is alive", "a session that has ended")
+        expect(not session.module.initialised, "after it_session_end it is alive", "a session that has ended")

@@ -56,7 +56,7 @@ def _expect_release(phase: str) -> Iterator[Callable[[ITSession], None]]:
         f"{phase} it_end_session was called {calls.count(END)} times",
         "once: the session is ended",
     )
-    alive = module._it_state.initialised or module._it_state.backend is not None
+    alive = module.initialised or module._it_state.backend is not None
     expect(not alive, f"{phase} the session counts as alive", "core's part of it_end_session")
     left = left_behind(before, module)
     expect(not left, f"{phase} there are still {left}", "no hooks of torch on the module")

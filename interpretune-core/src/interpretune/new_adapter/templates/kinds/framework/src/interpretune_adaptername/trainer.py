@@ -46,7 +46,7 @@ def train(module: ITModule, datamodule: ITDataModule, cfg: LoopConfig) -> LoopRe
     try:
         call_if_defined(module, "on_train_start")
         while not is_done(cfg, epoch, module.global_step):
-            module._it_state._current_epoch = epoch
+            module.current_epoch = epoch
             call_if_defined(module, "on_train_epoch_start")
             for index, batch in read_batches(loader, count):
                 with torch.enable_grad():
