@@ -39,7 +39,8 @@ def test_rules_build_on_rules_that_come_before():
 def test_the_kit_is_importable_without_pytest(tmp_path):
     (tmp_path / "pytest.py").write_text("raise ImportError('pytest is not there')")
     code = (
-        "from interpretune.testing import *; from interpretune.testing import doctor, doctor_report; print(len(RULES))"
+        "from interpretune.testing import *; from interpretune.testing import doctor; "
+        "from interpretune.cli import doctor_report; print(len(RULES))"
     )
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
