@@ -41,6 +41,10 @@ class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # tra
         """The trainer's epoch."""
         return LightningModule.current_epoch.fget(self)  # type: ignore[attr-defined]
 
+    @current_epoch.setter
+    def current_epoch(self, value: int) -> None:
+        ITModule.current_epoch.fset(self, value)  # type: ignore[attr-defined]
+
     @property
     def _is_fitting(self) -> bool:
         state = self._trainer.state if self._trainer is not None else None
