@@ -104,7 +104,10 @@ def test_every_configuration_class_of_the_library_is_among_those_tried():
         (lambda: it.LoopConfig(limit_val_batches=float("nan")), "limit_val_batches is nan"),
         (lambda: it.ITDataModuleConfig(train_batch_size=0), "train_batch_size is 0 .*from 1"),
         (lambda: AnalysisCfg(mode="ablate"), "'ablate'; the modes are 'clean_no_sae'"),
-        (lambda: it.ITSharedConfig(model_name_or_path=["hf_abcdefgh12345678"]), "credential left out"),
+        (
+            lambda: it.ITSharedConfig(model_name_or_path=["hf_abcdefghijklmnopqrstuvwxyz12345678"]),
+            "credential left out",
+        ),
     ],
 )
 def test_common_mistakes_are_told(make, words):
