@@ -17,7 +17,7 @@ from interpretune.errors import ConfigurationError
 from interpretune.labels import answer_ids, check_labels_have_answers
 from interpretune.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.model_lock import model_lock
-from interpretune.tokenization import single_token_ids
+from interpretune.tokenization import ATTENTION_MASK, single_token_ids
 
 if TYPE_CHECKING:
     from interpretune.analysis.backend import AnalysisBackend
@@ -180,11 +180,18 @@ class ITModule(nn.Module):
 
         Returns:
             Logits ``[batch, pos, vocab]`` or an object that has them as its attribute ``logits``.
+
+        Raises:
+            NotFiniteError: Logits of real tokens are NaN or infinite; minus infinity rules a token out and is none.
         """
+        from interpretune.analysis.finite import check_outputs  # analyses know modules
+
         if args:
             batch = {"input_ids": args[0], **batch}
         with model_lock(self.model):
-            return self._hook.it_forward(module=self, batch=batch)
+            outputs = self._hook.it_forward(module=self, batch=batch)
+        check_outputs(self.model, outputs, batch.get(ATTENTION_MASK))
+        return outputs
 
     def it_generate(self, batch: Mapping[str, Any], **generation_kwargs: Any) -> Any:
         """Generate from a batch without labels.
@@ -199,7 +206,7 @@ class ITModule(nn.Module):
 
         with model_lock(self.model):
             generated = self._hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
-        check_generated(generated)
+        check_generated(self.model, generated)
         return generated
 
     def batch_to_device(self, batch: Any) -> Any:

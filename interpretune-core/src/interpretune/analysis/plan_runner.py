@@ -276,7 +276,7 @@ def _step(
         devices = [module.device] if torch.device(module.device).type == "cuda" else []
 
         def compute(index: int) -> dict[str, Any]:
-            with model_lock(module.model):  # before the turn of the draws, as whoever holds it and runs this does
+            with model_lock(module.model):  # before it is this batch's turn to draw, which waits for no model
                 return with_own_draws(partial(shared.results, index), devices)
 
         results = [
