@@ -58,9 +58,11 @@ class ITModule(nn.Module):
         latent_models: Latent models that analyses splice into the model.
         datamodule: The session's data module, after ``setup``.
         context: The session's execution context.
+        passing_state: Attributes of a class's own that runs change and no result depends on, such as records.
     """
 
     context: ClassVar[ExecutionContext | None] = None
+    passing_state: ClassVar[frozenset[str]] = frozenset()
     routed_steps: ClassVar[frozenset[str]] = frozenset()
     """Steps that are inside ``it_run_step`` already, whoever calls them."""
 
@@ -80,14 +82,14 @@ class ITModule(nn.Module):
             self.backend.check_latent_models(self.latent_models)
 
     def identity(self) -> Any:
-        """What results depend on beside code, model and latent models: own attributes and settings that own code names.
+        """What results depend on beside code, model and latent models.
 
-        A method of the module or an operation that a result depends on may read anything that its class keeps, such as
-        a temperature. Override it to say so yourself.
+        Every attribute that somebody set on the module or that an adapter's class keeps, but for those that a class
+        lists in ``passing_state``, and the settings of the configuration. Override it to say so yourself.
         """
-        from interpretune.analysis.module_state import named_state
+        from interpretune.analysis.module_state import module_state
 
-        return named_state(self)
+        return module_state(self)
 
     def _before_it_cfg_init(self, it_cfg: ITConfig) -> ITConfig:
         """Adjust the configuration before anything is built from it; override as needed."""

@@ -44,6 +44,7 @@ class TransformerLensBackend(AnalysisBackend):
 
     passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_places"})
     passing_model_state = NOTED_IN_FORWARDS
+    passing_model_library = "transformer_lens"
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model: Any = model

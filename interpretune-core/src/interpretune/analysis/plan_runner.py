@@ -26,7 +26,7 @@ from interpretune.analysis.operations import Plan, PlanRun, plan_of
 from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.store import AnalysisStore
-from interpretune.analysis.stored_run import StoredRun, describe_reads, describe_run
+from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.loops.evaluate import eval_mode
@@ -247,14 +247,12 @@ class AnalysisRunner:
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
-        told = {name: describe_reads(about, self.module, plan) for name, plan in plans.items()}
-        unknown = next((item["unknown"] for item in told.values() if item["unknown"]), None)
-        if unknown and self._world_size > 1:
+        if about["unknown"] and self._world_size > 1:
             raise UnknownContentError(
                 "Several processes meet in one store by what its results depend on, and that cannot be known: "
-                f"{unknown[0]} {WHAT_TO_DO}"
+                f"{about['unknown'][0]} {WHAT_TO_DO}"
             )
-        jobs = [StoredRun.of(name, plan, data, told[name], self.root, cfgs.get(name)) for name, plan in plans.items()]
+        jobs = [StoredRun.of(name, plan, data, about, self.root, cfgs.get(name)) for name, plan in plans.items()]
         for job in [job for job in jobs if job.about["unknown"]][:1]:  # the others have the same reasons
             job.warn_of_unknown()
         return jobs
