@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from interpretune.analysis import AnalysisRunner
+from interpretune.analysis.stored_run import StoredRun
 from tests.analysis.sessions import make_session
 from tests.analysis.tiny_latents import RandomDictionary
+
+MODES = {"ablation": "ablation", "clean": "clean_no_sae"}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     folder, killed_before = Path(sys.argv[1]), int(sys.argv[2])
     session = make_session(folder / "session")
     session.module.latent_models = [RandomDictionary("blocks.0.hook_resid_post", seed=1)]
-    move, numbers = session.module.batch_to_device, itertools.count(1)
+    write, numbers = StoredRun.write, itertools.count()
 
-    def move_or_die(batch: Any) -> Any:
-        if next(numbers) == killed_before:
+    def write_or_die(*args: Any) -> None:
+        if next(numbers) == len(MODES) * (killed_before - 1):
             os.kill(os.getpid(), signal.SIGKILL)
-        return move(batch)
+        write(*args)
 
-    session.module.batch_to_device = move_or_die
-    AnalysisRunner(**session, root=folder / "stores").run({"ablation": "ablation", "clean": "clean_no_sae"})
+    StoredRun.write = write_or_die  # type: ignore[method-assign]
+    AnalysisRunner(**session, root=folder / "stores").run(MODES)

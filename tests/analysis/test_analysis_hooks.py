@@ -225,7 +225,8 @@ def test_no_batches_are_an_analysis_without_results(adapter_of, tmp_path):
 
 def test_ranks_close_when_they_have_done_their_share(adapter_of, tmp_path, monkeypatch):
     body = "@it.hookimpl\ndef it_close_analysis(self, analysis):\n"
-    body += "    self.closed.append((analysis.store.n_batches, analysis.store.complete, analysis.error))"
+    body += "    self.closed.append((analysis.store.n_batches, analysis.store.complete, analysis.error))\n"
+    body += "def identity(self):\n    return None"
     adapter_of("closer", body=body)
     session = session_with(tmp_path, "closer")
     session.context.adapters[-1].plugin.closed = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 import interpretune as it
@@ -156,33 +158,29 @@ def test_what_is_changed_in_an_adapter_at_run_time_counts(
     torch.testing.assert_close(second, 2 * first)
 
 
-NOTED: list[int] = []
+class Counts:
+    """A counter that a helper, a decorated method and a library's base read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def note(self) -> None:
+        self.count += 1
 
 
-class Notes:
-    """Counts and records, which changes nothing that it does."""
-
-    def __init__(self) -> None:
-        self.calls, self.seen, self.used = 0, [], []
-
-    def note(self, value: int) -> None:
-        self.calls += 1
-        self.seen.append(value)
-        self.used.append(value)
-        NOTED.append(value)
-
-    def last(self) -> int:
-        return self.used[-1]
+class Noting(Counts):
+    def note(self) -> None:
+        SEEN.append(1)
 
 
-def test_what_is_only_recorded_does_not_count() -> None:
-    notes = Notes()
-    before = hash_of(notes, "The test")
-    notes.calls, notes.seen = 7, [1, 2]
-    NOTED.append(3)
-    assert hash_of(notes, "The test") == before
-    notes.used.append(1)
-    assert hash_of(notes, "The test") != before
+SEEN: list[int] = []
+
+
+def test_counters_and_records_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hash_of(Counts(1), "The test") != hash_of(Counts(2), "The test")
+    before = hash_of(Noting(1), "The test")
+    monkeypatch.setitem(globals(), "SEEN", [1])
+    assert hash_of(Noting(1), "The test") != before
 
 
 def test_libraries_count_by_version_and_own_modules_by_code() -> None:
@@ -318,17 +316,36 @@ def test_what_an_operation_reads_of_the_module_counts(session: it.ITSession, tmp
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def tempered(module: Any, logits: Tensor) -> Tensor:
+    return logits / module.temperature
+
+
 class Tempered(it.ITModule):
-    """Standardizes logits by a setting of its own."""
+    """Standardizes logits by a setting of its own, which a helper reads."""
 
-    temperature = 1.0
+    def standardize_logits(self, logits: Any) -> Tensor:
+        return tempered(self, super().standardize_logits(logits))
 
+
+class Decorated(it.ITModule):
+    @torch.no_grad()
     def standardize_logits(self, logits: Any) -> Tensor:
         return super().standardize_logits(logits) / self.temperature
 
 
-def test_a_setting_of_the_users_module_counts(tmp_path: Path) -> None:
-    session = make_session(tmp_path / "session", n_rows=3, module_cls=Tempered)
+class Records(Tempered):
+    """Keeps a record of its calls beside."""
+
+    passing_state = frozenset({"calls"})
+
+    def labels_to_ids(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        vars(self).setdefault("calls", []).append(len(labels))
+        return super().labels_to_ids(labels)
+
+
+@pytest.mark.parametrize("kind", [Tempered, Decorated, Records])
+def test_a_setting_of_the_users_module_counts(tmp_path: Path, kind: type) -> None:
+    session = make_session(tmp_path / "session", n_rows=3, module_cls=kind)
     session.module.temperature = 1.0
 
     def diffs() -> Tensor:
@@ -341,3 +358,22 @@ def test_a_setting_of_the_users_module_counts(tmp_path: Path) -> None:
     session.module.temperature = 1.0
     torch.testing.assert_close(diffs(), first)
     assert len(list((tmp_path / "stores").iterdir())) == 2
+
+
+def test_an_unreadable_attribute_of_the_module_is_said(session: it.ITSession, tmp_path: Path) -> None:
+    session.module.lock = threading.Lock()
+    with pytest.warns(it.NotReusedWarning, match=r"The module depends on a lock.*\['lock'\]"):
+        AnalysisRunner(**session, root=tmp_path).run({"a": "clean_no_sae"})
+    del session.module.lock
+
+
+def test_a_folder_of_another_key_is_no_store_of_this_run(session: it.ITSession, tmp_path: Path) -> None:
+    """Folders are found by the first digits of the key."""
+    runner = AnalysisRunner(**session, root=tmp_path)
+    store = runner.run({"a": "clean_no_sae"})["a"]
+    assert runner.dry_run({"a": "clean_no_sae"})["a"].remaining == 0
+    key = store.manifest.key
+    evolve(store.manifest, key=key[:12] + key[:11:-1]).write(store.folder)
+    assert runner.dry_run({"a": "clean_no_sae"})["a"].remaining == 1
+    with pytest.raises(it.StoreError, match="another"):
+        runner.run({"a": "clean_no_sae"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,4 +98,27 @@ class OwnData(it.ITDataModule):
     def prepare_data(self, target_model: Any = None) -> None:
         """As core does it, with another join."""
         self.itdm_cfg.prompt_cfg.ctx_question_join = f" {self.opening} {filled('dog')} "
+        super().prepare_data(target_model)
+
+
+def configure(datamodule: Any) -> None:
+    """Set a setting of a data module out of the environment."""
+    datamodule.settings = {"opening": os.environ.get("OPENING", "the")}
+
+
+def opening_of(datamodule: Any) -> str:
+    """Read it."""
+    return datamodule.settings["opening"]
+
+
+class ByOpening(it.ITDataModule):
+    """A data module that leaves its settings to helpers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        configure(self)
+
+    def prepare_data(self, target_model: Any = None) -> None:
+        """As core does it, with another join."""
+        self.itdm_cfg.prompt_cfg.ctx_question_join = f" {opening_of(self)} "
         super().prepare_data(target_model)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import interpretune as it
 from interpretune.system.plain_files import file_sha256
@@ -74,6 +75,25 @@ def test_a_run_folder_holds_one_run(tmp_path):
         train(tmp_path, run_dir=tmp_path / "run", max_epochs=1)
     with pytest.raises(it.CheckpointError, match="is no whole checkpoint. Name a folder step="):
         train(tmp_path, run_dir=tmp_path / "run", resume_from=tmp_path / "nowhere")
+
+
+def test_a_run_from_elsewhere_needs_a_folder_of_its_own(tmp_path):
+    train(tmp_path, run_dir=tmp_path / "run", max_epochs=1)
+    _, other = train(tmp_path, run_dir=tmp_path / "other", max_epochs=1)
+    with pytest.raises(it.CheckpointError, match="checkpoints of an earlier run, up to step=00000005-epoch=00001"):
+        train(tmp_path, run_dir=tmp_path / "run", resume_from=other.checkpoint, max_epochs=2)
+
+
+def test_checkpoints_of_a_resumed_run_are_its_own(tmp_path):
+    """From its first checkpoint a run goes on otherwise; what came after that one is another training's."""
+    run = tmp_path / "run"
+    train(tmp_path, run_dir=run, max_steps=4, checkpoint_every_n_steps=1)
+    first = whole_checkpoints(run)[0]
+    session, result = train(tmp_path, run_dir=run, max_steps=2, resume_from=first, gradient_clip_val=1e-6)
+    assert [path.name for path in whole_checkpoints(run)] == [first.name, "step=00000002-epoch=00000"]
+    assert result.checkpoint == whole_checkpoints(run)[-1]
+    saved = load_file(result.checkpoint / "weights.safetensors")
+    assert_equal(session, {name: saved[name] for name, _ in session.module.named_parameters()})
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):

@@ -71,6 +71,29 @@ def refusal(cls: type, name: str, value: Any) -> str | None:
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_missing_arguments_are_told_and_copies_need_none(cls):
+    if not needed(cls):
+        cls()
+    else:
+        with pytest.raises(
+            it.ConfigurationFieldError, match=rf"{cls.__name__} is given arguments .*missing a required"
+        ):
+            cls()
+    if (made := accepted(cls)) is None:
+        return
+    for copied in (copy.copy(made), copy.deepcopy(made), *(pickle.loads(pickle.dumps(made, n)) for n in range(2, 6))):
+        assert type(copied) is cls
+        assert vars(copied).keys() == vars(made).keys()
+
+
+def accepted(cls: type) -> Any:
+    """An object with the fields that must be there; None: more must be."""
+    with contextlib.suppress(it.InterpretuneError):
+        return cls(**needed(cls))
+    return None
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_a_field_takes_a_value_or_says_what_it_takes(cls):
     names = [item.name for item in dataclasses.fields(cls) if item.init]
     told = [(name, refusal(cls, name, value)) for name in names for value in NASTY]
@@ -104,7 +127,10 @@ def test_every_configuration_class_of_the_library_is_among_those_tried():
         (lambda: it.LoopConfig(limit_val_batches=float("nan")), "limit_val_batches is nan"),
         (lambda: it.ITDataModuleConfig(train_batch_size=0), "train_batch_size is 0 .*from 1"),
         (lambda: AnalysisCfg(mode="ablate"), "'ablate'; the modes are 'clean_no_sae'"),
-        (lambda: it.ITSharedConfig(model_name_or_path=["hf_abcdefgh12345678"]), "credential left out"),
+        (
+            lambda: it.ITSharedConfig(model_name_or_path=["hf_abcdefghijklmnopqrstuvwxyz12345678"]),
+            "credential left out",
+        ),
     ],
 )
 def test_common_mistakes_are_told(make, words):

@@ -16,6 +16,7 @@ from torch import nn
 
 import interpretune as it
 from interpretune.analysis import AnalysisMode, AnalysisStore
+from interpretune.analysis.stored_run import StoredRun
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import WrittenAnalysis
@@ -459,6 +460,9 @@ class Forwards:
         forward.__signature__ = __import__("inspect").signature(inner)  # the columns of a batch follow it
         monkeypatch.setattr(GPT2LMHeadModel, "forward", forward)
 
+    def identity(self) -> None:
+        """No result depends on the count."""
+
     def take(self) -> int:
         count, self.count = self.count, 0
         return count
@@ -576,16 +580,16 @@ def test_saes_from_disk_are_ablated(
 def test_an_interrupted_run_says_that_it_goes_on(
     write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, inner, seen = write(), it.ITModule.batch_to_device, [0]
+    file, inner, seen = write(), StoredRun.write, [0]
 
-    def interrupt(module: it.ITModule, batch: Any) -> Any:
+    def interrupt(*args: Any) -> None:
         seen[0] += 1
         if seen[0] == 2:
             raise KeyboardInterrupt
-        return inner(module, batch)
+        inner(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(it.ITModule, "batch_to_device", interrupt)
+        patched.setattr(StoredRun, "write", interrupt)
         assert main(["run", file]) == EXIT_INTERRUPTED
     assert "the same command goes on where this run was stopped" in capsys.readouterr().err
     assert run_json([file, "--dry-run"], capsys)["analyses"][0]["remaining"] == 2

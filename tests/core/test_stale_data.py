@@ -107,6 +107,15 @@ def test_what_a_data_module_uses_gives_new_tokens(prepare: Prepare, monkeypatch:
     assert third not in (first, other)
 
 
+def test_what_helpers_read_of_a_data_module_counts(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = prepare(own_prompts.ByOpening)
+    assert prepare(own_prompts.ByOpening) == (first, False)
+    monkeypatch.setenv("OPENING", "dog")
+    other, ran = prepare(own_prompts.ByOpening)
+    assert ran
+    assert other != first
+
+
 class WithLock(own_prompts.ByPrivateAttribute):
     def __init__(self) -> None:
         super().__init__()

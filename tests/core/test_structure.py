@@ -71,7 +71,7 @@ def test_no_private_name_of_core_outside_of_it(file):
 
 
 def test_private_names_are_found():
-    assert private_names_of_core("from interpretune.stack import _order\nmodule._it_state.backend = 1") == [
+    assert private_names_of_core("from interpretune.plugins.stack import _order\nmodule._it_state.backend = 1") == [
         "._it_state",
         "_order",
     ]

@@ -68,13 +68,29 @@ def cached(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "saes").glob("*") if path.suffix != ".lock")
 
 
+class Training:
+    """SAELens's training, which may be forbidden."""
+
+    def __init__(self) -> None:
+        self.forbidden = False
+
+    def identity(self) -> None:
+        """No SAE depends on it."""
+
+
 @pytest.fixture
 def no_more_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    def forbid() -> None:
-        def fail(*_: Any, **__: Any) -> Any:
-            raise AssertionError("trained again")
+    training, inner = Training(), SAETrainer.fit
 
-        monkeypatch.setattr(SAETrainer, "fit", fail)  # another function of the adapter would be other code
+    def fit(*given: Any) -> Any:
+        if training.forbidden:
+            raise AssertionError("trained again")
+        return inner(*given)
+
+    monkeypatch.setattr(SAETrainer, "fit", fit)
+
+    def forbid() -> None:
+        training.forbidden = True
 
     return forbid
 

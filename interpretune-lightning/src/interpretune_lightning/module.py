@@ -20,12 +20,25 @@ from interpretune_lightning.sharing import samplers_of
 
 LOG = inspect.signature(LightningModule.log)
 
+KEPT_BY_LIGHTNING = frozenset(
+    {
+        *("_automatic_optimization", "_compiler_ctx", "_current_fx_name", "_device", "_device_mesh", "_dtype"),
+        *("_example_input_array", "_fabric", "_fabric_optimizers"),
+        *("_jit_is_scripting", "_log_hyperparams", "_metric_attributes", "_param_requires_grad_state"),
+        *("_strict_loading", "_trainer", "_verify_is_manual_optimization", "trainer", "prepare_data_per_node"),
+        "allow_zero_length_dataloader_with_multiple_devices",
+    }
+)
+"""Attributes of a module in which Lightning keeps what its trainer does."""
+
 CHECKPOINT_KEY = "interpretune"
 """Under this key Lightning's checkpoints say which stack and which model they belong to."""
 
 
 class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # trainers call setup through the entry
     """Stands behind the user's class: what both ``ITModule`` and ``LightningModule`` define is settled here."""
+
+    passing_state = frozenset({*KEPT_BY_LIGHTNING, "_it_identity", "_batch_in_hand"})
 
     @property
     def global_step(self) -> int:

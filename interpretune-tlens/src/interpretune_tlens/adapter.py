@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
 from interpretune.models.batch_keys import check_batch_keys, forward_signature
-from interpretune.models.tokenization import mask_of, pad_left, tokens_of
-from interpretune_tlens.backend import TransformerLensBackend
+from interpretune.models.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
+from interpretune_tlens.backend import TransformerLensBackend, padding_attends
 from interpretune_tlens.config import ITLensConfig
 from interpretune_tlens.generation import generate
 from interpretune_tlens.loading import load_model
@@ -47,14 +47,15 @@ class TransformerLensAdapter:
         rest = {key: value for key, value in batch.items() if key != name}
         model: Any = module.model
         check_batch_keys(getattr(model, "original_model", model), rest, also=forward_signature(model).named)
-        logits: Tensor = model(tokens, **rest)
+        with padding_attends(model, rest.get(ATTENTION_MASK, torch.ones_like(tokens))):
+            logits: Tensor = model(tokens, **rest)
         return logits
 
     @hookimpl
     def it_generate(self, module: ITModule, batch: Mapping[str, Any], generation_kwargs: Mapping[str, Any]) -> Any:
         """Generate with logits, padding moved to the left."""
         tokens, mask = pad_left(tokens_of(batch)[1], mask_of(batch))
-        with torch.no_grad():
+        with torch.no_grad(), padding_attends(module.model, mask):
             return generate(module.model, tokens, mask, **generation_kwargs)
 
     @hookimpl

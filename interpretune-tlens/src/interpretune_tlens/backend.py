@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 UNEMBED_IN = "unembed.hook_in"
 
 
+def padding_attends(model: Any, attention_mask: Tensor) -> AbstractContextManager[None]:
+    """``blind_tokens_attend`` for the blocks of a bridge; a hooked transformer has ways of its own."""
+    is_bridge = getattr(model, "original_model", None) is not None
+    return blind_tokens_attend(model, lambda: model.blocks if is_bridge else [], attention_mask)
+
+
 class TransformerLensBackend(AnalysisBackend):
     """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included.
 
@@ -38,6 +44,7 @@ class TransformerLensBackend(AnalysisBackend):
 
     passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_places"})
     passing_model_state = NOTED_IN_FORWARDS
+    passing_model_library = "transformer_lens"
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model: Any = model
@@ -98,9 +105,8 @@ class TransformerLensBackend(AnalysisBackend):
         return super().slots_cached(args, kwargs)
 
     def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
-        """See ``HookedModel.blind_tokens_attend``; a hooked transformer has ways of its own."""
-        is_bridge = getattr(self._model, "original_model", None) is not None
-        return blind_tokens_attend(self._model, lambda: self._model.blocks if is_bridge else [], inputs.attention_mask)
+        """See ``HookedModel.blind_tokens_attend``."""
+        return padding_attends(self._model, inputs.attention_mask)
 
     def sees_kept_positions_only(self, place: str) -> bool:
         """See ``HookedModel``: the unembedding, though not what goes into it."""

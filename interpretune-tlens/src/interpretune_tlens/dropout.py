@@ -75,6 +75,8 @@ class _Missed:
         _has_run.set(True)
 
     def end(self, attention: nn.Module, arguments: Any, output: Any) -> Any:
-        if _has_run.get() or not self.dropout.training:
+        ran = _has_run.get()
+        _has_run.set(False)  # as it is outside of forwards
+        if ran or not self.dropout.training:
             return output
         return (self.dropout(output[0]), *output[1:]) if isinstance(output, tuple) else self.dropout(output)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import interpretune as it
 from interpretune.analysis import (
@@ -166,7 +167,8 @@ def test_messages_of_the_command_line_have_no_credentials(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "name",
     "token hf_token use_auth_token authToken accessToken HF_TOKEN api_key apiKey X-Api-Key Authorization client_secret "
-    "aws_secret_access_key AWS_ACCESS_KEY_ID private_key password db_password wandb_api_key sas_token Cookie".split(),
+    "aws_secret_access_key AWS_ACCESS_KEY_ID private_key password db_password wandb_api_key sas_token Cookie api_keys "
+    "apiKeys passwords hf_tokens access_tokens wandb_key".split(),
 )
 def test_names_of_credentials(name):
     assert names_a_credential(name)
@@ -209,3 +211,68 @@ def test_taking_credentials_out_twice_is_taking_them_out_once(text):
     once = text_without_credentials(f"https://me:{text}@example.org password={text!r}")
     assert text not in once
     assert text_without_credentials(once) == once
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"api_keys": ["abc", "def"]}, {"api_keys": HIDDEN}),
+        ({"tokens": {"hub": "s3cr3tvalue"}}, {"tokens": {"hub": HIDDEN}}),
+        ({"headers": [("Authorization", "abcdef123456")]}, {"headers": [["Authorization", HIDDEN]]}),
+        ({"headers": [(b"x", b"y"), ("Cookie", b"abcdef123456")]}, {"headers": [[b"x", b"y"], ["Cookie", HIDDEN]]}),
+        (["demo", "--token", "abcdefghi", "--limit", "3"], ["demo", "--token", HIDDEN, "--limit", "3"]),
+        ({"cmd": "demo --token abcdef123456 --limit 3"}, {"cmd": f"demo --token {HIDDEN} --limit 3"}),
+        ({"sent": PLANTED["token of the model"].encode()}, {"sent": HIDDEN.encode()}),
+        ("Authorization: token abcdef", f"Authorization: {HIDDEN}"),
+        ("sent with Authorization: Basic abcdef123456=", f"sent with Authorization: {HIDDEN}"),
+        ("Client(api_keys=['abc', 'def'], n=1)", f"Client(api_keys={HIDDEN}, n=1)"),
+        ("address=https://h/p?token=abc123", f"address=https://h/p?token={HIDDEN}"),
+    ],
+)
+def test_credentials_in_lists_pairs_and_arguments(value, expected):
+    assert without_credentials(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"model": "hf_gpt2medium1"},
+        {"tokens": [5, 7], "token": 5, "hf_tokens": [[1, 2]], "n_tokens": 3},
+        {"tokens": {"train": 1000, "words": ["Hello", "world"]}},
+        {"label": ["token", "password"], "pair": ["secret", "word"]},
+        ["--token", "--limit", "3"],
+        "token: 5, tokens: [5, 7], token=[5, 7, 100000000]",
+        "Pass --token to log in, or --password and so on.",
+        {"raw": b"\x00\xff"},
+    ],
+)
+def test_numbers_words_and_models_are_no_credentials(value):
+    assert without_credentials(value) == value
+
+
+def test_tensors_under_the_name_of_a_token_stay():
+    tensor = torch.tensor([1, 2])
+    assert without_credentials({"token": tensor, "tokens": tensor})["token"] is tensor
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a",
+        "a.",
+        "a-",
+        "A",
+        "-eyJaaaaaaaa",
+        "eyJaaaaaaaa.",
+        "token=",
+        "token='",
+        "token: x ",
+        "--token ",
+        "://a:",
+        " ",
+        "=",
+    ],
+)
+def test_long_texts_are_gone_through_once(part):
+    """A megabyte, for which what goes through it for each of its letters takes hours."""
+    text_without_credentials(part * (2**20 // len(part)))

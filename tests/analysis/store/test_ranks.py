@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from filelock import FileLock, Timeout
 from benchmarks.soak_store import forking
 from interpretune.errors import StoreBusyError, StoreError
 from interpretune.store import AnalysisStore, disk, journal, sealing
+from interpretune.store.contents import Contents
+from interpretune.store.manifest import Manifest
+from tests.analysis.store.damage import flip_bit
 from tests.analysis.store.synthetic import (
     N_BATCHES,
     assert_whole,
@@ -165,6 +169,49 @@ def test_a_rank_that_starts_while_another_tidies_up(tmp_path: Path, monkeypatch:
     finally:
         arrived.set()
         tidy.join()
+
+
+def test_a_rank_that_mends_while_another_has_done_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 finds a damaged shard; before it goes on, rank 0 has found it too and has written its batches again."""
+    with writer_of(tmp_path, world_size=2) as writer:
+        write(writer, 0, 2)
+    shard = tmp_path / "shards" / "r00000-000000.parquet"
+    shard.write_bytes(flip_bit(shard.read_bytes(), random.Random(0)))
+    look, looked = Contents.of_folder, []
+
+    def slow(folder: Path, **options: Any) -> Contents:
+        found = look(folder, **options)
+        looked.append(len(found.damaged))
+        if len(looked) == 1:
+            with (
+                pytest.warns(UserWarning, match=r"2 batches \(0, 2\) will be run again"),
+                writer_of(folder, world_size=2) as other,
+            ):
+                write(other, 0, 2)
+        return found
+
+    monkeypatch.setattr(Contents, "of_folder", slow)
+    with writer_of(tmp_path, rank=1, world_size=2) as writer:
+        assert writer.done == {0, 2}
+        assert looked[0] == 1
+        write(writer, 1, 3, 4, 5)
+        assert_whole(writer.seal(), *range(N_BATCHES))
+    assert not shard.exists()
+
+
+def test_the_number_of_a_lost_shard_is_not_given_again(tmp_path: Path) -> None:
+    """Whoever has read the manifest before would take another file for the one that it lists."""
+    with writer_of(tmp_path) as writer:
+        write(writer, 0, 1, 2, 3)
+    for lost in (1, 2):
+        (tmp_path / "shards" / f"r00000-{lost:06d}.parquet").unlink()
+        with pytest.warns(UserWarning, match=r"2 batches \(2, 3\) will be run again"), writer_of(tmp_path) as writer:
+            write(writer, 2, 3)
+        assert Manifest.read(tmp_path).files[-1] == f"shards/r00000-{lost + 1:06d}.parquet"
+    with writer_of(tmp_path) as writer:
+        write(writer, 4, 5)
+        assert_whole(writer.seal(), *range(N_BATCHES))
+    assert "next_shard" not in (tmp_path / "manifest.json").read_text(encoding="utf-8")
 
 
 def test_the_manifest_is_held_by_one_thread_again_and_again(tmp_path: Path) -> None:

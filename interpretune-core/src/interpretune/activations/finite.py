@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from interpretune.activations.finite_causes import why_not_finite
+from interpretune.activations.finite_causes import likely_cause, why_not_finite
 from interpretune.errors import BATCH, NotFiniteError
 
 if TYPE_CHECKING:
@@ -76,10 +76,34 @@ def check_logits(
     raise NotFiniteError("Logits", found, why_not_finite(backend, inputs, edits, found))
 
 
-def check_generated(generated: Any) -> None:
+def check_outputs(model: nn.Module, outputs: Any, attention_mask: Tensor | None) -> None:
+    """Refuse what a session's model gave where it is not finite; logits of padding are nobody's business.
+
+    Args:
+        model: The model.
+        outputs: Logits ``[batch, pos, vocab]`` or ``[batch, num_labels]``, or an object that has them as ``logits``;
+            anything else is not looked at.
+        attention_mask: ``[batch, pos]``; None: nothing is padding.
+
+    Raises:
+        NotFiniteError: With the rows and the likely cause.
+    """
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or not logits.numel():
+        return
+    lacking = lacks_logits(logits)
+    if attention_mask is not None and lacking.shape == attention_mask.shape:
+        lacking &= attention_mask.to(lacking.device).bool()
+    if bool(lacking.any()):
+        rows = lacking.flatten(1).any(-1) if lacking.ndim > 1 else lacking
+        raise NotFiniteError("Logits", rows.nonzero().flatten().tolist(), likely_cause(model))
+
+
+def check_generated(model: nn.Module, generated: Any) -> None:
     """Refuse what was generated from logits that are not finite.
 
     Args:
+        model: The model.
         generated: Has ``logits``, a tuple of ``[batch, vocab]``, or none.
 
     Raises:
@@ -96,8 +120,7 @@ def check_generated(generated: Any) -> None:
     raise NotFiniteError(
         "Logits of generated tokens",
         rows,
-        f"They begin at new token {first + 1}. Run the same rows through an analysis, which says where in the model; "
-        "padding under eager attention in float64 and overflows of float16 are likely causes.",
+        f"They begin at new token {first + 1}. {likely_cause(model)}",
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from attrs import define, field
-from torch import Tensor
+from torch import Tensor, nn
 
 from interpretune.activations.edits import in_turn
 from interpretune.activations.hook_names import EMBED, FINAL_NORM, LOGITS, in_layer, split_layer
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from interpretune.activations.edits import Edit
     from interpretune.activations.hooked_model import HookedModel
     from interpretune.activations.inputs import ModelInputs
+
+
+LIKELY: Mapping[torch.dtype | None, str] = {
+    torch.float16: "The likely cause is an overflow of float16: load the model in bfloat16 or float32. ",
+    torch.float64: (
+        "The likely cause is eager attention of padding that sees no token: load the model with "
+        "attn_implementation='sdpa', or in float32. "
+    ),
+}
+"""Without a look at what passes through the model."""
 
 
 def why_not_finite(backend: HookedModel, inputs: ModelInputs, edits: Mapping[str, Edit], rows: Sequence[int]) -> str:
@@ -31,13 +41,29 @@ def why_not_finite(backend: HookedModel, inputs: ModelInputs, edits: Mapping[str
         edits: What was edited.
         rows: Examples whose logits are not finite.
     """
-    damaged = next((name for name, item in backend.model.named_parameters() if not _sound(item)), None)
-    if damaged is not None:
-        return f"The weights of the model hold NaN or infinity, first in {damaged}. Load them again."
+    if damaged := _damaged(backend.model):
+        return damaged
     watch = _Watch(torch.tensor(rows, device=inputs.tokens.device), inputs.attention_mask.bool())
     with model_lock(backend.model), torch.no_grad(), backend.counted_hooks(_watched(backend, edits, watch)):
         backend.run_model(inputs, None)
     return f"{watch.where} {watch.cause(backend, edits)}"
+
+
+def likely_cause(model: nn.Module) -> str:
+    """The likely cause and what to do, in sentences, from the model alone."""
+    if damaged := _damaged(model):
+        return damaged
+    dtype = next((item.dtype for item in model.parameters()), None)
+    likely = LIKELY.get(dtype, "")
+    return (
+        f"{likely}`module.backend.forward(ModelInputs.from_batch(batch), {{}})` on the same rows says where "
+        "in the model it begins."
+    )
+
+
+def _damaged(model: nn.Module) -> str | None:
+    damaged = next((name for name, item in model.named_parameters() if not _sound(item)), None)
+    return damaged and f"The weights of the model hold NaN or infinity, first in {damaged}. Load them again."
 
 
 def _watched(backend: HookedModel, edits: Mapping[str, Edit], watch: _Watch) -> dict[str, Edit]:

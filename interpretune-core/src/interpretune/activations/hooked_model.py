@@ -30,6 +30,7 @@ from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.activations.longest_row import follows_longest_row
 from interpretune.activations.sequence_slots import slots_in_cache
 from interpretune.errors import HookPointError, ReplayRefusedError
+from interpretune.hashing.object_state import passing_of
 from interpretune.system.model_lock import model_lock
 from interpretune.system.own_context import OwnContext
 
@@ -61,16 +62,19 @@ class HookedModel(ABC):
     Attributes:
         passing_model_state: Attributes of the model's parts in which forwards note something that no result depends on,
             and names of functions that its library hooks in on the way.
+        passing_model_library: Top-level package of that library; of other objects and functions everything counts.
+            None: ``passing_model_state`` applies to all of the model.
         passing_state: The backend's own attributes that follow from its class and model, or that runs change.
     """
 
     passing_model_state: ClassVar[frozenset[str]] = frozenset()
+    passing_model_library: ClassVar[str | None] = None
     passing_state: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> Any:
         """What results depend on beside class and model: every attribute that no class lists in ``passing_state``."""
         classes = type(self).__mro__
-        passing = frozenset().union(*(vars(kind).get("passing_state", ()) for kind in classes))
+        passing = passing_of(type(self))
         derived = {
             name
             for kind in classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def blind_tokens_attend(
         find_blocks: Finds its blocks, which are handed masks ``[batch, heads, query, key]``; asked where needed.
         attention_mask: ``[batch, pos]``; without padding nothing is done.
     """
-    if next(model.parameters()).dtype != torch.float64 or bool(attention_mask.all()):
+    if all(item.dtype != torch.float64 for item in islice(model.parameters(), 1)) or bool(attention_mask.all()):
         yield
         return
 

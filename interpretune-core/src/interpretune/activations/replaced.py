@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -113,3 +114,13 @@ def _take_away(placed: list[tuple[_Standing, tuple[OwnContext, Method]]]) -> Non
                 else:
                     attributes[standing.name] = standing.before
             placed.pop()
+
+
+def _renew() -> None:
+    """In a forked process no other thread lives that could give the lock back."""
+    global _guard  # noqa: PLW0603 - a lock cannot be renewed in place
+    _guard = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

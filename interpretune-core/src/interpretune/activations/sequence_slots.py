@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from interpretune.activations.inputs import ModelInputs
 from interpretune.errors import AnalysisError
+from interpretune.system.own_context import OwnContext
 
+TOKENS = ("input_ids", "input", "inputs_embeds")
+"""Arguments in which models take tokens, where it is not the first."""
 CachedSlots = Callable[[Sequence[Any], Mapping[str, Any]], "int | object"]
 """From the arguments of a call: how many slots its cache holds, or the cache itself where it does not tell."""
 
@@ -29,13 +32,15 @@ class _Call:
 
     Attributes:
         module: What was called.
-        cached: What ``CachedSlots`` found.
-        first: Its first slot, once somebody asked.
+        first: Its first slot; None: it cannot be told.
+        length: Slots that it was given; None: it cannot be told.
+        keep: Of which of them it was asked for logits: so many of the last, or their indices; None or 0: of all.
     """
 
     module: nn.Module
-    cached: int | object
-    first: int | None = None
+    first: int | None
+    length: int | None
+    keep: int | Tensor | None
 
 
 _under_way: ContextVar[_Call | None] = ContextVar("interpretune_call", default=None)
@@ -65,8 +70,10 @@ class SequenceSlots:
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             outer = _under_way.get()
-            if outer is None or outer.module is module:  # the same again: an interrupt ended the one before
-                _under_way.set(_Call(module, cached(args, kwargs)))
+            if here.is_here() and (outer is None or outer.module is module):  # the same: an interrupt ended the last
+                length = _slots_given(args, kwargs)
+                first = self._first(cached(args, kwargs), length)
+                _under_way.set(_Call(module, first, length, kwargs.get("logits_to_keep")))
 
         def end(module: nn.Module, *_: Any) -> None:
             outer = _under_way.get()
@@ -75,7 +82,7 @@ class SequenceSlots:
 
         self.watched = True
         _under_way.set(None)
-        with contextlib.ExitStack() as stack:
+        with OwnContext() as here, contextlib.ExitStack() as stack:
             for module in models:
                 stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
                 stack.callback(module.register_forward_hook(end, always_call=True).remove)
@@ -96,7 +103,7 @@ class SequenceSlots:
             )
         return count
 
-    def here(self, prompt: Tensor, rows: int, length: int, *, later: bool) -> Tensor:
+    def here(self, prompt: Tensor, rows: int, length: int, *, later: bool, kept: bool = False) -> Tensor:
         """What a mask over the prompts says of the slots that a hook sees.
 
         Args:
@@ -104,23 +111,29 @@ class SequenceSlots:
             rows: Rows that the hook sees.
             length: Slots that the hook sees.
             later: What holds of slots after the prompt.
+            kept: As ``numbers`` takes it.
 
         Returns:
             ``[rows, length]``, bool.
         """
-        first = self.first(length)
-        within = prompt[:, first : first + length]
-        after = within.new_full((len(within), length - within.shape[1]), later)
-        return torch.cat([within, after], dim=1).repeat_interleave(self.repeats(rows), dim=0)
+        numbers, width = self.numbers(length, kept=kept), prompt.shape[1]
+        found = prompt[:, numbers.clamp(max=width - 1)].masked_fill(numbers >= width, later)
+        return found.repeat_interleave(self.repeats(rows), dim=0)
 
-    def first(self, length: int) -> int:
-        """Number of the first slot in the call that is under way, which holds so many.
+    def numbers(self, length: int, *, kept: bool) -> Tensor:
+        """Numbers ``[length]`` of the slots that a hook sees in the call that is under way.
+
+        Args:
+            length: How many it sees.
+            kept: Whether it is at a place that sees only positions of which logits are wanted: while a model
+                generates, the last one of a call.
 
         Raises:
-            AnalysisError: It cannot be told.
+            AnalysisError: They cannot be told.
         """
+        slots = torch.arange(length, device=self.inputs.tokens.device)
         if not self.watched:
-            return 0
+            return slots
         call = _under_way.get()
         if call is None:
             raise AnalysisError(
@@ -128,20 +141,46 @@ class SequenceSlots:
                 "holds. Call the model itself while interventions are in place."
             )
         if call.first is None:
-            call.first = call.cached if isinstance(call.cached, int) else self._count(call.cached)
-            self._counted = call.cached, call.first + length
-        return call.first
-
-    def _count(self, cache: Any) -> int:
-        """Slots of a cache that keeps no keys and does not count: what the calls with it held so far."""
-        if self._counted is not None and self._counted[0] is cache:
-            return self._counted[1]
-        if cache.has_previous_state():
             raise AnalysisError(
-                f"The model was called with a {type(cache).__name__} that was filled before the interventions were in "
-                "place and does not tell how many tokens it holds. Put the interventions in place before."
+                "The model was called with a cache that was filled before the interventions were in place and does not "
+                "tell how many tokens it holds, or with tokens that could not be found among its arguments. Put the "
+                "interventions in place before, and pass input_ids."
             )
-        return 0
+        return call.first + (slots if not kept else _kept(call, slots))
+
+    def _first(self, cached: int | object, length: int | None) -> int | None:
+        """The first slot of a call; of a cache that does not count, what the calls with it held so far."""
+        if isinstance(cached, int):
+            return cached
+        cache: Any = cached
+        if self._counted is not None and self._counted[0] is cache:
+            first = self._counted[1]
+        elif cache.has_previous_state():
+            return None
+        else:
+            first = 0
+        self._counted = None if length is None else (cache, first + length)
+        return first
+
+
+def _kept(call: _Call, slots: Tensor) -> Tensor:
+    """Where the positions of which logits are wanted lie in a call."""
+    count, length, keep = len(slots), call.length, call.keep
+    if length is not None and isinstance(keep, Tensor) and len(keep) == count:
+        return keep.to(slots.device) % length
+    if length is None or (count != length and (isinstance(keep, Tensor) or not keep)):
+        raise AnalysisError(
+            f"The model gave logits at {count} positions, and its arguments do not tell which of its tokens these "
+            "are. Call it with input_ids and logits_to_keep, or ask for logits everywhere: backend.forward(inputs, {})."
+        )
+    return slots + length - count
+
+
+def _slots_given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """How many slots a call is given, besides what its cache holds."""
+    given = (*args[:1], *(kwargs.get(name) for name in TOKENS))
+    tokens = next((item for item in given if isinstance(item, Tensor)), None)
+    return None if tokens is None else tokens.shape[min(tokens.ndim - 1, 1)]
 
 
 def slots_in_cache(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.backends.hugging_face import HuggingFaceBackend
+from interpretune.backends.hugging_face_places import decoder_blocks
 from interpretune.latents.latent_model import LatentModel
 from interpretune.markers import hookimpl
 from interpretune.models.answer_pooling import pooled_at_answer
@@ -87,7 +90,7 @@ class CoreAdapter:
         if mask is not None and "position_ids" in forward_signature(module.model).named:
             arguments.setdefault("position_ids", position_ids(mask))
         check_batch_keys(module.model, arguments)
-        with pooled_at_answer(module.model, tokens, mask):
+        with _padding_attends(module.model, mask), pooled_at_answer(module.model, tokens, mask):
             return module.model(**arguments)
 
     @hookimpl(trylast=True)
@@ -95,7 +98,7 @@ class CoreAdapter:
         """Generate with a Hugging Face model, padding moved to the left."""
         tokens, mask = pad_left(tokens_of(batch)[1], mask_of(batch))
         model: Any = module.model
-        with torch.no_grad():
+        with torch.no_grad(), _padding_attends(model, mask):
             return model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -152,6 +155,16 @@ class CoreAdapter:
         module._it_state.initialised = False
         module._it_state.backend = None
         module._it_state.optimizers = None
+
+
+def _padding_attends(model: Any, mask: Tensor | None) -> AbstractContextManager[None]:
+    """``blind_tokens_attend`` for any Hugging Face model, one with a classification head too."""
+
+    def blocks() -> Sequence[nn.Module]:
+        found = decoder_blocks(model) if hasattr(getattr(model, "config", None), "get_text_config") else None
+        return () if found is None else found[1]  # type: ignore[return-value]  # a ModuleList is a sequence
+
+    return nullcontext() if mask is None else blind_tokens_attend(model, blocks, mask)
 
 
 def _move(value: Any, device: torch.device) -> Any:

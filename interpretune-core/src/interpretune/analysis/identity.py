@@ -99,7 +99,8 @@ def identify_model(module: ITModule) -> Identity:
     configs = [config for name in ("config", "cfg") if (config := getattr(model, name, None)) is not None]
     about = [_entries(config) for config in configs]
     named = [entries.get("model_type", entries.get("model_name")) for entries in about]
-    content = content_hash(model, "The model", module.backend.passing_model_state, configs)
+    noted, library = module.backend.passing_model_state, module.backend.passing_model_library
+    content = content_hash(model, "The model", noted, configs, library=library)
     return Identity(
         {
             "source": without_folders(str(module.it_cfg.model_name_or_path)),
@@ -132,10 +133,14 @@ def identify_latents(latent_model: LatentModel) -> Identity:
 
 
 def identify_task(module: ITModule) -> Identity:
-    """What a module makes of logits: its answer columns, special tokens, and the code that reduces and scores them."""
+    """What a module makes of logits, and all that operations may read of it.
+
+    Its answer columns, special tokens, the code that reduces and scores logits, and what somebody set on it.
+    """
     parts = {name: getattr(module, name, None) for name in ("standardize_logits", "labels_to_ids", "loss_fn")}
+    parts["module"] = module
     columns = module.answer_columns
-    code = content_hash(parts, "What the module makes of logits")
+    code = content_hash(parts, "The module")
     return Identity(
         {
             "answer_columns": str(None if columns is None else columns.tolist()),

@@ -25,7 +25,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.runner import ANALYSIS_STEP
 from interpretune.analysis.steps import sources_of
-from interpretune.analysis.stored_run import StoredRun, describe_reads, describe_run
+from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.hashing.content_hash import WHAT_TO_DO
@@ -249,14 +249,12 @@ class AnalysisRunner:
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
-        told = {name: describe_reads(about, self.module, plan) for name, plan in plans.items()}
-        unknown = next((item["unknown"] for item in told.values() if item["unknown"]), None)
-        if unknown and self._world_size > 1:
+        if about["unknown"] and self._world_size > 1:
             raise UnknownContentError(
                 "Several processes meet in one store by what its results depend on, and that cannot be known: "
-                f"{unknown[0]} {WHAT_TO_DO}"
+                f"{about['unknown'][0]} {WHAT_TO_DO}"
             )
-        jobs = [StoredRun.of(name, plan, data, told[name], self.root, cfgs.get(name)) for name, plan in plans.items()]
+        jobs = [StoredRun.of(name, plan, data, about, self.root, cfgs.get(name)) for name, plan in plans.items()]
         for job in [job for job in jobs if job.about["unknown"]][:1]:  # the others have the same reasons
             job.warn_of_unknown()
         return jobs
@@ -278,7 +276,7 @@ def _step(
         devices = [module.device] if torch.device(module.device).type == "cuda" else []
 
         def compute(index: int) -> dict[str, Any]:
-            with model_lock(module.model):  # before the turn of the draws, as whoever holds it and runs this does
+            with model_lock(module.model):  # before it is this batch's turn to draw, which waits for no model
                 return with_own_draws(partial(shared.results, index), devices)
 
         results = [

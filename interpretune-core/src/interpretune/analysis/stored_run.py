@@ -26,8 +26,7 @@ from interpretune.analysis.identity import (
     without_folders,
 )
 from interpretune.errors import NotReusedWarning, StoreBusyError
-from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
-from interpretune.hashing.module_state import named_state
+from interpretune.hashing.content_hash import WHAT_TO_DO
 from interpretune.operations import Plan, run_summaries
 from interpretune.store import AnalysisStore, Manifest, StoreWriter
 from interpretune.store.batch_sequence import BatchSequence
@@ -70,13 +69,6 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
     }
 
 
-def describe_reads(about: Mapping[str, Any], module: ITModule, plan: Plan) -> dict[str, Any]:
-    """What a manifest says of the run of one plan: ``describe_run``, and what its operations read of the module."""
-    functions = [op.function for op in plan.operations if "module" in op.reads]
-    read = content_hash(named_state(module, functions), "An operation that reads the module")
-    return {**about, "read": read.sha256, "unknown": list(dict.fromkeys([*about["unknown"], *read.unknown]))}
-
-
 @define(eq=False)
 class StoredRun:
     """An analysis and the store that it goes to.
@@ -117,7 +109,7 @@ class StoredRun:
             name: Name of the analysis.
             plan: What runs.
             data: On what.
-            about: See ``describe_reads``.
+            about: See ``describe_run``.
             root: Folder of all stores.
             cfg: What the plan was made of; None: it was given as a plan.
         """
@@ -126,7 +118,7 @@ class StoredRun:
             "data": data.fingerprint,
             "model": about["model"]["sha256"],
             "latent_models": [item | {"dashboard_url": None} for item in about["latent_models"]],
-            **{part: about[part] for part in ("task", "code", "read", "seed", "versions")},
+            **{part: about[part] for part in ("task", "code", "seed", "versions")},
             "alone": secrets.token_hex() if about["unknown"] else "",  # found by nobody again
         }
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
@@ -161,14 +153,21 @@ class StoredRun:
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing to do."""
-        return (self.folder / MANIFEST).exists() and Manifest.read(self.folder).complete
+        there = self._there()
+        return there is not None and there.complete
 
     @property
     def batches_done(self) -> int:
         """Number of batches that are there."""
-        if not (self.folder / MANIFEST).exists():
+        there = self._there()
+        if there is None:
             return 0
-        return len(self.data.sizes) if self.is_complete else len(batches_there(self.folder))
+        return len(self.data.sizes) if there.complete else len(batches_there(self.folder))
+
+    def _there(self) -> Manifest | None:
+        """The manifest of what is there of this run; a folder is found by the beginning of its key only."""
+        there = Manifest.read(self.folder) if (self.folder / MANIFEST).exists() else None
+        return there if there is not None and there.key == self.key else None
 
     def open(self, rank: int, world_size: int) -> StoreWriter:
         """Begin to write, or go on.

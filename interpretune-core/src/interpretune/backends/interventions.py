@@ -257,11 +257,11 @@ def intervention_edits(
         Splice(
             model,
             untouched=_untouched(backend, model, slots),
-            edit=_edit(latent_edits[name], slots) if name in latent_edits else None,
+            edit=_edit(backend, model.hook_point, latent_edits[name], slots) if name in latent_edits else None,
         )
         for name, model in models.items()
     ]
-    return backend.chain(splices, {name: _edit(items, slots) for name, items in place_edits.items()})
+    return backend.chain(splices, {name: _edit(backend, name, items, slots) for name, items in place_edits.items()})
 
 
 def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlots) -> Tensor | WhichSlots | None:
@@ -269,19 +269,23 @@ def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlot
     untouched = backend.untouched_by(model, slots.inputs)
     if untouched is None or not slots.watched:
         return untouched
-    return lambda rows, length: slots.here(untouched, rows, length, later=False)
+    kept = backend.sees_kept_positions_only(backend.place(model.hook_point))
+    return lambda rows, length: slots.here(untouched, rows, length, later=False, kept=kept)
 
 
-def _edit(interventions: Sequence[Intervention], slots: SequenceSlots) -> Callable[[Tensor], Tensor]:
+def _edit(
+    backend: AnalysisBackend, place: str, interventions: Sequence[Intervention], slots: SequenceSlots
+) -> Callable[[Tensor], Tensor]:
+    kept = backend.sees_kept_positions_only(backend.place(place))
     places = [_places(item.positions, slots.inputs) for item in interventions]
 
     def apply(activations: Tensor) -> Tensor:
         flat = activations.flatten(2).clone()
         rows, length = flat.shape[:2]
-        repeats, first = slots.repeats(rows), slots.first(length)
+        repeats, numbers = slots.repeats(rows), slots.numbers(length, kept=kept)
         for item, (prompt, later) in zip(interventions, places, strict=True):
-            row, column = slots.here(prompt, rows, length, later=later).nonzero().unbind(-1)
-            where = Points(row // repeats, column + first)
+            row, column = slots.here(prompt, rows, length, later=later, kept=kept).nonzero().unbind(-1)
+            where = Points(row // repeats, numbers[column])
             values = flat[row, column]
             if item.latents is None:
                 flat[row, column] = _fitting(item, item.change(values, where), values)

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, SupportsIndex, Union, cast
 
 from attrs import frozen
 
@@ -61,10 +61,14 @@ class CheckedConfig:
         cls.checks_types = checks_types
 
     def __new__(cls, *args: Any, **values: Any) -> Any:
-        """Check the arguments of the constructor; copies and unpickled objects come without any."""
-        if args or values:
-            _check_arguments(cls, args, values)
+        """Check the arguments of the constructor."""
+        _check_arguments(cls, args, values)
         return super().__new__(cls)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Copies and unpickled objects get their fields without the constructor."""
+        make, *rest = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
+        return (object.__new__ if make.__name__ == "__newobj__" else make, *rest)
 
 
 def _check_arguments(cls: type, args: Sequence[Any], values: Mapping[str, Any]) -> None:

@@ -80,24 +80,29 @@ def version_of(module: ModuleType) -> str | None:
     if file is None:
         builtin = getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
         return _PYTHON if builtin or name in sys.builtin_module_names else None
-    return _version_of_file(name.partition(".")[0], file)
+    return version_of_file(name.partition(".")[0], file)
 
 
 def version_of_name(package: str) -> str | None:
     """``version_of`` a top-level module that need not be imported."""
     if package in sys.modules:
-        return version_of(sys.modules[package])
+        module = sys.modules[package]
+        return version_of(module) if isinstance(module, ModuleType) else None  # None: imports of it are blocked
     if package in sys.builtin_module_names:
         return _PYTHON
-    spec = importlib.util.find_spec(package)
-    return None if spec is None or spec.origin is None else _version_of_file(package, spec.origin)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None or spec.origin is None else version_of_file(package, spec.origin)
 
 
 _PYTHON = f"Python {platform.python_version()}"
 
 
 @functools.cache
-def _version_of_file(top: str, file: str) -> str | None:
+def version_of_file(top: str, file: str) -> str | None:
+    """``version_of`` a module by its top-level name and its file."""
     owner = next((found for found in _likely_owners(top) if _lists(found, file)), None)
     if owner is None and top in sys.stdlib_module_names and any(_below(folder, file) for folder in _stdlib()):
         return _PYTHON

@@ -39,6 +39,23 @@ class Raw:
     digest: bytes
 
 
+@frozen
+class Noted:
+    """Names of what a library notes while it runs, which no result depends on.
+
+    Attributes:
+        names: Of attributes, and of functions that it hooks in.
+        library: Top-level package whose objects and functions they are; None: of any.
+    """
+
+    names: frozenset[str] = frozenset()
+    library: str | None = None
+
+    def of(self, module: object) -> frozenset[str]:
+        """The names that count for a class or a function of a module, by the module's name."""
+        return self.names if self.library in (None, str(module).partition(".")[0]) else frozenset()
+
+
 def leaf_of(value: Any) -> bytes | None:
     """Bytes that tell a plain value from all others; None: it is not plain."""
     kind = type(value)

@@ -17,7 +17,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from interpretune.errors import UnknownContentError
-from interpretune.hashing.content import Content, Raw, UnknownState, leaf_of
+from interpretune.hashing.content import Content, Noted, Raw, UnknownState, leaf_of
 from interpretune.hashing.object_state import content_of
 from interpretune.hashing.tensor_content import is_plain_tensor, tensor_digest
 
@@ -53,18 +53,24 @@ def hash_of(value: Any, owner: str) -> str:
 
 
 def content_hash(
-    value: Any, owner: str, ignored: Collection[str] = (), sources: Collection[object] = ()
+    value: Any,
+    owner: str,
+    ignored: Collection[str] = (),
+    sources: Collection[object] = (),
+    *,
+    library: str | None = None,
 ) -> ContentHash:
     """Hash of all that can be read in a thing, and what cannot be.
 
     Args:
         value: Anything.
         owner: What depends on it, in words.
-        ignored: Attributes that a forward changes and no result depends on.
+        ignored: Names of attributes that a forward changes and no result depends on, and of functions hooked in.
         sources: Configurations whose ``NAMES_NOTHING`` say where they are from, not what they compute; of copies too.
+        library: Top-level package to whose objects and functions ``ignored`` applies; None: to all.
     """
     kinds = {type(item) for item in sources if not isinstance(item, dict)}
-    hasher = _Hasher(owner, frozenset(ignored), frozenset([*map(id, sources), *map(id, kinds)]))
+    hasher = _Hasher(owner, Noted(frozenset(ignored), library), frozenset([*map(id, sources), *map(id, kinds)]))
     digest = hasher.of(value)
     return ContentHash(digest.hex(), tuple(dict.fromkeys(hasher.unknown)))
 
@@ -102,7 +108,7 @@ class _Hasher:
     met and holds itself counts by its number afterwards, since its hash says nothing outside of its cycle.
     """
 
-    def __init__(self, owner: str, ignored: frozenset[str], sources: frozenset[int]) -> None:
+    def __init__(self, owner: str, ignored: Noted, sources: frozenset[int]) -> None:
         self.unknown: list[str] = []
         self._owner = owner
         self._ignored, self._sources = ignored, sources

@@ -1,13 +1,11 @@
-"""What a session's module keeps for its own code: attributes and settings that code of somebody's own names."""
+"""What a session's module and data module hold beside what is known otherwise: all that somebody set on them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from interpretune.hashing.code_state import names_in, names_in_class
+from interpretune.hashing.object_state import attributes_of, passing_of
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
@@ -15,36 +13,43 @@ if TYPE_CHECKING:
 KNOWN_OTHERWISE = frozenset(
     {
         *("model", "latent_models", "_latent_models", "latent_modules", "_answer_token_ids"),
-        *("it_cfg", "datamodule", "_it_state", "metric", "training", "device", "trainer", "_trainer"),
+        *("it_cfg", "datamodule", "_it_state", "metric", "device", "trainer"),
     }
 )
-"""Attributes that have an identity of their own, that follow from others, or that only loops and training use."""
+"""Attributes of a module that have an identity of their own, that follow from others, or that only loops use."""
+
+WHERE_FROM = frozenset(
+    {
+        *("model_name_or_path", "hf_from_pretrained_cfg", "hf_model", "hf_config", "lora", "latent_models", "seed"),
+        *("tokenizer", "tokenizer_name", "tokenizer_kwargs", "tokenizer_id_overrides", "trust_remote_code"),
+        *("cache_dir", "device", "profile_memory", "auto_comp_cfg", "awaiting_composition"),
+        *("train_latent_models", "freeze", "optimizer_init", "lr_scheduler_init"),
+    }
+)
+"""Settings of a module's configuration that say where model and latent models come from, or how they are trained.
+
+What they are counts by its content.
+"""
 
 
-def named_state(module: ITModule, functions: Collection[Any] = ()) -> dict[str, Any]:
-    """Attributes of a module, and settings of its configuration, that its own classes or some functions name.
+def module_state(module: ITModule) -> dict[str, Any]:
+    """Attributes of a module and settings of its configuration, but for what is known otherwise.
 
     Args:
         module: The module.
-        functions: What else reads it.
     """
-    found = attributes_named(module, type(module), KNOWN_OTHERWISE, functions)
-    return {**found, "it_cfg": attributes_named(module.it_cfg, type(module), KNOWN_OTHERWISE, functions)}
+    found = attributes_set(module, KNOWN_OTHERWISE)
+    known = [module.model, *module.latent_models]
+    kept = {name: item for name, item in found.items() if not any(item is one for one in known)}
+    settings = attributes_set(module.it_cfg, WHERE_FROM)
+    return {"attributes": kept, "it_cfg": settings, "it_cfg's class": type(module.it_cfg)}
 
 
-def attributes_named(
-    owner: object, kind: type, known_otherwise: Collection[str], functions: Collection[Any] = ()
-) -> dict[str, Any]:
-    """Attributes of an object that the somebody's own code of a class, or some functions, name.
+def attributes_set(owner: object, known_otherwise: Collection[str]) -> dict[str, Any]:
+    """Attributes of an object by name, but for some and for those that its classes list in ``passing_state``.
 
     Args:
         owner: The object.
-        kind: The class.
         known_otherwise: Attributes that are left out.
-        functions: The functions.
     """
-    named = names_in_class(kind).union(*map(names_in, functions))
-    kept = dict(vars(owner))
-    for group in ("_buffers", "_parameters", "_modules") if isinstance(owner, nn.Module) else ():
-        kept |= kept.get(group, {})
-    return {name: kept[name] for name in sorted(named & kept.keys()) if name not in known_otherwise}
+    return attributes_of(owner, {*known_otherwise, *passing_of(type(owner))})

@@ -1,7 +1,7 @@
 """The full state of objects: attributes of any name, slots, members of containers, parts of modules, hooks.
 
-What a run itself changes does not count: train mode, the device, values of cached properties, counters that nothing
-reads, and what ``ignored`` names.
+What a run itself changes does not count: train mode, the device, what cached properties give, and what ``ignored``
+names.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from interpretune.errors import UnknownContentError
-from interpretune.hashing.code_state import CODE, RECORDS, code_content, counters_of
-from interpretune.hashing.content import Content, UnknownState
+from interpretune.hashing.code_origin import CORE
+from interpretune.hashing.code_state import CODE, code_content
+from interpretune.hashing.content import Content, Noted, UnknownState, leaf_of
 from interpretune.hashing.hook_content import HOOK_TABLES, hooks_of
-from interpretune.hashing.tensor_content import BOOKKEEPING, tensor_content
+from interpretune.hashing.tensor_content import BOOKKEEPING, is_plain_tensor, tensor_content, tensor_digest
+from interpretune.system.put_back import random_state_put_back
 
 NAMES_NOTHING = frozenset(
     {
@@ -70,12 +72,12 @@ class HasIdentity(Protocol):
         ...
 
 
-def content_of(value: Any, ignored: Collection[str] = (), *, from_somewhere: bool = False) -> Content:
+def content_of(value: Any, ignored: Noted, *, from_somewhere: bool = False) -> Content:
     """What a value holds.
 
     Args:
         value: Anything but plain values and plain tensors.
-        ignored: Attributes that a forward changes and no result depends on.
+        ignored: What a forward changes and no result depends on.
         from_somewhere: It is a configuration whose ``NAMES_NOTHING`` say where it is from.
 
     Raises:
@@ -85,7 +87,7 @@ def content_of(value: Any, ignored: Collection[str] = (), *, from_somewhere: boo
     if isinstance(value, CODE):
         return code_content(value)
     if tells_identity(value):
-        return Content("identity", [(".class", type(value)), (".identity()", _identity(value))])
+        return Content(_kind_of_identity(value), [(".class", type(value)), (".identity()", _identity(value))])
     if isinstance(value, Enum):
         return Content("member", [(".class", type(value)), (f".{value.name}", value._value_)])
     if isinstance(value, nn.Module):
@@ -94,7 +96,7 @@ def content_of(value: Any, ignored: Collection[str] = (), *, from_somewhere: boo
         return tensor_content(value)
     native = _native(value)
     from_somewhere = from_somewhere or isinstance(value, (PretrainedConfig, GenerationConfig))
-    skipped = {*ignored, *(NAMES_NOTHING if from_somewhere else ())}
+    skipped = {*ignored.of(type(value).__module__), *(NAMES_NOTHING if from_somewhere else ())}
     if isinstance(value, PreTrainedTokenizerBase):
         skipped |= TOKENIZER_BOOKKEEPING | FILES_OF_TOKENIZERS
     if from_somewhere and isinstance(value, dict):
@@ -107,8 +109,17 @@ def content_of(value: Any, ignored: Collection[str] = (), *, from_somewhere: boo
 
 def tells_identity(value: Any) -> bool:
     """Whether a class has a method ``identity`` that can be called; an attribute of that name is another thing."""
-    method = next((vars(kind)["identity"] for kind in type(value).__mro__ if "identity" in vars(kind)), None)
+    method = _identity_method(value)
     return isinstance(method, FunctionType) and method.__code__.co_argcount - len(method.__defaults__ or ()) == 1
+
+
+def _identity_method(value: Any) -> Any:
+    return next((vars(kind)["identity"] for kind in type(value).__mro__ if "identity" in vars(kind)), None)
+
+
+def _kind_of_identity(value: Any) -> str:
+    """What somebody's own ``identity()`` returns must be readable; core's returns all attributes, whatever they are."""
+    return "state" if _identity_method(value).__module__.partition(".")[0] == CORE else "identity"
 
 
 def _identity(value: HasIdentity) -> Any:
@@ -124,21 +135,56 @@ def _identity(value: HasIdentity) -> Any:
 def state_of(value: Any, skipped: Collection[str] = ()) -> list[tuple[str, Any]]:
     """Attributes and slots of an object by name, private ones included."""
     found = {**_slots(value), **getattr(value, "__dict__", {})}
-    counted = counters_of(type(value))
     return [
         (f".{name}", item)
         for name, item in sorted(found.items(), key=lambda pair: str(pair[0]))
-        if name not in skipped
-        and not (name in counted and isinstance(item, RECORDS))
-        and not _passes(value, str(name), item)
+        if name not in skipped and not _passes(value, str(name), item)
     ]
+
+
+def attributes_of(value: Any, skipped: Collection[str] = ()) -> dict[str, Any]:
+    """``state_of`` by name; of a module with its parameters, buffers and parts, and without torch's bookkeeping."""
+    if isinstance(value, nn.Module):
+        skipped = {*skipped, *MODULE_BOOKKEEPING, *HOOK_TABLES}
+    found = {label[1:]: item for label, item in state_of(value, skipped)}
+    for group in ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ():
+        found |= {name: item for name, item in vars(value)[group].items() if name not in skipped}
+    return found
+
+
+def passing_of(kind: type) -> frozenset[str]:
+    """What a class and its bases list in ``passing_state``, each for itself."""
+    return frozenset().union(*(vars(base).get("passing_state", ()) for base in kind.__mro__))
 
 
 def _passes(owner: Any, name: str, value: Any) -> bool:
     if name == "device" and (value is None or isinstance(value, (str, torch.device))):
         return True
     cached = next((vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind)), None)
-    return isinstance(cached, functools.cached_property)
+    return isinstance(cached, functools.cached_property) and _follows(owner, cached, value)
+
+
+def _follows(owner: Any, cached: functools.cached_property[Any], value: Any) -> bool:
+    """Whether a cached value is what the property gives now: somebody may have put another one in its place."""
+    try:
+        with random_state_put_back(), torch.no_grad():
+            return _same(cached.func(owner), value)
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not give this value, which then counts
+        return False
+
+
+def _same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return is_plain_tensor(one) and is_plain_tensor(other) and tensor_digest(one) == tensor_digest(other)
+    if type(one) in (list, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if type(one) is dict:
+        return _same(list(one), list(other)) and _same(list(one.values()), list(other.values()))
+    if type(one) in (set, frozenset):
+        return bool(one == other) and all(leaf_of(item) is not None for item in one | other)
+    return one is other or (leaf_of(one) is not None and leaf_of(one) == leaf_of(other))
 
 
 def _slots(value: Any) -> dict[str, Any]:
@@ -152,9 +198,9 @@ def _slots(value: Any) -> dict[str, Any]:
     return found
 
 
-def _module_content(module: nn.Module, ignored: Collection[str]) -> Content:
+def _module_content(module: nn.Module, ignored: Noted) -> Content:
     state = vars(module)
-    skipped = {*MODULE_BOOKKEEPING, *HOOK_TABLES, *ignored}
+    skipped = {*MODULE_BOOKKEEPING, *HOOK_TABLES, *ignored.of(type(module).__module__)}
     if isinstance(module, PreTrainedModel):
         skipped.add("name_or_path")
     parts: list[tuple[str, Any]] = [(".class", type(module)), *state_of(module, skipped)]
@@ -193,7 +239,11 @@ def _native(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _array_content(value)
     if isinstance(value, ContextVar):
-        return Content("context variable", [(".name", value.name), (".get()", value.get(None))])
+        try:
+            held = value.get()
+        except LookupError:
+            held = Content("unset", [])
+        return Content("context variable", [(".name", value.name), (".get()", held)])
     if isinstance(value, torch.Generator):
         return Content("generator", [(".state", value.get_state())])
     if isinstance(value, PreTrainedTokenizerBase):

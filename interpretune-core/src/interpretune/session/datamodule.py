@@ -48,9 +48,11 @@ class ITDataModule:
         data_collator: Joins rows into batches.
         dataset: Splits by name, after ``setup``.
         module: The session's module.
+        passing_state: Attributes of a class's own that change no prepared data, such as records.
     """
 
     context: ClassVar[ExecutionContext | None] = None
+    passing_state: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, itdm_cfg: ITDataModuleConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
 from interpretune.models.answer_tokens import warn_of_other_tokens
-from interpretune.models.tokenization import single_token_ids
+from interpretune.models.tokenization import ATTENTION_MASK, single_token_ids
 from interpretune.session.labels import answer_ids, check_labels_have_answers
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.system.model_lock import model_lock
@@ -58,9 +58,11 @@ class ITModule(nn.Module):
         latent_models: Latent models that analyses splice into the model.
         datamodule: The session's data module, after ``setup``.
         context: The session's execution context.
+        passing_state: Attributes of a class's own that runs change and no result depends on, such as records.
     """
 
     context: ClassVar[ExecutionContext | None] = None
+    passing_state: ClassVar[frozenset[str]] = frozenset()
     routed_steps: ClassVar[frozenset[str]] = frozenset()
     """Steps that are inside ``it_run_step`` already, whoever calls them."""
 
@@ -80,14 +82,14 @@ class ITModule(nn.Module):
             self.backend.check_latent_models(self.latent_models)
 
     def identity(self) -> Any:
-        """What results depend on beside code, model and latent models: own attributes and settings that own code names.
+        """What results depend on beside code, model and latent models.
 
-        A method of the module or an operation that a result depends on may read anything that its class keeps, such as
-        a temperature. Override it to say so yourself.
+        Every attribute that somebody set on the module or that an adapter's class keeps, but for those that a class
+        lists in ``passing_state``, and the settings of the configuration. Override it to say so yourself.
         """
-        from interpretune.hashing.module_state import named_state
+        from interpretune.hashing.module_state import module_state
 
-        return named_state(self)
+        return module_state(self)
 
     def _before_it_cfg_init(self, it_cfg: ITConfig) -> ITConfig:
         """Adjust the configuration before anything is built from it; override as needed."""
@@ -181,11 +183,18 @@ class ITModule(nn.Module):
 
         Returns:
             Logits ``[batch, pos, vocab]`` or an object that has them as its attribute ``logits``.
+
+        Raises:
+            NotFiniteError: Logits of real tokens are NaN or infinite; minus infinity rules a token out and is none.
         """
+        from interpretune.activations.finite import check_outputs  # analyses know modules
+
         if args:
             batch = {"input_ids": args[0], **batch}
         with model_lock(self.model):
-            return self.hook.it_forward(module=self, batch=batch)
+            outputs = self.hook.it_forward(module=self, batch=batch)
+        check_outputs(self.model, outputs, batch.get(ATTENTION_MASK))
+        return outputs
 
     def it_generate(self, batch: Mapping[str, Any], **generation_kwargs: Any) -> Any:
         """Generate from a batch without labels.
@@ -200,7 +209,7 @@ class ITModule(nn.Module):
 
         with model_lock(self.model):
             generated = self.hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
-        check_generated(generated)
+        check_generated(self.model, generated)
         return generated
 
     def batch_to_device(self, batch: Any) -> Any:

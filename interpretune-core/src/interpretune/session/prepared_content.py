@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interpretune.hashing.code_origin import CORE
-from interpretune.hashing.code_state import own_bases
+from interpretune.hashing.code_owner import own_bases
 from interpretune.hashing.content_hash import ContentHash, content_hash
-from interpretune.hashing.module_state import attributes_named
+from interpretune.hashing.module_state import attributes_set
 from interpretune.hashing.packages import identify_packages, version_or_unknown
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def prepared_content(datamodule: ITDataModule) -> ContentHash:
     parts: dict[str, Any] = {
         "class": kind.__qualname__,
         "code": own_bases(kind),
-        "attributes": attributes_named(datamodule, kind, KNOWN_OTHERWISE),
+        "attributes": attributes_set(datamodule, KNOWN_OTHERWISE),
         "tokenizer": datamodule.tokenizer,
         "itdm_cfg": {name: item for name, item in sorted(vars(cfg).items()) if name not in WITHOUT_EFFECT},
         "configuration's code": own_bases(type(cfg)),

@@ -151,8 +151,7 @@ def _leave_out_damaged(folder: Path, name: str) -> None:
     """Take what was damaged out of the copy of a store that is not complete, and warn of it."""
     with _naming(folder, name):
         damaged = () if Manifest.read(folder).complete else Contents.of_folder(folder, leave_out_damaged=True).damaged
-        if damaged:
-            forget_shards(folder, damaged)
+        forget_shards(folder, damaged)
     for item in damaged:
         remove(item.path)
         told = f"{item}: {item.batches} will be left out."

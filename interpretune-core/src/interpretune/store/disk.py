@@ -18,6 +18,7 @@ MANIFEST_BYTES = 64 << 20
 """The largest manifest that is read."""
 SHARDS, JOURNAL, TABLES, LOCKS = "shards", "journal", "tables", "locks"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_SHARD = re.compile(r"r\d{5}-(\d{6,})\.parquet")
 
 
 def check_name(name: object, what: str) -> str:
@@ -116,6 +117,12 @@ def remove(path: Path) -> None:
 def rank_prefix(rank: int) -> str:
     """What the names of all files of a rank begin with."""
     return f"r{rank:05d}-"
+
+
+def shard_number(file: str) -> int:
+    """The number in the name of a shard, which begins with ``rank_prefix``; -1: it is named otherwise."""
+    found = _SHARD.fullmatch(file.rpartition("/")[2])
+    return int(found[1]) if found else -1
 
 
 def hold_rank(folder: Path, rank: int) -> FileLock:

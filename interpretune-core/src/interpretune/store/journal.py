@@ -12,7 +12,15 @@ from filelock import BaseFileLock
 
 from interpretune.errors import StoreError
 from interpretune.store.declared import check_fields
-from interpretune.store.disk import JOURNAL, SHARDS, holding_manifest, rank_prefix, remove, remove_partials
+from interpretune.store.disk import (
+    JOURNAL,
+    SHARDS,
+    holding_manifest,
+    rank_prefix,
+    remove,
+    remove_partials,
+    shard_number,
+)
 from interpretune.store.entries import ShardEntry
 from interpretune.store.journal_file import journal_files, read_journal, write_journal
 from interpretune.store.manifest import Manifest
@@ -116,10 +124,11 @@ class Journal:
             return
         entries = [self._entries[index] for index in sorted(self._entries)]
         notes = Notes.merge([entry.notes for entry in entries])
-        last = max(
-            (int(path.stem[len(self._prefix) :]) for path in shard_files(self._folder, self._prefix)), default=-1
-        )
-        path = self._folder / SHARDS / f"{self._prefix}{last + 1:06d}.parquet"
+        last = max((shard_number(path.name) for path in shard_files(self._folder, self._prefix)), default=-1)
+        number = max(
+            last + 1, Manifest.read(self._folder).next_shard
+        )  # read when the files were: it grows before one goes
+        path = self._folder / SHARDS / f"{self._prefix}{number:06d}.parquet"
         file = f"{SHARDS}/{path.name}"
         try:
             sha256 = write_shard(path, notes, (read_journal(e.path, self._key, self._fields) for e in entries))

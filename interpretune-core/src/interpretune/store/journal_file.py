@@ -9,6 +9,7 @@ stop before the digest.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import struct
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from interpretune.errors import StoreError
 from interpretune.store.disk import JOURNAL, whole_file
 from interpretune.store.fields import Field
 from interpretune.store.notes import METADATA, Notes
-from interpretune.store.pieces import MemoryPiece
+from interpretune.store.pieces import UNREADABLE, MemoryPiece
 from interpretune.store.row_checks import check_rows
 from interpretune.store.rows import Rows
 from interpretune.system.plain_files import read_plain
@@ -104,7 +105,7 @@ def parse_journal(path: Path, content: bytes | OSError, key: str, fields: Mappin
     try:
         body, index = _body(path.name, content, key)
         return _batch(path.name, body, index, fields)
-    except (OSError, ValueError, KeyError, struct.error, MemoryError) as error:  # Arrow's are among them
+    except (*UNREADABLE, struct.error) as error:
         raise _damaged(path, str(error)) from error
 
 
@@ -127,11 +128,12 @@ def _batch(name: str, body: memoryview, index: int, fields: Mapping[str, Field])
         if _compressed(message):  # as no writer writes them: a few bytes could unfold to any size
             raise ValueError("its values are compressed")
     with pa.ipc.open_stream(buffer) as reader:
-        rows = reader.read_next_batch()
-        if next(iter(reader), None) is not None:
-            raise ValueError("it is more than one batch")
+        batches = list(itertools.islice(reader, 2))
+    if len(batches) != 1:
+        raise ValueError("it has no batch" if not batches else "it has more than one batch")
+    (rows,) = batches
     rows.validate(full=True)
-    notes = Notes.from_json((rows.schema.metadata or {})[METADATA])
+    notes = Notes.of_metadata(rows.schema.metadata)
     if notes.index.tolist() != [index] or notes.rows.tolist() != [rows.num_rows]:
         raise ValueError("its notes are on other rows than it has")
     declared = Rows.of_arrow(fields, rows.schema).schema

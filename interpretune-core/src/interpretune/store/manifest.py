@@ -49,6 +49,7 @@ class Manifest:
         complete: All batches are there and listed in ``shards``.
         shards: Those that are there. A file that is not among them counts for nothing.
         tables: Tables that are there.
+        next_shard: Number from which new shards of all ranks are counted, above those of shards that were lost.
         core: Version of interpretune-core that made it.
     """
 
@@ -60,6 +61,7 @@ class Manifest:
     complete: bool = False
     shards: tuple[ShardEntry, ...] = ()
     tables: tuple[TableEntry, ...] = ()
+    next_shard: int = 0
     core: str = field(factory=lambda: version(DISTRIBUTION))
 
     def to_json(self) -> str:
@@ -98,6 +100,7 @@ class Manifest:
                 for item in self.shards
             ],
             "tables": [{"file": item.file, "rows": item.rows, "sha256": item.sha256} for item in self.tables],
+            **({"next_shard": self.next_shard} if self.next_shard else {}),
         }
         try:
             written = json.dumps({**content, "checksum": checksum(content)}, sort_keys=True, indent=1) + "\n"
@@ -152,6 +155,7 @@ class Manifest:
             complete=truth(found["complete"], "complete"),
             shards=tuple(read_shard(item, f"shards[{i}]") for i, item in lists["shards"]),
             tables=tuple(read_table(item, f"tables[{i}]") for i, item in lists["tables"]),
+            next_shard=number(found.get("next_shard", 0), "next_shard"),
             core=text_of(found["core"], "core"),
         )
         check_fields(manifest.fields)

@@ -84,6 +84,18 @@ class Notes:
         return json.dumps(content, separators=(",", ":")).encode("utf-8")
 
     @classmethod
+    def of_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> Notes:
+        """Read it from what a file says of itself.
+
+        Raises:
+            ValueError: There are none.
+        """
+        text = (metadata or {}).get(METADATA)
+        if text is None:
+            raise ValueError("it has no notes on its batches")
+        return cls.from_json(text)
+
+    @classmethod
     def from_json(cls, text: bytes) -> Notes:
         """Read it from a file.
 

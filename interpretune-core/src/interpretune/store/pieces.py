@@ -23,8 +23,8 @@ from interpretune.store.unfolding import unfold_text, unfolded_bytes
 GROUP_ROWS = 2048
 """Rows of a row group, unless they are large: what is in memory at a time, for each rank, when a store is read."""
 GROUP_BYTES = 16 << 20
-UNREADABLE = (OSError, ValueError, MemoryError, pa.ArrowException)
-"""What reading a damaged Parquet file raises."""
+UNREADABLE = (OSError, ValueError, LookupError, MemoryError, pa.ArrowException)
+"""What reading a damaged file raises."""
 
 
 class MemoryPiece:
@@ -79,10 +79,8 @@ class ShardPiece:
         try:
             with self.file.peek() as opened, pq.ParquetFile(opened) as file:
                 self._metadata, self.schema = file.metadata, file.schema_arrow
-            self.notes = Notes.from_json((self._metadata.metadata or {})[METADATA])
+            self.notes = Notes.of_metadata(self._metadata.metadata)
             self.groups = self._batches_of_groups()
-        except KeyError as error:
-            raise read_refused(self.path, ValueError("it has no notes on its batches")) from error
         except UNREADABLE as error:
             raise read_refused(self.path, error) from error
         listed = entry.n_batches == len(self.notes.index) and entry.rows == int(self.notes.rows.sum())
@@ -98,6 +96,9 @@ class ShardPiece:
         if counts[-1] != len(ends):
             raise ValueError("it lacks rows of its batches")
         return np.diff(counts, prepend=0).tolist()
+
+    def _paths(self) -> set[str]:
+        return {self._metadata.schema.column(i).path for i in range(self._metadata.num_columns)}
 
     @property
     def unfolded_bytes(self) -> int:
@@ -123,15 +124,18 @@ class ShardPiece:
         """
         coded = [f"{LATENTS}.list.element.{HOOK}"] if selection.latents is not None else []
         words = [name for name in selection.columns if _holds_text(self.schema.field(name).type)]
+        coded += [_path(self.schema.field(name)) for name in words]
         first = sum(self.groups[:group])
         batches = slice(first, first + self.groups[group])
         try:
+            if lacking := set(coded) - self._paths():
+                raise ValueError(f"it lacks the column {min(lacking)}")
             with (
                 self.file.open() as opened,
                 pq.ParquetFile(
                     opened,
                     metadata=self._metadata,
-                    read_dictionary=[*coded, *(_path(self.schema.field(name)) for name in words)],
+                    read_dictionary=coded,
                     page_checksum_verification=True,
                 ) as file,
             ):

@@ -43,7 +43,7 @@ def seal(folder: Path) -> None:
         for path in shard_files(folder):
             if path.name not in listed:  # of a rank without a journal, hence of no writer that is at work
                 remove(path)
-        complete = evolve(manifest, complete=True, n_batches=len(there))
+        complete = evolve(manifest, complete=True, n_batches=len(there), next_shard=0)
         check_files(folder, complete, shards)
         complete.write(folder)
 

@@ -26,7 +26,7 @@ from interpretune.store.disk import (
 from interpretune.store.fields import Field, Per
 from interpretune.store.journal import ROWS_PER_SHARD, Journal
 from interpretune.store.manifest import Manifest
-from interpretune.store.mending import forget_damaged
+from interpretune.store.mending import mended_contents
 from interpretune.store.rows import Rows
 from interpretune.store.sealing import put_table, seal
 from interpretune.store.sink import MemorySink, Sink
@@ -100,8 +100,7 @@ class StoreWriter:
             begin_or_go_on(folder, wanted)
             lock = hold_rank(folder, rank)
         try:
-            contents = Contents.of_folder(folder, leave_out_damaged=True)
-            forget_damaged(folder, contents.damaged)
+            contents = mended_contents(folder)
             journal = Journal(folder, rank, lock, contents.manifest, rows_per_shard)
             journal.recover()
             return cls(contents, folder, journal)

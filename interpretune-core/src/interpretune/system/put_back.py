@@ -7,6 +7,7 @@ Here the one that leaves first hands what it found to the one that came after it
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,6 @@ R = TypeVar("R")
 
 _guard = threading.RLock()  # a finalizer may come by while it is held
 _open: list[Changed[Any]] = []
-_draws = threading.RLock()
 
 
 class Changed(Generic[T]):
@@ -40,7 +40,7 @@ class Changed(Generic[T]):
             read: Gets an owner's value.
             write: Sets it.
         """
-        self._what, self._owners, self._read, self._write = what, owners, read, write
+        self._what, self._owners, self._read, self._write = what, list(owners), read, write
         self._found: dict[object, tuple[T, Any]] = {}
 
     def begin(self) -> None:
@@ -62,6 +62,15 @@ class Changed(Generic[T]):
                 else:
                     heir._found[key] = found
             _open.remove(self)
+
+    def values(self) -> list[Any]:
+        """The values as they are now."""
+        return [self._read(owner) for owner in self._owners]
+
+    def put(self, values: Iterable[Any]) -> None:
+        """Change the values to these."""
+        for owner, value in zip(self._owners, values, strict=True):
+            self._write(owner, value)
 
 
 def _key(owner: object) -> object:
@@ -89,24 +98,28 @@ def attribute_put_back(owners: Iterable[T], name: str) -> Iterator[None]:
         changed.end()
 
 
+# ---------------------------------------------------------------------------------------------------------------- draws
+
+
 @contextlib.contextmanager
 def random_state_put_back() -> Iterator[None]:
-    """Let a block seed the generators of Python and of torch, on the CPU and on all CUDA devices, and draw."""
-    changed = _random_states(range(torch.cuda.device_count()), "python")
+    """Let a block seed the generators of Python and of torch, on the CPU and on all CUDA devices, and draw.
+
+    Such blocks, and ``with_own_draws``, of different threads take turns; see ``draws_given_up``.
+    """
+    own = _OwnDraws(_random_states(range(torch.cuda.device_count()), "python"))
     try:
         try:
-            changed.begin()
+            own.begin()
             yield
         finally:
-            changed.end()
+            own.end()
     finally:
-        changed.end()
+        own.end()
 
 
 def with_own_draws(work: Callable[[], R], devices: Iterable[torch.device] = ()) -> R:
     """Do work that seeds torch's generators and draws from them; they are as they were afterwards.
-
-    torch has one random state for all threads: such pieces of work take turns in a process.
 
     Args:
         work: The work.
@@ -115,16 +128,102 @@ def with_own_draws(work: Callable[[], R], devices: Iterable[torch.device] = ()) 
     Returns:
         What the work returns.
     """
-    changed = _random_states(device.index or 0 for device in devices)
-    with _draws:
+    own = _OwnDraws(_random_states(device.index or 0 for device in devices))
+    try:
         try:
-            try:
-                changed.begin()
-                return work()
-            finally:
-                changed.end()
+            own.begin()
+            return work()
         finally:
-            changed.end()
+            own.end()
+    finally:
+        own.end()
+
+
+@contextlib.contextmanager
+def draws_given_up() -> Iterator[None]:
+    """Let other threads draw while this one waits for something in a block, and go on with its own draws afterwards.
+
+    There is one random state for all threads, so that pieces of work that draw take turns. Nobody keeps the turn while
+    waiting for the lock of a model, which somebody may hold who waits for the turn.
+    """
+    blocks = list(_mine.blocks)
+    if not blocks:
+        yield
+        return
+    drawn: list[list[Any]] = []
+    for block in reversed(blocks):
+        drawn.append(block.changed.values())
+        block.changed.end()
+    _turn.give()
+    try:
+        yield
+    finally:
+        _turn.take()
+        for block in blocks:
+            block.changed.begin()
+            block.changed.put(drawn.pop())
+
+
+def let_others_draw() -> None:
+    """Give the turn away once, if this thread has it and another waits for it."""
+    if _mine.blocks and _turn.is_waited_for():
+        with draws_given_up():
+            pass
+
+
+class _Turn:
+    """Held by the thread whose draws come from the random state."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.next = threading.RLock()  # held by who waits, so that who gives the turn away does not have it again first
+
+    def take(self) -> None:
+        self.next.acquire()
+        self.lock.acquire()
+        self.next.release()
+
+    def give(self) -> None:
+        for lock in (self.lock, self.next):
+            with contextlib.suppress(RuntimeError):  # this thread does not hold it
+                lock.release()
+
+    def is_waited_for(self) -> bool:
+        if self.next.acquire(blocking=False):
+            self.next.release()
+            return False
+        return True
+
+
+class _OwnDraws:
+    """A block that draws; ``end`` may be called again after an interrupt."""
+
+    def __init__(self, changed: Changed[str]) -> None:
+        self.changed = changed
+
+    def begin(self) -> None:
+        _mine.blocks.append(self)
+        if len(_mine.blocks) == 1:
+            _turn.take()
+        self.changed.begin()
+
+    def end(self) -> None:
+        self.changed.end()
+        if self in _mine.blocks:
+            if len(_mine.blocks) == 1:
+                _turn.give()
+            _mine.blocks.remove(self)
+
+
+class _Mine(threading.local):
+    """The blocks of a thread that draw, from the outermost."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_OwnDraws] = []
+
+
+_turn = _Turn()
+_mine = _Mine()
 
 
 def _random_states(cuda: Iterable[int], *others: str) -> Changed[str]:
@@ -141,4 +240,18 @@ def _random_states(cuda: Iterable[int], *others: str) -> Changed[str]:
         else:
             torch.cuda.set_rng_state(state, generator)
 
-    return Changed("random state", [*others, "cpu", *(f"cuda:{index}" for index in cuda)], read, write)
+    what = f"random state of thread {threading.get_ident()}"  # threads take turns: none changes what another has found
+    return Changed(what, [*others, "cpu", *(f"cuda:{index}" for index in cuda)], read, write)
+
+
+def _renew() -> None:
+    """In a forked process no other thread lives that could give a lock back."""
+    global _guard  # noqa: PLW0603 - a lock cannot be renewed in place
+    _guard = threading.RLock()
+    _turn.__init__()  # type: ignore[misc]
+    if _mine.blocks:
+        _turn.take()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -17,6 +17,7 @@ class _Noting:
 
     fails_in: ClassVar[str] = ""
     """The call that raises ``PlannedError``; empty: none."""
+    passing_state = frozenset({"calls", "raised", "last_prediction"})
 
     def note(self, call: str) -> None:
         """Note a call, and fail if it is the one."""

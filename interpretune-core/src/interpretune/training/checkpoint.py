@@ -115,7 +115,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint of trainable weights, buffers, optimizer, schedulers and position.
 
-    A process that is killed meanwhile leaves the earlier checkpoints as they were, and no half-written one.
+    A process that is killed meanwhile leaves the earlier checkpoints as they were, and no half-written one. One of the
+    same name is replaced.
 
     Args:
         run_dir: The checkpoint becomes ``run_dir/checkpoints/step=...-epoch=...``.
@@ -147,7 +148,7 @@ def save_checkpoint(
         (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     try:
-        return build_once(place, write)
+        return build_once(place, write, force=True)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the system says
         cause = error.__cause__ if isinstance(error, CacheError) and error.__cause__ is not None else error
         raise CheckpointError(
@@ -168,6 +169,11 @@ def whole_checkpoints(run_dir: Path) -> list[Path]:
 
 def _checkpoints(run_dir: Path) -> list[Path]:
     return sorted(folder for folder in (run_dir / FOLDER).glob("step=*") if folder.is_dir())
+
+
+def is_of_run(folder: Path, run_dir: Path) -> bool:
+    """Whether a checkpoint lies among those of a run."""
+    return folder.parent.resolve() == (run_dir / FOLDER).resolve()
 
 
 def find_checkpoint(resume_from: str | Path, run_dir: Path | None) -> Path | None:
@@ -264,10 +270,21 @@ def load_checkpoint(
 def delete_old(run_dir: Path, keep: int, best: str | None) -> None:
     """Delete all but the newest checkpoints and the best, and what a killed process left of one that it deleted."""
     kept = {folder.name for folder in whole_checkpoints(run_dir)[-keep:]} | {best}
-    for folder in (run_dir / FOLDER).glob("step=*"):
-        if folder.is_dir() and folder.name not in kept:
-            shutil.rmtree(folder)
-            folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+    for folder in _checkpoints(run_dir):
+        if folder.name not in kept:
+            _delete(folder)
+
+
+def delete_later(run_dir: Path, folder: Path) -> None:
+    """Delete the checkpoints of a run that come after one: they are not of the training that goes on from it."""
+    for later in _checkpoints(run_dir):
+        if later.name > folder.name:
+            _delete(later)
+
+
+def _delete(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
 
 
 def _load_training_state(saved: Mapping[str, Any], setup: OptimizerSetup, where: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from interpretune.activations.finite import check_rows
 from interpretune.models.tokenization import answer_positions, mask_of
 from interpretune.session.labels import LABELS, answer_ids
 from interpretune.session.module import ITModule
@@ -23,13 +24,18 @@ class ClassificationModule(ITModule):
     """
 
     def class_logits(self, batch: Mapping[str, Any]) -> Tensor:
-        """Logits of the labels, ``[batch, num_labels]``, taken at the answer position from a language-model head."""
+        """Logits of the labels, ``[batch, num_labels]``, taken at the answer position from a language-model head.
+
+        Raises:
+            NotFiniteError: One of them is NaN or infinite: there would be no loss, and NaN would count as label 0.
+        """
         outputs = self(**{name: value for name, value in batch.items() if name != LABELS})
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
-        if logits.ndim == 2:
-            return logits
-        rows = torch.arange(len(logits), device=logits.device)
-        return logits[rows, answer_positions(mask_of(batch))][:, self.answer_token_ids.to(logits.device)]
+        if logits.ndim != 2:
+            rows = torch.arange(len(logits), device=logits.device)
+            logits = logits[rows, answer_positions(mask_of(batch))][:, self.answer_token_ids.to(logits.device)]
+        check_rows(logits, "Logits of the answers", "Does the model rule out an answer? Choose other answers.")
+        return logits
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Cross entropy over the labels, in nats."""

@@ -19,8 +19,10 @@ from interpretune.system.progress import progress_bar
 from interpretune.training.batches import count_batches, only_loader, read_batches
 from interpretune.training.checkpoint import (
     checkpoint_name,
+    delete_later,
     delete_old,
     find_checkpoint,
+    is_of_run,
     load_checkpoint,
     save_checkpoint,
     whole_checkpoints,
@@ -52,6 +54,7 @@ class FitLoop:
         self.state = FitState()
         self.random_states: dict[str, Any] = {}
         self.checkpoint: Path | None = None
+        self.resumed: Path | None = None
         self.validates = hasattr(module, "validation_step") and cfg.limit_val_batches != 0
 
     def run(self) -> LoopResult:
@@ -218,19 +221,23 @@ class FitLoop:
         self.state.sums = self.log.sums
         self.state.records = self.file.records if self.file is not None else 0
         extra = {**self.random_states, "now": _random_state()}
+        if self.resumed is not None:  # before the first of its own: what is killed now goes on from there again
+            delete_later(self.run_dir, self.resumed)
+            self.resumed = None
         self.checkpoint = save_checkpoint(self.run_dir, self.module, self.setup, self.state, extra)
         delete_old(self.run_dir, self.cfg.keep_checkpoints, self.state.best_checkpoint)
 
     def _resume(self) -> None:
         cfg = self.cfg
-        if cfg.resume_from is None:
-            if self.run_dir is not None and (found := whole_checkpoints(self.run_dir)):
+        folder = find_checkpoint(cfg.resume_from, self.run_dir) if cfg.resume_from is not None else None
+        if self.run_dir is not None:
+            if folder is not None and is_of_run(folder, self.run_dir):
+                self.resumed = folder
+            elif found := whole_checkpoints(self.run_dir):
                 raise CheckpointError(
                     f"{self.run_dir} holds checkpoints of an earlier run, up to {found[-1].name}. Go on with it "
                     "(resume_from='last'), or choose another run_dir."
                 )
-            return
-        folder = find_checkpoint(cfg.resume_from, self.run_dir)
         if folder is None:
             return
         self.state, random_states = load_checkpoint(folder, self.module, self.setup)

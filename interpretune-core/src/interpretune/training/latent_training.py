@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from attrs import frozen
@@ -58,6 +58,7 @@ class LatentTrainingModule(ITModule):
     """
 
     l1_coefficient: float = 1.0
+    passing_state: ClassVar[frozenset[str]] = frozenset({"_tallies"})
 
     def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(it_cfg, *args, **kwargs)

@@ -43,7 +43,7 @@ def metrics_stay_as_logged(bench: Bench) -> None:
 
 
 def _check_hook(module: Any) -> None:
-    """Call the hook as core does, and look at all that it was given."""
+    """Call the hook with what it could change, where core hands over copies that are read-only, and look at it."""
     metrics: dict[str, Any] = {name: torch.tensor(value, dtype=torch.float64) for name, value in VALUES.items()}
     metrics["a_number"], options = 2.5, dict(OPTIONS)
     given = dict(metrics)

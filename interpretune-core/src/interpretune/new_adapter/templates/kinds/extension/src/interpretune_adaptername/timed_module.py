@@ -14,6 +14,8 @@ class TimedModule(ITModule):
         step_seconds: Seconds of each call, by name of the step.
     """
 
+    passing_state = frozenset({"step_seconds"})  # no result depends on it, so that stores are found again
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.step_seconds: dict[str, list[float]] = {}
