@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from interpretune.testing import RULES, AdapterConformance, Bench, RuleBroken, RuleSkipped
 from interpretune.testing.rule import DOCUMENTATION, expect, rule
+from interpretune.testing.rules.release import ROUNDS, _growth
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,3 +122,11 @@ def test_rules_skip_what_they_are_not_about(made, bench):
 def test_a_rule_cannot_build_on_one_that_comes_later(made):
     with pytest.raises(ValueError, match="builds on one that is not checked before"):
         rule(after=["a-rule-of-the-future"])(len)
+
+
+def test_bounded_caches_of_tensors_are_let_go():
+    """Full ones keep as many as before; without a bound there are more with each batch."""
+    count = itertools.count()
+    bounded, unbounded = (functools.lru_cache(maxsize=size)(lambda n: torch.tensor(float(n))) for size in (16, None))
+    assert _growth({"a forward": lambda _: bounded(next(count))}) < ROUNDS
+    assert _growth({"a forward": lambda _: unbounded(next(count))}) == ROUNDS
