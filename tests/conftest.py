@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,6 +17,8 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
 
 import pytest
 
+import interpretune as it
+from tests.sessions import make_session
 from tests.tiny import save_tiny_model
 
 
@@ -43,6 +46,18 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny Llama with its tokenizer: padding on the right, with an id of its own."""
     folder = tmp_path_factory.mktemp("llama")
     return save_tiny_model(folder, "llama", padding_side="right", bos_is_pad=False)
+
+
+@pytest.fixture(scope="session")
+def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., it.ITSession]:
+    """``session_of(kind, stack, side)``: BOS and padding share an id in GPT-2's tokenizer, not in Llama's."""
+
+    @cache
+    def build(kind: str, stack: str, side: str) -> it.ITSession:
+        folder = tmp_path_factory.mktemp(f"{kind}-{stack}-{side}")
+        return make_session(folder, kind, stack, side, bos_is_pad=kind == "gpt2")
+
+    return build
 
 
 Install = Callable[..., Path]

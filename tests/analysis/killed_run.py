@@ -12,8 +12,8 @@ from typing import Any
 
 from interpretune.analysis import AnalysisRunner
 from interpretune.analysis.stored_run import StoredRun
-from tests.analysis.sessions import make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import make_session
+from tests.tiny_latents import RandomDictionary
 
 MODES = {"ablation": "ablation", "clean": "clean_no_sae"}
 

@@ -24,8 +24,8 @@ from interpretune.analysis import (
 from interpretune.errors import add_note
 from interpretune.plugins.stack import build_context
 from tests.analysis.recorded_hooks import HasItsOwnStep, by_command, by_runner, install_recorder
-from tests.analysis.sessions import N_ROWS, make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import N_ROWS, make_session
+from tests.tiny_latents import RandomDictionary
 
 NAMED = """
 record = []

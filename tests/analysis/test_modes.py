@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import interpretune as it
 from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, SaveCfg, run_analysis
-from tests.analysis.sessions import BATCH_SIZE, N_ROWS, STACKS, plain_model, unpadded_rows
-from tests.analysis.tiny_latents import RandomDictionary, ReferenceResult, activations_of, reference_of
+from tests.sessions import BATCH_SIZE, N_ROWS, STACKS, plain_model, unpadded_rows
+from tests.tiny_latents import RandomDictionary, ReferenceResult, activations_of, reference_of
 
 TOLERANCE = 1e-4
 LARGE = 0.1

@@ -26,9 +26,9 @@ from interpretune.analysis import (
 from interpretune.analysis.stored_run import StoredRun
 from interpretune.operations import operation
 from interpretune.store.fields import Field, Per
-from tests.analysis.sessions import BATCH_SIZE, N_ROWS, STACKS, make_session
-from tests.analysis.tiny_latents import RandomDictionary
 from tests.other_process import run_script
+from tests.sessions import BATCH_SIZE, N_ROWS, STACKS, make_session
+from tests.tiny_latents import RandomDictionary
 
 MODES = tuple(AnalysisMode)
 N_BATCHES = -(-N_ROWS // BATCH_SIZE)

@@ -24,8 +24,8 @@ from interpretune.analysis import (
     run_analysis,
     run_with_ctx,
 )
-from tests.analysis.sessions import STACKS, make_session, padded, unpadded_rows
-from tests.analysis.tiny_latents import RandomDictionary, activations_of
+from tests.sessions import STACKS, make_session, padded, unpadded_rows
+from tests.tiny_latents import RandomDictionary, activations_of
 
 LATENTS = [RandomDictionary("blocks.0.hook_resid_post", seed=1), RandomDictionary("blocks.2.hook_mlp_out", seed=2)]
 

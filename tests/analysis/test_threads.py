@@ -30,10 +30,10 @@ from interpretune.analysis import (
 )
 from interpretune.backends.interventions import generate_with_interventions, interventions_in_place
 from interpretune.replay import attribute, blocks_below_skipped, columns_only
-from tests.analysis.many_threads import WAIT, all_from_eight_threads, run_together, three_calls
-from tests.analysis.sessions import STACKS, make_session
-from tests.analysis.tiny_latents import RandomDictionary, activations_of
+from tests.many_threads import WAIT, all_from_eight_threads, run_together, three_calls
+from tests.sessions import STACKS, make_session
 from tests.tiny import tiny_gpt2, tiny_llama
+from tests.tiny_latents import RandomDictionary, activations_of
 
 MODELS = {"gpt2": tiny_gpt2, "llama": tiny_llama}
 PLACE = "layers.1.resid_post"

@@ -28,8 +28,8 @@ from interpretune.analysis import (
     plot_latent_effects,
     run_analysis,
 )
-from tests.analysis.sessions import ANSWERS
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import ANSWERS
+from tests.tiny_latents import RandomDictionary
 
 HOOK = "blocks.1.hook_resid_post.hook_sae_acts_post"
 SAYS_YES, HELPS, RARE = 3, 5, 7

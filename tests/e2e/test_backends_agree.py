@@ -30,7 +30,7 @@ from interpretune.analysis import (
     run_analysis,
     run_with_interventions,
 )
-from tests.analysis.sessions import make_session, padded, unpadded_rows
+from tests.sessions import make_session, padded, unpadded_rows
 
 saelens = pytest.importorskip("interpretune_saelens")
 

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisMode, run_analysis
-from tests.analysis.sessions import STACKS, make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import STACKS, make_session
 from tests.tiny import VOCABULARY, save_tiny_model
+from tests.tiny_latents import RandomDictionary
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "embedding.md"

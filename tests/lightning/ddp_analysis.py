@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisMode
 from interpretune_lightning import AnalysisCallback
-from tests.analysis.sessions import make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import make_session
+from tests.tiny_latents import RandomDictionary
 
 
 def analyse(folder: Path, devices: int, n_rows: int) -> tuple[Trainer, list[AnalysisCfg]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import CatMetric, MeanMetric
 
 import interpretune as it
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 
 SIZES = [(1, 3), (3, 2), (9, 1), (9, 4)]
 """Rows and rows of a batch."""

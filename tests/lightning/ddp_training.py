@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 import interpretune as it
-from tests.analysis.sessions import make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import make_session
+from tests.tiny_latents import RandomDictionary
 
 ROWS, BATCH_SIZE = 24, 4
 WHAT = ("model", "latents")

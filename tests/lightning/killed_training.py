@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import interpretune as it
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 
 
 def train(folder: Path, **options: Any) -> tuple[it.ITSession, it.LoopResult]:

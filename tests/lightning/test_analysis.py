@@ -15,10 +15,10 @@ from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, Anal
 from interpretune.analysis.runner import analysis_step, run_analysis_step
 from interpretune_lightning import AnalysisCallback
 from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
-from tests.analysis.sessions import STACKS, make_session, stack_options
-from tests.analysis.tiny_latents import RandomDictionary
 from tests.lightning.ddp_analysis import analyse
 from tests.other_process import one_thread, run_script
+from tests.sessions import STACKS, make_session, stack_options
+from tests.tiny_latents import RandomDictionary
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 

@@ -20,8 +20,8 @@ from tests.analysis.recorded_hooks import (
     by_runner,
     install_recorder,
 )
-from tests.analysis.sessions import BATCH_SIZE, N_ROWS, make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import BATCH_SIZE, N_ROWS, make_session
+from tests.tiny_latents import RandomDictionary
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 MODES = ("clean_no_sae", "ablation")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import interpretune as it
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 
 STACKS = {
     "none": ((), {}),

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 import interpretune as it
 from interpretune_lightning import finetuning_schedule
-from tests.analysis.sessions import make_session, stack_options
+from tests.sessions import make_session, stack_options
 
 PHASES = {
     0: {"params": [r"blocks\.2\.mlp\..*", r"ln_final\..*"], "max_transition_epoch": 1},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interpretune as it
-from tests.analysis.sessions import BATCH_SIZE, N_ROWS, make_session
+from tests.sessions import BATCH_SIZE, N_ROWS, make_session
 
 RECORDER = """
 logged = []

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import interpretune as it
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 
 
 @pytest.fixture(autouse=True)

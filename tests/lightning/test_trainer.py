@@ -16,8 +16,8 @@ from torch.nn import functional
 
 import interpretune as it
 from interpretune_lightning import Trainer as OurTrainer
-from tests.analysis.sessions import make_session
-from tests.analysis.tiny_latents import RandomDictionary
+from tests.sessions import make_session
+from tests.tiny_latents import RandomDictionary
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

@@ -22,8 +22,8 @@ from interpretune_saelens import (
 )
 from interpretune_saelens.loading import find_saes
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig
-from tests.analysis.sessions import make_session, padded, plain_model, unpadded_rows
-from tests.analysis.tiny_latents import last_logits, splice_hooks
+from tests.sessions import make_session, padded, plain_model, unpadded_rows
+from tests.tiny_latents import last_logits, splice_hooks
 
 PLACE = "blocks.1.hook_resid_post"
 

@@ -34,8 +34,8 @@ from interpretune.replay.gradients import attribute, latent_edges
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend
-from tests.analysis.ablated_rows import ATOL, active_rows, error_of, rows_of, worst_error
-from tests.analysis.tiny_architectures import WIDTH, backend_of, batch_of, dictionary, make_model
+from tests.replay.ablated_rows import ATOL, active_rows, error_of, rows_of, worst_error
+from tests.tiny_architectures import WIDTH, backend_of, batch_of, dictionary, make_model
 
 D_SAE = 40
 INPUTS = batch_of((9, 4, 12), "left")

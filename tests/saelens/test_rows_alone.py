@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interpretune.analysis import HuggingFaceBackend, LatentRows, ModelInputs, activation_name
 from interpretune_saelens.latent_model import SAELatentModel
-from tests.analysis.sessions import padded
+from tests.sessions import padded
 from tests.tiny import tiny_gpt2
 
 PLACE = "blocks.1.hook_resid_post"

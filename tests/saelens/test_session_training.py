@@ -28,8 +28,8 @@ import interpretune as it
 from interpretune import LatentModelError, TrainingError
 from interpretune.analysis import measure_latent_quality
 from interpretune_saelens import SAELensCustomConfig, SAELensFromDiskConfig, SAELensTrainConfig
-from tests.analysis.sessions import make_session, plain_model
-from tests.analysis.tiny_latents import hooked, unspliced
+from tests.sessions import make_session, plain_model
+from tests.tiny_latents import hooked, unspliced
 
 LOWER, PLACE = "blocks.0.hook_mlp_out", "blocks.1.hook_resid_post"
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-2}}

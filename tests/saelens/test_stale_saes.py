@@ -14,7 +14,7 @@ from torch import Tensor
 import interpretune as it
 from interpretune.analysis import AnalysisRunner
 from interpretune_saelens.latent_model import SAELatentModel
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 
 PLACE = "blocks.1.hook_resid_post"
 

@@ -20,8 +20,8 @@ from interpretune import ConfigurationError, HookPointError, LatentModelError
 from interpretune.analysis import AnalysisCfg, AnalysisMode, measure_latent_quality, run_analysis
 from interpretune_saelens import SAELensTrainConfig, training
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig
-from tests.analysis.sessions import make_session, plain_model
-from tests.analysis.tiny_latents import hooked, unspliced
+from tests.sessions import make_session, plain_model
+from tests.tiny_latents import hooked, unspliced
 
 PLACE, OTHER = "blocks.1.hook_resid_post", "blocks.2.attn.hook_z"
 

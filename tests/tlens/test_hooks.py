@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend
-from tests.analysis.tiny_architectures import batch_of, make_model
-from tests.analysis.tiny_latents import hooked
+from tests.tiny_architectures import batch_of, make_model
+from tests.tiny_latents import hooked
 
 NAME, ALIAS = "blocks.1.hook_out", "blocks.1.hook_resid_post"
 INPUTS = batch_of((9, 9), "left")

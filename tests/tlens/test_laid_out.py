@@ -20,8 +20,8 @@ from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, laid_out,
 from interpretune_tlens import replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
 from interpretune_tlens.laid_out import LaidOutWeights
-from tests.analysis.ablated_rows import ATOL, active_rows, worst_error
-from tests.analysis.tiny_architectures import batch_of, dictionary, make_model
+from tests.replay.ablated_rows import ATOL, active_rows, worst_error
+from tests.tiny_architectures import batch_of, dictionary, make_model
 
 PLACES = ("blocks.1.hook_resid_post", "blocks.3.hook_mlp_out")
 LOW = f"{PLACES[0]}.hook_sae_acts_post"

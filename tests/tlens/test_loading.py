@@ -26,9 +26,9 @@ from interpretune_tlens import (
     TLensGenerationConfig,
     loading,
 )
-from tests.analysis.sessions import make_session, padded, plain_model, unpadded_rows
-from tests.analysis.tiny_latents import last_logits, place_of
+from tests.sessions import make_session, padded, plain_model, unpadded_rows
 from tests.tiny import VOCABULARY
+from tests.tiny_latents import last_logits, place_of
 
 KINDS = ("gpt2", "llama")
 MLP_OUT = "blocks.1.hook_mlp_out"

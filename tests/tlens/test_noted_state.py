@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import interpretune as it
 from interpretune.analysis import AnalysisRunner
 from interpretune.analysis.identity import identify_model, identify_stack
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 
 
 class Part(nn.Module):

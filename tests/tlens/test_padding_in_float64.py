@@ -12,9 +12,9 @@ import interpretune as it
 from interpretune.analysis import AnalysisCfg, compute_correct, run_analysis
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend
-from tests.analysis.ablated_rows import worst_error
-from tests.analysis.sessions import make_session, plain_model, unpadded_rows
-from tests.analysis.tiny_architectures import batch_of, dictionary, make_model
+from tests.replay.ablated_rows import worst_error
+from tests.sessions import make_session, plain_model, unpadded_rows
+from tests.tiny_architectures import batch_of, dictionary, make_model
 
 RAGGED = (9, 4, 12, 1)
 PLACES = ("blocks.1.hook_resid_post", "blocks.3.hook_mlp_out")

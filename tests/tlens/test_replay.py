@@ -23,8 +23,8 @@ from interpretune.replay.gradients import attribute, latent_edges
 from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading, spared_work
 from interpretune_tlens import replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
-from tests.analysis.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, rows_of, worst_error
-from tests.analysis.tiny_architectures import (
+from tests.replay.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, rows_of, worst_error
+from tests.tiny_architectures import (
     BLOCKS,
     VOCABULARY,
     WIDTH,

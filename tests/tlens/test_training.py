@@ -25,7 +25,7 @@ import interpretune as it
 from interpretune import ModelLoadError
 from interpretune_tlens import ITLensFromPretrainedConfig, ITLensFromPretrainedNoProcessingConfig
 from interpretune_tlens.parameter_names import name_parameters
-from tests.analysis.sessions import make_session
+from tests.sessions import make_session
 from tests.tiny import VOCABULARY, save_tiny_model, tiny_gpt2, tiny_llama
 
 # peft asks transformers by an old name

@@ -1,0 +1,101 @@
+"""Rows of several latent models that are ablated in one call run the blocks above the highest one together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from interpretune.analysis import HuggingFaceBackend, LatentRows, Prefill, ablate, activation_name
+from interpretune.replay import Changes
+from tests.replay.ablated_rows import ATOL, active_rows, worst_error
+from tests.tiny_architectures import backend_of, batch_of, dictionary, make_model
+
+LENGTHS = (9, 4, 12, 1)
+LOW, MIDDLE, HIGH = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
+
+
+@pytest.fixture
+def backend() -> HuggingFaceBackend:
+    return backend_of(make_model("llama"), special=(7,))
+
+
+def prefilled(backend: HuggingFaceBackend, *places: str, **settings: Any) -> Prefill:
+    models = [dictionary(place, i, **settings) for i, place in enumerate(places)]
+    return backend.prefill(batch_of(LENGTHS, "left"), models, self_check=False)
+
+
+def rows_of_all(prefill: Prefill) -> LatentRows:
+    return LatentRows.joined([active_rows(prefill, activation_name(m)) for m in prefill.latent_models.values()])
+
+
+def runs_of_blocks(backend: HuggingFaceBackend, prefill: Prefill, rows: LatentRows, **options: Any) -> list[int]:
+    found: Counter[int] = Counter()
+    blocks = backend.model.model.layers  # type: ignore[union-attr]
+    handles = [
+        block.self_attn.register_forward_pre_hook(lambda *_, i=i: found.update([i]))
+        for i, block in enumerate(blocks)  # type: ignore[arg-type]
+    ]
+    ablate(prefill, rows, **options)
+    for handle in handles:
+        handle.remove()
+    return [found[i] for i in range(len(blocks))]  # type: ignore[arg-type]
+
+
+def test_rows_that_write_the_residual_stream_join(backend: HuggingFaceBackend) -> None:
+    prefill = prefilled(backend, LOW, MIDDLE, HIGH)
+    assert runs_of_blocks(backend, prefill, rows_of_all(prefill)) == [0, 1, 1, 1]
+    assert worst_error(prefill) < ATOL
+
+
+def test_rows_of_what_stands_in_a_block_or_after_the_last_one_run_alone(backend: HuggingFaceBackend) -> None:
+    prefill = prefilled(backend, LOW, "blocks.1.hook_mlp_out", HIGH, "blocks.3.hook_resid_post")
+    assert runs_of_blocks(backend, prefill, rows_of_all(prefill)) == [0, 2, 2, 2]
+    assert worst_error(prefill) < ATOL
+
+
+def test_decoders_that_are_not_linear_run_alone(backend: HuggingFaceBackend) -> None:
+    prefill = prefilled(backend, LOW, HIGH, linear=False)
+    assert runs_of_blocks(backend, prefill, rows_of_all(prefill)) == [1, 1, 2, 2]
+    assert worst_error(prefill) < ATOL
+
+
+def test_a_budget_of_rows_holds_for_what_has_joined(backend: HuggingFaceBackend) -> None:
+    prefill = prefilled(backend, LOW, HIGH)
+    rows, seen = rows_of_all(prefill), []
+    handle = backend.model.model.layers[3].mlp.register_forward_hook(  # type: ignore[union-attr,index]
+        lambda _, __, output: seen.append(len(output))
+    )
+    ablate(prefill, rows, row_budget=5)
+    handle.remove()
+    changing = sum(int((latents > 0).sum()) for latents in prefill.latents.values())
+    assert sum(seen) == changing
+    assert max(seen) == 5
+
+
+def test_the_order_of_latent_models_and_of_rows_does_not_matter(backend: HuggingFaceBackend) -> None:
+    prefill = prefilled(backend, HIGH, LOW, MIDDLE)
+    rows = rows_of_all(prefill)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ablate(prefill, rows.select(order)), ablate(prefill, rows)[order], rtol=0, atol=ATOL)
+    assert worst_error(prefill) < ATOL
+
+
+def test_joined_rows_keep_what_each_sets() -> None:
+    one = LatentRows.single("a", torch.tensor([[0, 3], [1, 4]]), 2.0)
+    other = LatentRows(
+        torch.tensor([1]),
+        {
+            "b": Changes(torch.tensor([0, 0]), torch.tensor([5, 6]), torch.tensor([0.5, 0.25])),
+            "a": Changes(torch.tensor([0]), torch.tensor([7]), torch.tensor([1.0])),
+        },
+    )
+    joined = LatentRows.joined([one, other])
+    assert joined.points.tolist() == [0, 1, 1]
+    found = {
+        name: list(zip(item.rows.tolist(), item.latents.tolist(), item.values.tolist(), strict=True))
+        for name, item in joined.changes.items()
+    }
+    assert found == {"a": [(0, 3, 2.0), (1, 4, 2.0), (2, 7, 1.0)], "b": [(2, 5, 0.5), (2, 6, 0.25)]}
