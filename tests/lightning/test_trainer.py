@@ -81,8 +81,15 @@ def test_fit_validate_test_and_predict_take_the_session(make, trainer_of, initia
     assert torch.cat([each["predictions"] for each in predictions]).shape == (7,)
 
 
+class Calls(list):
+    """A record, which what is prepared does not depend on."""
+
+    def identity(self):
+        return None
+
+
 def test_data_is_prepared_once_by_trainer_and_session_together(make, trainer_of, monkeypatch):
-    prepared = []
+    prepared = Calls()
     original = it.ITDataModule.prepare_data
     monkeypatch.setattr(
         it.ITDataModule, "prepare_data", lambda self, model=None: (prepared.append(model), original(self, model))
