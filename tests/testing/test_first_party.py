@@ -1,19 +1,14 @@
-"""The adapters of this repository keep every rule of the kit."""
+"""The adapters of this repository keep every rule of the kit; for core see the test of ``interpretune doctor``."""
 
 from __future__ import annotations
 
 import pytest
 
 from interpretune.testing import AdapterConformance
-from interpretune.testing.core_conformance import CoreConformance
 
 lightning = pytest.importorskip("interpretune_lightning.conformance")
 saelens = pytest.importorskip("interpretune_saelens.conformance")
 tlens = pytest.importorskip("interpretune_tlens.conformance")
-
-
-class TestCore(CoreConformance):
-    pass
 
 
 class TestBridge(tlens.TransformerLensConformance):
