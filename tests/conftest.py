@@ -60,6 +60,36 @@ def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., it.ITS
     return build
 
 
+class Training:
+    """SAELens's training, which may be forbidden."""
+
+    def __init__(self) -> None:
+        self.forbidden = False
+
+    def identity(self) -> None:
+        """No SAE depends on it."""
+
+
+@pytest.fixture
+def no_more_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Once called, training an SAE is an error."""
+    from sae_lens import SAETrainer
+
+    training, inner = Training(), SAETrainer.fit
+
+    def fit(*given: Any) -> Any:
+        if training.forbidden:
+            raise AssertionError("trained again")
+        return inner(*given)
+
+    monkeypatch.setattr(SAETrainer, "fit", fit)
+
+    def forbid() -> None:
+        training.forbidden = True
+
+    return forbid
+
+
 Install = Callable[..., Path]
 
 

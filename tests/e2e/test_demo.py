@@ -79,14 +79,10 @@ def test_an_answer_that_is_not_there_is_refused_at_once(tiny_demo, tmp_path, cap
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, tmp_path, capsys, monkeypatch):
+def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, tmp_path, capsys, no_more_training):
     assert main(tiny_demo) == 0
     first = json.loads(capsys.readouterr().out)
-
-    def refuse(*_args, **_kwargs):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr("interpretune_saelens.training.SAETrainer", refuse)
+    no_more_training()
     assert main([*tiny_demo, "--towards", "No"]) == 0
     printed = capsys.readouterr()
     assert "Effects towards 'No'" in printed.err

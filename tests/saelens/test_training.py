@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sae_lens import SAETrainer
 from torch import Tensor
 
 import interpretune as it
@@ -66,33 +65,6 @@ def recipe(hook: str = PLACE, **settings: Any) -> SAELensTrainConfig:
 def cached(folder: Path) -> list[Path]:
     """Folders in the cache, hidden ones included, locks left out."""
     return sorted(path for path in (folder / "saes").glob("*") if path.suffix != ".lock")
-
-
-class Training:
-    """SAELens's training, which may be forbidden."""
-
-    def __init__(self) -> None:
-        self.forbidden = False
-
-    def identity(self) -> None:
-        """No SAE depends on it."""
-
-
-@pytest.fixture
-def no_more_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    training, inner = Training(), SAETrainer.fit
-
-    def fit(*given: Any) -> Any:
-        if training.forbidden:
-            raise AssertionError("trained again")
-        return inner(*given)
-
-    monkeypatch.setattr(SAETrainer, "fit", fit)
-
-    def forbid() -> None:
-        training.forbidden = True
-
-    return forbid
 
 
 def weights_of(session: it.ITSession) -> list[Tensor]:
