@@ -67,7 +67,8 @@ def test_reports_say_the_noise_that_was_measured(tmp_path: Path, stack: str, mod
     session = make_session(tmp_path, "llama", stack, latent_models=[RandomDictionary(PLACES[0], seed=1)])
     cache = run_analysis(**session, analysis_cfg=AnalysisCfg(mode=mode))
     measured = [float(item) for item in cache.effect_noise]
-    assert all(1e-8 < item < 1e-3 for item in measured[:3])
+    assert 1e-8 < measured[0] < 1e-3
+    assert set(measured[1:]) == {0.0}  # in 16 bits some later batches are measured, too
     metrics = calculate_latent_metrics(cache, run_name="ablation")
     assert metrics.effect_noise == max(measured)
     line = f"rounding alone changes an effect by about {max(measured):.2g} logits"
@@ -80,7 +81,7 @@ def test_a_store_keeps_the_noise(tmp_path: Path) -> None:
     session = make_session(tmp_path, "llama", latent_models=[RandomDictionary(PLACES[0], seed=1)])
     (store,) = AnalysisRunner(**session, root=tmp_path / "stores").run({"ablation": AnalysisMode.ablation}).values()
     cache = AnalysisCache.of(store)
-    assert [float(item) > 0 for item in cache.effect_noise] == [True, True, True]
+    assert [float(item) > 0 for item in cache.effect_noise] == [True, False, False]
     assert calculate_latent_metrics(cache).effect_noise == max(map(float, cache.effect_noise))
 
 
