@@ -17,10 +17,10 @@ from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
 from interpretune.activations.finite import rows_named
-from interpretune.analysis import plan_of
 from interpretune.analysis.analysed_batch import analyse_batch
 from interpretune.analysis.finite_results import check_results
 from interpretune.analysis.identity import count_examples, identify_batch, identify_data
+from interpretune.analysis.mode_plans import plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.runner import ANALYSIS_STEP

@@ -220,7 +220,7 @@ def gradients_of_alive(
 @operation(writes=EFFECT_NOISE, needs={"splice", "latent_models"})
 def noise_of_effects(module: ITModule, clean: Prefill, orig_labels: Tensor, batch_idx: int) -> float:
     """Standard deviation of an effect by rounding, measured in the first batch; in 16 bits in some later ones, too."""
-    if not is_measured(batch_idx) or (batch_idx > 0 and clean.logits.element_size() > 2):
+    if not is_measured(batch_idx, clean.logits.dtype):
         return 0.0
     return measure_noise(
         clean,

@@ -30,9 +30,14 @@ SMALL = 0.1
 """Noise is small where it is at most this share of the largest effect on one example."""
 
 
-def is_measured(batch_idx: int) -> bool:
-    """Whether the noise is measured in a batch: the first, the second, the third, the fifth, the ninth, and so on."""
-    return batch_idx & (batch_idx - 1) == 0
+def is_measured(batch_idx: int, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether the noise is measured in a batch: the first, and in 16 bits the second, third, fifth, ninth, and so on.
+
+    Args:
+        batch_idx: Index in the split.
+        dtype: Of the logits. Where it has more than 16 bits the noise is small, and one measurement says so.
+    """
+    return batch_idx & (batch_idx - 1) == 0 and (batch_idx == 0 or dtype.itemsize <= 2)
 
 
 @torch.no_grad()
