@@ -17,8 +17,8 @@ import torch
 from interpretune.errors import StoreError
 from interpretune.sharing import Limits, load_store
 from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.batch_notes import METADATA
 from interpretune.store.fields import Field
-from interpretune.store.notes import METADATA
 from tests.store.damage import change_manifest, forge_digests
 
 ROWS = 4_000_000

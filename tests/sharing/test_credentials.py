@@ -24,8 +24,8 @@ from interpretune.analysis import (
 from interpretune.cli.main import main
 from interpretune.operations import operation
 from interpretune.store import Manifest
-from interpretune.store.disk import MANIFEST
 from interpretune.store.fields import Field
+from interpretune.store.folder import MANIFEST
 from interpretune.system.credentials import HIDDEN, names_a_credential, text_without_credentials, without_credentials
 from tests.sessions import make_session
 from tests.tiny_latents import RandomDictionary

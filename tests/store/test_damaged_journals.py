@@ -16,10 +16,10 @@ import torch
 from interpretune.errors import StoreError
 from interpretune.sharing import load_store
 from interpretune.store import AnalysisStore, StoreWriter
-from interpretune.store.declared import check_fields
-from interpretune.store.journal_file import MARK, _digest, parse_journal
+from interpretune.store.batch_notes import METADATA
+from interpretune.store.fields import check_fields
+from interpretune.store.journal import MARK, _digest, parse_journal
 from interpretune.store.manifest import Manifest
-from interpretune.store.notes import METADATA
 from interpretune.store.values import LatentValues
 from tests.store.damage import DAMAGES, change_manifest
 from tests.store.synthetic import (

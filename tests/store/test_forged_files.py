@@ -11,8 +11,8 @@ import pytest
 
 from interpretune.errors import StoreError
 from interpretune.store import AnalysisStore
-from interpretune.store.declared import check_fields
-from interpretune.store.journal_file import MARK, _digest, parse_journal
+from interpretune.store.fields import check_fields
+from interpretune.store.journal import MARK, _digest, parse_journal
 from tests.store.damage import forge_digests
 from tests.store.synthetic import FIELDS, N_BATCHES, interrupt, sealed, write, writer_of
 

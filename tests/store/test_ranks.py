@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from benchmarks.soak_store import forking
 from interpretune.errors import StoreBusyError, StoreError
-from interpretune.store import AnalysisStore, disk, journal, sealing
+from interpretune.store import AnalysisStore, journal, sealing
+from interpretune.store import folder as store_folder
 from interpretune.store.contents import Contents
 from interpretune.store.manifest import Manifest
 from tests.store.damage import flip_bit
@@ -155,7 +156,7 @@ def test_a_rank_that_starts_while_another_tidies_up(tmp_path: Path, monkeypatch:
     @contextlib.contextmanager
     def arriving(folder: Path) -> Iterator[None]:
         arrived.set()
-        with disk.holding_manifest(folder):
+        with store_folder.holding_manifest(folder):
             yield
 
     monkeypatch.setattr(journal.Journal, "recover", slow)
@@ -220,12 +221,12 @@ def test_the_manifest_is_held_by_one_thread_again_and_again(tmp_path: Path) -> N
     inside, done = threading.Event(), threading.Event()
 
     def other() -> None:
-        with disk.holding_manifest(tmp_path):
+        with store_folder.holding_manifest(tmp_path):
             inside.set()
         done.set()
 
     thread = threading.Thread(target=other)
-    with disk.holding_manifest(tmp_path), disk.holding_manifest(tmp_path):
+    with store_folder.holding_manifest(tmp_path), store_folder.holding_manifest(tmp_path):
         thread.start()
         with pytest.raises(Timeout):
             FileLock(tmp_path / "locks" / "manifest.lock", timeout=0).acquire()

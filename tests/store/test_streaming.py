@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from interpretune.store import AnalysisStore, StoreWriter, pieces
+from interpretune.store import AnalysisStore, StoreWriter, shards
 from interpretune.store.fields import Field, Per
 from interpretune.store.values import LatentValues
 
@@ -57,7 +57,7 @@ def go_through(batches: Iterator[Any]) -> None:
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several row groups in each shard."""
-    monkeypatch.setattr(pieces, "GROUP_ROWS", 64)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 64)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_row_groups_of_ranks_are_read_once_each(tmp_path: Path, monkeypatch: pyt
     write(tmp_path, 96, world_size=3)
     store = AnalysisStore.open(tmp_path)
     seen = []
-    read = pieces.ShardPiece.read
+    read = shards.ShardPiece.read
 
-    def count(piece: pieces.ShardPiece, group: int, *arguments: Any) -> pa.RecordBatch:
+    def count(piece: shards.ShardPiece, group: int, *arguments: Any) -> pa.RecordBatch:
         seen.append((piece.name, group))
         return read(piece, group, *arguments)
 
-    monkeypatch.setattr(pieces.ShardPiece, "read", count)
+    monkeypatch.setattr(shards.ShardPiece, "read", count)
     assert [batch.index for batch in store.batches()] == list(range(96))
     assert len(seen) == len(set(seen)) == 96 * 8 // 64
 

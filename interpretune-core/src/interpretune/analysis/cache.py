@@ -34,9 +34,9 @@ from interpretune.operations.latent_analyses import (
 )
 from interpretune.operations.operation import SOURCES
 from interpretune.store import AnalysisStore, StoredBatch, StoreWriter
-from interpretune.store.batch_sequence import BatchSequence
-from interpretune.store.disk import MANIFEST
 from interpretune.store.fields import Field, Per
+from interpretune.store.folder import MANIFEST
+from interpretune.store.store import BatchSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

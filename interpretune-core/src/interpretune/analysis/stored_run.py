@@ -29,11 +29,11 @@ from interpretune.errors import NotReusedWarning, StoreBusyError
 from interpretune.hashing.content_hash import WHAT_TO_DO
 from interpretune.operations import Plan, run_summaries
 from interpretune.store import AnalysisStore, Manifest, StoreWriter
-from interpretune.store.batch_sequence import BatchSequence
 from interpretune.store.contents import batches_there
-from interpretune.store.disk import MANIFEST
 from interpretune.store.fields import Per
+from interpretune.store.folder import MANIFEST
 from interpretune.store.sealing import move_journals
+from interpretune.store.store import BatchSequence
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from interpretune.errors import StoreError
-from interpretune.store.disk import JOURNAL, MANIFEST, MANIFEST_BYTES, SHARDS, TABLES
+from interpretune.store.folder import JOURNAL, MANIFEST, MANIFEST_BYTES, SHARDS, TABLES
 from interpretune.store.manifest import Manifest
 
 __all__ = [

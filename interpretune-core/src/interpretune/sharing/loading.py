@@ -18,10 +18,9 @@ from interpretune.sharing.places import place_of
 from interpretune.sharing.remote import RemotePlace
 from interpretune.sharing.staging import copy_plain, move_into, partial_folder, writing
 from interpretune.store import AnalysisStore
-from interpretune.store.contents import Contents
-from interpretune.store.disk import read_refused, remove
+from interpretune.store.contents import Contents, forget_shards
+from interpretune.store.folder import read_refused, remove
 from interpretune.store.manifest import Manifest
-from interpretune.store.mending import forget_shards
 from interpretune.system.cache_folder import cache_root
 from interpretune.system.plain_files import file_sha256, open_plain, read_plain
 

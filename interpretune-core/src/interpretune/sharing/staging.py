@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from interpretune.errors import StoreError
-from interpretune.store.disk import read_refused
+from interpretune.store.folder import read_refused
 from interpretune.system.plain_files import open_plain
 
 

@@ -1,8 +1,7 @@
-from .entries import ShardEntry, TableEntry
-from .manifest import Manifest
-from .migrations import SCHEMA_VERSION
+from .manifest import SCHEMA_VERSION, Manifest
+from .manifest_parts import ShardEntry, TableEntry
 from .store import AnalysisStore
-from .stored_batch import StoredBatch
+from .values import StoredBatch
 from .writer import StoreWriter
 
 __all__ = [

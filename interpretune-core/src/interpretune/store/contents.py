@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from interpretune.errors import StoreError
-from interpretune.store.declared import check_fields
-from interpretune.store.disk import read_refused
-from interpretune.store.entries import ShardEntry
-from interpretune.store.fields import Field
-from interpretune.store.journal_file import journal_files, parse_journal, read_bytes
+from interpretune.store.batch_notes import Notes, merge_widths
+from interpretune.store.fields import Field, check_fields
+from interpretune.store.folder import holding_manifest, read_refused, remove, shard_number
+from interpretune.store.journal import journal_files, parse_journal, read_bytes
 from interpretune.store.manifest import Manifest
-from interpretune.store.notes import Notes, merge_widths
-from interpretune.store.pieces import MemoryPiece, Piece, ShardPiece
+from interpretune.store.manifest_parts import ShardEntry
 from interpretune.store.rows import Rows
+from interpretune.store.shards import MemoryPiece, Piece, ShardPiece
 
 
 @frozen(eq=False)
@@ -253,3 +253,40 @@ def _shard(folder: Path, entry: ShardEntry, *, check: bool) -> ShardPiece | Dama
     except StoreError as error:
         return Damage(folder / entry.file, entry, error)
     return piece
+
+
+def mended_contents(folder: Path) -> Contents:
+    """What a writer finds in a store: damaged shards are taken out of an unfinished one, and a warning names each file.
+
+    Journal files stay: each rank removes its own when it starts.
+
+    Raises:
+        StoreError: The store is none, the manifest cannot be written, or a file not removed.
+    """
+    contents = Contents.of_folder(folder, leave_out_damaged=True)
+    if any(item.shard is not None for item in contents.damaged):
+        with holding_manifest(folder):  # looked at again: another rank may have mended it, and gone on, meanwhile
+            contents = Contents.of_folder(folder, leave_out_damaged=True)
+            forget_shards(folder, contents.damaged)
+    for item in contents.damaged:
+        warnings.warn(f"{item}: {item.batches} will be run again.", stacklevel=4)
+    return contents
+
+
+def forget_shards(folder: Path, damaged: Sequence[Damage]) -> None:
+    """Take damaged shards out of an unfinished store whose manifest is held, or that nobody else knows.
+
+    No later shard gets the number of one of them.
+
+    Raises:
+        StoreError: The manifest cannot be written, or a file not removed.
+    """
+    lost = {item.shard for item in damaged if item.shard is not None}
+    if not lost:
+        return
+    manifest = Manifest.read(folder)
+    kept = tuple(entry for entry in manifest.shards if entry not in lost)
+    above = max(shard_number(entry.file) for entry in lost) + 1
+    evolve(manifest, shards=kept, next_shard=max(manifest.next_shard, above)).write(folder)
+    for entry in lost:
+        remove(folder / entry.file)

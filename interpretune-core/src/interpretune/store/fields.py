@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any
 
 import torch
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
-from interpretune.errors import ConfigurationError
+from interpretune.errors import ConfigurationError, StoreError
 
 TORCH_DTYPES = {
     name: getattr(torch, name)
@@ -75,3 +76,41 @@ class Field:
     def __str__(self) -> str:
         axes = "".join(f" x {axis}" for axis in self.shape)
         return f"{self.name}: {self.dtype}{'[]' if self.ragged else ''} per {self.per}{axes}"
+
+
+RESERVED = {"example", "batch", "latents", "hook", "latent"}
+"""Columns that every store has."""
+
+
+def check_fields(fields: Sequence[Field]) -> dict[str, Field]:
+    """Fields by name.
+
+    Raises:
+        StoreError: One cannot be stored, or two have one name.
+    """
+    by_name: dict[str, Field] = {}
+    for item in fields:
+        if item.name in by_name or item.name in RESERVED:
+            reason = "it is declared twice" if item.name in by_name else "the store uses that name itself"
+        elif not item.stored:
+            reason = "objects live in memory only"
+        elif item.per is Per.latent and (item.ragged or item.dtype == "string"):
+            reason = "values of latents are tensors of fixed sizes"
+        elif item.dtype == "string" and item.shape:
+            reason = "text has no axes; use ragged for lists of texts"
+        else:
+            by_name[item.name] = item
+            continue
+        raise StoreError(f"The field {item} cannot be stored: {reason}.")
+    return by_name
+
+
+def describe(items: Iterable[Field]) -> str:
+    """Fields in words, one after the other."""
+    return "; ".join(map(str, items)) or "none"
+
+
+def same_fields(one: Iterable[Field], other: Iterable[Field]) -> bool:
+    """Whether two runs store the same, however they word it."""
+    ours, theirs = ([evolve(item, about="") for item in items] for items in (one, other))
+    return ours == theirs

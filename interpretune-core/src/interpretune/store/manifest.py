@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from attrs import field, frozen
 
 from interpretune.errors import StoreError
-from interpretune.store.declared import check_fields
-from interpretune.store.disk import MANIFEST, MANIFEST_BYTES, whole_file
-from interpretune.store.entries import ShardEntry, TableEntry
-from interpretune.store.fields import Field
-from interpretune.store.manifest_reading import (
+from interpretune.store.fields import Field, check_fields
+from interpretune.store.folder import MANIFEST, MANIFEST_BYTES, whole_file
+from interpretune.store.manifest_parts import (
+    ShardEntry,
+    TableEntry,
     check_unlike,
     listed,
     number,
@@ -28,9 +28,44 @@ from interpretune.store.manifest_reading import (
     text_of,
     truth,
 )
-from interpretune.store.migrations import SCHEMA_VERSION, migrate
 from interpretune.system.credentials import text_without_credentials, without_credentials
 from interpretune.system.plain_files import read_plain
+
+SCHEMA_VERSION = 2
+"""Version of the layout that this package writes. Version 1 had neither ragged fields of their own nor ``about``."""
+
+
+def _from_1(found: dict[str, Any]) -> dict[str, Any]:
+    """Raggedness stood in the dtype as ``int64[]``; what the results are of stood in ``config``; tables were loose."""
+    fields = [
+        {
+            "name": item["name"],
+            "dtype": item["dtype"].removesuffix("[]"),
+            "per": item["per"],
+            "shape": item["shape"],
+            "ragged": item["dtype"].endswith("[]"),
+            "about": "",
+        }
+        for item in found["fields"]
+    ]
+    kept = {name: value for name, value in found.items() if name not in ("config", "fields")}
+    return {**kept, "schema_version": 2, "fields": fields, "about": {"config": found.get("config", {})}, "tables": []}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""For each older version what makes the next version of its manifest."""
+
+
+def migrate(found: dict[str, Any]) -> dict[str, Any]:
+    """The same manifest in the current version; files are left as they are.
+
+    Raises:
+        KeyError: It lacks something that its version has, or is of a version that never was.
+    """
+    while found["schema_version"] != SCHEMA_VERSION:
+        found = MIGRATIONS[found["schema_version"]](found)
+    return found
+
 
 FORMAT = "interpretune-store"
 DISTRIBUTION = "interpretune-core"

@@ -1,21 +1,18 @@
-"""The end of a run: one manifest for the shards of all ranks, and tables of the whole run."""
+"""The end of a run: one manifest for the shards of all ranks, and whether all files are as it lists them."""
 
 from __future__ import annotations
 
-from operator import attrgetter
+from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
 from attrs import evolve
 
 from interpretune.errors import StoreError
 from interpretune.store.contents import Contents
-from interpretune.store.disk import hold_rank, holding_manifest, read_refused, remove
-from interpretune.store.files import check_files, write_table
-from interpretune.store.journal import Journal, shard_files
-from interpretune.store.journal_file import journal_files
+from interpretune.store.folder import TABLES, hold_rank, holding_manifest, read_refused, remove
+from interpretune.store.journal import Journal, journal_files, shard_files
 from interpretune.store.manifest import Manifest
-from interpretune.store.pieces import ShardPiece
+from interpretune.store.shards import CheckedFile, ShardPiece
 
 
 def seal(folder: Path) -> None:
@@ -48,17 +45,27 @@ def seal(folder: Path) -> None:
         complete.write(folder)
 
 
-def put_table(folder: Path, name: str, table: pa.Table) -> None:
-    """Write a table into a store, and into its manifest.
+def check_files(folder: Path, manifest: Manifest, shards: Sequence[ShardPiece]) -> None:
+    """Compare all files of a store, but the journal, with its manifest.
 
     Raises:
-        StoreError: It cannot be written.
+        StoreError: A file was changed, is missing, or does not belong there.
     """
-    with holding_manifest(folder):
-        entry = write_table(folder, name, table)
-        manifest = Manifest.read(folder)
-        others = (item for item in manifest.tables if item.file != entry.file)
-        evolve(manifest, tables=tuple(sorted((*others, entry), key=attrgetter("file")))).write(folder)
+    listed = {folder / file for file in manifest.files}
+    there = {*shard_files(folder), *(folder / TABLES).glob("*.parquet")}
+    for path in sorted(there - listed) if manifest.complete else ():  # else its writer is about to list it
+        raise read_refused(path, ValueError("the manifest does not list it"))
+    for shard in shards:
+        shard.check()
+    for entry in manifest.tables:
+        _check(CheckedFile(folder / entry.file, entry.sha256))
+
+
+def _check(file: CheckedFile) -> None:
+    try:
+        file.check()
+    except (OSError, ValueError) as error:
+        raise read_refused(file.path, error) from error
 
 
 def move_journals(folder: Path) -> None:

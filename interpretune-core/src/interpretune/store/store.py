@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,13 @@ import pyarrow as pa
 from interpretune.errors import StoreError
 from interpretune.store.contents import Contents
 from interpretune.store.fields import Field
-from interpretune.store.files import check_files, read_tables, unfolded_tables
 from interpretune.store.latents import HOOK, LATENT, LATENTS
 from interpretune.store.manifest import Manifest
-from interpretune.store.pieces import MemoryPiece, ShardPiece
 from interpretune.store.rows import EXAMPLE, Rows, Selection
-from interpretune.store.stored_batch import StoredBatch
+from interpretune.store.sealing import check_files
+from interpretune.store.shards import MemoryPiece, ShardPiece
+from interpretune.store.tables import read_tables, unfolded_tables
+from interpretune.store.values import StoredBatch
 
 Groups = OrderedDict[tuple[int, int, Selection], pa.RecordBatch]
 """Row groups in memory, by piece, group and columns; the one used last at the end."""
@@ -251,3 +253,40 @@ class AnalysisStore:
             for group in range(len(piece.groups)):
                 rows = piece.read(group, selection, self._contents.hooks)
                 yield pa.RecordBatch.from_arrays([rows.column(name) for name in schema.names], schema=schema)
+
+
+T = TypeVar("T")
+
+
+class BatchSequence(Sequence[T], Generic[T]):
+    """Something of each batch of a store, in order; memory holds one batch at a time."""
+
+    def __init__(self, store: AnalysisStore | None, fields: Sequence[str], make: Callable[[StoredBatch], T]) -> None:
+        """Look at a store.
+
+        Args:
+            store: None: there are no batches.
+            fields: Which fields are read.
+            make: Makes the entry of a batch.
+        """
+        self._store, self._fields, self._make = store, list(fields), make
+
+    def __len__(self) -> int:
+        return 0 if self._store is None else self._store.n_batches
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self._store is None or not -len(self) <= index < len(self):
+            raise IndexError(f"There is no batch {index}; there are {len(self)}.")
+        return self._make(self._store.batch(self._store.batch_indices[index], self._fields))
+
+    def __iter__(self) -> Iterator[T]:
+        if self._store is not None:
+            yield from map(self._make, self._store.batches(self._fields))

@@ -6,31 +6,104 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from attrs import evolve
 
 from interpretune.errors import StoreError
-from interpretune.store.beginning import begin_or_go_on
-from interpretune.store.contents import Contents, batches_there
-from interpretune.store.declared import check_fields
-from interpretune.store.disk import (
+from interpretune.store.batch_notes import Notes
+from interpretune.store.contents import Contents, batches_there, mended_contents
+from interpretune.store.fields import Field, Per, check_fields, describe, same_fields
+from interpretune.store.folder import (
+    MANIFEST,
     TABLES,
     check_name,
+    check_nobody_writes,
     hold_rank,
     holding_manifest,
     make_folders,
     remove_partials,
 )
-from interpretune.store.fields import Field, Per
 from interpretune.store.journal import ROWS_PER_SHARD, Journal
 from interpretune.store.manifest import Manifest
-from interpretune.store.mending import mended_contents
 from interpretune.store.rows import Rows
-from interpretune.store.sealing import put_table, seal
-from interpretune.store.sink import MemorySink, Sink
+from interpretune.store.sealing import seal
+from interpretune.store.shards import MemoryPiece
 from interpretune.store.store import AnalysisStore
+from interpretune.store.tables import put_table
+
+
+class Sink(Protocol):
+    """Takes the rows of batches."""
+
+    def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
+        """Keep a batch, whole or not at all."""
+
+    def roll_if_due(self) -> None:
+        """Make one piece of many batches, where there are enough."""
+
+    def roll(self) -> None:
+        """Make one piece of many batches."""
+
+    def release(self) -> None:
+        """Let others write."""
+
+
+class MemorySink:
+    """Adds batches to a store in memory, where there is nothing to tidy up."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+
+    def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
+        """Keep a batch."""
+        self._contents.add(MemoryPiece(f"batch {notes.index[0]}", rows, notes))
+
+    def roll_if_due(self) -> None:
+        """Nothing."""
+
+    def roll(self) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+def begin_or_go_on(folder: Path, wanted: Manifest) -> None:
+    """See that the store has the right manifest; the caller holds it.
+
+    Raises:
+        StoreError: The store is of another run.
+        StoreBusyError: It is being written by another number of processes, which would do the same batches.
+    """
+    if not (folder / MANIFEST).exists():
+        wanted.write(folder)
+        return
+    found = Manifest.read(folder)
+    _check_same_run(found, wanted, folder)
+    if found.world_size != wanted.world_size and not found.complete:
+        check_nobody_writes(folder)
+        evolve(found, world_size=wanted.world_size).write(folder)
+
+
+def _check_same_run(found: Manifest, wanted: Manifest, folder: Path) -> None:
+    remedy = "Choose another folder, or remove this one to begin anew."
+    if found.key != wanted.key:
+        raise StoreError(
+            f"The store {folder} belongs to another run: its key is {found.key[:12]}..., and that of what is to be "
+            f"written is {wanted.key[:12]}.... {remedy}"
+        )
+    if not same_fields(found.fields, wanted.fields):
+        raise StoreError(
+            f"The store {folder} has other fields: {describe(found.fields)}. To be written are: "
+            f"{describe(wanted.fields)}. {remedy}"
+        )
+    if found.n_batches != wanted.n_batches and not (found.complete and wanted.n_batches is None):
+        raise StoreError(
+            f"The store {folder} is of a run of {found.n_batches} batches, and {wanted.n_batches} are to be written. "
+            f"{remedy}"
+        )
 
 
 class StoreWriter:

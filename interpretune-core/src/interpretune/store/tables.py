@@ -1,44 +1,20 @@
-"""Files of a store: its tables, and whether all of it is as it was written."""
+"""Tables of a whole run: a Parquet file each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from attrs import evolve
 
-from interpretune.store.checked_file import CheckedFile, HashedFile
-from interpretune.store.disk import TABLES, check_name, read_refused, whole_file
-from interpretune.store.entries import TableEntry
-from interpretune.store.journal import shard_files
+from interpretune.store.folder import TABLES, check_name, holding_manifest, read_refused, whole_file
 from interpretune.store.manifest import Manifest
-from interpretune.store.pieces import UNREADABLE, ShardPiece
-from interpretune.store.unfolding import unfolded_bytes
-
-
-def check_files(folder: Path, manifest: Manifest, shards: Sequence[ShardPiece]) -> None:
-    """Compare all files of a store, but the journal, with its manifest.
-
-    Raises:
-        StoreError: A file was changed, is missing, or does not belong there.
-    """
-    listed = {folder / file for file in manifest.files}
-    there = {*shard_files(folder), *(folder / TABLES).glob("*.parquet")}
-    for path in sorted(there - listed) if manifest.complete else ():  # else its writer is about to list it
-        raise read_refused(path, ValueError("the manifest does not list it"))
-    for shard in shards:
-        shard.check()
-    for entry in manifest.tables:
-        _check(CheckedFile(folder / entry.file, entry.sha256))
-
-
-def _check(file: CheckedFile) -> None:
-    try:
-        file.check()
-    except (OSError, ValueError) as error:
-        raise read_refused(file.path, error) from error
+from interpretune.store.manifest_parts import TableEntry
+from interpretune.store.shards import UNREADABLE, CheckedFile, HashedFile, unfolded_bytes
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> TableEntry:
@@ -52,6 +28,19 @@ def write_table(folder: Path, name: str, table: pa.Table) -> TableEntry:
         hashed = HashedFile(out)
         pq.write_table(table, hashed, compression="zstd", write_page_checksum=True)
     return TableEntry(file, table.num_rows, hashed.sha256())
+
+
+def put_table(folder: Path, name: str, table: pa.Table) -> None:
+    """Write a table into a store, and into its manifest.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    with holding_manifest(folder):
+        entry = write_table(folder, name, table)
+        manifest = Manifest.read(folder)
+        others = (item for item in manifest.tables if item.file != entry.file)
+        evolve(manifest, tables=tuple(sorted((*others, entry), key=attrgetter("file")))).write(folder)
 
 
 def read_tables(folder: Path, manifest: Manifest) -> dict[str, pa.Table]:

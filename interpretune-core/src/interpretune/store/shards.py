@@ -2,23 +2,153 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interpretune.errors import StoreError
-from interpretune.store.checked_file import CheckedFile, HashedFile
-from interpretune.store.disk import read_refused, whole_file
-from interpretune.store.entries import ShardEntry
+from interpretune.store.batch_notes import METADATA, Notes
+from interpretune.store.folder import read_refused, whole_file
 from interpretune.store.latents import HOOK, HOOK_TYPE, LATENT, LATENTS, hook_array, hook_codes
-from interpretune.store.notes import METADATA, Notes
-from interpretune.store.row_checks import check_rows
-from interpretune.store.rows import Selection
-from interpretune.store.unfolding import unfold_text, unfolded_bytes
+from interpretune.store.manifest_parts import ShardEntry
+from interpretune.store.rows import Selection, check_rows
+from interpretune.system.plain_files import open_plain, stream_sha256
+
+MOST_TEXT = 256 << 20
+"""Bytes of text in a group of rows, beyond which it must not be more than ``MOST_TIMES`` what is read from the disk."""
+MOST_TIMES = 100
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+"""Bytes of a value by its type in the file."""
+
+
+def unfolded_bytes(metadata: pq.FileMetaData) -> int:
+    """Bytes of all values, as the footer counts them; texts count as they lie in the file, see ``unfold_text``."""
+    total = 0
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            width = _WIDTHS.get(column.physical_type, 0)
+            total += max(column.num_values * width, column.total_uncompressed_size)
+    return total
+
+
+def unfold_text(array: pa.Array, read: int) -> pa.Array:
+    """Texts, or lists of texts, that were read as codes.
+
+    Args:
+        array: The column.
+        read: Bytes of the group of rows in the file.
+
+    Raises:
+        ValueError: A few texts are repeated so often that they would fill the memory.
+    """
+    if pa.types.is_list(array.type):
+        flat = unfold_text(array.flatten(), read)
+        offsets = array.offsets.to_numpy()
+        kind = pa.list_(pa.field("element", flat.type))
+        return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), flat, type=kind)
+    if not pa.types.is_dictionary(array.type):
+        return array
+    if array.null_count:
+        raise ValueError("a text is missing")
+    lengths = pc.binary_length(array.dictionary).to_numpy().astype(np.int64)
+    total = int(np.bincount(array.indices.to_numpy(), minlength=len(lengths)) @ lengths) if len(array) else 0
+    if total > max(MOST_TEXT, MOST_TIMES * read):
+        raise ValueError(f"its texts unfold from {read:,} to {total:,} bytes, as a decompression bomb does")
+    return array.cast(array.type.value_type)
+
+
+class CheckedFile:
+    """Opens a file for its values once its digest was found right; the bytes are hashed once, not at each opening.
+
+    Attributes:
+        path: The file.
+        sha256: What its content must have, 64 hexadecimal digits.
+    """
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        self.path, self.sha256 = path, sha256
+        self._state: tuple[int, ...] | None = None
+        self._right = False
+
+    def peek(self) -> BinaryIO:
+        """Open it to see what it says it has, before anything was hashed.
+
+        Raises:
+            OSError: It is no plain file, or cannot be opened.
+            ValueError: It is another file than at the first look.
+        """
+        file = open_plain(self.path)
+        found = os.fstat(file.fileno())
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._state not in (None, state):
+            file.close()
+            raise ValueError("it was changed since the store was opened")
+        self._state = state
+        return file
+
+    def open(self) -> BinaryIO:
+        """Open it for its values.
+
+        Raises:
+            OSError: It is no plain file, or cannot be read.
+            ValueError: It was changed.
+        """
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(self.peek())
+            if not self._right:
+                if stream_sha256(file) != self.sha256:
+                    raise ValueError("its content is not what the manifest lists")
+                self._right = True
+                file.seek(0)
+            stack.pop_all()  # whoever asked for it closes it
+        return file
+
+    def check(self) -> None:
+        """Hash all of it, whether it was hashed before or not.
+
+        Raises:
+            OSError: It is no plain file, or cannot be read.
+            ValueError: It was changed.
+        """
+        self._right = False
+        self.open().close()
+
+
+class HashedFile:
+    """An open file that hashes what is written to it, front to back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand them to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Leave the file to whoever opened it."""
+        self.closed = True
+
+    def sha256(self) -> str:
+        """Of what was written, 64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
 
 GROUP_ROWS = 2048
 """Rows of a row group, unless they are large: what is in memory at a time, for each rank, when a store is read."""
