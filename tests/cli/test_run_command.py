@@ -325,6 +325,40 @@ def test_defaults_of_adapters_keep_their_classes(write: Write, capsys: pytest.Ca
     assert "Write class_path: interpretune_tlens.config.ITLensCustomConfig" in capsys.readouterr().err
 
 
+REQUESTED = """
+    @it.hookimpl
+    def it_configure_latents(self, request):
+        from tests.tiny_latents import RandomDictionary
+        return {"latent_models": [RandomDictionary(f"layers.{layer}.resid_post") for layer in request.layers]}
+
+    @it.hookimpl
+    def it_report_session(self, module):
+        rows = [{"place": item.hook_point, "score": float("nan")} for item in module.latent_models]
+        return [it.ReportSection(adapter="acme", title="Dictionaries", rows=rows, note="Random ones.")]
+"""
+
+
+def test_a_file_requests_latent_models_of_any_adapter(
+    adapter_of: Callable[..., None], write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter_of("acme", level="latents", body=REQUESTED)
+
+    def change(written: dict[str, Any]) -> None:
+        written["session"] |= {"adapter_ctx": ["acme"], "latents": {"layers": [0, 1]}}
+
+    file = write(change, analyses={"spliced": "clean_w_sae"})
+    assert read_run([file, "--latents.layers", "[1]"]).session.latents == it.LatentRequest(layers=[1])
+    assert main(["run", file, "--json"]) == 0
+    [section] = json.loads(capsys.readouterr().out)["report"]
+    rows = [{"place": f"layers.{layer}.resid_post", "score": None} for layer in (0, 1)]
+    assert section == {"adapter": "acme", "title": "Dictionaries", "rows": rows, "note": "Random ones."}
+    assert main(["run", file]) == 0
+    assert "Dictionaries\n====" in capsys.readouterr().out
+    assert main(["run", file, "--adapter_ctx", "core"]) == EXIT_ERROR
+    assert "None of the stacked adapters (core) supplies the latent models" in capsys.readouterr().err
+    assert "Did you mean 'layers'?" in usage_error([file, "--latents.layer", "1"], capsys)
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -625,6 +659,6 @@ def test_the_file_of_the_docs_can_be_read(here: Path) -> None:
     block = (ROOT / "docs" / "run.md").read_text().split("```yaml\n")[1].split("```")[0]
     (here / "run.yaml").write_text(block)
     run = read_run(["run.yaml"])
-    assert run.session.module_cfg.sae_cfgs[0].sae_id == "blocks.9.hook_z"
+    assert run.session.latents == it.LatentRequest(release="gpt2-small-hook-z-kk", layers=[9])
     assert run.analyses["ablation"].operations == ["operations.py", "certainty"]
     assert run.session.datamodule_cfg.prompt_cfg.shout

@@ -17,6 +17,7 @@ from interpretune.plugins.stack import HOOK_NAMES, build_context
 
 HOOKS = {
     "it_contribute_classes": (),
+    "it_configure_latents": ("request",),
     "it_load_model": ("module",),
     "it_load_latent_models": ("module",),
     "it_prepare_data": ("datamodule", "module"),
@@ -35,8 +36,7 @@ HOOKS = {
     "it_open_analysis": ("module", "analysis"),
     "it_run_analysis": ("module", "analysis"),
     "it_close_analysis": ("module", "analysis"),
-    "it_configure_latents": ("request",),
-    "it_report_latents": ("module",),
+    "it_report_session": ("module",),
     "it_end_session": ("module", "datamodule"),
 }
 """Changing this dictionary changes the contract: raise CONTRACT_VERSION and tell the authors of adapters."""

@@ -311,7 +311,7 @@ def test_it_configure_latents(stranger: Stranger, answers: ModuleType, demo: Cal
     assert summary["stack"] == ["core", "stranger"]
 
 
-def test_it_report_latents(
+def test_it_report_session(
     stranger: Stranger, answers: ModuleType, adapter_of: Callable[..., None], demo: Callable[..., Any]
 ) -> None:
     answers.given = {"latent_models": [RandomDictionary("layers.1.resid_post")]}
@@ -321,7 +321,7 @@ def test_it_report_latents(
         for verb in ("open", "run", "close")
     )
     adapter_of("listener", body=noted)
-    plugin = stranger("it.ReportSection(adapter='stranger', title='How it went', rows=[{'loss': 17.5}])")
+    plugin = stranger("[it.ReportSection(adapter='stranger', title='How it went', rows=[{'loss': 17.5}])]")
     listener = build_context(("listener",)).adapters[-1].plugin
     _, printed = demo("source", "stranger", "listener")
     assert len(plugin.calls) == 1

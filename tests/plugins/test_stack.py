@@ -229,7 +229,7 @@ def test_the_printed_context_shows_the_stack_and_who_answers(adapter_of):
     assert f"core framework interpretune-core {core_version}" in lines
     assert "acme model interpretune-acme 9.8.7, requires core" in lines
     assert "it_forward acme, core" in lines
-    assert "it_report_latents -" in lines
+    assert "it_report_session -" in lines
     assert "module your class, TheAdapter (acme), ITModule (core)" in lines
     assert "datamodule_cfg your mixin, -" in lines
     assert all(any(line.startswith(f"{name} ") for line in lines) for name in HOOK_NAMES)

@@ -168,6 +168,13 @@ def test_a_folder_of_saes_is_searched_by_layer(saved: Callable[..., Path], tmp_p
     assert [Path(cfg.path) for cfg in find_saes(str(tmp_path), [10, 2])] == [ten, two]
     with pytest.raises(LatentModelError, match="no SAEs for layer 1; it has"):
         find_saes(str(tmp_path), [1])
+    assert [Path(cfg.path) for cfg in find_saes(str(tmp_path), ids=["z/b"])] == [two]
+    assert {Path(cfg.path) for cfg in find_saes(str(tmp_path))} == {two, ten}
+    with pytest.raises(LatentModelError, match=r"no SAE .*c'. Nearest of its 2"):
+        find_saes(str(tmp_path), ids=["c"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LatentModelError, match="has no SAEs: no folder"):
+        find_saes(str(tmp_path / "empty"))
     saved("c", hook="blocks.2.hook_resid_post")
     with pytest.raises(LatentModelError, match="2 SAEs for layer 2"):
         find_saes(str(tmp_path), [2])

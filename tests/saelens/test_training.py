@@ -16,7 +16,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune import ConfigurationError, HookPointError, LatentModelError
-from interpretune.analysis import AnalysisCfg, AnalysisMode, measure_latent_quality, run_analysis
+from interpretune.analysis import AnalysisCfg, AnalysisMode, measure_latent_quality, report_sections, run_analysis
 from interpretune_saelens import SAELensTrainConfig, training
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig
 from tests.sessions import make_session, plain_model
@@ -330,5 +330,5 @@ def test_a_training_split_without_text_is_refused(make: Make, monkeypatch: pytes
 
 def test_trained_saes_are_reported(make: Make) -> None:
     session = make(recipe(training_steps=2))
-    (section,) = [s for s in session.context.hook.it_report_latents(module=session.module) if s is not None]
+    (section,) = report_sections(session.module)
     assert section.rows[0].keys() >= {"hook", "explained_variance", "l0", "dead_share"}

@@ -385,3 +385,46 @@ def test_a_mapping_is_no_loop_configuration(make_session):
     session = make_session()
     with pytest.raises(it.ConfigurationError, match=r"validate got a dict as loop_cfg. Write loop_cfg=LoopConfig"):
         it.validate(**session, loop_cfg={"limit_val_batches": 1})
+
+
+def test_a_request_for_latent_models_becomes_fields(adapter_of, gpt2_folder):
+    from tests.tiny_latents import RandomDictionary
+
+    body = """
+    @it.hookimpl
+    def it_configure_latents(self, request):
+        from tests.tiny_latents import RandomDictionary
+        return {"latent_models": [RandomDictionary(name) for name in request.hook_points]}
+    """
+    adapter_of("acme", level="latents", body=body)
+
+    def session(adapter, **settings):
+        cfg, before = it.ITConfig(device="cpu", **settings), list(settings.get("latent_models", ()))
+        shared = it.ITSharedConfig(model_name_or_path=str(gpt2_folder))
+        request = it.LatentRequest(layers=[1])
+        found = it.ITSession(
+            it.ITSessionConfig(adapter_ctx=adapter, shared_cfg=shared, module_cfg=cfg, latents=request)
+        )
+        assert list(cfg.latent_models) == before
+        return found
+
+    [latents] = session("acme").module.latent_models
+    assert latents.hook_point == "blocks.1.hook_resid_post"
+    with pytest.raises(it.ConfigurationError, match=r"None of the stacked adapters \(core\) supplies"):
+        session("core")
+    with pytest.raises(it.ConfigurationError, match="module_cfg sets 'latent_models', and so does the answer"):
+        session("acme", latent_models=[RandomDictionary("layers.0.resid_post")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "no release and no layers"),
+        ({"ids": ["a"]}, "ids are those of a release"),
+        ({"release": "a", "ids": ["a"], "layers": [1]}, "by layers and by ids"),
+        ({"layers": [-1]}, r"LatentRequest.layers is \[-1\]"),
+    ],
+)
+def test_a_request_for_latent_models_that_says_little_is_refused(fields, message):
+    with pytest.raises(it.ConfigurationError, match=message):
+        it.LatentRequest(**fields)

@@ -1,6 +1,7 @@
 from . import analysis
 from .config.checked import CheckedConfig, Positive, Seed
 from .config.datamodule import ITDataModuleConfig, PromptConfig
+from .config.latents import LatentRequest
 from .config.module import (
     AutoCompConfig,
     GenerativeClassificationConfig,
@@ -41,7 +42,7 @@ from .errors import (
 from .markers import hookimpl, hookspec
 from .models.loading import load_hf_model
 from .models.tokenization import load_tokenizer, pad_left, sanitize_input_name
-from .plugins.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection, SchedulerSetup
+from .plugins.contributions import ClassContribution, OptimizerSetup, ReportSection, SchedulerSetup
 from .plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from .plugins.discovery import Adapter, installed_adapters
 from .plugins.stack import ExecutionContext, build_context

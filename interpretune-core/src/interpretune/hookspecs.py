@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
     from interpretune.analysis.analysis_run import AnalysisRun
     from interpretune.backends.backend import AnalysisBackend
+    from interpretune.config.latents import LatentRequest
     from interpretune.latents.latent_model import LatentModel
     from interpretune.operations import Operation
-    from interpretune.plugins.contributions import ClassContribution, LatentRequest, OptimizerSetup, ReportSection
+    from interpretune.plugins.contributions import ClassContribution, OptimizerSetup, ReportSection
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
     from interpretune.training.config import LoopConfig, LoopResult
@@ -51,6 +52,15 @@ def it_contribute_classes() -> ClassContribution | None:
     """Contribute base classes to the composed module, data module and configurations.
 
     Called once when an execution context is built. Collected.
+    """
+
+
+@hookspec(firstresult=True)
+def it_configure_latents(request: LatentRequest) -> Mapping[str, Any] | None:
+    """Turn a request for latent models into fields of the module's configuration.
+
+    Called once for each session whose configuration has ``latents`` (from a script, a file of ``interpretune run``, the
+    demo), before the module's configuration is composed. First result; None leaves the answer to another adapter.
     """
 
 
@@ -243,19 +253,12 @@ def it_close_analysis(module: ITModule, analysis: AnalysisRun) -> None:
     """
 
 
-@hookspec(firstresult=True)
-def it_configure_latents(request: LatentRequest) -> Mapping[str, Any] | None:
-    """Turn a request for latent models into fields of the module's configuration.
-
-    Called by programs that know no adapter, the demo for one, before a session is configured. First result.
-    """
-
-
 @hookspec
-def it_report_latents(module: ITModule) -> ReportSection | None:
-    """Describe the quality of the latent models that this adapter loaded.
+def it_report_session(module: ITModule) -> Sequence[ReportSection] | None:
+    """Tell in tables what this adapter has to say of the session: what it loaded, trained or measured.
 
-    Called by reports after the analyses. Collected.
+    Called by ``interpretune.analysis.report_sections``: after the analyses of ``interpretune run`` and of the demo, and
+    whenever somebody asks. Collected.
     """
 
 

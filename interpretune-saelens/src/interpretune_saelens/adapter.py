@@ -45,27 +45,26 @@ class SAELensAdapter:
 
     @hookimpl
     def it_configure_latents(self, request: LatentRequest) -> Mapping[str, Any]:
-        """SAEs of a release or a folder for the wanted layers; without a release, SAEs to be trained there."""
+        """SAEs of a release or a folder, by layers or ids; without a release, SAEs to be trained at the layers."""
         if request.release is None:
             return {
                 "sae_cfgs": [
                     SAELensTrainConfig(
                         hook_name=name,
                         seed=request.seed,
-                        cache_dir=request.cache_dir,
                         training_steps=max(1, int(SAELensTrainConfig.training_steps * request.scale)),
                     )
                     for name in request.hook_points
                 ]
             }
-        return {"sae_cfgs": find_saes(request.release, request.layers)}
+        return {"sae_cfgs": find_saes(request.release, request.layers, request.ids)}
 
     @hookimpl
-    def it_report_latents(self, module: ITModule) -> ReportSection | None:
+    def it_report_session(self, module: ITModule) -> Sequence[ReportSection]:
         """How the session's SAEs were trained."""
         reports = [item.training_report for item in module.latent_models if isinstance(item, SAELatentModel)]
         rows = [report for report in reports if report]
-        return ReportSection(adapter="sae_lens", title="SAE training", rows=rows) if rows else None
+        return [ReportSection(adapter="sae_lens", title="SAE training", rows=rows)] if rows else []
 
 
 def _cfgs(module: ITModule) -> Sequence[Any]:

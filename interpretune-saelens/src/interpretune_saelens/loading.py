@@ -45,19 +45,23 @@ def load_latent_model(cfg: Any, device: torch.device) -> SAELatentModel:
     return latent_model.to(device).eval().requires_grad_(False)
 
 
-def find_saes(release: str, layers: Sequence[int]) -> list[SAELensFromDiskConfig] | list[SAELensFromPretrainedConfig]:
-    """Choose one SAE for each layer from a folder of saved SAEs or from a published release.
+def find_saes(
+    release: str, layers: Sequence[int] = (), ids: Sequence[str] = ()
+) -> list[SAELensFromDiskConfig] | list[SAELensFromPretrainedConfig]:
+    """Choose SAEs from a folder of saved SAEs or from a published release: by layer, by id, or all.
 
     Args:
         release: The folder, or the release's name in SAELens's directory.
         layers: Layers; in a release, the first number of an SAE's id is its layer.
+        ids: Ids in the release, or folders in the folder.
 
     Raises:
-        LatentModelError: A layer has no SAE or several.
+        LatentModelError: A layer has no SAE or several, or an id is unknown.
     """
     folder = Path(release).expanduser()
     if folder.is_dir():
         places = {str(path.parent): _saved_hook(path) for path in sorted(folder.rglob("cfg.json"))}
+        ids = [str(folder / item) for item in ids]
     else:
         directory = get_pretrained_saes_directory()
         if release not in directory:
@@ -67,7 +71,13 @@ def find_saes(release: str, layers: Sequence[int]) -> list[SAELensFromDiskConfig
                 + (f" Similar: {', '.join(near)}." if near else "")
             )
         places = {sae_id: sae_id for sae_id in directory[release].saes_map}
-    chosen = []
+    if not places:
+        raise LatentModelError(f"{release} has no SAEs: no folder in it has a cfg.json, as sae.save_model writes it.")
+    for sae_id in ids:
+        if sae_id not in places:
+            near = get_close_matches(sae_id, places, n=3, cutoff=0.3) or list(places)[:3]
+            raise LatentModelError(f"{release} has no SAE {sae_id!r}. Nearest of its {len(places)}: {', '.join(near)}.")
+    chosen = list(ids or ([] if layers else places))
     for layer in layers:
         found = [place for place, name in places.items() if _first_number(name) == layer]
         if len(found) != 1:

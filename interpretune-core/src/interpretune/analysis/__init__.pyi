@@ -54,6 +54,7 @@ from interpretune.reports.metrics import (
 )
 from interpretune.reports.parity_scatter import parity_scatter
 from interpretune.reports.plots import latent_metrics_scatter, plot_latent_effects
+from interpretune.reports.sections import report_sections
 from interpretune.reports.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 from interpretune.sharing import HubRepository, Limits, load_store, save_store, store_card
 from interpretune.store import AnalysisStore
@@ -134,6 +135,7 @@ __all__ = [
     "parity_scatter",
     "plan_of",
     "plot_latent_effects",
+    "report_sections",
     "run_analysis",
     "run_with_ctx",
     "run_with_interventions",

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from interpretune.analysis import AnalysisRunner
 from interpretune.cli.run_config import RunConfig
+from interpretune.plugins.contributions import ReportSection
+from interpretune.reports.sections import report_sections, section_data, section_text
 from interpretune.session.session import ITSession, it_init, it_session_end
 
 
@@ -19,17 +21,23 @@ class RunReport:
 
     Attributes:
         analyses: One entry for each: ``name``, ``folder``, ``rows`` and more.
+        sections: What the adapters say of the session; nothing after a dry run.
         text: The same for people.
         seconds: Duration of the analyses, without the making of the session.
     """
 
     analyses: list[dict[str, Any]]
+    sections: list[ReportSection]
     text: str
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
-        return {"analyses": self.analyses, "seconds": round(self.seconds, 3)}
+        return {
+            "analyses": self.analyses,
+            "report": [section_data(item) for item in self.sections],
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def run_analyses(config: RunConfig, progress: Console) -> RunReport:
@@ -49,7 +57,7 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
         options = config.runner
         runner = AnalysisRunner(**session, root=options.root, limit=options.limit, seed=options.seed, console=progress)
         plans = {name: analysis.plan(session.module) for name, analysis in config.analyses.items()}
-        start = time.perf_counter()
+        start, sections = time.perf_counter(), []
         if config.dry_run:
             told = runner.dry_run(plans)
             rows = [
@@ -70,8 +78,9 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
                 }
                 for name, store in stores.items()
             ]
-            text = _table(rows)
-        return RunReport(rows, text, time.perf_counter() - start)
+            sections = report_sections(session.module)
+            text = "\n\n".join([_table(rows), *map(section_text, sections)])
+        return RunReport(rows, sections, text, time.perf_counter() - start)
     finally:
         it_session_end(**session)
 

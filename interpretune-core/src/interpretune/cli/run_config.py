@@ -27,6 +27,7 @@ from interpretune.cli.written_fields import (
 )
 from interpretune.cli.written_names import check_fields, import_class, init_args
 from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.config.latents import LatentRequest
 from interpretune.config.module import AutoCompConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError, InterpretuneError
@@ -82,10 +83,12 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
     except ConfigurationError as error:
         raise ArgumentError(None, str(error)) from error
     context, recipe = _read_stack(wanted["session"])
+    asks_for_latents = wanted["session"].get("latents") is not None or any("help" in item for item in line.asks)
     types = {
         "session.shared_cfg": ITSharedConfig,
         "session.datamodule_cfg": _type_of(ITDataModuleConfig(), recipe, context, "datamodule_cfg"),
         "session.module_cfg": _type_of(ITConfig(), recipe, context, "module_cfg"),
+        **({"session.latents": LatentRequest} if asks_for_latents else {}),
         **{f"analyses.{name}": WrittenAnalysis for name in wanted["analyses"]},
         "runner": RunnerOptions,
     }
@@ -264,6 +267,7 @@ def _build(values: Namespace, types: Mapping[str, type], names: Iterable[str], l
             shared_cfg=build("session.shared_cfg"),
             datamodule_cfg=build("session.datamodule_cfg"),
             module_cfg=build("session.module_cfg"),
+            latents=build("session.latents") if "session.latents" in types else None,
         ),
         analyses={str(name): build(f"analyses.{name}") for name in names},
         runner=build("runner"),

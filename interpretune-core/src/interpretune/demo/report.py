@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve
 from rich.console import Console
-from tabulate import tabulate
 
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.direction import CORRECT
@@ -27,13 +25,12 @@ from interpretune.reports.metrics import (
     effect_correlations,
 )
 from interpretune.reports.plots import latent_metrics_scatter, plot_latent_effects
+from interpretune.reports.sections import finite_or_none, report_sections, table_text
 from interpretune.reports.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 
 if TYPE_CHECKING:
     from interpretune.demo.run import DemoOptions
     from interpretune.session.session import ITSession
-
-WIDE = 5
 
 
 def write_report(
@@ -45,7 +42,7 @@ def write_report(
 ) -> dict[str, Any]:
     """Print the tables, save figures and Parquet files, and return the figures of the summary."""
     tokenizer, figures = session.datamodule.tokenizer, options.output / "figures"
-    for section in session.context.hook.it_report_latents(module=session.module):
+    for section in report_sections(session.module):
         _table(console, section.title, section.rows)
     _table(
         console,
@@ -153,23 +150,9 @@ def _largest(metrics: LatentMetrics, top_k: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def finite_or_none(value: Any) -> Any:
-    """The value, or None for a number that JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table; one with many columns is turned, so that it fits a terminal."""
-    shown = [{name: f"{v:.4g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows]
-    names = list(dict.fromkeys(name for row in shown for name in row))
-    wide = len(names) > WIDE
-    text = (
-        tabulate([[name, *(row.get(name, "") for row in shown)] for name in names])
-        if wide
-        else tabulate(shown, headers="keys")
-    )
     console.rule(title)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(table_text(rows), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -22,20 +22,20 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.config.checked import CheckedConfig
 from interpretune.config.datamodule import ITDataModuleConfig, PromptConfig
+from interpretune.config.latents import LatentRequest
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.demo.data import TEXT_FIELDS, demo_files
 from interpretune.demo.offline_model import is_cached, offline_model
-from interpretune.demo.report import asked_answer, finite_or_none, write_report
+from interpretune.demo.report import asked_answer, write_report
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.latents.quality import measure_latent_quality
 from interpretune.models.tokenization import load_tokenizer
-from interpretune.plugins.contributions import LatentRequest
 from interpretune.plugins.declaration import Level
 from interpretune.plugins.discovery import installed_adapters
 from interpretune.plugins.stack import ExecutionContext, build_context
+from interpretune.reports.sections import finite_or_none
 from interpretune.session.session import ITSession, ITSessionConfig, it_init, it_session_end
-from interpretune.system.cache_folder import cache_root
 from interpretune.system.credentials import without_credentials
 from interpretune.system.profiling import peak_memory_bytes
 from interpretune.system.whole_file import output_file
@@ -215,22 +215,19 @@ def demo_session(options: DemoOptions, context: ExecutionContext) -> ITSession:
         release=options.sae_release,
         layers=options.layers or _default_layers(shared),
         hook=options.hook,
-        cache_dir=cache_root(options.cache_dir),
         seed=options.seed,
         scale=options.training_scale,
     )
-    latents = context.hook.it_configure_latents(request=request)
-    if latents is None:
-        raise ConfigurationError(
-            f"None of the stacked adapters ({', '.join(context.names)}) supplies latent models for the demo "
-            "(it_configure_latents). Name one that does with --adapters."
-        )
     module_cfg = ITConfig(
-        generative_step_cfg=GenerativeClassificationConfig(answers=tuple(options.answers)), seed=options.seed, **latents
+        generative_step_cfg=GenerativeClassificationConfig(answers=tuple(options.answers)), seed=options.seed
     )
     return ITSession(
         ITSessionConfig(
-            adapter_ctx=context.names, shared_cfg=shared, datamodule_cfg=datamodule_cfg, module_cfg=module_cfg
+            adapter_ctx=context.names,
+            shared_cfg=shared,
+            datamodule_cfg=datamodule_cfg,
+            module_cfg=module_cfg,
+            latents=request,
         )
     )
 

@@ -1,9 +1,8 @@
-"""What an adapter hands to core through the hooks: classes to compose, optimizers, requests and report sections."""
+"""What an adapter hands to core through the hooks: classes to compose, optimizers and report sections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen, validators
@@ -66,32 +65,6 @@ class OptimizerSetup:
 
     optimizers: tuple[Any, ...] = field(default=(), converter=tuple[Any, ...])
     schedulers: tuple[SchedulerSetup, ...] = field(default=(), converter=tuple[Any, ...])
-
-
-@frozen(kw_only=True)
-class LatentRequest:
-    """What a caller that knows no adapter (the demo) wants in the way of latent models.
-
-    Attributes:
-        release: Name of a published release, or a folder of saved latent models; None: train them.
-        layers: Layers at which latent models are wanted.
-        hook: Place in a layer at which to train, for example ``hook_resid_post``.
-        cache_dir: Where trained latent models are kept.
-        seed: Seed of the training.
-        scale: Length of the training, 1.0 being the adapter's default.
-    """
-
-    release: str | None
-    layers: tuple[int, ...] = field(converter=tuple[Any, ...])
-    hook: str
-    cache_dir: Path
-    seed: int = 0
-    scale: float = 1.0
-
-    @property
-    def hook_points(self) -> tuple[str, ...]:
-        """Hook points at which to train."""
-        return tuple(f"blocks.{layer}.{self.hook}" for layer in self.layers)
 
 
 @frozen(kw_only=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, make_dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from interpretune.config.checked import check_argument
 from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.config.latents import LatentRequest
 from interpretune.config.module import AutoCompConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError
@@ -40,10 +41,43 @@ def apply_shared(cfg: Config, shared: ITSharedConfig | None) -> Config:
     """Copy shared settings into a configuration, wherever the configuration still has its default."""
     if shared is not None:
         for item in fields(ITSharedConfig):
-            default = item.default_factory() if item.default_factory is not MISSING else item.default
-            if getattr(cfg, item.name) == default:
+            if getattr(cfg, item.name) == _default_of(item):
                 setattr(cfg, item.name, getattr(shared, item.name))
     return cfg
+
+
+def add_latents(cfg: ITConfig, request: LatentRequest | None, context: ExecutionContext) -> ITConfig:
+    """A module configuration with the fields by which the stack answers a request for latent models.
+
+    Raises:
+        ConfigurationError: No stacked adapter answers, or the configuration has set such a field itself.
+    """
+    if request is None:
+        return cfg
+    answer: Mapping[str, Any] | None = context.hook.it_configure_latents(request=request)
+    if answer is None:
+        raise ConfigurationError(
+            f"None of the stacked adapters ({', '.join(context.names)}) supplies the latent models that are requested: "
+            f"{request}. Stack one that does, or leave `latents` out."
+        )
+    result: Any = copy.copy(cfg)
+    waiting = result.awaiting_composition = dict(getattr(cfg, "awaiting_composition", {}))
+    own = {item.name: item for item in fields(cfg)}
+    for name, value in answer.items():
+        if name in waiting or (name in own and getattr(cfg, name) != _default_of(own[name])):
+            raise ConfigurationError(
+                f"module_cfg sets {name!r}, and so does the answer to the request for latent models. Leave one of the "
+                "two out: `latents`, or the field."
+            )
+        if name in own:
+            setattr(result, name, value)
+        else:
+            waiting[name] = value
+    return cast(ITConfig, result)
+
+
+def _default_of(item: Field[Any]) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
 def _compose(

@@ -9,11 +9,12 @@ from typing import Any
 
 from interpretune.config.checked import CheckedConfig, check_argument
 from interpretune.config.datamodule import ITDataModuleConfig
+from interpretune.config.latents import LatentRequest
 from interpretune.config.module import ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError
 from interpretune.plugins.stack import ExecutionContext, build_context
-from interpretune.session.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
+from interpretune.session.composition import add_latents, apply_shared, compose_datamodule_cfg, compose_module_cfg
 from interpretune.session.datamodule import ITDataModule
 from interpretune.session.module import ITModule
 from interpretune.session.optimization import as_optimizer_setup, check_optimizers
@@ -31,6 +32,7 @@ class ITSessionConfig(CheckedConfig, checks_types=True):
         shared_cfg: Settings that both share.
         datamodule_cfg: The data module's configuration.
         module_cfg: The module's configuration.
+        latents: Latent models to load or to train, whichever adapter supplies them; None: those of ``module_cfg``.
     """
 
     adapter_ctx: str | Sequence[str] = ("core",)
@@ -39,6 +41,7 @@ class ITSessionConfig(CheckedConfig, checks_types=True):
     shared_cfg: ITSharedConfig | None = None
     datamodule_cfg: ITDataModuleConfig = field(default_factory=ITDataModuleConfig)
     module_cfg: ITConfig = field(default_factory=ITConfig)
+    latents: LatentRequest | None = None
 
 
 class ITSession(Mapping[str, Any]):
@@ -61,13 +64,14 @@ class ITSession(Mapping[str, Any]):
 
         Raises:
             InterpretuneError: A kind of it that says what is wrong: see ``build_context`` for adapters,
-                ``compose_module_cfg`` for configurations, ``load_hf_model`` for models.
+                ``add_latents`` and ``compose_module_cfg`` for configurations, ``load_hf_model`` for models.
         """
         check_argument("The configuration of ITSession", session_cfg, ITSessionConfig)
         self.session_cfg = session_cfg
         self.context: ExecutionContext = build_context(session_cfg.adapter_ctx)
         shared = session_cfg.shared_cfg
-        module_cfg = apply_shared(compose_module_cfg(session_cfg.module_cfg, self.context), shared)
+        wanted_cfg = add_latents(session_cfg.module_cfg, session_cfg.latents, self.context)
+        module_cfg = apply_shared(compose_module_cfg(wanted_cfg, self.context), shared)
         datamodule_cfg = apply_shared(
             compose_datamodule_cfg(session_cfg.datamodule_cfg, self.context, session_cfg.module_cfg.auto_comp_cfg),
             shared,

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from interpretune.operations.operation import Operation
 from interpretune.plugins.contributions import ReportSection
+from interpretune.reports.sections import report_sections
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -33,9 +34,11 @@ def operations_and_sections(bench: Bench) -> None:
     expect(not wrong, f"it_contribute_operations gave {', '.join(wrong)}", "operations")
     twice = [name for name, count in Counter(item.name for item in operations).items() if count > 1]
     expect(not twice, f"two operations are called {', '.join(twice)}", "one operation for each name")
-    for section in module.context.hook.it_report_latents(module=module):
+    for section in report_sections(module):
         expect(
-            isinstance(section, ReportSection), f"it_report_latents gave {type(section).__name__}", "a ReportSection"
+            isinstance(section, ReportSection),
+            f"it_report_session gave {type(section).__name__}",
+            "a sequence of ReportSection",
         )
         expect(
             section.adapter in bench.context.names,

@@ -5,7 +5,7 @@ import math
 import interpretune as it
 import pytest
 import torch
-from interpretune.analysis import AnalysisCfg, AnalysisRunner, plan_of
+from interpretune.analysis import AnalysisCfg, AnalysisRunner, plan_of, report_sections
 
 from interpretune_adaptername.conformance import AdapterNameConformance
 from interpretune_adaptername.operations import adapter_name_certainty
@@ -18,7 +18,7 @@ class TestAdapterName(AdapterNameConformance):
         module, datamodule = session.module, session.datamodule
         batches = len(datamodule.test_dataloader())
         assert module.logged_metrics["test_step_seconds"] > 0
-        [section] = [found for found in module.context.hook.it_report_latents(module=module) if found.rows]
+        [section] = report_sections(module)
         assert [(row["step"], row["calls"]) for row in section.rows] == [("test_step", batches)]
         it.it_session_end(**session)
 

@@ -35,7 +35,8 @@ def test_decoder_is_linear_in_the_latents():
 def test_a_damaged_folder_is_refused_in_words(tmp_path):
     assert find_saved(tmp_path) == []
     Dictionary("layers.0.resid_post", d_in=8, d_sae=16).save_to(tmp_path)
-    assert find_saved(tmp_path) == [tmp_path]
+    assert find_saved(tmp_path) == find_saved(tmp_path, layers=[0]) == [tmp_path]
+    assert find_saved(tmp_path, layers=[1]) == find_saved(tmp_path, ids=["another"]) == []
     (tmp_path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(it.LatentModelError, match="cannot be read as a dictionary of adapter_name"):
         load_dictionary(tmp_path)

@@ -44,13 +44,13 @@ class AdapterNameAdapter:
         return [adapter_name_certainty]
 
     @hookimpl
-    def it_report_latents(self, module: TimedModule) -> ReportSection | None:
+    def it_report_session(self, module: TimedModule) -> Sequence[ReportSection]:
         """A table for reports."""
         rows = [
             {"step": name, "calls": len(seconds), "seconds": sum(seconds)}
             for name, seconds in module.step_seconds.items()
         ]
-        return ReportSection(adapter="adapter_name", title="Time of the steps", rows=rows) if rows else None
+        return [ReportSection(adapter="adapter_name", title="Time of the steps", rows=rows)] if rows else []
 
 
 adapter = AdapterNameAdapter()

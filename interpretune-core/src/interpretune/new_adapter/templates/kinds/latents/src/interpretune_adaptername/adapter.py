@@ -42,16 +42,18 @@ class AdapterNameAdapter:
 
     @hookimpl
     def it_configure_latents(self, request: LatentRequest) -> Mapping[str, Any] | None:
-        """Answer a program that knows no adapter; None leaves the answer to another."""
-        saved = find_saved(Path(request.release)) if request.release is not None else ()
+        """Answer ``ITSessionConfig.latents``, which names no adapter; None leaves the answer to another."""
+        if request.release is None:
+            return None
+        saved = find_saved(Path(request.release), request.layers, request.ids)
         return {"adapter_name_cfgs": [SavedDictionary(path=folder) for folder in saved]} if saved else None
 
     @hookimpl
-    def it_report_latents(self, module: ITModule) -> ReportSection | None:
+    def it_report_session(self, module: ITModule) -> Sequence[ReportSection]:
         """A table for reports, of this adapter's dictionaries alone."""
         own = [item for item in module.latent_models if isinstance(item, Dictionary)]
         rows = [{"dictionary": item.name, "width": item.d_in, "latents": item.d_sae} for item in own]
-        return ReportSection(adapter="adapter_name", title="Dictionaries", rows=rows) if rows else None
+        return [ReportSection(adapter="adapter_name", title="Dictionaries", rows=rows)] if rows else []
 
 
 adapter = AdapterNameAdapter()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from interpretune import ITModule, LatentModelError
 from interpretune.activations.inputs import probe_inputs
+from interpretune.analysis import layer_of
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -36,9 +37,15 @@ def load_dictionary(path: str | Path) -> Dictionary:
     return dictionary
 
 
-def find_saved(folder: Path) -> Sequence[Path]:
-    """A folder, if a dictionary is saved there, or the folders in it where one is."""
-    return [folder] if (folder / ABOUT).is_file() else sorted(file.parent for file in folder.glob(f"*/{ABOUT}"))
+def find_saved(folder: Path, layers: Sequence[int] = (), ids: Sequence[str] = ()) -> Sequence[Path]:
+    """A folder, if a dictionary is saved there, or the folders in it where one is: of some layers, of some names."""
+    files = [folder / ABOUT] if (folder / ABOUT).is_file() else sorted(folder.glob(f"*/{ABOUT}"))
+    named = [file for file in files if not ids or file.parent.name in ids]
+    return [file.parent for file in named if not layers or _layer(file) in layers]
+
+
+def _layer(about: Path) -> int | None:
+    return layer_of(json.loads(about.read_text(encoding="utf-8"))["hook_point"])
 
 
 def width_at(module: ITModule, hook_point: str) -> int:
