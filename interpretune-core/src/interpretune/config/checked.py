@@ -38,8 +38,9 @@ class Between:
 
 
 Positive = Annotated[int, Between(1)]
+"""A whole number from 1."""
 Seed = Annotated[int, Between(-(2**63), 2**64 - 1)]
-"""What torch takes as a seed."""
+"""A whole number that torch takes as a seed."""
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,7 @@ MOST_ROWS = 2048
 NAIVE_TOKENS = 4096
 """Tokens of one forward of the plain loop; more are no faster."""
 SHARE_OF_FREE_MEMORY = 0.25
+"""Share of the free memory that the rows of one replay may take, where no ``row_budget`` is given."""
 
 
 @torch.no_grad()

@@ -132,10 +132,10 @@ def nli_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write a JSONL file."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Path(path)
 
 
 def _with_random_weights(model_class: type[PreTrainedModel], config: Any, seed: int) -> Any:

@@ -1,0 +1,96 @@
+"""The site has every public name with its documentation, and links lead where they lead in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import griffe
+import pytest
+
+from website import reference, repository
+
+NAMES = reference.public_names()
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return reference.reference_pages(NAMES, reference.load_packages())
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> griffe.ModulesCollection:
+    """A package with a documented function, one without a docstring, and a second namespace with the first one."""
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "__init__.py").write_text('"""A package."""\n\nfrom small.other import told, untold\n')
+    (tmp_path / "small" / "other.py").write_text(
+        '"""A module."""\n\ndef told():\n    """Say it."""\n\ndef untold(): ...\n'
+    )
+    loader = griffe.GriffeLoader(search_paths=[tmp_path])
+    loader.load("small", try_relative_path=False)
+    return loader.modules_collection
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_every_public_name_is_described(caplog):
+    pages = reference.reference_pages(NAMES, reference.load_packages())
+    assert warnings(caplog) == []
+    text = "\n".join(pages.values())
+    for name in NAMES:
+        space, _, short = name.rpartition(".")
+        page = pages[f"reference/{space}.md"]
+        described = f"::: {name}\n" in page or f"| `{short}` | [`interpretune" in page
+        assert described or f"]({name}.md) is a namespace" in page, name
+    assert text.count("::: ") == len({line for line in text.splitlines() if line.startswith("::: ")})
+
+
+def test_name_without_docstring_is_a_warning(package, caplog):
+    reference.reference_pages(["small.told", "small.untold"], package)
+    assert warnings(caplog) == ["The public name small.untold has no docstring (small.other.untold)."]
+
+
+def test_name_that_does_not_exist_is_a_warning(package, caplog):
+    reference.reference_pages(["small.told", "small.gone"], package)
+    assert warnings(caplog) == ["The public name small.gone does not exist."]
+
+
+def test_a_second_name_of_an_object_refers_to_the_first(package):
+    pages = reference.reference_pages(["small.told", "small.other.told"], package)
+    assert "::: small.told\n" in pages["reference/small.md"]
+    assert "::: " not in pages["reference/small.other.md"]
+    assert "| `told` | [`small.told`][small.told] |" in pages["reference/small.other.md"]
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("readme.md", "docs/ablation.md", "ablation.md"),
+        ("readme.md", "LICENSE", "files/LICENSE.txt"),
+        ("packages/interpretune-core.md", "../docs/index.md", "../index.md"),
+        ("packages/interpretune-hello.md", "../../docs/adapters/writing.md", "../adapters/writing.md"),
+        ("adapters/writing.md", "../../examples/interpretune-hello/README.md", "../packages/interpretune-hello.md"),
+        ("index.md", "../CHANGELOG.md", "changelog.md"),
+        ("adapters/hooks.md", "../results.md", "../results.md"),
+    ],
+)
+def test_link_leads_to_the_same_on_the_site(page, link, expected, caplog):
+    assert repository.site_link(link, page) == expected
+    assert warnings(caplog) == []
+
+
+def test_link_to_nothing_is_a_warning(caplog):
+    repository.page_for_site("see [this](../nothing.md#there)", "adapters/hooks.md")
+    assert warnings(caplog) == ["adapters/hooks.md links to ../nothing.md, which does not exist."]
+
+
+def test_anchors_and_addresses_stay_in_links():
+    page = "[a](docs/ablation.md#how) [b](https://nnsight.net/x.md) [c](#here)\n```python runnable\n"
+    expected = "[a](ablation.md#how) [b](https://nnsight.net/x.md) [c](#here)\n```python\n"
+    assert repository.page_for_site(page, "readme.md") == expected
+
+
+def test_files_that_pages_link_to_are_on_the_site():
+    found = repository.linked_files({"readme.md": "[x](LICENSE) [y](docs/ablation.md) [z](CHANGELOG.md)"})
+    assert found == {"files/LICENSE.txt": repository.ROOT / "LICENSE"}

@@ -1,0 +1,1 @@
+"""What makes a site of ``docs/``, the READMEs and the docstrings; ``mkdocs.yml`` names ``hooks.py``."""
