@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 import interpretune as it
 from interpretune.hashing.content_hash import content_hash, hash_of
@@ -148,3 +152,31 @@ def test_hashes_are_the_same_in_every_process(tmp_path: Path) -> None:
         found.append(json.loads(told.splitlines()[-1]))
     assert found[0] == found[1]
     assert len(set(found[0].values())) == len(found[0])
+
+
+def test_weights_hashed_at_once_hash_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = nn.Linear(3, 3)
+    model = nn.Sequential(shared, nn.BatchNorm1d(3), shared, nn.Linear(3, 2).to(torch.bfloat16), nn.Sequential())
+    model[1].running_mean = None
+    model[4].register_buffer("strided", torch.arange(12.0).view(3, 4).T, persistent=False)
+    at_once = content_hash(model, "A model")
+    monkeypatch.setattr("interpretune.hashing.content_hash.digests_of_weights", lambda _: {})
+    assert content_hash(model, "A model") == at_once
+    with torch.no_grad():
+        model[3].bias[1] += 1
+    assert content_hash(model, "A model") != at_once
+
+
+def test_tokenizers_count_by_all_but_padding_and_truncation() -> None:
+    def tokenizer(words: str) -> PreTrainedTokenizerFast:
+        model = WordLevel({word: number for number, word in enumerate(words.split())}, unk_token="?")
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="?", pad_token="?")
+
+    one, padded = tokenizer('? a "added_tokens":'), tokenizer('? a "added_tokens":')
+    before = content_hash(one, "A tokenizer")
+    padded(["a a", "a"], padding=True, truncation=True, max_length=1)
+    padded.backend_tokenizer.enable_padding(pad_token='"added_tokens":')
+    assert content_hash(padded, "A tokenizer") == before
+    assert content_hash(tokenizer('? b "added_tokens":'), "A tokenizer") != before
+    padded.backend_tokenizer.pre_tokenizer = Whitespace()
+    assert content_hash(padded, "A tokenizer") != before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import PurePath
-from types import GenericAlias
+from types import GenericAlias, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ class Noted:
 def leaf_of(value: Any) -> bytes | None:
     """Bytes that tell a plain value from all others; None: it is not plain."""
     kind = type(value)
+    if kind in _EMPTY and not value:  # most of what a model of many parts holds
+        return _EMPTY[kind]
     if kind in _BY_REPR:
         return f"{kind.__name__} {value!r}".encode()
     if kind is str:
@@ -80,6 +82,14 @@ def leaf_of(value: Any) -> bytes | None:
     return None
 
 
+_EMPTY: dict[type[Any], bytes] = {
+    list: b"empty list",
+    tuple: b"empty tuple",
+    dict: b"empty mapping",
+    MappingProxyType: b"empty mapping",
+    set: b"empty set",
+    frozenset: b"empty set",
+}
 _BY_REPR = frozenset(
     {
         bool,

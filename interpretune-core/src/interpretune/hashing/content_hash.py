@@ -11,15 +11,16 @@ left out and never guessed: ``ContentHash.unknown`` says what and where, and who
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
+from torch import nn
 
 from interpretune.errors import UnknownContentError
 from interpretune.hashing.content import Content, Noted, Raw, UnknownState, leaf_of
-from interpretune.hashing.object_state import content_of
-from interpretune.hashing.tensor_content import is_plain_tensor, tensor_digest
+from interpretune.hashing.object_state import content_of, tells_identity
+from interpretune.hashing.tensor_content import digests_of_weights, is_plain_tensor, tensor_digest
 
 
 @frozen
@@ -71,6 +72,8 @@ def content_hash(
     """
     kinds = {type(item) for item in sources if not isinstance(item, dict)}
     hasher = _Hasher(owner, Noted(frozenset(ignored), library), frozenset([*map(id, sources), *map(id, kinds)]))
+    if isinstance(value, nn.Module) and not tells_identity(value):
+        hasher.know(digests_of_weights(value))
     digest = hasher.of(value)
     return ContentHash(digest.hex(), tuple(dict.fromkeys(hasher.unknown)))
 
@@ -118,6 +121,10 @@ class _Hasher:
         self._kept: list[Any] = []
         self._outer = ""
         self._lowest = 0
+
+    def know(self, digests: Mapping[int, bytes]) -> None:
+        """Take over digests of things, by id, that live at least as long as what is being hashed."""
+        self._done.update(digests)
 
     def of(self, value: Any) -> bytes:
         """Digest of a value, 32 bytes."""

@@ -284,9 +284,15 @@ def _tokenizer_content(value: PreTrainedTokenizerBase) -> Content:
     given = {name: item for name, item in value.init_kwargs.items() if name not in FILES_OF_TOKENIZERS}
     parts: list[tuple[str, Any]] = [(".init_kwargs", given)]
     if (backend := getattr(value, "_tokenizer", None)) is not None:
-        told = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
-        parts.append((".backend_tokenizer", json.dumps(told)))
+        parts += [(f".backend_tokenizer[{i}]", text) for i, text in enumerate(_without_padding(backend.to_str()))]
     return Content("tokenizer", parts)
+
+
+def _without_padding(written: str) -> tuple[str, str]:
+    """A tokenizer's JSON without padding and truncation, which stand before the megabytes of the vocabulary."""
+    head, first_of_rest, rest = written.partition('"added_tokens":')
+    settings = json.loads(f"{head.rstrip().rstrip(',')}}}") if first_of_rest else json.loads(written)
+    return json.dumps({**settings, "padding": None, "truncation": None}), rest
 
 
 def _reduced(value: Any) -> Content:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -32,6 +34,17 @@ def tensor_digest(tensor: Tensor) -> bytes:
     if dense.numel():
         digest.update(dense.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+def digests_of_weights(module: nn.Module) -> dict[int, bytes]:
+    """Digests of the plain parameters and buffers of a module and its parts, by the tensor's id.
+
+    Hashing leaves the interpreter to other threads, so that several tensors are hashed at once.
+    """
+    groups = [vars(part)[group] for part in nn.Module.modules(module) for group in ("_parameters", "_buffers")]
+    found = {id(item): item for group in groups for item in group.values() if is_plain_tensor(item)}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        return dict(zip(found, threads.map(tensor_digest, found.values()), strict=True))
 
 
 def tensor_content(tensor: Tensor) -> Content:
