@@ -142,7 +142,7 @@ def check_animal(animal: str, rules: Sequence[Rule]) -> None:
     rule, *words = EXPECTED[animal]
     failed = {item.rule.id: item.message for item in verdicts_on(animal, rules) if item.outcome == FAILED}
     assert list(failed) == [rule], failed
-    for word in (*words, f"{rule}: ", "expected: ", f"docs/adapters/testing.md#{rule}"):
+    for word in (*words, f"{rule}: ", "expected: ", f"docs/adapters/rules.md#{rule}"):
         assert word in failed[rule]
 
 

@@ -82,7 +82,7 @@ def test_a_broken_adapter_is_a_table_and_an_exit_status(install, tmp_path):
     assert run.returncode == 1
     assert "acme (interpretune-acme 1.2.3): 3 passed, 1 failed" in run.stdout
     assert "acme: importable: Adapter 'acme' (interpretune-acme 1.2.3)" in run.stdout
-    assert "docs/adapters/testing.md#importable" in run.stdout
+    assert "docs/adapters/rules.md#importable" in run.stdout
     hidden = outcomes("acme")
     count = sum(outcome == NOT_CHECKED for outcome in hidden.values())
     assert count > 50
@@ -213,7 +213,7 @@ def test_rules_from_the_command_line_and_in_json(adapter_of, monkeypatch, capsys
 def test_a_rule_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(it.ConfigurationError, match="no rule 'forward-agree'. Nearest: forward-agrees"):
         rules_named(["importable", "forward-agree"])
-    with pytest.raises(it.ConfigurationError, match=r"no rule 'zzz'. All of them are in docs/adapters/testing.md"):
+    with pytest.raises(it.ConfigurationError, match=r"no rule 'zzz'. All of them are in docs/adapters/rules.md"):
         rules_named(["zzz"])
 
 

@@ -137,9 +137,9 @@ def test_example_of_a_readme(
 def test_pages_have_runnable_blocks_with_output() -> None:
     pages = {block.page.name for block, output in RUNNABLE if output}
     assert pages == {
-        "ablation.md",
+        "ablate.md",
         "concepts.md",
-        "analysis.md",
+        "first-analysis.md",
         "training.md",
         "writing.md",
         "operations.md",

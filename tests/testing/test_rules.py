@@ -87,7 +87,7 @@ def test_a_broken_rule_says_what_was_seen_and_what_is_expected(made, bench):
     with pytest.raises(RuleBroken) as caught:
         two_legs.check(bench)
     assert str(caught.value) == (
-        "two-legs: it has four legs\n  expected: two\n  documented: docs/adapters/testing.md#two-legs"
+        "two-legs: it has four legs\n  expected: two\n  documented: docs/adapters/rules.md#two-legs"
     )
     with pytest.raises(RuleSkipped, match="it builds on the rule two-legs, which is not kept"):
         walks_upright.check(bench)

@@ -12,7 +12,7 @@ from interpretune.plugins.declaration import Level
 if TYPE_CHECKING:
     from interpretune.testing.workbench import Bench
 
-DOCUMENTATION = "docs/adapters/testing.md"
+DOCUMENTATION = "docs/adapters/rules.md"
 
 RULES: dict[str, Rule] = {}
 """All rules by id, in the order in which they are checked."""
