@@ -1,15 +1,19 @@
-"""The structure of the packages: no circle of modules, no private names of core, public names as they are listed."""
+"""The structure of the packages: no circle of modules, and public names that suffice for all who are not core."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
 import networkx
 import pytest
+
+from interpretune.system.lazy_names import homes_of
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
@@ -17,7 +21,7 @@ PACKAGES = (
     *("interpretune_hello", "interpretune_nnsight"),
 )
 NAMES = Path(__file__).parent / "public_names.txt"
-"""Names of the public namespaces: whoever changes one changes this file on purpose."""
+"""Names of the public packages: whoever changes one changes this file on purpose."""
 
 
 @pytest.fixture(scope="module")
@@ -49,36 +53,179 @@ def test_a_circle_is_found():
     assert circles(networkx.DiGraph([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")])) == [{"a", "b", "c"}]
 
 
-def sources_outside_core() -> list[Path]:
-    folders = [*ROOT.glob("interpretune-*/src/interpretune_*"), *ROOT.glob("examples/*/src/*")]
-    folders.append(ROOT / "interpretune-core" / "src" / "interpretune" / "new_adapter" / "templates")
-    return [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+# --------------------------------------------------------------------------------------------------------- public names
 
 
-def private_names_of_core(source: str) -> list[str]:
-    """Private names that are imported from core, and the private state of core's modules."""
-    found = re.findall(r"\._it_state\b", source)
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and re.match(r"interpretune(\.|$)", node.module or ""):
-            path = [*str(node.module).split("."), *(alias.name for alias in node.names)]
-            found += [name for name in path if name.startswith("_")]
-    return found
+def listed_packages() -> list[str]:
+    """The public packages, as the page on compatibility lists them."""
+    page = (ROOT / "docs" / "adapters" / "compatibility.md").read_text(encoding="utf-8")
+    section = page.partition("## Public names")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("file", sources_outside_core(), ids=lambda file: "/".join(file.parts[-2:]))
-def test_no_private_name_of_core_outside_of_it(file):
-    assert private_names_of_core(file.read_text(encoding="utf-8")) == []
-
-
-def test_private_names_are_found():
-    assert private_names_of_core("from interpretune.plugins.stack import _order\nmodule._it_state.backend = 1") == [
-        "._it_state",
-        "_order",
-    ]
+PUBLIC = {package: frozenset(importlib.import_module(package).__all__) for package in listed_packages()}
+CORE = ROOT / "interpretune-core" / "src" / "interpretune"
+TEMPLATES = CORE / "new_adapter" / "templates"
+OUTSIDE = [
+    *(file for package in PACKAGES[1:4] for file in sorted(ROOT.glob(f"*/src/{package}/**/*.py"))),
+    *sorted(ROOT.glob("examples/*/**/*.py")),
+    *sorted(TEMPLATES.rglob("*.py")),
+]
+PAGES = [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+PAGES += [*sorted(ROOT.glob("examples/*/README.md")), TEMPLATES / "README.md"]
+GROUPS = {"interpretune.adapters", "interpretune.operations", "interpretune.conformance"}
+"""Groups of entry points, which are no packages."""
 
 
 def test_public_names_are_as_listed():
-    listed = NAMES.read_text(encoding="utf-8").split()
-    spaces = sorted({name.rpartition(".")[0] for name in listed})
-    there = [f"{space}.{name}" for space in spaces for name in importlib.import_module(space).__all__]
-    assert sorted(there) == listed
+    there = [f"{package}.{name}" for package, names in PUBLIC.items() for name in names]
+    assert sorted(there) == NAMES.read_text(encoding="utf-8").split()
+
+
+def source_of(module: str) -> Path:
+    """The file of a module; of a package its stub, where it has one."""
+    [source] = ROOT.glob(f"*/src/{module.partition('.')[0]}/__init__.py")
+    path = source.parents[1].joinpath(*module.split("."))
+    files = (path / "__init__.pyi", path / "__init__.py", path.with_suffix(".py"))
+    return next(file for file in files if file.exists())
+
+
+def home_of(package: str, name: str) -> str:
+    """The module in which a public name is defined, through whatever imports it; the package, for its own modules."""
+    module = homes_of(package, source_of(package)).get(name, package)
+    return module if module == package or not is_ours(module) else home_of(module, name)
+
+
+def has_docstring(source: str, name: str) -> bool:
+    """Whether a function, class or constant has a docstring; one below several constants is for all of them."""
+    body = ast.parse(source).body
+    for i, node in enumerate(body):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            return bool(ast.get_docstring(node))
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in names_set(node):
+            after = next(item for item in body[i + 1 :] if not isinstance(item, (ast.Assign, ast.AnnAssign)))
+            return isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    return False
+
+
+def names_set(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_every_public_name_has_a_docstring(package):
+    silent = []
+    for name in PUBLIC[package]:
+        module = home_of(package, name)
+        if module == package:
+            assert importlib.import_module(f"{package}.{name}").__doc__
+        elif is_ours(module) and not has_docstring(source_of(module).read_text(encoding="utf-8"), name):
+            silent.append(f"{module}.{name}")
+    assert silent == []
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_no_public_name_is_hidden_by_a_module(package):
+    modules, homes = {file.stem for file in source_of(package).parent.iterdir()}, homes_of(package, source_of(package))
+    assert [name for name in modules & homes.keys() if homes[name] != package] == []
+
+
+def test_importing_public_packages_loads_nothing():
+    heavy = {"torch", "transformers", "lightning", "sae_lens", "transformer_lens"}
+    code = f"import sys, {', '.join(PUBLIC)}; print({heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def private_uses(source: str, own: str = "") -> list[str]:
+    """What code uses of other packages that is not public: imports, and attributes of what it imports."""
+    found, modules = [], {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and is_ours(str(node.module), own):
+            public = PUBLIC.get(str(node.module), ())
+            found += [f"{node.module}.{item.name}" for item in node.names if item.name not in public]
+        elif isinstance(node, ast.Import):
+            names = {item.asname or item.name: item.name for item in node.names if is_ours(item.name, own)}
+            found += [name for name in names.values() if name not in PUBLIC]
+            modules |= names
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
+            name = f"{modules[ast.unparse(node.value)]}.{node.attr}"
+            found += [] if is_public(name) else [name]
+    return found
+
+
+def is_ours(module: str, own: str = "") -> bool:
+    return module.partition(".")[0] in {*PACKAGES[:4]} - {own}
+
+
+def is_public(name: str) -> bool:
+    """Whether a dotted name is a public package, a name in one, or a member of that."""
+    package = next(found for found in sorted(PUBLIC, key=len, reverse=True) if f"{name}.".startswith(f"{found}."))
+    member = name.removeprefix(package).lstrip(".").partition(".")[0]
+    return not member or member in PUBLIC[package]
+
+
+def private_names_in(files: list[Path]) -> set[str]:
+    """Names with one underscore of what classes define, and of what is set on objects."""
+    found = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.ClassDef):
+            found |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            found |= {
+                name for item in node.body if isinstance(item, (ast.Assign, ast.AnnAssign)) for name in names_set(item)
+            }
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+    return {name for name in found if re.match("_[a-z]", name)}
+
+
+OF_CORE = private_names_in([file for file in CORE.rglob("*.py") if TEMPLATES not in file.parents])
+
+
+def private_attributes(source: str, own: set[str]) -> list[str]:
+    """Attributes with an underscore that core has and the code's own package has not."""
+    attributes = [node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    return [name for name in attributes if name in OF_CORE - own]
+
+
+@pytest.mark.parametrize("file", OUTSIDE, ids=lambda file: "/".join(file.relative_to(ROOT).parts[-4:]))
+def test_only_public_names_of_core_are_used_outside(file):
+    source, package = file.read_text(encoding="utf-8"), file.parent
+    assert private_uses(source, package.name) == []
+    assert private_attributes(source, private_names_in(sorted(package.glob("*.py")))) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda file: "/".join(file.relative_to(ROOT).parts))
+def test_pages_show_only_public_names(page):
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:python|py)\b[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [name for block in blocks for name in private_uses(block)] == []
+    if page.name == "tutorial-imports.md":  # of another layout on the left
+        text = "\n".join(" | ".join(line.split(" | ")[2:]) for line in text.splitlines())
+    told = re.findall(r"`(interpretune(?:_lightning|_saelens|_tlens)?\.\w[\w.]*)", text)
+    assert [name for name in told if name not in GROUPS and not is_public(name)] == []
+
+
+def test_the_linter_forbids_all_that_is_not_listed():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition('"Adapters use public packages only"')[2]
+    forbidden = set(re.findall(r'"(interpretune\.[\w.*]+)"', text.partition("[[tool")[0]))
+    modules = {f"interpretune.{file.stem}" for file in CORE.iterdir() if not file.name.startswith(("_", "py.typed"))}
+    assert forbidden == {*modules - PUBLIC.keys(), "interpretune.*.*"}
+
+
+def test_what_is_not_public_is_found():
+    source = """
+import interpretune as it
+import interpretune.session.module
+from interpretune.models import position_ids, tokens
+from interpretune.models.tokenization import position_ids
+it.ITModule, it.analysis.AnalysisCfg, it.plugins
+"""
+    modules = ["interpretune.session.module", "interpretune.models.tokens"]
+    assert private_uses(source) == [*modules, "interpretune.models.tokenization.position_ids", "interpretune.plugins"]
+    assert private_attributes("module._it_state.backend, self._own, torch._C", {"_own"}) == ["_it_state"]
+    assert not is_public("interpretune.models.tokenization.mask_of")
+    assert is_public("interpretune.analysis.AnalysisCfg.mode")
+    assert not has_docstring('A = B = 1\nC = 2\n"""Both."""\nD = 3\ndef f(): ...', "D")
+    assert has_docstring('A = B = 1\nC = 2\n"""Both."""\nD = 3\ndef f(): ...', "A")

@@ -17,12 +17,18 @@ from interpretune.analysis import (
     ModelInputs,
     Scale,
     activation_name,
+    interventions_in_place,
     run_with_interventions,
 )
-from interpretune.backends.interventions import interventions_in_place
-from interpretune.testing.reference import ablated_logits, activations_of, logits_of, spliced_run
-from interpretune.testing.tiny_latents import RandomDictionary
-from interpretune.testing.tiny_models import tiny_gpt2, tiny_llama
+from interpretune.testing import (
+    RandomDictionary,
+    ablated_logits,
+    activations_of,
+    logits_of,
+    spliced_run,
+    tiny_gpt2,
+    tiny_llama,
+)
 from interpretune_nnsight import NNsightBackend
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}

@@ -10,7 +10,7 @@ class TestNNsight(NNsightConformance):
 
 
 if importlib.util.find_spec("interpretune_saelens") is not None:
-    from interpretune_saelens.conformance import SAELensConformance
+    from interpretune_saelens import SAELensConformance
 
     class TestSAELensOnNNsight(SAELensConformance):
         stack = ("nnsight", "sae_lens")

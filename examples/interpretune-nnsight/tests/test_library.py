@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 import interpretune as it
-from interpretune.testing.tiny_models import tiny_tokenizer
+from interpretune.testing import tiny_tokenizer
 from interpretune_nnsight import library
 
 QUIET = """

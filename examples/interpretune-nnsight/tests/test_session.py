@@ -8,12 +8,8 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForSeque
 from transformers import T5ForConditionalGeneration as T5
 
 import interpretune as it
-from interpretune.analysis import Add
-from interpretune.backends.interventions import generate_with_interventions
-from interpretune.testing import AdapterConformance
-from interpretune.testing.tiny_latents import RandomDictionary
-from interpretune.testing.tiny_models import save_tiny_model
-from interpretune.testing.workbench import ADAM, Bench
+from interpretune.analysis import Add, generate_with_interventions
+from interpretune.testing import AdapterConformance, Bench, RandomDictionary, save_tiny_model
 
 LIGHTNING = pytest.param(
     ("lightning",),
@@ -40,7 +36,7 @@ def test_training_is_that_of_a_plain_session(new_session, frameworks, tmp_path):
     """Losses and weights; an analysis before and after the training leaves nothing that changes them."""
     trained = []
     for stack in (frameworks, (*frameworks, "nnsight")):
-        session = new_session(*stack, optimizer_init=ADAM)
+        session = new_session(*stack, optimizer_init={"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}})
         module = session.module
         batch = next(iter(session.datamodule.val_dataloader()))
         inputs = it.analysis.ModelInputs.from_batch(module.batch_to_device(dict(batch)))
@@ -93,7 +89,7 @@ def test_generation_is_steered_as_in_a_plain_session(new_session):
 
 def test_latent_models_without_a_save_of_their_own_are_saved_as_in_a_plain_session(new_session):
     """nnsight gives every object a method ``save``, which is no format of a latent model's."""
-    from interpretune.latents.latent_model import HasSave
+    from interpretune.latents import HasSave
 
     session = new_session("nnsight", latent_models=[RandomDictionary("layers.1.mlp_out", 32)])
     assert not isinstance(session.module.latent_models[0], HasSave)

@@ -7,10 +7,15 @@ import threading
 import pytest
 import torch
 
-from interpretune.analysis import LatentRows, ModelInputs, Scale, activation_name, run_with_interventions
-from interpretune.backends.interventions import interventions_in_place
-from interpretune.testing.tiny_latents import RandomDictionary
-from interpretune.testing.tiny_models import tiny_llama
+from interpretune.analysis import (
+    LatentRows,
+    ModelInputs,
+    Scale,
+    activation_name,
+    interventions_in_place,
+    run_with_interventions,
+)
+from interpretune.testing import RandomDictionary, tiny_llama
 from interpretune_nnsight import NNsightBackend, backend
 
 WAIT = 60

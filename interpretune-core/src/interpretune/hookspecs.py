@@ -188,7 +188,7 @@ def it_run_loop(module: ITModule, datamodule: ITDataModule, loop: str, loop_cfg:
 
     Called by the functions of these names, after ``it_init``. First result; core loops in plain PyTorch, framework
     adapters hand over to their trainer. A framework that keeps an optimizer of its own checks it with
-    ``interpretune.session.optimization.check_optimizers``.
+    ``interpretune.training.check_optimizers``.
     """
 
 

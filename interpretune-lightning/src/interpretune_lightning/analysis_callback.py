@@ -11,8 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
 
 from interpretune import AnalysisError
-from interpretune.analysis import AnalysisCfg, AnalysisRun, OpenAnalyses
-from interpretune.analysis.runner import ANALYSIS_STEP, run_analysis_step
+from interpretune.analysis import AnalysisCfg, AnalysisRun, OpenAnalyses, run_analysis_step
 from interpretune_lightning.sharing import WholeBatchSampler
 
 
@@ -45,7 +44,7 @@ class AnalysisCallback(Callback):
                     "already. Give each AnalysisCfg a new AnalysisCache()."
                 )
         self._sampler(trainer)
-        has_step = hasattr(pl_module, ANALYSIS_STEP)
+        has_step = hasattr(pl_module, "analysis_test_step")
         analyses = [AnalysisRun.of(cfg, pl_module.latent_models, has_step=has_step) for cfg in self.analysis_cfgs]
         self._opened = OpenAnalyses(pl_module)
         for cfg, analysis in zip(self.analysis_cfgs, analyses, strict=True):

@@ -16,7 +16,7 @@ from attrs import define, field
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from interpretune.training.metric_log import batch_size_of
+from interpretune.training import batch_size_of
 from interpretune_lightning.sharing import WholeBatchSampler, samplers_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torchmetrics import Metric
 
 from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
-from interpretune.session.optimization import as_optimizer_setup, check_optimizers
-from interpretune.training.checkpoint import Identity
+from interpretune.training import CheckpointIdentity, as_optimizer_setup, check_optimizers
 from interpretune_lightning.counted_once import BatchInHand, logged_once, predictions_of_all
 from interpretune_lightning.epoch_means import epoch_means
 from interpretune_lightning.sharing import samplers_of
@@ -132,7 +131,8 @@ class LightningModuleEntry(_UserModule):
                     "**session) first, or trainer.fit(**session), which hands over both."
                 )
             it_init(module=self, datamodule=datamodule)
-        self._it_identity = Identity.of(self)  # before a strategy leaves this process a share of each parameter
+        # before a strategy leaves this process a share of each parameter
+        self._it_identity = CheckpointIdentity.of(self)
 
     def on_fit_start(self) -> None:
         """Put what is trained into train mode."""

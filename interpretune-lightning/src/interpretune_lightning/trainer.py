@@ -20,7 +20,6 @@ from interpretune import (
     LoopResult,
     TrainingError,
 )
-from interpretune.training.config import LAST
 from interpretune_lightning.loop_callbacks import CHECKPOINTS, NEWEST, loop_callbacks
 from interpretune_lightning.whole_files import checkpoint_plugins
 
@@ -144,7 +143,7 @@ def _checkpoint(cfg: LoopConfig, loop: str) -> str | None:
                 "another run_dir."
             )
         return None
-    if str(cfg.resume_from) != LAST:
+    if str(cfg.resume_from) != "last":
         return str(Path(cfg.resume_from).expanduser())
     if last.exists():
         return str(last)

@@ -5,11 +5,13 @@ from .config import (
     SAELensFromPretrainedConfig,
     SAELensTrainConfig,
 )
+from .conformance import SAELensConformance
 from .latent_model import SAELatentModel
 
 __all__ = [
     "SAELatentModel",
     "SAELensConfig",
+    "SAELensConformance",
     "SAELensCustomConfig",
     "SAELensFromDiskConfig",
     "SAELensFromPretrainedConfig",

@@ -16,7 +16,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from interpretune import ConfigurationError, LatentModelError
-from interpretune.system.put_back import random_state_put_back
+from interpretune.system import random_state_put_back
 from interpretune_saelens.config import SAELensCustomConfig, SAELensFromDiskConfig, SAELensFromPretrainedConfig
 from interpretune_saelens.latent_model import SAELatentModel
 

@@ -31,11 +31,8 @@ from interpretune import (
     build_once,
     cache_root,
 )
-from interpretune.analysis import AnalysisBackend, ModelInputs
-from interpretune.analysis.identity import identify_batch, identify_model, identify_stack, library_versions
-from interpretune.hashing.content_hash import WHAT_TO_DO, ContentHash, content_hash
-from interpretune.system.model_lock import model_lock
-from interpretune.system.put_back import random_state_put_back
+from interpretune.analysis import AnalysisBackend, ContentHash, ModelInputs, content_hash, identify_session
+from interpretune.system import random_state_put_back
 from interpretune_saelens.config import SAELensTrainConfig
 from interpretune_saelens.latent_model import SKIPS_SPECIAL_TOKENS, SAELatentModel
 from interpretune_saelens.loading import load_from_disk
@@ -74,13 +71,11 @@ def train_latent_models(
         recipe |= {"sae_options": cfg.sae_options, "trainer_options": cfg.trainer_options}  # as defaults give them
         recipe_hash = content_hash(recipe, f"The recipe of the SAE at {cfg.hook_name}")
         known = identities[read]
-        unknown = (*known.unknown, *recipe_hash.unknown)
         key = hashlib.sha256(f"{known.sha256} {recipe_hash.sha256}".encode()).hexdigest()[:16]
-        if unknown:
+        if why := known.why_unknown or recipe_hash.why_unknown:
             key += f"-{secrets.token_hex(8)}"  # found by nobody again
             warnings.warn(
-                f"The SAE at {cfg.hook_name} is trained anew, since it cannot be known what it depends on: "
-                f"{unknown[0]} {WHAT_TO_DO}",
+                f"The SAE at {cfg.hook_name} is trained anew, since it cannot be known what it depends on: {why}",
                 NotReusedWarning,
                 stacklevel=2,
             )
@@ -155,22 +150,17 @@ def activation_identity(module: ITModule, datamodule: ITDataModule, most: int, s
         most: See ``training_batches``.
         seed: Seed of the order.
     """
-    with model_lock(module.model):
-        model, stack = identify_model(module), identify_stack(module)
-    digest = hashlib.sha256()
+    session = identify_session(module)
+    digest, unknown = hashlib.sha256(session.sha256.encode()), list(session.unknown)
     with random_state_put_back():
         torch.manual_seed(seed)
         for batch, _, _ in training_batches(module, datamodule.train_dataloader(), most):
-            digest.update(identify_batch(batch).encode())
-    parts = {
-        "model": model.about["sha256"],
-        "stack": stack.about,
-        "batches": digest.hexdigest(),
-        "versions": library_versions(module),
-        "library": sae_lens.SAETrainer,  # its version or, of an editable install, its code
-    }
-    found = content_hash(parts, "The SAE")
-    return ContentHash(found.sha256, (*model.unknown, *stack.unknown, *found.unknown))
+            of_batch = content_hash(dict(batch), "A batch to train on")
+            digest.update(of_batch.sha256.encode())
+            unknown += of_batch.unknown
+    library = content_hash(sae_lens.SAETrainer, "SAELens")  # its version or, of an editable install, its code
+    digest.update(library.sha256.encode())
+    return ContentHash(digest.hexdigest(), (*unknown, *library.unknown))
 
 
 def collect_activations(

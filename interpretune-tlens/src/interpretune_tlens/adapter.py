@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl
-from interpretune.models.batch_keys import check_batch_keys, forward_signature
-from interpretune.models.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
+from interpretune import AdapterDeclaration, ClassContribution, ITModule, hookimpl, pad_left
+from interpretune.models import ATTENTION_MASK, check_batch_keys, forward_signature, mask_of, tokens_of
 from interpretune_tlens.backend import TransformerLensBackend, padding_attends
 from interpretune_tlens.config import ITLensConfig
 from interpretune_tlens.generation import generate

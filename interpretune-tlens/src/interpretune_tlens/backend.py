@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from transformer_lens import TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
-from interpretune.activations.hook_names import LOGITS
-from interpretune.activations.padding_masks import blind_tokens_attend
+from interpretune.activations import LOGITS, blind_tokens_attend
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
-from interpretune.models.quantization import keep_weights_in_place
-from interpretune.system.own_context import OwnContext
+from interpretune.models import keep_weights_in_place
+from interpretune.system import OwnContext
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
 from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
@@ -38,7 +37,7 @@ def padding_attends(model: Any, attention_mask: Tensor) -> AbstractContextManage
 class TransformerLensBackend(AnalysisBackend):
     """Runs a ``TransformerBridge`` or a ``HookedTransformer`` with edits at its hook points, aliases included.
 
-    At canonical names (``interpretune.activations.hook_names``) heads are flattened, and ``resid_mid`` of a bridge is
+    At canonical names (``interpretune.activations``) heads are flattened, and ``resid_mid`` of a bridge is
     changed for the skip connection too: its own ``hook_resid_mid`` is the input of the MLP's norm alone.
     """
 

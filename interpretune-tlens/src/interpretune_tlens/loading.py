@@ -22,8 +22,8 @@ from transformer_lens.loading_from_pretrained import (
 from transformer_lens.model_bridge import TransformerBridge
 
 from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
-from interpretune.models.loading import device_of
-from interpretune.system.put_back import random_state_put_back
+from interpretune.models import device_of
+from interpretune.system import random_state_put_back
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
 from interpretune_tlens.dropout import run_dropout_after_attention, show_modes
 from interpretune_tlens.trainable import Inventory, freeze_added_parameters, freeze_joint_parameters

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from interpretune.activations.edits import in_place
-from interpretune.activations.hook_names import (
+from interpretune.activations import (
     ATTN_Z,
     FINAL_NORM,
     MLP_IN,
     RESID_MID,
     aliases,
     canonical_names,
+    in_place,
     split_layer,
 )
 from interpretune.analysis import Edit

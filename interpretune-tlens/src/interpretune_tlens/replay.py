@@ -18,11 +18,10 @@ from attrs import frozen
 from torch import Tensor, nn
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
-from interpretune.activations import replaced_method
-from interpretune.activations.hook_names import ATTN_Z, RESID_POST, RESID_PRE, in_layer, split_layer
+from interpretune import ReplayRefusedError
+from interpretune.activations import ATTN_Z, RESID_POST, RESID_PRE, in_layer, replaced_method, split_layer
 from interpretune.analysis import Edit, ModelInputs, Points
-from interpretune.errors import ReplayRefusedError
-from interpretune.models.tokenization import position_ids
+from interpretune.models import position_ids
 from interpretune.replay import (
     LayerKeys,
     Prefix,

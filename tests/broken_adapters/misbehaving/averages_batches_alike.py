@@ -1,7 +1,7 @@
 """A framework that weighs the last, smaller batch as it weighs the others."""
 
 import interpretune as it
-from interpretune.training.evaluate import evaluate
+from interpretune.training.evaluation import evaluate
 from interpretune.training.fit import FitLoop
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import interpretune as it
-from interpretune.training.evaluate import evaluate
+from interpretune.training.evaluation import evaluate
 from interpretune.training.fit import FitLoop
 
 

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 import interpretune as it
 from interpretune.session.optimization import as_optimizer_setup, check_optimizers
 from interpretune.training.batches import count_batches, read_batches
-from interpretune.training.evaluate import evaluate
+from interpretune.training.evaluation import evaluate
 
 
 class SmallTrainer:

@@ -1,7 +1,7 @@
 """A framework that runs training steps and takes no optimizer step."""
 
 import interpretune as it
-from interpretune.training.evaluate import evaluate
+from interpretune.training.evaluation import evaluate
 
 
 class TrainsNothing:

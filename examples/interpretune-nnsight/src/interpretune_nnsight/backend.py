@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 from torch import Tensor, nn
 
-from interpretune.activations import replaced_methods, standing_method
-from interpretune.activations.edits import CARRIED, OUT, edited_inputs, edited_output, in_place
+from interpretune.activations import (
+    CARRIED,
+    OUT,
+    edited_inputs,
+    edited_output,
+    in_place,
+    replaced_methods,
+    standing_method,
+)
 from interpretune.analysis import Edit, HuggingFaceBackend
-from interpretune.system.own_context import OwnContext
-from interpretune.system.put_back import Changed
+from interpretune.system import Changed, OwnContext
 from interpretune_nnsight.library import import_nnsight
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
-"""Hook points and edits: how a forward is watched and changed."""
+"""Hook points, edits and inputs: how a forward is watched and changed, for those who write backends."""
 
-import lazy_loader
+from interpretune.system.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,3 +1,53 @@
-from .replaced import replaced_method, replaced_methods, standing_method
+from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
+from interpretune.activations.hook_names import (
+    ATTN_OUT,
+    ATTN_Z,
+    EMBED,
+    FINAL_NORM,
+    LOGITS,
+    MLP_IN,
+    MLP_OUT,
+    RESID_MID,
+    RESID_POST,
+    RESID_PRE,
+    Place,
+    aliases,
+    canonical_names,
+    in_layer,
+    split_layer,
+)
+from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
+from interpretune.activations.padding_masks import blind_tokens_attend
+from interpretune.activations.replaced import replaced_method, replaced_methods, standing_method
 
-__all__ = ["replaced_method", "replaced_methods", "standing_method"]
+__all__ = [
+    "ATTN_OUT",
+    "ATTN_Z",
+    "CARRIED",
+    "EMBED",
+    "FINAL_NORM",
+    "IN",
+    "LOGITS",
+    "MLP_IN",
+    "MLP_OUT",
+    "OUT",
+    "RESID_MID",
+    "RESID_POST",
+    "RESID_PRE",
+    "Edit",
+    "ModelInputs",
+    "Place",
+    "Points",
+    "aliases",
+    "blind_tokens_attend",
+    "canonical_names",
+    "edited_inputs",
+    "edited_output",
+    "in_layer",
+    "in_place",
+    "probe_inputs",
+    "replaced_method",
+    "replaced_methods",
+    "split_layer",
+    "standing_method",
+]

@@ -28,6 +28,7 @@ LOGITS = "logits"
 RESID_PRE, RESID_MID, RESID_POST = "resid_pre", "resid_mid", "resid_post"
 ATTN_Z, ATTN_OUT = "attn_z", "attn_out"
 MLP_IN, MLP_OUT = "mlp_in", "mlp_out"
+"""The places; those of a block are made names with ``in_layer``."""
 
 
 @frozen

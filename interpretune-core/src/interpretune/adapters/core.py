@@ -27,7 +27,7 @@ from interpretune.session.logged_scalars import EPOCH_MEAN
 from interpretune.session.module import ITModule
 from interpretune.session.optimization import build_optimizers
 from interpretune.training.config import LoopConfig, LoopResult
-from interpretune.training.evaluate import evaluate
+from interpretune.training.evaluation import evaluate
 from interpretune.training.fit import FitLoop
 
 

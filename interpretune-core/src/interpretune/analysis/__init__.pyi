@@ -3,11 +3,12 @@ from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache, SaveCfg
+from interpretune.analysis.identity import identify_session
 from interpretune.analysis.mode_plans import operations_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode, construct_names_filter
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.plan_runner import AnalysisRunner
-from interpretune.analysis.runner import run_analysis
+from interpretune.analysis.runner import run_analysis, run_analysis_step
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.backends.backend import CAPABILITIES, AnalysisBackend, SplicedRun
 from interpretune.backends.hugging_face import HuggingFaceBackend
@@ -23,6 +24,7 @@ from interpretune.backends.interventions import (
     run_with_interventions,
 )
 from interpretune.comparison import Agreement, StoreComparison, compare_stores
+from interpretune.hashing.content_hash import ContentHash, content_hash
 from interpretune.hashing.object_state import HasIdentity
 from interpretune.latents.latent_model import ACTIVATION_HOOK, HasPassingState, LatentModel, activation_name, layer_of
 from interpretune.latents.quality import LatentQuality, measure_latent_quality
@@ -76,6 +78,7 @@ __all__ = [
     "AnalysisRunner",
     "AnalysisStore",
     "AnswerCounts",
+    "ContentHash",
     "Context",
     "Edit",
     "HasIdentity",
@@ -115,6 +118,7 @@ __all__ = [
     "compare_stores",
     "compute_correct",
     "construct_names_filter",
+    "content_hash",
     "count_answers",
     "create_attribution_tables",
     "display_latent_dashboards",
@@ -122,6 +126,7 @@ __all__ = [
     "effect_correlations",
     "frozen_parameters",
     "generate_with_interventions",
+    "identify_session",
     "integrated_gradients",
     "interventions_in_place",
     "latent_edges",
@@ -137,6 +142,7 @@ __all__ = [
     "plot_latent_effects",
     "report_sections",
     "run_analysis",
+    "run_analysis_step",
     "run_with_ctx",
     "run_with_interventions",
     "save_store",

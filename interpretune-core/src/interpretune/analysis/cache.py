@@ -16,6 +16,7 @@ from interpretune.analysis.finite_results import check_results
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import AnalysisError, StoreError
 from interpretune.models.tokenization import mask_of, real_tokens, token_texts, tokens_of
+from interpretune.operations.definition import SOURCES
 from interpretune.operations.latent_analyses import (
     ABLATED_LOGITS,
     ACTIVATIONS,
@@ -32,7 +33,6 @@ from interpretune.operations.latent_analyses import (
     token_pieces,
     unpadded_tokens,
 )
-from interpretune.operations.operation import SOURCES
 from interpretune.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.store.fields import Field, Per
 from interpretune.store.folder import MANIFEST

@@ -13,9 +13,10 @@ from attrs import frozen
 
 from interpretune.errors import DataError
 from interpretune.hashing.code_origin import CORE
-from interpretune.hashing.content_hash import content_hash, hash_of
+from interpretune.hashing.content_hash import ContentHash, content_hash, hash_of
 from interpretune.hashing.packages import identify_packages, version_or_unknown
 from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
@@ -181,6 +182,21 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def identify_session(module: ITModule) -> ContentHash:
+    """All that activations of a session's model depend on, but for the batches: model, stack, and libraries.
+
+    Under its hash an adapter finds again what it made of activations (a trained latent model, for one).
+
+    Args:
+        module: The session's module.
+    """
+    with model_lock(module.model):
+        model, stack = identify_model(module), identify_stack(module)
+    parts = {"model": model.about["sha256"], "stack": stack.about, "versions": library_versions(module)}
+    found = content_hash(parts, "The session")
+    return ContentHash(found.sha256, (*model.unknown, *stack.unknown, *found.unknown))
 
 
 def library_versions(module: ITModule) -> dict[str, str]:

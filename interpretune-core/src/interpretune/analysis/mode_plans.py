@@ -10,7 +10,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.operations import latent_analyses as parts
-from interpretune.operations.operation import SOURCES, Operation
+from interpretune.operations.definition import SOURCES, Operation
 from interpretune.operations.plan import Plan
 
 RESULTS = (

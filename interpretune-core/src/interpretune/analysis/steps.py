@@ -18,6 +18,7 @@ from interpretune.analysis.mode_plans import operations_of
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.operations.definition import SOURCES
 from interpretune.operations.execution import run_plan
 from interpretune.operations.latent_analyses import (
     ABLATED_LOGITS,
@@ -26,7 +27,6 @@ from interpretune.operations.latent_analyses import (
     GRADIENTS,
     entry_of,
 )
-from interpretune.operations.operation import SOURCES
 from interpretune.operations.plan import Plan
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
         tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
         tokenizer_id_overrides: Token ids to set on tokenizer and model, for example ``{"pad_token_id": 50256}``.
         trust_remote_code: Whether code that comes with a model may run.
-        cache_dir: Where prepared data and converted models are kept; None: see ``interpretune.system.cache_folder``.
+        cache_dir: Where prepared data and converted models are kept; None: see ``interpretune.cache_root``.
     """
 
     model_name_or_path: str = ""

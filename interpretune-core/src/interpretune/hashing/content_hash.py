@@ -36,6 +36,11 @@ class ContentHash:
     sha256: str
     unknown: tuple[str, ...] = ()
 
+    @property
+    def why_unknown(self) -> str:
+        """What cannot be read first of all, and what to do about it; empty where everything can be."""
+        return f"{self.unknown[0]} {WHAT_TO_DO}" if self.unknown else ""
+
 
 def hash_of(value: Any, owner: str) -> str:
     """Hash of what something depends on.
@@ -49,7 +54,7 @@ def hash_of(value: Any, owner: str) -> str:
     """
     found = content_hash(value, owner)
     if found.unknown:
-        raise UnknownContentError(f"{found.unknown[0]} {WHAT_TO_DO}")
+        raise UnknownContentError(found.why_unknown)
     return found.sha256
 
 

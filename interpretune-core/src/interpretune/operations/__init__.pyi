@@ -1,12 +1,16 @@
+from interpretune.operations.definition import SOURCES, Operation, operation
+from interpretune.operations.execution import PlanRun, run_plan, run_summaries
+from interpretune.operations.loading import find_operation, load_operations, offered_operations
+from interpretune.operations.plan import Plan
+from interpretune.store.fields import Field, Per
+
 from . import latent_analyses
-from .execution import PlanRun, run_plan, run_summaries
-from .loading import find_operation, load_operations, offered_operations
-from .operation import SOURCES, Operation, operation
-from .plan import Plan
 
 __all__ = [
     "SOURCES",
+    "Field",
     "Operation",
+    "Per",
     "Plan",
     "PlanRun",
     "find_operation",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretune.errors import PlanError
-from interpretune.operations.operation import Operation
+from interpretune.operations.definition import Operation
 from interpretune.operations.plan import Plan
 from interpretune.store.fields import TORCH_DTYPES, Field, Per
 from interpretune.store.values import LatentValues

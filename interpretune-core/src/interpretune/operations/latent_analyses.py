@@ -15,7 +15,7 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.errors import AnalysisError, DataError, NotFiniteError
 from interpretune.latents.latent_model import activation_name
 from interpretune.models.tokenization import real_tokens, token_texts
-from interpretune.operations.operation import operation
+from interpretune.operations.definition import operation
 from interpretune.replay.effect_noise import is_measured, measure_noise
 from interpretune.replay.gradients import attribute
 from interpretune.replay.prefill import LatentObserver, Prefill

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec  # type: ignore[import-untyped]
 
 from interpretune.errors import PlanError
-from interpretune.operations.operation import Operation
+from interpretune.operations.definition import Operation
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from interpretune.errors import PlanError
-from interpretune.operations.operation import SOURCES, Operation
+from interpretune.operations.definition import SOURCES, Operation
 from interpretune.store.fields import Field, Per
 from interpretune.system.credentials import text_without_credentials, without_credentials
 

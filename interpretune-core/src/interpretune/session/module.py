@@ -161,7 +161,7 @@ class ITModule(nn.Module):
         """Make the optimizers of a training session; override it, or set ``ITConfig(optimizer_init=...)``.
 
         Returns:
-            Whatever ``interpretune.session.optimization.as_optimizer_setup`` reads: an optimizer, a dictionary with
+            Whatever ``interpretune.training.as_optimizer_setup`` reads: an optimizer, a dictionary with
             ``optimizer`` and ``lr_scheduler``, a pair of lists, an ``OptimizerSetup``, or None.
         """
         return self.hook.it_configure_optimizers(module=self)

@@ -42,7 +42,7 @@ def load_store(
     Args:
         source: As in ``save_store``.
         folder: Where to copy it to; None: into the cache, where the same store is kept once.
-        cache_dir: The cache; None: as ``interpretune.system.cache_folder.cache_root`` finds it.
+        cache_dir: The cache; None: as ``interpretune.cache_root`` finds it.
         limits: How much an archive may unpack to, and the values in it may unfold to; None: the usual ``Limits()``.
         allow_incomplete: Accept a store whose run was not finished. Files in it that were damaged are left out, and
             a warning names them.

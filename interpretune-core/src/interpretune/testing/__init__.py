@@ -3,6 +3,6 @@
 The checks need no pytest; ``AdapterConformance`` is a suite for it, and ``interpretune doctor`` runs the same checks.
 """
 
-import lazy_loader
+from interpretune.system.lazy_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

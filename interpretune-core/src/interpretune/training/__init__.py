@@ -1,1 +1,5 @@
-"""Training and evaluation loops: one call for every framework, and core's own in plain PyTorch."""
+"""What loops are written with: batches, steps, optimizers, evaluation, and what a checkpoint belongs to."""
+
+from interpretune.system.lazy_names import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

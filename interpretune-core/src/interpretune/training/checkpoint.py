@@ -41,7 +41,7 @@ DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, 
 
 
 @frozen(kw_only=True)
-class Identity:
+class CheckpointIdentity:
     """What a checkpoint belongs to.
 
     Attributes:
@@ -56,7 +56,7 @@ class Identity:
     frozen_weights: str
 
     @classmethod
-    def of(cls, module: ITModule, trained: Container[str] | None = None) -> Identity:
+    def of(cls, module: ITModule, trained: Container[str] | None = None) -> CheckpointIdentity:
         """The identity of a session's module.
 
         Args:
@@ -132,7 +132,7 @@ def save_checkpoint(
         CheckpointError: It cannot be written.
     """
     place = run_dir / FOLDER / checkpoint_name(state)
-    about = {"identity": attrs_asdict(Identity.of(module)), "state": asdict(state)}
+    about = {"identity": attrs_asdict(CheckpointIdentity.of(module)), "state": asdict(state)}
 
     weights = _weights(module)
     training = {
@@ -246,7 +246,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"T{where[1:]} cannot be read: {type(error).__name__}: {error}. Resume from another one."
         ) from error
-    Identity.of(module, trained=weights).check(identity, where)
+    CheckpointIdentity.of(module, trained=weights).check(identity, where)
     everything = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     own = _own_tensors(module) if setup else {name: everything[name] for name in weights if name in everything}
     differing = sorted(

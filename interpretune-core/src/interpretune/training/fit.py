@@ -28,7 +28,7 @@ from interpretune.training.checkpoint import (
     whole_checkpoints,
 )
 from interpretune.training.config import EarlyStopping, FitState, LoopConfig, LoopResult
-from interpretune.training.evaluate import call_if_defined, evaluate, step_of
+from interpretune.training.evaluation import call_if_defined, evaluate, step_of
 from interpretune.training.metric_log import MetricLog, MetricsFile
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 
-from interpretune.operations.operation import Operation
+from interpretune.operations.definition import Operation
 from interpretune.plugins.contributions import ReportSection
 from interpretune.reports.sections import report_sections
 from interpretune.testing.rule import expect, rule

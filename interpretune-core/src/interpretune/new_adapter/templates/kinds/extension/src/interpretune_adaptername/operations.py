@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from interpretune.operations import operation
-from interpretune.store.fields import Field
+from interpretune.operations import Field, operation
 from torch import Tensor
 
 

@@ -6,10 +6,17 @@ import os
 
 import torch
 from interpretune import ConfigurationError, ITDataModule, ITModule, LoopConfig, LoopResult
-from interpretune.session.optimization import as_optimizer_setup, check_optimizers
-from interpretune.session.step_routing import loss_of
-from interpretune.training.batches import count_batches, only_loader, read_batches
-from interpretune.training.evaluate import call_if_defined, evaluate, step_of
+from interpretune.training import (
+    as_optimizer_setup,
+    call_if_defined,
+    check_optimizers,
+    count_batches,
+    evaluate,
+    loss_of,
+    only_loader,
+    read_batches,
+    step_of,
+)
 from torch.optim import Optimizer
 
 NOT_YET = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interpretune import ITModule, LatentModelError
-from interpretune.activations.inputs import probe_inputs
+from interpretune.activations import probe_inputs
 from interpretune.analysis import layer_of
 from safetensors import SafetensorError
 from safetensors.torch import load_file

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from interpretune import AdapterDeclaration, ITModule, hookimpl, load_hf_model, pad_left
-from interpretune.models.batch_keys import check_batch_keys
-from interpretune.models.tokenization import mask_of, tokens_of
+from interpretune.models import check_batch_keys, mask_of, tokens_of
 from torch import Tensor, nn
 
 from interpretune_adaptername.backend import AdapterNameBackend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from interpretune.models.tokenization import position_ids
+from interpretune.models import position_ids
 from torch import Tensor, nn
 
 
