@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test zoo mutants docs lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
+.PHONY: setup demo test zoo kit mutants docs lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +38,10 @@ mutants: $(INSTALLED)  ## faults put into copies of the sources, and whether tes
 
 docs: $(INSTALLED)  ## the site, in .make/site; a broken link or a public name without documentation is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+kit: $(INSTALLED)  ## every rule on every adapter here, with six seeds, both architectures, and all stacks: hours
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --numprocesses 2 tests/testing/whole_kit.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

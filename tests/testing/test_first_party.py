@@ -1,10 +1,11 @@
-"""The adapters of this repository keep every rule of the kit; for core see the test of ``interpretune doctor``."""
+"""The adapters of this repository keep every rule of the kit; for core see the test of ``interpretune doctor``.
+
+``huggingface`` shares all but the loading of the model with core: see the tests of stacks, and ``make kit``.
+"""
 
 from __future__ import annotations
 
 import pytest
-
-from interpretune.testing import AdapterConformance
 
 lightning = pytest.importorskip("interpretune_lightning.conformance")
 saelens = pytest.importorskip("interpretune_saelens.conformance")
@@ -16,7 +17,7 @@ class TestBridge(tlens.TransformerLensConformance):
 
 
 class TestHooked(tlens.HookedTransformerConformance):
-    pass
+    test_import_is_cheap = None  # the adapter is that of the bridge
 
 
 class TestSAELens(saelens.SAELensConformance):
@@ -25,7 +26,3 @@ class TestSAELens(saelens.SAELensConformance):
 
 class TestLightning(lightning.LightningConformance):
     pass
-
-
-class TestHuggingFace(AdapterConformance):
-    adapter = "huggingface"
