@@ -13,17 +13,18 @@ import torch
 import interpretune as it
 from interpretune.analysis import (
     AnalysisBatch,
+    AnalysisCache,
     AnalysisCfg,
     AnalysisRun,
     AnalysisRunner,
-    OpenAnalyses,
     loss_and_logit_diffs,
     run_analysis,
     run_with_ctx,
 )
+from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.errors import add_note
 from interpretune.plugins.stack import build_context
-from tests.analysis.recorded_hooks import HasItsOwnStep, by_command, by_runner, install_recorder
+from tests.analysis.recorded_hooks import by_runner, install_recorder
 from tests.sessions import N_ROWS, make_session
 from tests.tiny_latents import RandomDictionary
 
@@ -237,14 +238,6 @@ def test_ranks_close_when_they_have_done_their_share(adapter_of, tmp_path, monke
     assert session.context.adapters[-1].plugin.closed == [(2, False, None), (3, True, None)]
 
 
-def test_a_step_of_the_module_is_not_passed_over_in_silence(tmp_path, caplog):
-    session = session_with(tmp_path, module_cls=HasItsOwnStep)
-    for way in (by_runner, by_command):
-        caplog.clear()
-        way(session, ["clean_no_sae"], tmp_path)
-        assert "HasItsOwnStep defines analysis_test_step, which AnalysisRunner passes over" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
@@ -282,7 +275,8 @@ def test_an_adapter_may_give_results_of_its_own(adapter_of, tmp_path, monkeypatc
     session = session_with(tmp_path, "oracle")
     monkeypatch.setattr(type(session.module.backend), "run", fail)
     alone = run_analysis(**session, analysis_cfg=AnalysisCfg())
-    for cache in (alone, by_runner(session, ["clean_no_sae"], tmp_path)["clean_no_sae"]):
+    stored = AnalysisRunner(**session, root=tmp_path / "stores").run({"a": AnalysisCfg()})["a"]
+    for cache in (alone, AnalysisCache.of(stored)):
         assert torch.cat(cache.logit_diffs).tolist() == [0, 0.25, 0.5, 0, 0.25, 0.5, 0]
         assert [float(loss) for loss in cache.loss] == [1.5] * 3
 

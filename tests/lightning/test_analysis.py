@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, AnalysisRunner, run_analysis
-from interpretune.analysis.runner import analysis_step, run_analysis_step
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisEngine, AnalysisMode, AnalysisRunner, run_analysis
+from interpretune.analysis.runner import analysis_step
 from interpretune_lightning import AnalysisCallback
 from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
 from tests.lightning.ddp_analysis import analyse
@@ -111,7 +111,7 @@ def test_results_that_several_processes_would_keep_apart_are_refused(tmp_path):
     with pytest.raises(it.AnalysisError, match="clean_no_sae runs in 2 processes, .*Give AnalysisCallback.analysis_cf"):
         module.test_step(batch, 0)
     with pytest.raises(it.AnalysisError, match="runs in 2 processes"):
-        run_analysis_step(module, next(iter(session["datamodule"].val_dataloader())), 0, cfg)
+        AnalysisEngine.in_memory(module, cfg).analyse(0, next(iter(session["datamodule"].val_dataloader())))
     store = AnalysisRunner(**session, root=tmp_path / "stores").run({"a": AnalysisCfg()})["a"]  # these join in a folder
     assert store.complete
 

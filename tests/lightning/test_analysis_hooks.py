@@ -10,14 +10,21 @@ import pytest
 from lightning.pytorch import Trainer
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg
+from interpretune.analysis import AnalysisCache, AnalysisMode
 from interpretune_lightning import AnalysisCallback
 from tests.analysis.recorded_hooks import (
+    ChangesItsResults,
     HasItsOwnStep,
+    HasTestStep,
     Way,
     by_command,
+    by_demo,
+    by_file,
+    by_plan,
     by_run_analysis,
     by_runner,
+    cfg_of,
+    install_keeper,
     install_recorder,
 )
 from tests.sessions import BATCH_SIZE, N_ROWS, make_session
@@ -33,13 +40,8 @@ class HasBothSteps(HasItsOwnStep):
         pass
 
 
-class HasTestStep(it.ITModule):
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-
 def by_callback(session: it.ITSession, modes: Sequence[str], folder: Path) -> dict[str, AnalysisCache]:
-    cfgs = [AnalysisCfg(mode=mode) for mode in modes]
+    cfgs = [cfg_of(mode) for mode in modes]
     trainer = Trainer(accelerator="cpu", callbacks=[AnalysisCallback(*cfgs)], default_root_dir=folder, **QUIET)
     trainer.test(**session, verbose=False)
     return {str(cfg.mode): cfg.analysis_cache for cfg in cfgs}
@@ -56,6 +58,92 @@ WAYS: dict[str, tuple[Way, tuple[str, ...], type]] = {
     "callback, own step": (by_callback, ("lightning", "recorder"), HasBothSteps),
 }
 PLAIN_WAYS = [way for way in WAYS if "under" not in way]
+
+
+EVERY_WAY: dict[str, Way] = {
+    "run_analysis": by_run_analysis,
+    "runner": by_runner,
+    "command": by_file,
+    "callback": by_callback,
+    "demo": by_demo,
+}
+FRAMEWORKS = {"callback": ("lightning",)}
+
+
+@pytest.fixture
+def keeps(adapter_of: Callable[..., None], tmp_path: Path) -> Callable[..., Any]:
+    """What the hooks of steps and analyses carried on a way into analyses, and the rows that they stored."""
+    keeper = install_keeper(adapter_of)
+
+    def keeps(way: str, modes: Sequence[str], module_cls: type) -> tuple[list[Any], dict[str, list[Any]]]:
+        session = make_session(tmp_path, adapters=(*FRAMEWORKS.get(way, ()), "keeper"), module_cls=module_cls)
+        keeper.record.clear()
+        caches = EVERY_WAY[way](session, modes, tmp_path / f"{way} {module_cls.__name__} {len(modes)}")
+        tables = {mode: cache.to_tables() for mode, cache in caches.items()}
+        rows = {mode: [sorted(found[name].to_pylist(), key=str) for name in found] for mode, found in tables.items()}
+        return [entry for entry in keeper.record if not of_trainer(entry)], rows
+
+    return keeps
+
+
+def of_trainer(entry: tuple[Any, ...]) -> bool:
+    """Whether a trainer called the hook for its own test step, or to tell means over its epoch."""
+    return "test_step" in entry[1] or (entry[0].startswith("it_log") and ["epoch_mean"] in entry[1])
+
+
+def by_analysis(record: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    """Of a record the hooks of each analysis, those that its steps call included."""
+    found: dict[str, list[Any]] = {}
+    step: list[Any] = []
+    for entry in record:
+        name = next((item[0] for item in entry[1] if isinstance(item, tuple)), None)
+        if entry[0].startswith("it_move_batch"):
+            continue  # once a batch, for all analyses
+        if name is not None:
+            found.setdefault(name, []).extend([*step, entry])
+            step = []
+            last = name
+        elif entry[0] == "it_run_step ends":
+            found[last].append(entry)
+        else:
+            step.append(entry)
+    return found
+
+
+@pytest.mark.parametrize("module_cls", [HasTestStep, ChangesItsResults])
+def test_one_record_of_one_analysis_on_every_way(keeps, module_cls):
+    expected, rows = keeps("run_analysis", ["ablation"], module_cls)
+    own = ["it_forward", "it_forward ends", "it_log", "it_log ends"] if module_cls is ChangesItsResults else []
+    batch = ["it_move_batch", "it_move_batch ends", "it_run_step", *own, "it_run_analysis", "it_run_analysis ends"]
+    opened, closed = (["it_open_analysis", "it_open_analysis ends"], ["it_close_analysis", "it_close_analysis ends"])
+    assert [entry[0] for entry in expected] == [*opened, *[*batch, "it_run_step ends"] * len(SIZES), *closed]
+    for way in ("runner", "command", "callback"):
+        assert keeps(way, ["ablation"], module_cls) == (expected, rows), way
+
+
+@pytest.mark.parametrize("module_cls", [HasTestStep, ChangesItsResults])
+def test_one_record_of_four_analyses_on_every_way(keeps, module_cls):
+    modes = [str(mode) for mode in AnalysisMode]
+    alone, rows = keeps("run_analysis", modes, module_cls)
+    expected, stored = keeps("runner", modes, module_cls)
+    assert by_analysis(expected) == by_analysis(alone)
+    assert stored == rows
+    for way in ("command", "callback", "demo"):
+        assert keeps(way, modes, module_cls) == (expected, rows), way
+
+
+@pytest.mark.parametrize("module_cls", [HasTestStep, ChangesItsResults])
+def test_a_plan_has_the_record_of_its_mode(adapter_of, tmp_path, module_cls):
+    keeper = install_keeper(adapter_of)
+    records = []
+    for way, cfg in ((by_runner, "ablation"), (by_plan, None)):
+        session = make_session(tmp_path, adapters=("keeper",), module_cls=module_cls)
+        keeper.record.clear()
+        way(session, ["ablation"], tmp_path / way.__name__)
+        carried = [item for entry in keeper.record for item in entry[1] if isinstance(item, tuple)]
+        assert {item[2] for item in carried} == {cfg}
+        records.append([entry[0] for entry in keeper.record])
+    assert records[0] == records[1]
 
 
 @pytest.fixture
@@ -85,6 +173,7 @@ def test_every_way_in_calls_the_same_hooks(adapter_of, session_for, tmp_path):
         caches = run(session_for(way), MODES, tmp_path / way)
         for mode in MODES:
             keys = {"labels", "orig_labels", "answer_indices", "loss", "preds", "logit_diffs"}
+            keys |= {"tokens", "pieces", "prompts"}
             of_latents = {"activations", "effects", "effect_noise", "peak_values", "peak_positions"}
             keys |= of_latents if mode == "ablation" else set()
             expected = [

@@ -163,9 +163,8 @@ def it_generate(module: ITModule, batch: Mapping[str, Any], generation_kwargs: M
 def it_run_step(module: ITModule, step_name: str, step: Callable[[], Any]) -> Any:
     """Run one step (``training_step``, ``analysis_test_step``, ...) of the module.
 
-    Called for each batch, whoever calls the step: core's loops, a trainer, or the user. First result; core calls
-    ``step``. Meant to be wrapped, by profilers
-    and debuggers.
+    Called for each batch, whoever calls the step: core's loops, a trainer, or the user; of analyses that run together,
+    for each analysis and batch. First result; core calls ``step``. Meant to be wrapped, by profilers and debuggers.
     """
 
 
@@ -229,7 +228,8 @@ def it_open_analysis(module: ITModule, analysis: AnalysisRun) -> None:
 def it_run_analysis(module: ITModule, analysis: AnalysisRun) -> Mapping[str, Any] | None:
     """Give the results of one analysis on one batch.
 
-    Called once for each analysis and batch, by ``AnalysisRunner`` and, whoever calls that, by ``run_with_ctx``.
+    Called once for each analysis and batch, inside ``it_run_step``, whoever has the batches: ``run_analysis``,
+    ``AnalysisRunner`` or a trainer; where the module has an ``analysis_test_step`` of its own, by ``run_with_ctx``.
     ``analysis.batch_idx`` and ``analysis.inputs`` say which batch. First result: values of the fields that
     ``analysis.plan`` keeps, by name; core returns ``analysis.results()``. What is returned is what is stored.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from typing import Any
 
 import torch
@@ -11,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
 
 from interpretune import AnalysisError
-from interpretune.analysis import AnalysisCfg, AnalysisRun, OpenAnalyses, run_analysis_step
+from interpretune.analysis import AnalysisCfg, AnalysisEngine, AnalysisRun
 from interpretune_lightning.sharing import WholeBatchSampler
 
 
@@ -28,7 +26,7 @@ class AnalysisCallback(Callback):
     def __init__(self, *analysis_cfgs: AnalysisCfg) -> None:
         self.analysis_cfgs = analysis_cfgs
         self._numbers: list[int] = []
-        self._opened: OpenAnalyses | None = None
+        self._engine: AnalysisEngine | None = None
 
     def on_test_start(self, trainer: LightningTrainer, pl_module: Any) -> None:
         """Open the analyses.
@@ -44,11 +42,8 @@ class AnalysisCallback(Callback):
                     "already. Give each AnalysisCfg a new AnalysisCache()."
                 )
         self._sampler(trainer)
-        has_step = hasattr(pl_module, "analysis_test_step")
-        analyses = [AnalysisRun.of(cfg, pl_module.latent_models, has_step=has_step) for cfg in self.analysis_cfgs]
-        self._opened = OpenAnalyses(pl_module)
-        for cfg, analysis in zip(self.analysis_cfgs, analyses, strict=True):
-            self._opened.open(analysis, functools.partial(getattr, cfg.analysis_cache, "store"))
+        self._engine = AnalysisEngine.in_memory(pl_module, *self.analysis_cfgs)
+        self._engine.open()
 
     def on_test_batch_start(
         self, trainer: LightningTrainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -59,8 +54,8 @@ class AnalysisCallback(Callback):
         if sampler is not None and sampler.is_repeated(batch_idx):
             return
         self._numbers.append(number)
-        for cfg in self.analysis_cfgs:
-            run_analysis_step(pl_module, copy.copy(batch), number, cfg)
+        assert self._engine is not None, "tests have a start"
+        self._engine.analyse(number, batch)
 
     def on_test_end(self, trainer: LightningTrainer, pl_module: Any) -> None:
         """Join the results of all processes and close the analyses."""
@@ -78,8 +73,8 @@ class AnalysisCallback(Callback):
         self._close(exception)
 
     def _close(self, error: BaseException | None) -> None:
-        if self._opened is not None:
-            self._opened.close(error)
+        if self._engine is not None:
+            self._engine.close(error)
 
     def _sampler(self, trainer: LightningTrainer) -> WholeBatchSampler | None:
         """How batches are shared among processes; None for one process."""

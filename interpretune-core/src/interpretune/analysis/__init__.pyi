@@ -3,12 +3,12 @@ from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache, SaveCfg
+from interpretune.analysis.engine import AnalysisEngine
 from interpretune.analysis.identity import identify_session
 from interpretune.analysis.mode_plans import operations_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode, construct_names_filter
-from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.plan_runner import AnalysisRunner
-from interpretune.analysis.runner import run_analysis, run_analysis_step
+from interpretune.analysis.runner import run_analysis
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.backends.backend import CAPABILITIES, AnalysisBackend, SplicedRun
 from interpretune.backends.hugging_face import HuggingFaceBackend
@@ -73,6 +73,7 @@ __all__ = [
     "AnalysisBatch",
     "AnalysisCache",
     "AnalysisCfg",
+    "AnalysisEngine",
     "AnalysisMode",
     "AnalysisRun",
     "AnalysisRunner",
@@ -95,7 +96,6 @@ __all__ = [
     "LatentValues",
     "Limits",
     "ModelInputs",
-    "OpenAnalyses",
     "Patch",
     "Peaks",
     "Points",
@@ -142,7 +142,6 @@ __all__ = [
     "plot_latent_effects",
     "report_sections",
     "run_analysis",
-    "run_analysis_step",
     "run_with_ctx",
     "run_with_interventions",
     "save_store",

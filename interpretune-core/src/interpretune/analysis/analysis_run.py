@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
 
-from interpretune.analysis.mode_plans import plan_of
 from interpretune.errors import AnalysisError
 
 if TYPE_CHECKING:
     from interpretune.activations.inputs import ModelInputs
     from interpretune.analysis.modes import AnalysisCfg
-    from interpretune.latents.latent_model import LatentModel
     from interpretune.operations import Plan
     from interpretune.store import AnalysisStore
 
@@ -47,21 +45,6 @@ class AnalysisRun:
     batch_idx: int | None = None
     inputs: ModelInputs | None = None
     _compute: Callable[[], dict[str, Any]] | None = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, cfg: AnalysisCfg, latent_models: Sequence[LatentModel], *, has_step: bool = False) -> AnalysisRun:
-        """The analysis of a configuration that is run by itself.
-
-        Args:
-            cfg: The mode and its inputs.
-            latent_models: Those of the session.
-            has_step: Whether the module's own step decides what runs.
-
-        Raises:
-            AnalysisError: The mode needs latent models and there are none.
-            HookPointError: The configuration chooses latent activations that are not there.
-        """
-        return cls(name=str(cfg.mode), plan=None if has_step else plan_of(cfg, latent_models), cfg=cfg)
 
     def at_batch(self, batch_idx: int, inputs: ModelInputs, compute: Callable[[], dict[str, Any]]) -> AnalysisRun:
         """The same on one batch.

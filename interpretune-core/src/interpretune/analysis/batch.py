@@ -8,6 +8,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from interpretune.operations import latent_analyses
+from interpretune.operations.definition import SOURCES, Operation
+from interpretune.store.fields import Field
 from interpretune.store.values import LatentValues, Peaks
 
 
@@ -26,16 +29,18 @@ class AnalysisBatch:
         alive_latents: Latents active at the answer position of some example, by activation name, ``[n_alive]``.
         activations: Latent activations at the answer position, by activation name.
         gradients: Gradient of the summed logit differences at the answer position, by activation name.
-        ablated_logits: For each alive latent the answers' logits without it, by activation name,
-            ``[batch, n_alive, num_labels]``.
+        ablated_logits: For each alive latent the answers' logits without it, ``[batch, n_alive, num_labels]``, by
+            activation name.
         effects: Effect of each alive latent on the logit difference, in logits, by activation name.
         effect_noise: What rounding alone does to an effect, in logits (``effect_noise.measure_noise``); 0 where it was
             not measured in this batch.
-        peaks: Where each alive latent is most active, by activation name.
+        peak_values: Highest activation of each alive latent in each prompt, by activation name.
+        peak_positions: Its position, counted without padding, by activation name.
         dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
         tokens: Real tokens of each example, without padding; saved on request.
         pieces: Text of each of those tokens; saved with them where a tokenizer is known.
         prompts: Text of each example; saved on request.
+        further: What operations beside those of the modes wrote and the plan keeps, by field.
     """
 
     labels: Tensor
@@ -48,14 +53,16 @@ class AnalysisBatch:
     alive_latents: Mapping[str, Tensor] = field(default_factory=dict)
     activations: Mapping[str, LatentValues] = field(default_factory=dict)
     gradients: Mapping[str, LatentValues] = field(default_factory=dict)
-    ablated_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    ablated_logits: Mapping[str, LatentValues] = field(default_factory=dict)
     effects: Mapping[str, LatentValues] = field(default_factory=dict)
     effect_noise: Tensor | float | None = None
-    peaks: Mapping[str, Peaks] = field(default_factory=dict)
+    peak_values: Mapping[str, LatentValues] = field(default_factory=dict)
+    peak_positions: Mapping[str, LatentValues] = field(default_factory=dict)
     dashboard_urls: Mapping[str, str] = field(default_factory=dict)
     tokens: list[Tensor] | None = None
     pieces: list[list[str]] | None = None
     prompts: list[str] | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     counted_from = cast("object", None)  # without an annotation, and so no field: it is no result
     """What loss, predictions, logit differences and effects were computed from; None: nobody knows."""
@@ -64,29 +71,34 @@ class AnalysisBatch:
         """Number of examples."""
         return len(self.orig_labels)
 
+    @property
+    def peaks(self) -> dict[str, Peaks]:
+        """Where each alive latent is most active, by activation name."""
+        return {
+            name: Peaks(item.latents, item.values, self.peak_positions[name].values)
+            for name, item in self.peak_values.items()
+        }
+
     def take(self, values: Mapping[str, Any]) -> None:
         """Take over values of fields as operations write them and stores keep them; other names are left out."""
-        for item in fields(self):
-            if item.name in values:
-                setattr(self, item.name, values[item.name])
-        if "ablated_logits" in values:
-            self.ablated_logits = {name: item.values for name, item in values["ablated_logits"].items()}
-        if "peak_values" in values and "peak_positions" in values:
-            self.peaks = {
-                name: Peaks(item.latents, item.values, values["peak_positions"][name].values)
-                for name, item in values["peak_values"].items()
-            }
+        for name in BATCH_FIELDS & values.keys():
+            setattr(self, name, values[name])
 
     def as_fields(self) -> dict[str, Any]:
-        """What is there as values of fields, named as operations name them."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "peaks"}
-        values["ablated_logits"] = {
-            name: LatentValues(self.activations[name].latents, item, self.activations[name].d_sae)
-            for name, item in self.ablated_logits.items()
-        }
-        for name, part in (("peak_values", "values"), ("peak_positions", "positions")):
-            values[name] = {
-                hook: LatentValues(item.latents, getattr(item, part), self.activations[hook].d_sae)
-                for hook, item in self.peaks.items()
-            }
+        """What is there and can be stored, as values of fields."""
+        values = {name: getattr(self, name) for name in FIELDS} | dict(self.further)
         return {k: v for k, v in values.items() if v is not None and not (isinstance(v, Mapping) and not v)}
+
+
+BATCH_FIELDS = frozenset(item.name for item in fields(AnalysisBatch))
+_DECLARED = {**SOURCES} | {
+    item.name: item for op in vars(latent_analyses).values() if isinstance(op, Operation) for item in op.writes
+}
+FIELDS: Mapping[str, Field] = {
+    item.name: _DECLARED[item.name]
+    for item in fields(AnalysisBatch)
+    if item.name in _DECLARED and _DECLARED[item.name].stored
+}
+"""What a batch of an analysis is stored as."""
+INTERMEDIATES = ("answer_logits", "gradients", "ablated_logits")
+"""Large results that no report reads: logits over the vocabulary and what effects are computed from."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,28 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import torch
 
-from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.batch import BATCH_FIELDS, FIELDS, INTERMEDIATES, AnalysisBatch
 from interpretune.analysis.finite_results import check_results
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import AnalysisError, StoreError
 from interpretune.models.tokenization import mask_of, real_tokens, token_texts, tokens_of
-from interpretune.operations.definition import SOURCES
-from interpretune.operations.latent_analyses import (
-    ABLATED_LOGITS,
-    ACTIVATIONS,
-    ANSWER_LOGITS,
-    EFFECT_NOISE,
-    EFFECTS,
-    GRADIENTS,
-    LOGIT_DIFFS,
-    answer_positions,
-    mean_loss,
-    peaks_of_alive,
-    predict_answers,
-    prompt_texts,
-    token_pieces,
-    unpadded_tokens,
-)
 from interpretune.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.store.fields import Field, Per
 from interpretune.store.folder import MANIFEST
@@ -41,37 +24,14 @@ from interpretune.store.store import BatchSequence
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from interpretune.analysis.analysis_run import AnalysisRun
+
 T = TypeVar("T")
-BATCH_FIELDS = frozenset(item.name for item in fields(AnalysisBatch))
-DROPPED_FIELDS = ("answer_logits", "gradients", "ablated_logits")
-"""Large intermediate results that no report reads: logits over the vocabulary and what effects are computed from."""
-LATENT_FIELDS = ("activations", "gradients", "ablated_logits", "effects", "peaks", "alive_latents")
 LABELS = ("labels", "orig_labels")
-PEAKS = ("peak_values", "peak_positions")
-READ = {"peaks": PEAKS, "alive_latents": ("activations",), "ablated_logits": ("ablated_logits", "activations")}
+READ = {"peaks": ("peak_values", "peak_positions"), "alive_latents": ("activations",)}
 """What is read of a store for attributes that are not named like one field."""
-FIELDS: Mapping[str, Field] = {
-    item.name: item
-    for item in (
-        SOURCES["labels"],
-        SOURCES["orig_labels"],
-        *answer_positions.writes,
-        ANSWER_LOGITS,
-        *mean_loss.writes,
-        LOGIT_DIFFS,
-        *predict_answers.writes,
-        ACTIVATIONS,
-        GRADIENTS,
-        ABLATED_LOGITS,
-        EFFECTS,
-        EFFECT_NOISE,
-        *peaks_of_alive.writes,
-        *unpadded_tokens.writes,
-        *token_pieces.writes,
-        *prompt_texts.writes,
-    )
-}
-"""What a batch of an analysis is stored as."""
+OF_LATENTS = frozenset([*READ, *(name for name, item in FIELDS.items() if item.per is Per.latent)])
+ATTRIBUTES = BATCH_FIELDS | READ.keys()
 
 
 @dataclass(kw_only=True)
@@ -101,7 +61,10 @@ class AnalysisCache:
         save_cfg: What is kept.
         answers: The answer words by label, where they are known: of the store, or as an analysis that fills the cache
             finds them in the session.
+        analysis: The analysis of an ``AnalysisRunner`` whose step saves into this cache; None: there is none.
     """
+
+    analysis: AnalysisRun | None = None
 
     def __init__(
         self, save_cfg: SaveCfg | None = None, batches: Iterable[AnalysisBatch] = (), store: AnalysisStore | None = None
@@ -116,6 +79,7 @@ class AnalysisCache:
         self.save_cfg = save_cfg if save_cfg is not None else SaveCfg()
         self._store = store
         self._writer: StoreWriter | None = None
+        self._declared: dict[str, Field] = {}
         self._urls: dict[str, str] = {} if store is None else _urls_of(store)
         self.answers: tuple[str, ...] = () if store is None else answers_of(store)
         for batch in batches:
@@ -138,9 +102,8 @@ class AnalysisCache:
     @property
     def batches(self) -> Sequence[AnalysisBatch]:
         """The results batch by batch, decoded when they are asked for; assign to replace them."""
-        there = {} if self._store is None else self._store.fields
         self._check_labels(*LABELS)
-        return self._sequence([name for name in there if name in FIELDS], lambda batch: batch)
+        return self._sequence(self._stored, lambda batch: batch)
 
     @batches.setter
     def batches(self, batches: Iterable[AnalysisBatch]) -> None:
@@ -150,23 +113,26 @@ class AnalysisCache:
             self.append(batch)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in BATCH_FIELDS:
-            raise AttributeError(
-                f"{type(self).__name__} has no {name!r}; results are {', '.join(sorted(BATCH_FIELDS))}."
-            )
+        if name not in ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; results are {', '.join(sorted(ATTRIBUTES))}.")
         if name in LABELS:
             self._check_labels(name)
+        wanted = self._stored - FIELDS.keys() if name == "further" else self._stored & {*READ.get(name, (name,))}
+        column = self._sequence(wanted, attrgetter(name))
+        return column if name in OF_LATENTS else list(column)
+
+    @property
+    def _stored(self) -> Set[str]:
         there = {} if self._store is None else self._store.fields
-        column = self._sequence([item for item in READ.get(name, (name,)) if item in there], attrgetter(name))
-        return column if name in LATENT_FIELDS else list(column)
+        return {name for name, item in there.items() if item.per is not Per.run}
 
     def _check_labels(self, *names: str) -> None:
         if self._store is not None and (missing := [name for name in names if name not in self._store.fields]):
             raise AnalysisError(f"The store keeps no {', '.join(missing)}. Name them in the plan's keep=[...].")
 
-    def _sequence(self, names: Sequence[str], make: Callable[[AnalysisBatch], T]) -> BatchSequence[T]:
+    def _sequence(self, names: Set[str], make: Callable[[AnalysisBatch], T]) -> BatchSequence[T]:
         urls = self._urls
-        return BatchSequence(self._store, names, lambda batch: make(_batch_of(batch, urls)))
+        return BatchSequence(self._store, sorted(names), lambda batch: make(_batch_of(batch, urls)))
 
     def save(
         self, analysis_batch: AnalysisBatch, batch: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None
@@ -182,10 +148,8 @@ class AnalysisCache:
             AnalysisError: Prompts are to be saved and no tokenizer is given.
             StoreError: The results are not of the fields of the batches before.
         """
-        kept = {item.name: getattr(analysis_batch, item.name) for item in fields(AnalysisBatch)}
-        if not self.save_cfg.intermediates:
-            kept |= {name: _EMPTY[name] for name in DROPPED_FIELDS}
-        saved = AnalysisBatch(**kept)
+        dropped = () if self.save_cfg.intermediates else INTERMEDIATES
+        saved = replace(analysis_batch, **dict.fromkeys(dropped))  # type: ignore[arg-type]  # None counts as absent
         if self.save_cfg.tokens or self.save_cfg.prompts:
             rows = real_tokens(tokens_of(batch)[1].cpu(), mask_of(batch).cpu())
             if self.save_cfg.tokens:
@@ -205,16 +169,43 @@ class AnalysisCache:
             NotFiniteError: Results are NaN or infinite.
             StoreError: The results are not of the fields of the batches before.
         """
-        values = {name: value for name, value in batch.as_fields().items() if name in FIELDS}
+        known = FIELDS.keys() | self._declared.keys()
+        values = {name: value for name, value in batch.as_fields().items() if name in known}
         check_results(values)
+        self.add(values, len(batch))
+        self._urls |= batch.dashboard_urls
+
+    def add(self, values: Mapping[str, Any], examples: int) -> None:
+        """Keep values of fields of one batch, as operations write them.
+
+        Args:
+            values: By field.
+            examples: Number of examples in the batch.
+
+        Raises:
+            AnalysisError: The cache is a view of a folder.
+            StoreError: The results are not of the fields of the batches before.
+        """
         if self._store is None:
-            self._store, self._writer = StoreWriter.in_memory([FIELDS[name] for name in FIELDS if name in values])
+            known = {**FIELDS, **self._declared}
+            self._store, self._writer = StoreWriter.in_memory([known[name] for name in known if name in values])
         if self._writer is None:
             raise AnalysisError("This cache is a view of a store; use a new AnalysisCache() for new results.")
         first = self._store.n_examples
         with torch.inference_mode(mode=False):  # what a trainer's test made can be used without restrictions later
-            self._writer.write(self._store.n_batches, range(first, first + len(batch)), values)
-        self._urls |= batch.dashboard_urls
+            self._writer.write(self._store.n_batches, range(first, first + examples), values)
+
+    def begin(self, answers: Iterable[str], dashboard_urls: Mapping[str, str], kept: Iterable[Field]) -> None:
+        """Note what an analysis that fills the cache finds in the session.
+
+        Args:
+            answers: The answer words by label.
+            dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
+            kept: Fields that come beside those of ``AnalysisBatch``, or in their place.
+        """
+        self.answers = self.answers or tuple(answers)
+        self._urls |= dashboard_urls
+        self._declared |= {item.name: item for item in kept}
 
     def to_tables(self) -> dict[str, pa.Table]:
         """Results as Arrow tables.
@@ -269,14 +260,12 @@ class AnalysisCache:
         return f"AnalysisCache({len(self.batches)} batches, {where})"
 
 
-_EMPTY: Mapping[str, Any] = {"answer_logits": None, "gradients": {}, "ablated_logits": {}}
-
-
 def _batch_of(batch: StoredBatch, urls: Mapping[str, str]) -> AnalysisBatch:
     """Values of fields as a batch; what is not stored stays None or empty."""
     labels = torch.zeros(len(batch.examples), dtype=torch.long)
     made = AnalysisBatch(labels=batch.get("labels", labels), orig_labels=batch.get("orig_labels", labels))
     made.take(batch)
+    made.further = {name: value for name, value in batch.items() if name not in FIELDS}
     made.alive_latents = {name: item.latents for name, item in batch.get("activations", {}).items()}
     made.dashboard_urls = dict(urls)
     return made

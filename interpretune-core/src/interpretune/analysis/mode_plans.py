@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
+from torch import Tensor
 
+from interpretune.analysis.batch import FIELDS, INTERMEDIATES
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
@@ -13,21 +15,13 @@ from interpretune.operations import latent_analyses as parts
 from interpretune.operations.definition import SOURCES, Operation
 from interpretune.operations.plan import Plan
 
-RESULTS = (
-    "labels",
-    "orig_labels",
-    "answer_indices",
-    "loss",
-    "preds",
-    "logit_diffs",
-    "activations",
-    "peak_values",
-    "peak_positions",
-    "effects",
-    "effect_noise",
+NUMBERS = frozenset(
+    op.name
+    for op in (
+        *(parts.answer_columns, parts.mean_loss, parts.predict_answers, parts.differ_answers),
+        *(parts.count_from_clean, parts.ablation_effects, parts.attribution_effects),
+    )
 )
-"""What a mode keeps, where it has it; logits and gradients are kept on request."""
-INTERMEDIATES = ("answer_logits", "gradients", "ablated_logits")
 
 
 @frozen(eq=False)
@@ -75,13 +69,35 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
     return ModeOperations(passes, numbers)
 
 
+def numbers_of(plan: Plan) -> list[Operation]:
+    """The operations of a plan that compute loss, predictions, differences and effects from logits and latents."""
+    return [op for op in plan.operations if op.name in NUMBERS]
+
+
+def with_alive(plan: Plan, alive_latents: Sequence[Mapping[str, Tensor]]) -> Plan:
+    """A plan whose alive latents are given, by activation name, for each batch."""
+    find = parts.find_alive
+    chosen = [op.with_options(known=alive_latents) if op.name == find.name else op for op in plan.operations]
+    return evolve(plan, operations=tuple(chosen))
+
+
+def mode_of(plan: Plan) -> AnalysisMode:
+    """The mode whose operations a plan has, the one with most of them."""
+    there = {op.name for op in plan.operations}
+    if parts.ablation_effects.name in there:
+        return AnalysisMode.ablation
+    if parts.attribution_effects.name in there:
+        return AnalysisMode.attr_patching
+    return AnalysisMode.clean_w_sae if parts.spliced_run.name in there else AnalysisMode.clean_no_sae
+
+
 def plan_of(
     cfg: AnalysisCfg,
     latent_models: Sequence[LatentModel],
     further: Sequence[Operation] = (),
     keep: Collection[str] | None = None,
 ) -> Plan:
-    """The plan of a mode.
+    """The plan of a configuration: that of its mode, unless it names another.
 
     Args:
         cfg: The mode and its inputs; ``analysis_cache.save_cfg`` says whether texts, logits and gradients are kept.
@@ -93,13 +109,13 @@ def plan_of(
         PlanError: The further operations do not fit to those of the mode.
         HookPointError: The configuration chooses latent activations that are not there.
     """
+    if cfg.plan is not None and not further and keep is None:
+        return cfg.plan
     mode, save = operations_of(cfg, latent_models), cfg.analysis_cache.save_cfg
     texts = [parts.unpadded_tokens, parts.token_pieces] if save.tokens else []
     texts += [parts.unpadded_tokens, parts.prompt_texts] if save.prompts else []
-    wanted = {*RESULTS, *(INTERMEDIATES if save.intermediates else ())}
-    wanted |= {"tokens", "pieces"} if save.tokens else set()
-    wanted |= {"prompts"} if save.prompts else set()
-    wanted |= {item.name for op in further for item in op.writes}
+    left_out = {*(() if save.intermediates else INTERMEDIATES), *(() if save.tokens else ("tokens", "pieces"))}
+    wanted = {name for name in FIELDS if name not in left_out} | {item.name for op in further for item in op.writes}
     operations = [*mode.passes, *mode.numbers, *texts, *further]
     there = [*SOURCES.values(), *(item for op in operations for item in op.writes)]
     return Plan.of(

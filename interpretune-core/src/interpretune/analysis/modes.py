@@ -13,6 +13,7 @@ from interpretune.analysis.cache import AnalysisCache
 from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
 from interpretune.latents.latent_model import activation_name, layer_of
+from interpretune.operations.plan import Plan
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
@@ -58,6 +59,7 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
         alive_latents: For ``ablation``: alive latents by activation name, for each batch; None: computed.
         row_budget: Most rows that run at a time in an ablation; None: chosen from the free memory.
         self_check: Compare a few replayed ablations with whole forwards before replays are trusted.
+        plan: What runs and what is kept, in the place of what the mode and the settings say; None: that.
     """
 
     mode: AnalysisMode = AnalysisMode.clean_no_sae
@@ -68,6 +70,7 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
     row_budget: Positive | None = None
     self_check: bool = True
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         try:

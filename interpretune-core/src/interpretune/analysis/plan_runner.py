@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,31 +14,21 @@ from attrs import frozen
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
-from interpretune.activations.finite import rows_named
-from interpretune.analysis.analysed_batch import analyse_batch
-from interpretune.analysis.finite_results import check_results
-from interpretune.analysis.identity import count_examples, identify_batch, identify_data
-from interpretune.analysis.mode_plans import plan_of
+from interpretune.analysis.engine import AnalysisEngine
+from interpretune.analysis.identity import DataIdentity, count_examples, identify_batch, identify_data
+from interpretune.analysis.mode_plans import mode_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
-from interpretune.analysis.open_analyses import OpenAnalyses
-from interpretune.analysis.runner import ANALYSIS_STEP
-from interpretune.analysis.steps import sources_of
 from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.hashing.content_hash import WHAT_TO_DO
-from interpretune.operations import Plan, PlanRun
+from interpretune.operations import Plan
 from interpretune.store import AnalysisStore, StoreWriter
-from interpretune.system.model_lock import model_lock
-from interpretune.system.progress import progress_bar
-from interpretune.system.put_back import with_own_draws
 from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
-
-logger = logging.getLogger(__name__)
 
 Analysis = Plan | AnalysisCfg | AnalysisMode | str
 """A plan, or a mode with or without settings."""
@@ -88,8 +76,8 @@ class AnalysisRunner:
     With several processes (of ``torch.distributed``, or of ``torchrun``) each runs its share of the batches and writes
     its own shards; they meet in the file system only, and whoever finds all batches there completes the store.
 
-    It runs plans. An ``analysis_test_step`` of the module's own is what ``run_analysis`` runs; here it is passed over,
-    which is logged.
+    A module with an ``analysis_test_step`` of its own is asked to run it, once for each analysis and batch, each time
+    with an ``AnalysisCfg`` whose cache saves into the store of that analysis. Its code counts in the key.
     """
 
     def __init__(
@@ -128,13 +116,6 @@ class AnalysisRunner:
         check_argument("AnalysisRunner: seed", seed, int)
         if limit is not None and limit < 1:
             raise ConfigurationError(f"AnalysisRunner: limit is {limit}; give a number of rows from 1.")
-        if hasattr(owner, ANALYSIS_STEP):
-            logger.warning(
-                "%s defines %s, which AnalysisRunner passes over: it runs plans, several in one pass. run_analysis "
-                "calls the step; what it adds can also be written as an operation.",
-                type(owner).__name__,
-                ANALYSIS_STEP,
-            )
         self.module = owner
         self.datamodule = datamodule
         self.root = Path(root)
@@ -155,25 +136,29 @@ class AnalysisRunner:
         Raises:
             PlanError: An analysis does not fit together, or needs what the session has not.
             StoreError: A store cannot be written, or another process writes it.
-            AnalysisError: The loader does not give the same batches twice.
+            AnalysisError: The loader does not give the same batches twice, or a step of the module's own does not
+                save what its analysis keeps.
         """
         jobs = self._jobs(analyses)
         writing = [job for job in jobs if not job.is_complete]
-        with OpenAnalyses(self.module) as opened, contextlib.ExitStack() as writers:
+        engine = AnalysisEngine(self.module, writing, seed=self.seed)
+        with engine, contextlib.ExitStack() as writers:  # analyses are closed when nothing is written any more
             for job in writing:
                 writers.enter_context(job.open(self._rank, self._world_size))
-            for job in writing:  # closed last, when nothing is written any more
-                opened.open(job.analysis, partial(AnalysisStore.open, job.folder))
+            engine.open()
             if writing:
-                self._run_batches(writing)
+                data = writing[0].data
+                own = range(self._rank, len(data.sizes), self._world_size)
+                lacking = [number for number in own if any(job.lacks(number) for job in writing)]
+                engine.run(self._batches(data, lacking), len(lacking), self._console)
             for job in writing:
                 job.complete()
-        return {job.name: AnalysisStore.open(job.folder) for job in jobs}
+        return {job.analysis.name: AnalysisStore.open(job.folder) for job in jobs}
 
     def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written.
 
-        That is no analysis: of the hooks only ``it_run_step`` is called.
+        That is no analysis: of the hooks only ``it_run_step`` is called, and plans are run, not a module's own step.
 
         Raises:
             PlanError: As ``run``.
@@ -181,14 +166,14 @@ class AnalysisRunner:
         """
         told = {}
         for job in self._jobs(analyses):
-            store, writer = StoreWriter.in_memory(job.plan.kept)
-            job.writer = writer
+            store, job.writer = StoreWriter.in_memory(job.plan.kept)
             start = time.perf_counter()
-            self._run_batches([job], only_first=True, show=False)
+            engine = AnalysisEngine(self.module, [job], seed=self.seed, asks=False)
+            engine.run(self._batches(job.data, [0]), 1, None)
             seconds = time.perf_counter() - start
             first = sum(item.nbytes for item in store.record_batches())
             remaining = len(job.data.sizes) - job.batches_done
-            told[job.name] = DryRun(
+            told[job.analysis.name] = DryRun(
                 plan=str(job.plan),
                 folder=job.folder,
                 batches=len(job.data.sizes),
@@ -202,44 +187,24 @@ class AnalysisRunner:
 
     # ------------------------------------------------------------------------------------------------------- the pass
 
-    def _run_batches(self, jobs: Sequence[StoredRun], *, only_first: bool = False, show: bool = True) -> None:
-        """One pass over the batches that some job lacks."""
-        numbers = [0] if only_first else range(self._rank, len(jobs[0].data.sizes), self._world_size)
-        lacking = {i: [job for job in jobs if job.writer is not None and i not in job.writer.done] for i in numbers}
-        todo = [i for i in numbers if lacking[i]]
-        runs: dict[tuple[str, ...], PlanRun] = {}
-        shown = show and self._console is not None
-        with eval_mode(self.module), progress_bar(self._console, shown=shown) as progress:
-            task = progress.add_task(", ".join(job.name for job in jobs), total=len(todo))
-            for number, batch in _batches(self.datamodule.test_dataloader(), todo):
-                here = lacking[number]
-                names = tuple(job.name for job in here)
-                if names not in runs:
-                    runs[names] = PlanRun([job.plan for job in here])
-                run = runs[names]
-                if identify_batch(batch) != here[0].data.batches[number]:
-                    raise AnalysisError(
-                        f"Batch {number} is not what it was when the loader was gone through before: the loader "
-                        "shuffles its rows or draws at random. Results could not be assigned to rows, and a run "
-                        "that was stopped could not go on. Give a test_dataloader that gives the same batches "
-                        "each time."
-                    )
-                moved = self.module.batch_to_device(batch)
-                with rows_named(here[0].data.examples(number), f"the split (batch {number})"):
-                    self.module.hook.it_run_step(
-                        module=self.module,
-                        step_name=ANALYSIS_STEP,
-                        step=_step(self.module, run, here, moved, number, self.seed, asks=not only_first),
-                    )
-                progress.advance(task)
+    def _batches(self, data: DataIdentity, numbers: Sequence[int]) -> Iterator[tuple[int, range, Any]]:
+        """Some batches with the positions of their rows, each held to what it was before."""
+        for number, batch in _batches(self.datamodule.test_dataloader(), numbers):
+            if identify_batch(batch) != data.batches[number]:
+                raise AnalysisError(
+                    f"Batch {number} is not what it was when the loader was gone through before: the loader "
+                    "shuffles its rows or draws at random. Results could not be assigned to rows, and a run "
+                    "that was stopped could not go on. Give a test_dataloader that gives the same batches "
+                    "each time."
+                )
+            yield number, data.examples(number), batch
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
     def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
         check_argument("AnalysisRunner: the analyses by name", analyses, Mapping[str, Analysis])
-        cfgs = {name: _cfg_of(analysis) for name, analysis in analyses.items() if not isinstance(analysis, Plan)}
-        made = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
-        plans = {name: item if isinstance(item, Plan) else made[name] for name, item in analyses.items()}
+        cfgs = {name: _cfg_of(analysis) for name, analysis in analyses.items()}
+        plans = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
         for name, plan in plans.items():
             if not name or Path(name).name != name or name.startswith("."):
                 raise ConfigurationError(f"The analysis {name!r} names a folder; use letters, digits, - and _ only.")
@@ -249,47 +214,25 @@ class AnalysisRunner:
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
-        if about["unknown"] and self._world_size > 1:
+        jobs = [
+            StoredRun.of(name, plan, data, about, self.root, cfgs[name], given=not isinstance(analyses[name], Plan))
+            for name, plan in plans.items()
+        ]
+        unknown = [text for job in jobs for text in job.about["unknown"]]
+        if unknown and self._world_size > 1:
             raise UnknownContentError(
                 "Several processes meet in one store by what its results depend on, and that cannot be known: "
-                f"{about['unknown'][0]} {WHAT_TO_DO}"
+                f"{unknown[0]} {WHAT_TO_DO}"
             )
-        jobs = [StoredRun.of(name, plan, data, about, self.root, cfgs.get(name)) for name, plan in plans.items()]
         for job in [job for job in jobs if job.about["unknown"]][:1]:  # the others have the same reasons
             job.warn_of_unknown()
         return jobs
 
 
-def _cfg_of(analysis: AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
+def _cfg_of(analysis: Analysis) -> AnalysisCfg:
+    if isinstance(analysis, Plan):
+        return AnalysisCfg(mode=mode_of(analysis), plan=analysis)
     return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=analysis)  # type: ignore[arg-type]  # names become modes
-
-
-def _step(
-    module: ITModule, run: PlanRun, jobs: Sequence[StoredRun], batch: Any, number: int, seed: int, *, asks: bool
-) -> Callable[[], None]:
-    """What is done with a batch; where the stack is not asked, no adapter takes part in the results."""
-
-    def step() -> None:
-        label_ids, labels = module.labels_to_ids(batch.pop("labels"))
-        sources = sources_of(module, label_ids, labels, batch, number)
-        shared = run.on_batch(sources, len(labels), seed=f"{seed} {number}")
-        devices = [module.device] if torch.device(module.device).type == "cuda" else []
-
-        def compute(index: int) -> dict[str, Any]:
-            with model_lock(module.model):  # before it is this batch's turn to draw, which waits for no model
-                return with_own_draws(partial(shared.results, index), devices)
-
-        results = [
-            analyse_batch(module, job.analysis.at_batch(number, sources["inputs"], partial(compute, index)))
-            if asks
-            else compute(index)
-            for index, job in enumerate(jobs)
-        ]
-        for job, values in zip(jobs, results, strict=True):
-            check_results(values)
-            job.write(number, values)
-
-    return step
 
 
 def _batches(

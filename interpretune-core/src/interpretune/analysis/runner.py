@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from interpretune.activations.finite import rows_named
-from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.engine import AnalysisEngine
 from interpretune.analysis.identity import count_examples
 from interpretune.analysis.modes import AnalysisCfg
-from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError
-from interpretune.system.progress import progress_bar
-from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
 
-ANALYSIS_STEP = "analysis_test_step"
-
 
 def analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
-    """One step of any mode: labels to answer tokens, run, loss and differences, save."""
+    """A step to call yourself, in a trainer's test for one: the calls that a step of your own consists of."""
     label_ids, labels = module.labels_to_ids(batch.pop("labels"))
     analysis_batch = AnalysisBatch(labels=label_ids, orig_labels=labels)
     run_with_ctx(module, analysis_batch, analysis_cfg, batch, batch_idx)
@@ -46,7 +41,7 @@ def run_analysis(
 ) -> AnalysisCache:
     """Run an analysis over the test batches of a session: ``run_analysis(**session, analysis_cfg=AnalysisCfg(...))``.
 
-    A module with an ``analysis_test_step`` of its own is asked to run it; any other gets ``analysis_step``.
+    A module with an ``analysis_test_step`` of its own is asked to run it.
 
     Args:
         module: The session's module.
@@ -70,31 +65,17 @@ def run_analysis(
         )
     check_argument("run_analysis: analysis_cfg", analysis_cfg, AnalysisCfg)
     check_argument("run_analysis: limit_batches", limit_batches, int)
-    cache = analysis_cfg.analysis_cache
-    cache.answers = cache.answers or tuple(owner.it_cfg.generative_step_cfg.answers)
     loader = datamodule.test_dataloader()
     total = len(loader) if limit_batches < 0 else min(limit_batches, len(loader))
-    with OpenAnalyses(owner) as opened:
-        analysis = AnalysisRun.of(analysis_cfg, owner.latent_models, has_step=hasattr(owner, ANALYSIS_STEP))
-        opened.open(analysis, lambda: cache.store)
-        with eval_mode(owner), progress_bar(console, shown=console is not None) as progress:
-            task, seen = progress.add_task(analysis.name, total=total), 0
-            for batch_idx, batch in zip(range(total), loader, strict=False):
-                rows = range(seen, seen := seen + count_examples(batch))
-                with rows_named(rows, f"the split (batch {batch_idx})"):
-                    run_analysis_step(owner, owner.batch_to_device(batch), batch_idx, analysis_cfg)
-                owner.global_step += 1
-                progress.advance(task)
-    return cache
+    with AnalysisEngine.in_memory(owner, analysis_cfg) as engine:
+        engine.open()
+        engine.run(_counted(owner, loader, total), total, console)
+    return analysis_cfg.analysis_cache
 
 
-def run_analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
-    """Analyse one batch with the module's ``analysis_test_step``, or with ``analysis_step`` where it has none."""
-    if hasattr(module, ANALYSIS_STEP):
-        module.run_step(ANALYSIS_STEP, batch, batch_idx, analysis_cfg=analysis_cfg)
-        return
-    module.hook.it_run_step(
-        module=module,
-        step_name=ANALYSIS_STEP,
-        step=lambda: analysis_step(module, batch, batch_idx, analysis_cfg),
-    )
+def _counted(module: ITModule, loader: Iterable[Any], total: int) -> Iterator[tuple[int, range, Any]]:
+    """Batches with their number and the positions of their rows; the module counts those that are done."""
+    seen = 0
+    for number, batch in zip(range(total), loader, strict=False):
+        yield number, range(seen, seen := seen + count_examples(batch)), batch
+        module.global_step += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,23 +10,16 @@ from attrs import evolve
 from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs
-from interpretune.analysis.analysed_batch import analyse_batch
 from interpretune.analysis.analysis_run import AnalysisRun
-from interpretune.analysis.batch import AnalysisBatch
-from interpretune.analysis.mode_plans import operations_of
+from interpretune.analysis.batch import FIELDS, INTERMEDIATES, AnalysisBatch
+from interpretune.analysis.mode_plans import numbers_of, plan_of, with_alive
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.operations.execution import mismatch, run_plan
 from interpretune.operations.definition import SOURCES
-from interpretune.operations.execution import run_plan
-from interpretune.operations.latent_analyses import (
-    ABLATED_LOGITS,
-    ACTIVATIONS,
-    ANSWER_LOGITS,
-    GRADIENTS,
-    entry_of,
-)
 from interpretune.operations.plan import Plan
+from interpretune.store.fields import Per
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
@@ -51,13 +43,12 @@ def run_with_ctx(
     """
     with torch.inference_mode(mode=False):  # trainers test in inference mode, whose tensors know no gradients
         sources = sources_of(module, analysis_batch.labels, analysis_batch.orig_labels, batch, batch_idx)
-        alive = analysis_batch.alive_latents
-        chosen = bool(alive) and analysis_cfg.alive_latents is None  # by the step
-        cfg = replace(analysis_cfg, alive_latents=[alive] * (batch_idx + 1)) if chosen else analysis_cfg
-        analysis = evolve(AnalysisRun.of(cfg, module.latent_models), cfg=analysis_cfg)
-        plan = analysis.plan
-        assert plan is not None, "no step decides otherwise"
+        plan = plan_of(analysis_cfg, module.latent_models)
+        if analysis_batch.alive_latents and analysis_cfg.alive_latents is None:  # the step has chosen them
+            plan = with_alive(plan, [analysis_batch.alive_latents] * (batch_idx + 1))
         plan.check_backend(module.backend, module.latent_models)
+        alone = AnalysisRun(name=str(analysis_cfg.mode), plan=None, cfg=analysis_cfg)
+        analysis = evolve(analysis_cfg.analysis_cache.analysis or alone, plan=plan)
         values: dict[str, Any] = {}
 
         def compute() -> dict[str, Any]:
@@ -66,6 +57,7 @@ def run_with_ctx(
 
         found = analyse_batch(module, analysis.at_batch(batch_idx, sources["inputs"], compute))
         analysis_batch.take({**values, **found})
+        analysis_batch.further = {name: value for name, value in found.items() if name not in FIELDS}
         if analysis_cfg.mode.splices:
             analysis_batch.dashboard_urls = dashboard_urls(module.latent_models)
         analysis_batch.counted_from = _what_counts(analysis_batch, analysis_cfg, batch_idx)
@@ -90,14 +82,12 @@ def loss_and_logit_diffs(
         return
     if analysis_batch.answer_logits is None:
         raise AnalysisError("There are no answer logits: call run_with_ctx before loss_and_logit_diffs.")
-    diffs = analysis_cfg.base_logit_diffs
-    one = diffs if diffs is None else [entry_of(diffs, batch_idx, "analysis_cfg.base_logit_diffs")]
-    cfg = replace(analysis_cfg, answer_indices=None, base_logit_diffs=one, alive_latents=None)
-    operations = operations_of(cfg, module.latent_models).numbers
-    given = {item.name: item for item in (ANSWER_LOGITS, ABLATED_LOGITS, ACTIVATIONS, GRADIENTS)}
-    plan = Plan.of(operations, sources={**SOURCES, **given})
-    there = {"gradients": {}, "activations": {}, "ablated_logits": {}, **analysis_batch.as_fields()}
-    values = run_plan(plan, {**there, **_sources(module, analysis_batch, None)}, len(analysis_batch))
+    numbers = numbers_of(plan_of(analysis_cfg, module.latent_models))
+    given = {name: FIELDS[name] for name in ("activations", *INTERMEDIATES)}
+    plan = Plan.of(numbers, sources={**SOURCES, **given})
+    there = {name: getattr(analysis_batch, name) for name in given}
+    sources = {**_sources(module, analysis_batch, None), "batch_idx": batch_idx}
+    values = run_plan(plan, {**there, **sources}, len(analysis_batch))
     for name in ("loss", "preds", "logit_diffs", "effects"):
         if name in values:
             setattr(analysis_batch, name, values[name])
@@ -105,10 +95,10 @@ def loss_and_logit_diffs(
 
 def _what_counts(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_idx: int) -> list[Any]:
     """Which tensors, in which state, loss, differences and effects follow from."""
-    of_latents = (*analysis_batch.activations.values(), *analysis_batch.gradients.values())
+    by_name = (analysis_batch.activations, analysis_batch.gradients, analysis_batch.ablated_logits)
+    of_latents = [item for values in by_name for item in values.values()]
     tensors = [
         *(analysis_batch.labels, analysis_batch.orig_labels, analysis_batch.answer_logits),
-        *analysis_batch.ablated_logits.values(),
         *(tensor for item in of_latents for tensor in (item.latents, item.values)),
     ]
     states = [None if item is None else _State(item) for item in tensors]
@@ -126,6 +116,49 @@ class _State:
         return isinstance(other, _State) and self.value is other.value and self.version == other.version
 
     __hash__ = None  # type: ignore[assignment]  # states are compared, never looked up
+
+
+def analyse_batch(module: ITModule, analysis: AnalysisRun) -> dict[str, Any]:
+    """Call ``it_run_analysis`` and check what comes back: that is what is stored.
+
+    Args:
+        module: A composed module.
+        analysis: With a plan, at a batch.
+
+    Returns:
+        Values of the fields that the plan keeps, by name.
+
+    Raises:
+        AnalysisError: An adapter gave something else.
+    """
+    found = module.hook.it_run_analysis(module=module, analysis=analysis)
+    if wrong := _what_is_wrong(found, analysis):
+        assert module.context is not None, "a composed module has a context"
+        owners = dict(module.context.answers())["it_run_analysis"]
+        raise AnalysisError(
+            f"it_run_analysis gave {wrong} for batch {analysis.batch_idx} of the analysis {analysis.name}. It is "
+            f"answered by {', '.join(owners)}. Return what analysis.results() gives, or a mapping with the same names "
+            "in which values are changed; a wrapper ends with `return (yield)`, or with such a mapping."
+        )
+    return dict(found)
+
+
+def _what_is_wrong(found: object, analysis: AnalysisRun) -> str:
+    assert analysis.plan is not None, "the analysis is at a batch"
+    assert analysis.inputs is not None, "the analysis is at a batch"
+    wanted = {item.name: item for item in analysis.plan.kept if item.per is not Per.run}
+    if not isinstance(found, Mapping):
+        return "None" if found is None else f"a {type(found).__name__}"
+    if missing := [name for name in wanted if name not in found]:
+        return f"a mapping without {', '.join(missing)}"
+    if unknown := [str(name) for name in found if name not in wanted]:
+        return f"a mapping with {', '.join(unknown)}, which the plan does not keep,"
+    for name, item in wanted.items():
+        if name in analysis.plan.sources:
+            continue  # what the data module and the module's own labels_to_ids give was checked by nobody before
+        if (wrong := mismatch(item, found[name], len(analysis.inputs))) is not None:
+            return f"{wrong} as {item}"
+    return ""
 
 
 def dashboard_urls(latent_models: Sequence[LatentModel]) -> dict[str, str]:

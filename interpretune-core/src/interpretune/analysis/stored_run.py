@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -16,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from interpretune.analysis.analysis_run import AnalysisRun
+from interpretune.analysis.batch import AnalysisBatch
+from interpretune.analysis.cache import AnalysisCache, SaveCfg
+from interpretune.analysis.engine import Job, has_own_step
+from interpretune.analysis.finite_results import check_results
 from interpretune.analysis.identity import (
     DataIdentity,
     identify_latents,
@@ -25,9 +30,11 @@ from interpretune.analysis.identity import (
     library_versions,
     without_folders,
 )
-from interpretune.errors import NotReusedWarning, StoreBusyError
-from interpretune.hashing.content_hash import WHAT_TO_DO
+from interpretune.analysis.modes import AnalysisCfg
+from interpretune.errors import AnalysisError, NotReusedWarning, StoreBusyError
+from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
 from interpretune.operations import Plan, run_summaries
+from interpretune.session.step_routing import ANALYSIS_STEP
 from interpretune.store import AnalysisStore, Manifest, StoreWriter
 from interpretune.store.contents import batches_there
 from interpretune.store.fields import Per
@@ -37,7 +44,6 @@ from interpretune.store.store import BatchSequence
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
-    from interpretune.analysis.modes import AnalysisCfg
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
 
@@ -66,31 +72,28 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
         "seed": seed,
         "stack": list(module.context.names),
         "versions": library_versions(module),
+        **({"step": {"name": f"{type(module).__qualname__}.{ANALYSIS_STEP}"}} if has_own_step(module) else {}),
     }
 
 
-@define(eq=False)
-class StoredRun:
-    """An analysis and the store that it goes to.
+@define(eq=False, kw_only=True)
+class StoredRun(Job):
+    """An analysis whose results go to a store on disk.
 
     Attributes:
-        name: Name of the analysis.
-        plan: What runs.
+        plan: What runs, and what is kept.
         data: On what.
         about: What the manifest says of it.
         folder: The store: name and key below the root of the run.
         key: Hash of everything that the results depend on.
-        cfg: The configuration that the plan was made of; None: there is none.
         writer: Open while batches are written.
     """
 
-    name: str
     plan: Plan
     data: DataIdentity
     about: Mapping[str, Any]
     folder: Path
     key: str
-    cfg: AnalysisCfg | None = None
     writer: StoreWriter | None = None
 
     @classmethod
@@ -101,7 +104,9 @@ class StoredRun:
         data: DataIdentity,
         about: Mapping[str, Any],
         root: Path,
-        cfg: AnalysisCfg | None = None,
+        cfg: AnalysisCfg,
+        *,
+        given: bool,
     ) -> StoredRun:
         """The run of a plan.
 
@@ -111,14 +116,20 @@ class StoredRun:
             data: On what.
             about: See ``describe_run``.
             root: Folder of all stores.
-            cfg: What the plan was made of; None: it was given as a plan.
+            cfg: Says the same; what a step of the module's own is given.
+            given: Whether the caller gave the configuration, not the plan.
         """
+        if "step" in about:  # which may read all that the configuration says
+            beside = {name: value for name, value in vars(cfg).items() if name not in AnalysisCfg.__dataclass_fields__}
+            read = content_hash([type(cfg), str(cfg.mode), beside], f"The configuration of {name}")
+            step = {**about["step"], "cfg": read.sha256}
+            about = {**about, "step": step, "unknown": [*about["unknown"], *read.unknown]}
         depends = {
             "plan": plan.key,
             "data": data.fingerprint,
             "model": about["model"]["sha256"],
             "latent_models": [item | {"dashboard_url": None} for item in about["latent_models"]],
-            **{part: about[part] for part in ("task", "code", "seed", "versions")},
+            **{part: about[part] for part in ("task", "code", "seed", "versions", "step") if part in about},
             "alone": secrets.token_hex() if about["unknown"] else "",  # found by nobody again
         }
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
@@ -133,19 +144,19 @@ class StoredRun:
         ]
         known = sorted(root.glob(f"*-{key[:12]}"))  # the same analysis may have had another name
         folder = known[0] if known else root / f"{name}-{key[:12]}"
-        return cls(name, plan, data, {"analysis": name, **about, "plan": operations}, folder, key, cfg)
-
-    @property
-    def analysis(self) -> AnalysisRun:
-        """What hooks are told of it."""
-        return AnalysisRun(name=self.name, plan=self.plan, cfg=self.cfg, folder=self.folder)
+        own = "step" in about
+        analysis = AnalysisRun(name=name, plan=None if own else plan, cfg=cfg if given else None, folder=folder)
+        about = {"analysis": name, **about, "plan": operations}
+        run = cls(analysis=analysis, cfg=copy.copy(cfg), plan=plan, data=data, about=about, folder=folder, key=key)
+        run.cfg.analysis_cache = _StepCache(run, cfg.analysis_cache.save_cfg)
+        return run
 
     def warn_of_unknown(self) -> None:
         """Say that nothing that is there can be used, since something that results depend on is not known."""
         told = "\n".join(f"- {text}" for text in self.about["unknown"][:MOST_WARNED])
         warnings.warn(
-            f"The results of {self.name} are not looked for among those that are there, and nobody will find them "
-            f"again, since it cannot be known what they depend on:\n{told}\n{WHAT_TO_DO}",
+            f"The results of {self.analysis.name} are not looked for among those that are there, and nobody will find "
+            f"them again, since it cannot be known what they depend on:\n{told}\n{WHAT_TO_DO}",
             NotReusedWarning,
             stacklevel=4,
         )
@@ -186,10 +197,56 @@ class StoredRun:
         )
         return self.writer
 
-    def write(self, number: int, values: Mapping[str, Any]) -> None:
+    def lacks(self, number: int) -> bool:
+        """Whether a batch is not there yet."""
+        return self.writer is not None and number not in self.writer.done
+
+    def write(self, number: int, values: Mapping[str, Any], examples: int) -> None:
         """Write one batch."""
         assert self.writer is not None
         self.writer.write(number, self.data.examples(number), values)
+
+    def at(self, number: int) -> AnalysisCfg:
+        """What a step of the module's own is given for a batch: its cache saves that batch into the store."""
+        cache: Any = self.cfg.analysis_cache
+        cache.number = number
+        return self.cfg
+
+    def save(self, number: int, batch: AnalysisBatch) -> None:
+        """Write what a step of the module's own saves.
+
+        Raises:
+            AnalysisError: It is not what the analysis keeps, or was saved before.
+        """
+        values = batch.as_fields()
+        check_results(values)
+        kept = [item.name for item in self.plan.kept if item.per is not Per.run]
+        missing = [name for name in kept if name not in values]
+        beside = [name for name in values if name not in self.plan.fields]
+        if missing or beside or not self.lacks(number):
+            wrong = f"without {', '.join(missing)}" if missing else f"with {', '.join(beside)}" if beside else "again"
+            raise AnalysisError(
+                f"{self.about['step']['name']} saved batch {number} of the analysis {self.analysis.name} {wrong}. Into "
+                f"a store each batch is saved once, with what its plan keeps: {', '.join(kept)}. To keep something "
+                "else, run plan_of(AnalysisCfg(...), module.latent_models, keep=[...])."
+            )
+        self.write(number, {name: values[name] for name in kept}, len(batch))
+
+    def check_saved(self, number: int) -> None:
+        """See that a step of the module's own saved a batch.
+
+        Raises:
+            AnalysisError: It did not.
+        """
+        if self.lacks(number):
+            raise AnalysisError(
+                f"{self.about['step']['name']} saved nothing for batch {number} of the analysis {self.analysis.name}: "
+                "call analysis_cfg.analysis_cache.save(analysis_batch, batch, ...) in each step."
+            )
+
+    def store(self) -> AnalysisStore:
+        """What is there."""
+        return AnalysisStore.open(self.folder)
 
     def complete(self) -> None:
         """End writing; where all batches of all processes are there, make the tables and seal the store."""
@@ -207,6 +264,20 @@ class StoredRun:
         for name, table in run_summaries(self.plan, columns).items():
             self.writer.write_table(name, table)
         self.writer.seal()
+
+
+class _StepCache(AnalysisCache):
+    """What a step of the module's own saves to: the store of its analysis, where the results can be read at the end."""
+
+    def __init__(self, run: StoredRun, save_cfg: SaveCfg) -> None:
+        super().__init__(save_cfg)
+        self.analysis = run.analysis
+        self.number = 0
+        self._run = run
+
+    def append(self, batch: AnalysisBatch) -> None:
+        """Write all results of one batch."""
+        self._run.save(self.number, batch)
 
 
 def _told(value: Any) -> Any:

@@ -56,17 +56,17 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
     try:
         options = config.runner
         runner = AnalysisRunner(**session, root=options.root, limit=options.limit, seed=options.seed, console=progress)
-        plans = {name: analysis.plan(session.module) for name, analysis in config.analyses.items()}
+        analyses = {name: analysis.cfg(session.module) for name, analysis in config.analyses.items()}
         start, sections = time.perf_counter(), []
         if config.dry_run:
-            told = runner.dry_run(plans)
+            told = runner.dry_run(analyses)
             rows = [
                 {"name": name, **asdict(item), "folder": str(item.folder), "rows": item.examples}
                 for name, item in told.items()
             ]
             text = "\n\n".join(f"{name}\n{'=' * len(name)}\n{item}" for name, item in told.items())
         else:
-            stores = runner.run(plans)
+            stores = runner.run(analyses)
             rows = [
                 {
                     "name": name,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from interpretune.analysis import AnalysisCache, AnalysisCfg, SaveCfg, plan_of
 from interpretune.config.checked import CheckedConfig, Seed
-from interpretune.operations import find_operation, load_operations
+from interpretune.operations import Plan, find_operation, load_operations
 
 if TYPE_CHECKING:
-    from interpretune.operations import Operation, Plan
+    from interpretune.operations import Operation
     from interpretune.session.module import ITModule
 
 
@@ -21,6 +21,7 @@ class WrittenAnalysis(AnalysisCfg, checks_types=True):
 
     Attributes:
         analysis_cache: Empty; results go to a store.
+        plan: None: ``operations`` and ``keep`` say it.
         save: What is kept beside numbers.
         operations: Operations that run beside those of the mode: names (see ``find_operation``), or files and folders
             (see ``load_operations``).
@@ -29,6 +30,7 @@ class WrittenAnalysis(AnalysisCfg, checks_types=True):
     """
 
     analysis_cache: AnalysisCache = field(init=False, repr=False, compare=False, default_factory=AnalysisCache)
+    plan: Plan | None = field(init=False, repr=False, compare=False, default=None)
     save: SaveCfg = field(default_factory=SaveCfg)
     operations: Sequence[str] = field(default_factory=list)
     trusted: Mapping[str, str] = field(default_factory=dict)
@@ -38,14 +40,17 @@ class WrittenAnalysis(AnalysisCfg, checks_types=True):
         super().__post_init__()
         self.analysis_cache = AnalysisCache(self.save)
 
-    def plan(self, module: ITModule) -> Plan:
-        """The plan for a session's module.
+    def cfg(self, module: ITModule) -> AnalysisCfg:
+        """The configuration for a session's module.
 
         Raises:
             PlanError: An operation is not found, or does not fit.
             HookPointError: The settings choose latent activations that are not there.
         """
-        return plan_of(self, module.latent_models, self._operations_beside(module), self.keep)
+        settings = {item.name: getattr(self, item.name) for item in fields(AnalysisCfg)}
+        if self.operations or self.keep is not None:
+            settings["plan"] = plan_of(self, module.latent_models, self._operations_beside(module), self.keep)
+        return AnalysisCfg(**settings)
 
     def _operations_beside(self, module: ITModule) -> list[Operation]:
         found: list[Operation] = []

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interpretune.analysis.cache import FIELDS, answers_of
+from interpretune.analysis.batch import FIELDS
+from interpretune.analysis.cache import answers_of
 from interpretune.analysis.direction import CORRECT, direction_of
 from interpretune.comparison.agreement import MEASURES, Floats
 from interpretune.comparison.bootstrap import Resampling

@@ -249,8 +249,10 @@ def _default_layers(shared: ITSharedConfig) -> tuple[int, int]:
     return n_layers // 2, n_layers * 3 // 4
 
 
-def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console: Console) -> dict[str, Any]:
-    module, datamodule = session.module, session.datamodule
+def run_modes(
+    session: ITSession, options: DemoOptions, watch: Stopwatch, console: Console
+) -> dict[AnalysisMode, AnalysisCache]:
+    """Run the four modes into stores: in one pass, unless fewer rows are to be ablated."""
     limited = options.ablation_rows is not None
     passes = [[mode for mode in AnalysisMode if not limited or mode is not AnalysisMode.ablation]]
     passes += [[AnalysisMode.ablation]] if limited else []
@@ -259,9 +261,15 @@ def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console
         save = SaveCfg(prompts=True, tokens=True)
         cfgs = {str(mode): AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save)) for mode in modes}
         rows = options.ablation_rows if modes == [AnalysisMode.ablation] else None
-        runner = AnalysisRunner(module, datamodule, options.output / "analyses", limit=rows, console=console)
+        runner = AnalysisRunner(**session, root=options.output / "analyses", limit=rows, console=console)
         with watch.part(f"analyses {', '.join(cfgs)}", console):
             caches |= {AnalysisMode(name): AnalysisCache.of(store) for name, store in runner.run(cfgs).items()}
+    return caches
+
+
+def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console: Console) -> dict[str, Any]:
+    module, datamodule = session.module, session.datamodule
+    caches = run_modes(session, options, watch, console)
     cost = _ablation_cost(module, caches[AnalysisMode.ablation])
     checked = ""
     if cost["replayed"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -27,15 +28,23 @@ class PlanRun:
 
     Attributes:
         plans: The plans.
-        keys: For each of them, by field, a hash of the work that it takes.
-        result_keys: For each of them, by field, a hash of what its values depend on.
     """
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.plans = list(plans)
-        self.keys = [plan.node_keys(work=True) for plan in self.plans]
-        self.result_keys = [plan.node_keys() for plan in self.plans]
         self._replays = any(plan.needs & REPLAYING for plan in self.plans)
+
+    @cached_property
+    def keys(self) -> list[dict[str, str]]:
+        """For each plan, by field, a hash of the work that it takes."""
+        if len(self.plans) == 1:  # which shares nothing
+            return [{name: name for name in self.plans[0].fields}]
+        return [plan.node_keys(work=True) for plan in self.plans]
+
+    @cached_property
+    def result_keys(self) -> list[dict[str, str]]:
+        """For each plan, by field, a hash of what its values depend on."""
+        return [plan.node_keys() for plan in self.plans]
 
     def on_batch(self, sources: Mapping[str, Any], examples: int, seed: str | None = None) -> BatchRun:
         """Take a batch; nothing is computed until results are asked for.
@@ -79,18 +88,22 @@ class BatchRun:
             PlanError: An operation did not do what it declares.
         """
         run, computed = self._run, self._computed
-        plan, keys, results_of = run.plans[number], run.keys[number], run.result_keys[number]
+        plan, keys = run.plans[number], run.keys[number]
         computed |= {keys[name]: self._given[name] for name in plan.sources if name in self._given}
         for op in plan.operations:
             if op.per_run or all(keys[item.name] in computed for item in op.writes):
                 continue
             if self._seed is not None:
-                drawn_from = hashlib.sha256(f"{self._seed} {results_of[op.writes[0].name]}".encode()).digest()
-                torch.manual_seed(int.from_bytes(drawn_from[:8], "big") >> 1)
+                draw_from(f"{self._seed} {run.result_keys[number][op.writes[0].name]}")
             written = run_operation(op, {name: computed[keys[name]] for name in op.reads}, self._examples)
             computed |= {keys[name]: value for name, value in written.items()}
         found = {item.name: computed[keys[item.name]] for item in plan.kept if item.per is not Per.run}
         return found if len(run.plans) == 1 else {name: _copied(value) for name, value in found.items()}
+
+
+def draw_from(seed: str) -> None:
+    """Seed torch's generators with a text."""
+    torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1)
 
 
 def _copied(value: Any) -> Any:

@@ -12,7 +12,8 @@ from torch import Tensor
 from interpretune.errors import TrainingError
 
 TRAINING_STEP = "training_step"
-STEP_NAMES = (TRAINING_STEP, "validation_step", "test_step", "predict_step", "analysis_test_step")
+ANALYSIS_STEP = "analysis_test_step"
+STEP_NAMES = (TRAINING_STEP, "validation_step", "test_step", "predict_step", ANALYSIS_STEP)
 """Methods that are steps."""
 
 
