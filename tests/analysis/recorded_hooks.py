@@ -65,9 +65,9 @@ def it_close_analysis(self, analysis):
 
 EVERY_HOOK = (
     *("it_move_batch", "it_forward", "it_generate", "it_run_step", "it_log", "it_run_loop"),
-    *("it_contribute_operations", "it_open_analysis", "it_run_analysis", "it_close_analysis", "it_report_session"),
+    *("it_contribute_operations", "it_open_analysis", "it_run_analysis", "it_close_analysis"),
 )
-"""Hooks of the step and the analysis phase; what makes a backend may be called at any moment before it is needed."""
+"""Hooks of the step and the analysis phase, without those that are called before or after analyses."""
 KEEPER = """
 record = []
 
