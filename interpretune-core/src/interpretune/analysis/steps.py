@@ -16,8 +16,8 @@ from interpretune.analysis.mode_plans import numbers_of, plan_of, with_alive
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
-from interpretune.operations.execution import mismatch, run_plan
 from interpretune.operations.definition import SOURCES
+from interpretune.operations.execution import mismatch, run_plan
 from interpretune.operations.plan import Plan
 from interpretune.store.fields import Per
 
