@@ -126,7 +126,7 @@ def test_data_that_depend_on_the_unknown_are_prepared_again(prepare: Prepare, ow
     first = WithLock()
     for text in ("the cat {}", OTHER):
         first._template["text"] = text
-        with pytest.warns(it.NotReusedWarning, match=r"prepared anew.*a lock.*\['prompt_cfg'\]\.lock.*identity\(\)"):
+        with pytest.warns(it.NotReusedWarning, match=r"prepared again.*a lock.*\['prompt_cfg'\]\.lock.*identity\(\)"):
             tokens, ran = prepare(prompt_cfg=first)
         assert ran
         assert tokens == prepare(prompt_cfg=said(text))[0]

@@ -1,7 +1,7 @@
-"""Every error that interpretune raises on purpose, under one root.
+"""Every error that interpretune raises on purpose, under one base class.
 
 A message says what failed, where (for an adapter: its name, distribution and version), what was found, what was
-expected, and one thing to do about it.
+expected, and what to do about it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH = "the batch"
-"""What the rows of a ``NotFiniteError`` count in, unless it says otherwise."""
+"""What row numbers of a ``NotFiniteError`` refer to, unless it says otherwise."""
 ROWS_TOLD = 20
-"""Rows that a message names."""
+"""How many rows a message lists."""
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a line to what an error says when it is shown."""
+    """Add a line to the text of an error."""
     if sys.version_info >= (3, 11):
         error.add_note(note)
     else:  # before, notes are not shown
@@ -30,7 +30,7 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 class InterpretuneError(Exception):
-    """Root of all errors raised by interpretune and its adapters."""
+    """Base class of all errors raised by interpretune and its adapters."""
 
 
 class AdapterError(InterpretuneError):
@@ -42,7 +42,7 @@ class UnknownAdapterError(AdapterError, AttributeError, LookupError):
 
 
 class AdapterImportError(AdapterError, ImportError):
-    """An installed adapter that fails while it is imported."""
+    """An installed adapter that fails on import."""
 
 
 class AdapterSignatureError(AdapterError, TypeError):
@@ -54,7 +54,7 @@ class DuplicateAdapterError(AdapterError):
 
 
 class ContractVersionError(AdapterError):
-    """An adapter was written for a version of the contract that this core does not speak."""
+    """An adapter was written for a contract version that this core does not support."""
 
 
 class StackError(AdapterError):
@@ -66,15 +66,15 @@ class ConfigurationError(InterpretuneError, ValueError):
 
 
 class ConfigurationFieldError(ConfigurationError, TypeError):
-    """A configuration class is given a field that it does not have, or a value of another type."""
+    """A configuration class is given a field it does not have, or a value of the wrong type."""
 
 
 class DataError(InterpretuneError, ValueError):
-    """A data set, a prompt or a batch is not what the configuration says it is."""
+    """A data set, a prompt or a batch does not match the configuration."""
 
 
 class TokenizationError(DataError):
-    """Text does not become the tokens that the analysis needs."""
+    """Text does not give the tokens that the analysis needs."""
 
 
 class ModelLoadError(InterpretuneError, RuntimeError):
@@ -90,7 +90,7 @@ class LatentModelError(InterpretuneError, ValueError):
 
 
 class TrainingError(InterpretuneError, RuntimeError):
-    """A training or evaluation loop cannot start or cannot go on."""
+    """A training or evaluation loop cannot start or continue."""
 
 
 class CheckpointError(InterpretuneError, RuntimeError):
@@ -98,7 +98,7 @@ class CheckpointError(InterpretuneError, RuntimeError):
 
 
 class AnalysisError(InterpretuneError, RuntimeError):
-    """An analysis was asked for something that its session or its inputs cannot give."""
+    """An analysis needs something that its session or inputs do not provide."""
 
 
 class NotFiniteError(AnalysisError):
@@ -107,7 +107,7 @@ class NotFiniteError(AnalysisError):
     Attributes:
         what: What they are, in words.
         rows: Indices of the examples.
-        of: What the indices count in: ``the batch``, or a split.
+        of: What the indices refer to: ``the batch``, or a split.
         reason: Where it begins, the likely cause, and what to do.
     """
 
@@ -118,7 +118,7 @@ class NotFiniteError(AnalysisError):
         super().__init__(f"{what} are not finite in {count} of {of} ({shown}). {reason}")
 
     def renamed(self, names: Sequence[int] | Tensor, of: str) -> NotFiniteError:
-        """The same where row ``i`` goes by the name ``names[i]``."""
+        """The same error with row ``i`` called ``names[i]``."""
         return type(self)(self.what, sorted({int(names[row]) for row in self.rows}), self.reason, of)
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
@@ -126,7 +126,7 @@ class NotFiniteError(AnalysisError):
 
 
 class ReplayRefusedError(AnalysisError):
-    """A model or a latent model cannot be replayed exactly; where there is a slow way, it is taken instead."""
+    """A model or a latent model cannot be replayed exactly; the slow way is used instead where there is one."""
 
 
 class CacheError(InterpretuneError, OSError):
@@ -142,16 +142,16 @@ class StoreError(InterpretuneError, RuntimeError):
 
 
 class StoreBusyError(StoreError):
-    """Another process writes a result store."""
+    """Another process is writing the result store."""
 
 
 class PlanError(AnalysisError, ValueError):
-    """Operations do not fit together, or one did not do what it declares."""
+    """Operations do not fit together, or an operation did not do what it declares."""
 
 
 class UnknownContentError(PlanError):
-    """Something that results depend on cannot be read, so that equal and different settings cannot be told apart."""
+    """Something that results depend on cannot be read, so equal and different settings cannot be told apart."""
 
 
 class NotReusedWarning(UserWarning):
-    """Something is computed again, since it cannot be known whether what is there depends on the same settings."""
+    """Something is computed again, because it is unknown whether the stored result depends on the same settings."""

@@ -1,4 +1,4 @@
-"""Hook points, edits and inputs: how a forward is watched and changed, for those who write backends."""
+"""Hook points, edits and inputs: how to watch and change a forward, for authors of backends."""
 
 from interpretune.system.lazy_names import attach_stub
 

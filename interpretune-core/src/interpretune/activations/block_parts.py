@@ -1,4 +1,4 @@
-"""Whether the places of a block are what their names say: found out by a forward, not by names."""
+"""Checks by a forward that the hook points of a block are what their names say."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from interpretune.activations.hooked_model import HookedModel
 
 CHECKED = (ATTN_OUT, RESID_MID, MLP_OUT)
-"""Parts of a block that a structure of modules can only suggest."""
+"""Parts of a block that the structure of its modules cannot prove."""
 
 REMAINDER = 0.1
-"""Largest part of what came to the residual stream that nothing explains; weights of few bits round."""
+"""Largest unexplained share of what is added to the residual stream; weights of few bits round."""
 
 LEAST = 0.01
-"""Smallest factor by which something that is added may be multiplied; Granite has one of about 0.2."""
+"""Smallest factor on something that is added to the residual stream; Granite has one of about 0.2."""
 
 
 @torch.no_grad()
 def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> frozenset[str]:
     """The hook points among ``CHECKED`` that are what their names say.
 
-    One forward of two tokens: attention and MLP write random vectors, and a third is added between them. What came to
-    the residual stream in the block must be these, and at ``resid_mid`` the first alone must have come. What attention
-    and MLP add may be multiplied by a constant.
+    One forward of two tokens: attention and MLP write random vectors, and a third is added between them. The block must
+    have added exactly these to the residual stream, and at ``resid_mid`` only the first. What attention and MLP add may
+    be multiplied by a constant.
 
-    The vectors are as large as the residual stream before the block, and behind the block this stands again: they are
-    not lost in the rounding of a larger stream, and many blocks in 16 bits do not overflow.
+    The vectors are as large as the residual stream before the block, and after the block that stream is restored. So
+    they are not lost in the rounding of a larger stream, and many blocks in 16 bits do not overflow.
 
     Args:
         hooked: The model.
-        parts: For each layer the names of all its places. A layer that lacks one of those which touch the residual
-            stream cannot be checked and is taken at its word.
+        parts: For each layer, the names of all its hook points. A layer that lacks one of those that touch the
+            residual stream cannot be checked and is trusted.
     """
     layers = [layer for layer, found in parts.items() if {RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST} <= set(found)]
     checked = {layer: [in_layer(layer, part) for part in CHECKED if part in parts[layer]] for layer in layers}
@@ -99,13 +99,13 @@ def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> f
 
 
 def _size(stream: Tensor) -> float:
-    """Spread of the residual stream, or 1 where it has none."""
+    """Spread of the residual stream, or 1 if it has none."""
     size = stream.double().std().item()
     return size if math.isfinite(size) and size > 0 else 1.0
 
 
 def _added(layer: int, after: Tensor, before: Tensor) -> Tensor:
-    """What has come to the residual stream, ``[batch * pos * width]``, float64.
+    """What has been added to the residual stream, ``[batch * pos * width]``, float64.
 
     Raises:
         AnalysisError: It is not finite.
@@ -121,7 +121,7 @@ def _added(layer: int, after: Tensor, before: Tensor) -> Tensor:
 
 
 def _factors(total: Tensor, parts: Sequence[Tensor]) -> list[float]:
-    """Factors with which the parts sum up to the total; zeros where they do not."""
+    """Factors with which the parts sum to the total; zeros if they do not."""
     columns = torch.stack([part.double().flatten() for part in parts], dim=1).cpu()
     found = torch.linalg.lstsq(columns, total.unsqueeze(1)).solution
     left = total - (columns @ found).flatten()
@@ -130,7 +130,7 @@ def _factors(total: Tensor, parts: Sequence[Tensor]) -> list[float]:
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without dropout, for the duration of a block."""
+    """Eval mode, without dropout, for the duration of a block."""
     parts = list(model.modules())
     with attribute_put_back(parts, "training"):
         for module in parts:

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 Edit = Callable[[Tensor], Tensor]
-"""Takes the activations at a hook point, ``[batch, pos, ...]``, and returns what shall stand in their place."""
+"""Takes the activations at a hook point, ``[batch, pos, ...]``, and returns their replacement."""
 
 Observer = Callable[[Tensor], None]
-"""Takes note of activations ``[batch, pos, ...]`` and changes nothing."""
+"""Receives activations ``[batch, pos, ...]`` and changes nothing."""
 
 IN, OUT = "in", "out"
 CARRIED = "carried"
@@ -20,7 +20,7 @@ CARRIED = "carried"
 
 
 def edited_inputs(args: Sequence[Any], kwargs: Mapping[str, Any], edit: Edit) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a module with an edit of the first tensor; unchanged if there is none."""
+    """Positional and keyword arguments of a module, with the first tensor edited; unchanged if there is none."""
     for i, value in enumerate(args):
         if isinstance(value, Tensor):
             return (*args[:i], edit(value), *args[i + 1 :]), dict(kwargs)
@@ -31,9 +31,9 @@ def edited_inputs(args: Sequence[Any], kwargs: Mapping[str, Any], edit: Edit) ->
 
 
 def edited_output(output: Any, edit: Edit) -> Any:
-    """What a module returned, a tensor or the first of several, with an edit.
+    """The output of a module, with its tensor, or the first of several, edited.
 
-    The same object where there is no tensor, or where the edit hands back what it is given.
+    The same object if there is no tensor, or if the edit returns its input.
     """
     if isinstance(output, Tensor):
         return edit(output)
@@ -49,10 +49,10 @@ def edited_output(output: Any, edit: Edit) -> Any:
 
 
 def in_place(edit: Edit) -> Edit:
-    """An edit that writes its result into the tensor that it is given, for whoever else holds that tensor.
+    """An edit that writes its result into the tensor it receives, for other holders of that tensor.
 
-    So an edit of what a sublayer reads reaches the skip connection around it. The edit itself gets a copy, because
-    what it keeps for a backward must not change.
+    This way an edit of the input of a sublayer reaches the skip connection around it. The edit itself gets a copy,
+    because what it keeps for a backward must not change.
     """
 
     def apply(activations: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def in_place(edit: Edit) -> Edit:
 
 
 def in_turn(edits: Sequence[Edit]) -> Edit:
-    """One edit that makes several, each on the result of the one before."""
+    """One edit that applies several, each to the result of the one before."""
 
     def apply(activations: Tensor) -> Tensor:
         for edit in edits:
@@ -78,7 +78,7 @@ def in_turn(edits: Sequence[Edit]) -> Edit:
 
 
 def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
-    """An edit that changes nothing and notes the activations as something to take gradients with respect to."""
+    """An edit that changes nothing and records the activations, to take gradients with respect to them."""
 
     def require(activations: Tensor) -> Tensor:
         leaf = activations if activations.requires_grad else activations.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Refuses numbers that are NaN or infinite, and names the rows that have them."""
+"""Refuses numbers that are NaN or infinite, and names their rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_rows(values: Tensor, what: str, reason: str, rows: Sequence[int] | Ten
     Args:
         values: The numbers.
         what: What they are, as the beginning of a sentence.
-        reason: Where they come from and what to do, in sentences.
+        reason: Where they come from and what to do, as sentences.
         rows: The examples of the batch that they belong to, ``[n]``; None: one each.
 
     Raises:
@@ -42,9 +42,9 @@ def check_rows(values: Tensor, what: str, reason: str, rows: Sequence[int] | Ten
 
 
 def lacks_logits(logits: Tensor) -> Tensor:
-    """Where logits ``[..., vocab]`` say nothing, ``[...]``, bool: one is NaN or infinite, or all are ruled out.
+    """Where logits ``[..., vocab]`` are useless, ``[...]``, bool: one is NaN or infinite, or all are ruled out.
 
-    Minus infinity for some tokens is how models rule tokens out, and no error.
+    Minus infinity for some tokens is how models rule tokens out, and is not an error.
     """
     return ~logits.detach().amax(dim=-1).isfinite()
 
@@ -52,7 +52,7 @@ def lacks_logits(logits: Tensor) -> Tensor:
 def check_logits(
     backend: HookedModel, logits: Tensor, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None
 ) -> None:
-    """Refuse what a forward gave where it is not finite; logits of padding are nobody's business.
+    """Refuse results of a forward that are not finite; logits of padding are ignored.
 
     Args:
         backend: What ran the forward.
@@ -77,7 +77,7 @@ def check_logits(
 
 
 def check_outputs(model: nn.Module, outputs: Any, attention_mask: Tensor | None) -> None:
-    """Refuse what a session's model gave where it is not finite; logits of padding are nobody's business.
+    """Refuse results of a session's model that are not finite; logits of padding are ignored.
 
     Args:
         model: The model.
@@ -100,7 +100,7 @@ def check_outputs(model: nn.Module, outputs: Any, attention_mask: Tensor | None)
 
 
 def check_generated(model: nn.Module, generated: Any) -> None:
-    """Refuse what was generated from logits that are not finite.
+    """Refuse generated tokens whose logits are not finite.
 
     Args:
         model: The model.
@@ -126,7 +126,7 @@ def check_generated(model: nn.Module, generated: Any) -> None:
 
 @contextlib.contextmanager
 def rows_named(names: Sequence[int] | Tensor, of: str = BATCH) -> Iterator[None]:
-    """Let an error of the block that counts in the batch name row ``i`` as ``names[i]``."""
+    """Let an error of the block that numbers rows of the batch call row ``i`` by ``names[i]``."""
     try:
         yield
     except NotFiniteError as error:

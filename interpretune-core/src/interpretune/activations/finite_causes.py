@@ -1,4 +1,4 @@
-"""Where logits stop being finite, and why: looked for only when they have."""
+"""Where logits stop being finite, and why. This runs only when they have."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ LIKELY: Mapping[torch.dtype | None, str] = {
         "attn_implementation='sdpa', or in float32. "
     ),
 }
-"""Without a look at what passes through the model."""
+"""Causes by dtype, told without running the model again."""
 
 
 def why_not_finite(backend: HookedModel, inputs: ModelInputs, edits: Mapping[str, Edit], rows: Sequence[int]) -> str:
-    """Where it begins, the likely cause, and what to do, in sentences.
+    """Where it begins, the likely cause, and what to do, as sentences.
 
-    The forward is run once more and watched at the canonical hook points.
+    The forward runs once more and is watched at the canonical hook points.
 
     Args:
         backend: What ran the forward.
@@ -50,7 +50,7 @@ def why_not_finite(backend: HookedModel, inputs: ModelInputs, edits: Mapping[str
 
 
 def likely_cause(model: nn.Module) -> str:
-    """The likely cause and what to do, in sentences, from the model alone."""
+    """The likely cause and what to do, as sentences, from the model alone."""
     if damaged := _damaged(model):
         return damaged
     dtype = next((item.dtype for item in model.parameters()), None)
@@ -67,7 +67,7 @@ def _damaged(model: nn.Module) -> str | None:
 
 
 def _watched(backend: HookedModel, edits: Mapping[str, Edit], watch: _Watch) -> dict[str, Edit]:
-    """The edits, and a look at every canonical hook point after what is edited there."""
+    """The edits, and an observer at every canonical hook point after the edits there."""
     chains: dict[str, list[Edit]] = {}
     for name, edit in edits.items():
         chains.setdefault(backend.place(name), []).append(edit)
@@ -84,7 +84,7 @@ def _watched(backend: HookedModel, edits: Mapping[str, Edit], watch: _Watch) -> 
 
 @define(eq=False)
 class _Watch:
-    """What a forward shows at hook points, in the order in which it comes by them."""
+    """What a forward shows at hook points, in the order in which it reaches them."""
 
     rows: Tensor
     mask: Tensor
@@ -94,7 +94,7 @@ class _Watch:
     dtype: torch.dtype = field(default=torch.float32)
 
     def at(self, name: str) -> Edit:
-        """An edit that changes nothing and takes note."""
+        """An edit that changes nothing and records what it sees."""
 
         def look(activations: Tensor) -> Tensor:
             if activations.ndim >= 3 and activations.shape[:2] == self.mask.shape:
@@ -116,7 +116,7 @@ class _Watch:
 
     @property
     def where(self) -> str:
-        """The place, in a sentence."""
+        """The hook point where it begins, as a sentence."""
         if self.real is None:
             return "All hook points are finite: it begins in what the model does with its logits."
         before = f"in padding at {self.padding} and reaches real tokens " if self._spreads else ""
@@ -127,7 +127,7 @@ class _Watch:
         return self.padding is not None and self.padding != self.real
 
     def cause(self, backend: HookedModel, edits: Mapping[str, Edit]) -> str:
-        """The likely cause and what to do, in sentences."""
+        """The likely cause and what to do, as sentences."""
         limit = torch.finfo(self.dtype).max
         if self.real is not None and self.real in {backend.place(name) for name in edits}:
             return (

@@ -1,4 +1,4 @@
-"""One name for each place of a decoder, the same in every backend.
+"""One name for each hook point of a decoder, the same in every backend.
 
     embed                     output of the token embedding                              [batch, pos, d_model]
     layers.{i}.resid_pre      residual stream before block i                             [batch, pos, d_model]
@@ -11,7 +11,7 @@
     final_norm                output of the last norm                                    [batch, pos, d_model]
     logits                    output of the unembedding, before a soft cap or scale      [batch, pos, vocab]
 
-A block whose attention and MLP read the same input has no ``resid_mid``. The names that are usual in the field
+A block whose attention and MLP read the same input has no ``resid_mid``. Names that are common in the field
 (``blocks.{i}.hook_resid_pre``, ``blocks.{i}.attn.hook_z``, ...) are aliases of these.
 """
 
@@ -32,12 +32,12 @@ MLP_IN, MLP_OUT = "mlp_in", "mlp_out"
 
 
 @frozen
-class Place:
-    """A place of a decoder.
+class HookPoint:
+    """A hook point of a decoder.
 
     Attributes:
         name: Its name; in a block, the part after ``layers.{i}.``.
-        about: What stands there.
+        about: Which activation it is.
         shape: Its axes.
         aliases: Other names; in a block, the part after ``blocks.{i}.``.
     """
@@ -49,25 +49,25 @@ class Place:
 
 
 IN_BLOCK = (
-    Place(RESID_PRE, "residual stream before the block", ("hook_resid_pre", "hook_in")),
-    Place(
+    HookPoint(RESID_PRE, "residual stream before the block", ("hook_resid_pre", "hook_in")),
+    HookPoint(
         ATTN_Z,
         "attention output of all heads, before the projection",
         ("attn.hook_z", "attn.o.hook_in"),
         "[batch, pos, n_heads * d_head]",
     ),
-    Place(ATTN_OUT, "what attention adds to the residual stream", ("hook_attn_out",)),
-    Place(RESID_MID, "residual stream between attention and MLP", ("hook_resid_mid",)),
-    Place(MLP_IN, "what the MLP reads, after its norm", ("mlp.hook_in",)),
-    Place(MLP_OUT, "what the MLP adds to the residual stream", ("hook_mlp_out",)),
-    Place(RESID_POST, "residual stream after the block", ("hook_resid_post", "hook_out")),
+    HookPoint(ATTN_OUT, "what attention adds to the residual stream", ("hook_attn_out",)),
+    HookPoint(RESID_MID, "residual stream between attention and MLP", ("hook_resid_mid",)),
+    HookPoint(MLP_IN, "what the MLP reads, after its norm", ("mlp.hook_in",)),
+    HookPoint(MLP_OUT, "what the MLP adds to the residual stream", ("hook_mlp_out",)),
+    HookPoint(RESID_POST, "residual stream after the block", ("hook_resid_post", "hook_out")),
 )
-"""The places of a block, in the order in which a forward comes by."""
+"""The hook points of a block, in the order in which a forward reaches them."""
 
-BEFORE_BLOCKS = (Place(EMBED, "output of the token embedding", ("hook_embed", "embed.hook_out")),)
+BEFORE_BLOCKS = (HookPoint(EMBED, "output of the token embedding", ("hook_embed", "embed.hook_out")),)
 AFTER_BLOCKS = (
-    Place(FINAL_NORM, "output of the last norm", ("ln_final.hook_out",)),
-    Place(
+    HookPoint(FINAL_NORM, "output of the last norm", ("ln_final.hook_out",)),
+    HookPoint(
         LOGITS,
         "output of the unembedding, before a soft cap or scale",
         ("unembed.hook_out", "hook_unembed"),
@@ -76,49 +76,49 @@ AFTER_BLOCKS = (
 )
 
 _OUTSIDE: Mapping[str, str] = {
-    alias: place.name for place in (*BEFORE_BLOCKS, *AFTER_BLOCKS) for alias in place.aliases
+    alias: point.name for point in (*BEFORE_BLOCKS, *AFTER_BLOCKS) for alias in point.aliases
 }
-_INSIDE: Mapping[str, str] = {alias: place.name for place in IN_BLOCK for alias in place.aliases}
+_INSIDE: Mapping[str, str] = {alias: point.name for point in IN_BLOCK for alias in point.aliases}
 _ALIAS_IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _IN_BLOCK = re.compile(r"layers\.(\d+)\.(\w+)")
 
 
-def in_layer(layer: int, place: str) -> str:
-    """The name of a place of a block: ``in_layer(3, RESID_PRE)`` is ``layers.3.resid_pre``."""
-    return f"layers.{layer}.{place}"
+def in_layer(layer: int, part: str) -> str:
+    """The name of a hook point of a block: ``in_layer(3, RESID_PRE)`` is ``layers.3.resid_pre``."""
+    return f"layers.{layer}.{part}"
 
 
 def split_layer(name: str) -> tuple[int, str] | None:
-    """Layer and place of a canonical name or an alias; None for places outside of blocks and unknown names."""
+    """Layer and part of a canonical name or an alias; None for hook points outside blocks and unknown names."""
     found = _IN_BLOCK.fullmatch(canonical(name))
     return (int(found.group(1)), found.group(2)) if found else None
 
 
 def canonical(name: str) -> str:
-    """The canonical name of a place that is given by an alias; any other name comes back as it is."""
+    """The canonical name of a hook point given by an alias; any other name is returned unchanged."""
     found = _ALIAS_IN_BLOCK.fullmatch(name)
     if found is None:
         return _OUTSIDE.get(name, name)
-    place = _INSIDE.get(found.group(2))
-    return name if place is None else in_layer(int(found.group(1)), place)
+    part = _INSIDE.get(found.group(2))
+    return name if part is None else in_layer(int(found.group(1)), part)
 
 
 def aliases(name: str) -> Iterator[str]:
-    """The aliases of a canonical name, the most usual first; none for any other name."""
+    """The aliases of a canonical name, the most common first; none for any other name."""
     found = _IN_BLOCK.fullmatch(name)
-    for place in IN_BLOCK if found else (*BEFORE_BLOCKS, *AFTER_BLOCKS):
-        if found and place.name == found.group(2):
-            yield from (f"blocks.{found.group(1)}.{alias}" for alias in place.aliases)
-        elif place.name == name:
-            yield from place.aliases
+    for point in IN_BLOCK if found else (*BEFORE_BLOCKS, *AFTER_BLOCKS):
+        if found and point.name == found.group(2):
+            yield from (f"blocks.{found.group(1)}.{alias}" for alias in point.aliases)
+        elif point.name == name:
+            yield from point.aliases
 
 
-def canonical_names(n_layers: int) -> Iterator[tuple[str, Place]]:
-    """All canonical names of a decoder of so many blocks, in the order in which a forward comes by."""
-    for place in BEFORE_BLOCKS:
-        yield place.name, place
+def canonical_names(n_layers: int) -> Iterator[tuple[str, HookPoint]]:
+    """All canonical names of a decoder with this many blocks, in the order in which a forward reaches them."""
+    for point in BEFORE_BLOCKS:
+        yield point.name, point
     for layer in range(n_layers):
-        for place in IN_BLOCK:
-            yield in_layer(layer, place.name), place
-    for place in AFTER_BLOCKS:
-        yield place.name, place
+        for point in IN_BLOCK:
+            yield in_layer(layer, point.name), point
+    for point in AFTER_BLOCKS:
+        yield point.name, point

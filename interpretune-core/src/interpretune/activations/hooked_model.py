@@ -1,11 +1,11 @@
-"""A model whose activations can be edited at named hook points: what an adapter supplies, and how it is run.
+"""A model whose activations can be edited at named hook points: what an adapter supplies, and how it runs.
 
 An adapter supplies four things: the names of the hook points, hooks that edit activations there, a forward, and the
-special tokens. Plain runs and captures are written here, once, on top of those, and so is the resolution of names
-(``interpretune.activations.hook_names``). Nothing here knows of latent models.
+special tokens. Plain runs, captures and the resolution of names (``interpretune.activations.hook_names``) are written
+here once, on top of those. Nothing here knows about latent models.
 
-So is what threads need: every run holds the lock of the model, and edits act only for the thread and context that asked
-for them, whatever an adapter puts on the model to make them.
+This module also makes runs safe for threads: every run holds the lock of the model, and edits act only for the thread
+and context that asked for them, whatever an adapter puts on the model to make them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 
 class AllCaptured(Exception):  # noqa: N818 - it ends a forward early and never leaves this package
-    """Raised inside a forward when nothing that comes after is wanted."""
+    """Raised inside a forward when nothing after this point is wanted."""
 
 
 def noted_last(seen: list[Tensor]) -> Callable[[Tensor], NoReturn]:
-    """An edit or observer that notes the activations and ends the forward with ``AllCaptured``."""
+    """An edit or observer that records the activations and ends the forward with ``AllCaptured``."""
 
     def stop(activations: Tensor) -> NoReturn:
         seen.append(activations)
@@ -60,9 +60,9 @@ class HookedModel(ABC):
     """Runs a model with edits at named hook points.
 
     Attributes:
-        passing_model_state: Attributes of the model's parts in which forwards note something that no result depends on,
-            and names of functions that its library hooks in on the way.
-        passing_model_library: Top-level package of that library; of other objects and functions everything counts.
+        passing_model_state: Attributes of the model's parts that forwards set and no result depends on, and names of
+            functions that its library adds as hooks.
+        passing_model_library: Top-level package of that library; for other objects and functions everything counts.
             None: ``passing_model_state`` applies to all of the model.
         passing_state: The backend's own attributes that follow from its class and model, or that runs change.
     """
@@ -72,7 +72,7 @@ class HookedModel(ABC):
     passing_state: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> Any:
-        """What results depend on beside class and model: every attribute that no class lists in ``passing_state``."""
+        """What results depend on besides class and model: every attribute that no class lists in ``passing_state``."""
         classes = type(self).__mro__
         passing = passing_of(type(self))
         derived = {
@@ -88,7 +88,7 @@ class HookedModel(ABC):
         }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let ``hooked``, as a class has it, make edits for its caller alone."""
+        """Make the ``hooked`` of a class apply edits for its caller alone."""
         super().__init_subclass__(**kwargs)
         if "hooked" in vars(cls):
             cls.hooked = _for_caller_alone(cls.hooked)  # type: ignore[assignment,method-assign]
@@ -96,7 +96,7 @@ class HookedModel(ABC):
     @property
     @abstractmethod
     def model(self) -> nn.Module:
-        """The model that is run."""
+        """The model."""
 
     @property
     @abstractmethod
@@ -105,7 +105,7 @@ class HookedModel(ABC):
 
     @abstractmethod
     def hook_point_names(self) -> Sequence[str]:
-        """Names of all hook points: the canonical names of the places that the model has, then the backend's own."""
+        """Names of all hook points: the canonical names that the model has, then the backend's own names."""
 
     @abstractmethod
     def special_token_ids(self) -> Tensor:
@@ -115,15 +115,15 @@ class HookedModel(ABC):
     def hooked(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
         """Apply each edit at its hook point in every forward of a block; no hook stays on the model afterwards.
 
-        At canonical names edits get and return ``[batch, pos, width]``, and at ``resid_mid`` what they return goes on
-        in the residual stream too, not only into the MLP.
+        At canonical names, edits receive and return ``[batch, pos, width]``. At ``resid_mid``, what they return
+        continues in the residual stream too, not only into the MLP.
 
-        However a class does it, a forward of another thread or context that comes by in the meantime is not edited: the
-        edits that the method gets hand such a forward's activations back, the same tensor. Hooks are put on and taken
-        off while the lock of the model is held; it is not held by the block.
+        A forward of another thread or context that runs in the meantime is not edited: for such a forward, the edits
+        that this method receives return the same tensor. Hooks are added and removed while the lock of the model is
+        held; the block itself does not hold it.
 
         Args:
-            edits: Names out of ``hook_point_names`` and what to do there.
+            edits: Names from ``hook_point_names`` and what to do there.
         """
 
     @abstractmethod
@@ -131,7 +131,7 @@ class HookedModel(ABC):
         """Run the model.
 
         Args:
-            inputs: The batch; its mask is honoured, on both padding sides.
+            inputs: The batch; its mask is respected, on both padding sides.
             keep: Positions of which logits are wanted, ascending, ``[k]``; None: all.
             **options: Further arguments of the model's forward.
 
@@ -140,15 +140,15 @@ class HookedModel(ABC):
         """
 
     def sees_kept_positions_only(self, place: str) -> bool:
-        """Whether a place comes after positions without wanted logits were left out (``keep`` of ``run_model``).
+        """Whether a hook point sees only positions whose logits are wanted (``keep`` of ``run_model``).
 
         Args:
-            place: A name out of ``hook_point_names``.
+            place: A name from ``hook_point_names``.
         """
         return place == LOGITS
 
     def create_replay(self) -> ReplayEngine:
-        """Make the engine that runs single tokens again over kept keys and values.
+        """Make the engine that reruns single tokens over stored keys and values.
 
         Raises:
             ReplayRefusedError: The model cannot be replayed exactly, and why; ablations then run the plain loop.
@@ -156,18 +156,18 @@ class HookedModel(ABC):
         raise ReplayRefusedError(f"{type(self).__name__} cannot replay single tokens.")
 
     def called_models(self) -> Sequence[nn.Module]:
-        """The model, and models within it, which are called with tokens and a cache while it generates."""
+        """The model, and models inside it, that are called with tokens and a cache while it generates."""
         return [item for item in self.model.modules() if item is self.model or isinstance(item, PreTrainedModel)]
 
     def follows_longest_row(self, inputs: ModelInputs) -> str | None:
-        """Why the numbers of a row depend on the longest row of this batch, in words; None where they do not."""
+        """Why the numbers of a row depend on the longest row of this batch, as text; None if they do not."""
         return follows_longest_row(self.called_models(), inputs)
 
     def slots_cached(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:
         """How many slots of each row a call of one of ``called_models`` finds in its cache, from its arguments.
 
         Returns:
-            The number; or the cache itself, where it is recurrent and does not tell: calls with it are counted then.
+            The number; or the cache itself if it is recurrent and does not tell, and then calls with it are counted.
         """
         return slots_in_cache(args, kwargs)
 
@@ -184,7 +184,7 @@ class HookedModel(ABC):
 
     @functools.cached_property
     def _as_named(self) -> frozenset[str]:
-        """Of the hook points that a forward has to prove, those that it has proved."""
+        """The hook points that a forward has proved, of those that need proof."""
         parts: dict[int, list[str]] = {}
         for name in self._known:
             found = split_layer(name)
@@ -199,19 +199,19 @@ class HookedModel(ABC):
             return name in self._as_named
 
     def place(self, name: str) -> str:
-        """The name out of ``hook_point_names`` for a hook point that may be given by an alias.
+        """The name from ``hook_point_names`` for a hook point that may be given by an alias.
 
         Raises:
-            HookPointError: The model has no such place, with the nearest names that exist.
+            HookPointError: The model has no such hook point; the message has the nearest names that exist.
         """
         wanted = canonical(name)
         found = split_layer(wanted)
         if wanted in self._known:
             if found is not None and found[1] in CHECKED and not self._is_as_named(wanted):
                 raise HookPointError(
-                    f"The model has no hook point {name!r}: what passes at the place in block {found[0]} that would "
-                    "bear this name is not what is added to the residual stream, or an edit there does not reach it. "
-                    "`interpretune hooks` lists what there is."
+                    f"The model has no hook point {name!r}: in block {found[0]}, the activation there is not what is "
+                    "added to the residual stream, or an edit there does not reach it. "
+                    "`interpretune hooks` lists the hook points."
                 )
             return wanted
         if name in self._known:
@@ -239,7 +239,7 @@ class HookedModel(ABC):
         """Run the model with each edit applied at its hook point.
 
         Args:
-            inputs: The batch; its mask is honoured, on both padding sides.
+            inputs: The batch; its mask is respected, on both padding sides.
             edits: Hook points and what to do there.
             points: Where logits are wanted; None: everywhere.
             **options: Further arguments of the model's forward.
@@ -248,8 +248,8 @@ class HookedModel(ABC):
             Logits ``[batch, pos, vocab]``, or ``[n, vocab]`` at ``points``.
 
         Raises:
-            HookPointError: A hook point is unknown, or the model never came by it.
-            NotFiniteError: Logits that are wanted are NaN or infinite; those of padding are not.
+            HookPointError: A hook point is unknown, or the forward never reached it.
+            NotFiniteError: Requested logits are NaN or infinite; logits of padding are not checked.
         """
         with model_lock(self.model), self.counted_hooks(edits):
             if points is None:
@@ -263,7 +263,7 @@ class HookedModel(ABC):
         return logits
 
     def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
-        """What lets forwards of padded rows give finite numbers where the model's own attention would give NaN.
+        """A context in which forwards of padded rows are finite although the model's own attention would give NaN.
 
         Args:
             inputs: The rows; ``run_model`` is in this context already.
@@ -272,9 +272,9 @@ class HookedModel(ABC):
 
     @contextlib.contextmanager
     def counted_hooks(self, edits: Mapping[str, Edit]) -> Iterator[None]:
-        """``hooked``, with names resolved before and, unless the block fails, each edit known to be made after.
+        """``hooked`` with names resolved, and an error if some edit was never made (unless the block fails itself).
 
-        Edits of one place under several names are made in turn.
+        Edits of one hook point under several names are made in turn.
         """
         if edits:
             with model_lock(self.model):
@@ -288,10 +288,10 @@ class HookedModel(ABC):
 
             return apply
 
-        at_places: dict[str, list[Edit]] = {}
+        chains: dict[str, list[Edit]] = {}
         for name, edit in edits.items():
-            at_places.setdefault(self.place(name), []).append(counted(name, edit))
-        with self.hooked({place: in_turn(chain) for place, chain in at_places.items()}):
+            chains.setdefault(self.place(name), []).append(counted(name, edit))
+        with self.hooked({point: in_turn(chain) for point, chain in chains.items()}):
             yield
         if missed := edits.keys() - fired:
             raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
@@ -311,7 +311,7 @@ class HookedModel(ABC):
         return logits, cache
 
     def capture(self, inputs: ModelInputs, names: Sequence[str]) -> dict[str, Tensor]:
-        """Activations ``[batch, pos, ...]`` at named hook points, by a forward that ends where the last one is reached.
+        """Activations ``[batch, pos, ...]`` at named hook points, from a forward that stops at the last one.
 
         Raises:
             HookPointError: A name is unknown.
@@ -323,7 +323,7 @@ class HookedModel(ABC):
 
 
 def _for_caller_alone(hooked: Hooked) -> Hooked:
-    """``hooked`` of a class with edits that hand back what they are given wherever somebody else runs the model."""
+    """``hooked`` of a class, with edits that return their input whenever another thread or context runs the model."""
 
     @functools.wraps(hooked)
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from interpretune.models.tokenization import ATTENTION_MASK, answer_positions, m
 
 @frozen(eq=False)
 class Points:
-    """Places in a batch: one token of one example each.
+    """Points in a batch: one token of one example each.
 
     Attributes:
         examples: ``[n]``.
@@ -25,7 +25,7 @@ class Points:
     positions: Tensor
 
     def of(self, values: Tensor) -> Tensor:
-        """What stands at the points: ``[batch, pos, ...]`` to ``[n, ...]``."""
+        """The values at the points: ``[batch, pos, ...]`` to ``[n, ...]``."""
         return values[self.examples, self.positions]
 
     def select(self, which: Tensor) -> Points:
@@ -43,7 +43,7 @@ class ModelInputs:
     Attributes:
         tokens: ``[batch, pos]``.
         attention_mask: ``[batch, pos]``, 1 for real tokens.
-        extra: Further inputs of the model, each ``[batch, ...]``.
+        extra: Other inputs of the model, each ``[batch, ...]``.
     """
 
     tokens: Tensor
@@ -52,7 +52,7 @@ class ModelInputs:
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any]) -> ModelInputs:
-        """Take tokens, mask and further inputs out of a batch; labels are left.
+        """Take tokens, mask and other inputs from a batch, without labels.
 
         Raises:
             DataError: The batch has no tokens or no attention mask.
@@ -82,6 +82,6 @@ class ModelInputs:
 
 
 def probe_inputs(device: torch.device) -> ModelInputs:
-    """A batch of one row of two tokens, to find out what a model does at its hook points."""
+    """A batch with one row of two tokens, to find out what a model does at its hook points."""
     tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
     return ModelInputs(tokens, torch.ones_like(tokens))

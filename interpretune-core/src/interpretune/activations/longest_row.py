@@ -1,4 +1,4 @@
-"""Models whose rotary embedding follows the longest row of a batch, so that rows are not independent of each other."""
+"""Models whose rotary embedding follows the longest row of a batch, so that rows depend on each other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 from interpretune.activations.inputs import ModelInputs
 
 BY_LONGEST = ("longrope", "dynamic")
-"""Kinds of rotary embeddings that transformers computes anew from the longest row of a batch."""
+"""Kinds of rotary embeddings that transformers recomputes from the longest row of a batch."""
 
 
 def follows_longest_row(models: Iterable[nn.Module], inputs: ModelInputs) -> str | None:
-    """Why the numbers of a row depend on the longest row of its batch, in words; None where they do not.
+    """Why the numbers of a row depend on the longest row of its batch, as text; None if they do not.
 
     Args:
         models: The model, and models within it.

@@ -1,4 +1,4 @@
-"""Keeps eager attention in float64 from giving NaN where there is padding."""
+"""Keeps eager attention in float64 from giving NaN for padded rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def blind_tokens_attend(
 
     Such tokens are padding: before the first real token, or beyond a window. Eager attention adds the lowest number of
     the model's dtype to what is masked and normalises in float32, where the lowest number of float64 is minus infinity:
-    a token that sees nothing gets NaN, and hands it on to every token of its row, since 0 x NaN is NaN. What real
-    tokens see stays as it is.
+    a token that sees nothing gets NaN and passes it to every token of its row, since 0 x NaN is NaN. What real tokens
+    see does not change.
 
     Args:
         model: The model; only float64 reaches below float32.

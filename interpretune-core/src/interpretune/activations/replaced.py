@@ -1,4 +1,4 @@
-"""Methods of single modules that compute something else for a time, for whom it was asked and for nobody else."""
+"""Temporarily replaces methods of single modules, for the thread and context that asked for it only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ABSENT = object()
 
 
 class _Standing:
-    """Stands in a module for one of its methods and calls what the caller has put there, or what was there before."""
+    """Replaces a method of a module; calls what the caller has put there, or the method from before."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
@@ -32,7 +32,7 @@ class _Standing:
         return self.chosen(self.entries)(*args, **kwargs)
 
     def chosen(self, entries: tuple[tuple[OwnContext, Method], ...]) -> Method:
-        """The method for the caller, of those that were put there last."""
+        """The method for the caller, of those put there last."""
         return next((method for here, method in reversed(entries) if here.is_here()), None) or self._original()
 
     def _original(self) -> Method:
@@ -54,10 +54,10 @@ def _as_it_is(method: Method) -> Method:
 
 @contextlib.contextmanager
 def replaced_methods(methods: Iterable[tuple[nn.Module, str, Method]]) -> Iterator[None]:
-    """Let single modules compute something else, whatever wraps their class; what stood there comes back.
+    """Replace methods of single modules for the duration of a block, whatever wraps their class.
 
-    Only for the thread and context that asked for it (``interpretune.system.own_context``): a forward of somebody else
-    in the meantime runs what stood there.
+    Only for the thread and context that asked for it (``interpretune.system.own_context``): a forward of another one
+    in the meantime runs the method from before.
 
     Args:
         methods: Each a module, the name of one of its methods, and what it computes in the block, without ``self``.
@@ -81,7 +81,7 @@ def replaced_method(module: nn.Module, name: str, method: Method) -> contextlib.
 
 
 def standing_method(module: nn.Module, name: str) -> Method:
-    """What a method of a module does for the caller now, also when it has been replaced once more since."""
+    """What a method of a module currently does for the caller, even if it has been replaced again since."""
     method: Method = getattr(module, name)
     return method.chosen(method.entries) if isinstance(method, _Standing) else method
 
@@ -117,7 +117,7 @@ def _take_away(placed: list[tuple[_Standing, tuple[OwnContext, Method]]]) -> Non
 
 
 def _renew() -> None:
-    """In a forked process no other thread lives that could give the lock back."""
+    """In a forked process, no other thread exists that could release the lock."""
     global _guard  # noqa: PLW0603 - a lock cannot be renewed in place
     _guard = threading.RLock()
 

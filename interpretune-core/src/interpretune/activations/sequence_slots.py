@@ -1,8 +1,8 @@
-"""Which slots of its sequences a call of the model holds, while a model generates.
+"""Which slots of the sequences a call of the model covers, while the model generates.
 
-A slot counts from the first of the padded prompt. What a call finds in its cache comes before what it is given, so that
-the length of the cache says where its first slot lies: for one token after the other, a prompt in pieces, or whole
-sequences without a cache. The slots of the prompt are its width; all later ones are generated.
+Slots are counted from the start of the padded prompt. What is in the cache of a call comes before what it is given, so
+the length of the cache tells its first slot: for one token after the other, a prompt in pieces, or whole sequences
+without a cache. The slots of the prompt are its width; all later ones are generated.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from interpretune.errors import AnalysisError
 from interpretune.system.own_context import OwnContext
 
 TOKENS = ("input_ids", "input", "inputs_embeds")
-"""Arguments in which models take tokens, where it is not the first."""
+"""Arguments in which models take tokens, if it is not the first."""
 CachedSlots = Callable[[Sequence[Any], Mapping[str, Any]], "int | object"]
-"""From the arguments of a call: how many slots its cache holds, or the cache itself where it does not tell."""
+"""From the arguments of a call: how many slots its cache holds, or the cache itself if it does not tell."""
 
 
 @define(eq=False)
 class _Call:
-    """A call of the model that is under way.
+    """A call of the model that is running.
 
     Attributes:
         module: What was called.
         first: Its first slot; None: it cannot be told.
         length: Slots that it was given; None: it cannot be told.
-        keep: Of which of them it was asked for logits: so many of the last, or their indices; None or 0: of all.
+        keep: The slots whose logits were asked for: a number of last ones, or indices; None or 0: all.
     """
 
     module: nn.Module
@@ -48,7 +48,7 @@ _under_way: ContextVar[_Call | None] = ContextVar("interpretune_call", default=N
 
 @define(eq=False)
 class SequenceSlots:
-    """Where the rows and slots that hooks of a batch see lie in the prompts and in what follows them.
+    """Maps the rows and slots that hooks of a batch see to the prompts and what follows them.
 
     Attributes:
         inputs: The prompts.
@@ -61,10 +61,10 @@ class SequenceSlots:
 
     @contextlib.contextmanager
     def watch(self, models: Sequence[nn.Module], cached: CachedSlots) -> Iterator[None]:
-        """Note each call of the model in a block, for the thread and context of the call.
+        """Record each call of the model in a block, for the thread and context of the call.
 
         Args:
-            models: The model, and models within it that are called in its place; of nested calls the outermost counts.
+            models: The model, and models inside it that are called instead; of nested calls the outermost counts.
             cached: Tells what a call has cached.
         """
 
@@ -89,7 +89,7 @@ class SequenceSlots:
             yield
 
     def repeats(self, rows: int) -> int:
-        """How often a call of so many rows holds each row of the batch; its row ``r`` is of example ``r // repeats``.
+        """How often a call with this many rows has each row of the batch; row ``r`` is of example ``r // repeats``.
 
         Raises:
             AnalysisError: The rows are no multiple of the batch.
@@ -104,13 +104,13 @@ class SequenceSlots:
         return count
 
     def here(self, prompt: Tensor, rows: int, length: int, *, later: bool, kept: bool = False) -> Tensor:
-        """What a mask over the prompts says of the slots that a hook sees.
+        """What a mask over the prompts says about the slots that a hook sees.
 
         Args:
             prompt: ``[batch, pos]``, bool.
             rows: Rows that the hook sees.
             length: Slots that the hook sees.
-            later: What holds of slots after the prompt.
+            later: The value for slots after the prompt.
             kept: As ``numbers`` takes it.
 
         Returns:
@@ -121,11 +121,11 @@ class SequenceSlots:
         return found.repeat_interleave(self.repeats(rows), dim=0)
 
     def numbers(self, length: int, *, kept: bool) -> Tensor:
-        """Numbers ``[length]`` of the slots that a hook sees in the call that is under way.
+        """Numbers ``[length]`` of the slots that a hook sees in the running call.
 
         Args:
             length: How many it sees.
-            kept: Whether it is at a place that sees only positions of which logits are wanted: while a model
+            kept: Whether it is at a hook point that sees only positions whose logits are wanted: while a model
                 generates, the last one of a call.
 
         Raises:
@@ -137,19 +137,19 @@ class SequenceSlots:
         call = _under_way.get()
         if call is None:
             raise AnalysisError(
-                "A part of the model ran outside of a call of the model, so that it cannot be told which tokens it "
-                "holds. Call the model itself while interventions are in place."
+                "A part of the model ran outside of a call of the model, so it is unknown which tokens it holds. Call "
+                "the model itself while interventions are active."
             )
         if call.first is None:
             raise AnalysisError(
-                "The model was called with a cache that was filled before the interventions were in place and does not "
-                "tell how many tokens it holds, or with tokens that could not be found among its arguments. Put the "
-                "interventions in place before, and pass input_ids."
+                "The model was called with a cache that was filled before the interventions were active and does not "
+                "tell how many tokens it holds, or with tokens that could not be found among its arguments. Make "
+                "the interventions active before, and pass input_ids."
             )
         return call.first + (slots if not kept else _kept(call, slots))
 
     def _first(self, cached: int | object, length: int | None) -> int | None:
-        """The first slot of a call; of a cache that does not count, what the calls with it held so far."""
+        """The first slot of a call; for a cache that does not count, the slots of the calls with it so far."""
         if isinstance(cached, int):
             return cached
         cache: Any = cached
@@ -164,7 +164,7 @@ class SequenceSlots:
 
 
 def _kept(call: _Call, slots: Tensor) -> Tensor:
-    """Where the positions of which logits are wanted lie in a call."""
+    """Where in a call the positions are whose logits are wanted."""
     count, length, keep = len(slots), call.length, call.keep
     if length is not None and isinstance(keep, Tensor) and len(keep) == count:
         return keep.to(slots.device) % length
@@ -177,7 +177,7 @@ def _kept(call: _Call, slots: Tensor) -> Tensor:
 
 
 def _slots_given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """How many slots a call is given, besides what its cache holds."""
+    """How many slots a call receives, besides those in its cache."""
     given = (*args[:1], *(kwargs.get(name) for name in TOKENS))
     tokens = next((item for item in given if isinstance(item, Tensor)), None)
     return None if tokens is None else tokens.shape[min(tokens.ndim - 1, 1)]

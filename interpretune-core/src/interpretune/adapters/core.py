@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.backends.hugging_face import HuggingFaceBackend
-from interpretune.backends.hugging_face_places import decoder_blocks
+from interpretune.backends.hugging_face_hook_points import decoder_blocks
 from interpretune.latents.latent_model import LatentModel
 from interpretune.markers import hookimpl
 from interpretune.models.answer_pooling import pooled_at_answer

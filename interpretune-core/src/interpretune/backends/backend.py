@@ -1,8 +1,8 @@
-"""What analyses ask of a model: latent models spliced in, gradients, ablations.
+"""What analyses need from a model: latent models spliced in, gradients, ablations.
 
 All of it is written once, on top of what an adapter supplies (``interpretune.activations.hooked_model``). A backend
-that can also run single tokens again over keys and values that it kept (``create_replay``) gets exact ablation at the
-price of a forward: ``interpretune.replay``.
+that can also rerun single tokens over stored keys and values (``create_replay``) gets exact ablation for the price of
+a forward: ``interpretune.replay``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SplicedRun:
 
     Attributes:
         answer_logits: ``[batch, vocab]`` at the answer position.
-        activations: Latent activations ``[batch, pos, d_sae]`` by name; 0 where a latent model left a token as it is.
+        activations: Latent activations ``[batch, pos, d_sae]`` by name; 0 where a latent model left a token unchanged.
     """
 
     answer_logits: Tensor
@@ -46,14 +46,14 @@ class SplicedRun:
 
 
 CAPABILITIES = frozenset({"forward", "splice", "gradients", "ablation", "interventions"})
-"""What operations can ask of a backend; one that can edit activations at hook points has them all."""
+"""What operations can need from a backend; one that can edit activations at hook points has them all."""
 
 
 class AnalysisBackend(HookedModel):
     """Runs a model with latent models spliced in and with edits at named hook points.
 
     Attributes:
-        capabilities: Which of ``CAPABILITIES`` it offers.
+        capabilities: The ones of ``CAPABILITIES`` that it offers.
     """
 
     capabilities: frozenset[str] = CAPABILITIES
@@ -63,8 +63,8 @@ class AnalysisBackend(HookedModel):
         """Refuse latent models whose hook point is missing or whose width does not fit, by one forward of two tokens.
 
         Raises:
-            HookPointError: What does not fit, with both widths, two latent models that read at one hook point, or one
-                that reads above where it writes.
+            HookPointError: A latent model does not fit (the message has both widths), two read at one hook point, or
+                one reads above where it writes.
         """
         _check_distinct(latent_models)
         names = [name for item in latent_models for name in (item.hook_point, item.output_hook_point)]
@@ -81,14 +81,14 @@ class AnalysisBackend(HookedModel):
                     f"The latent model {item.name!r} reads {item.d_in} numbers at {item.hook_point}, where this "
                     f"model has {width}. Was it trained on another model?"
                 )
-            place = item.output_hook_point
+            output = item.output_hook_point
             width, written = (
                 x.flatten(2).shape[-1]
-                for x in (seen[place], item.decode(item.encode(seen[item.hook_point].flatten(2))))
+                for x in (seen[output], item.decode(item.encode(seen[item.hook_point].flatten(2))))
             )
             if width != written:
                 raise HookPointError(
-                    f"The latent model {item.name!r} writes {written} numbers at {place}, where this model has "
+                    f"The latent model {item.name!r} writes {written} numbers at {output}, where this model has "
                     f"{width}. Was it trained on another model?"
                 )
 
@@ -105,7 +105,7 @@ class AnalysisBackend(HookedModel):
             inputs: The batch.
             latent_models: Spliced in together.
             latent_edits: Edits of latent activations ``[batch, pos, d_sae]``, by activation name.
-            record: Names of the activations to return, as they are after the edits.
+            record: Names of the activations to return, after the edits.
 
         Raises:
             HookPointError: A hook point is missing, an edit names no spliced latent model, or two latent models read at
@@ -122,7 +122,7 @@ class AnalysisBackend(HookedModel):
         latent_edits: Mapping[str, Edit] | None = None,
         record: Sequence[str] = (),
     ) -> tuple[dict[str, Edit], dict[str, Tensor]]:
-        """Edits that splice latent models in, and the mapping that a forward with them fills with activations.
+        """Edits that splice latent models in, and a mapping that a forward with them fills with activations.
 
         Raises:
             HookPointError: As ``run_spliced``.
@@ -144,9 +144,9 @@ class AnalysisBackend(HookedModel):
         return self.chain(splices), recorded
 
     def chain(self, splices: Sequence[Splice], first: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
-        """One edit for each hook point out of several splices.
+        """One edit per hook point from several splices.
 
-        Where a transcoder writes to a place at which an autoencoder reads, the autoencoder reads what it wrote.
+        If a transcoder writes at a hook point where an autoencoder reads, the autoencoder reads what it wrote.
 
         Args:
             splices: The splices.
@@ -164,14 +164,14 @@ class AnalysisBackend(HookedModel):
             if read is not None:
                 chains.setdefault(canonical(splice.latent_model.hook_point), []).append(read)
             chains.setdefault(canonical(splice.latent_model.output_hook_point), []).append(write)
-        return {place: in_turn(chain) for place, chain in chains.items()}
+        return {point: in_turn(chain) for point, chain in chains.items()}
 
     def untouched_by(self, latent_model: LatentModel, inputs: ModelInputs) -> Tensor | None:
         """``untouched_positions`` for a latent model that skips special tokens, None for any other."""
         return self.untouched_positions(inputs) if latent_model.skips_special_tokens else None
 
     def untouched_positions(self, inputs: ModelInputs) -> Tensor:
-        """Positions that a latent model with ``skips_special_tokens`` leaves as they are, ``[batch, pos]``, bool.
+        """Positions that a latent model with ``skips_special_tokens`` leaves unchanged, ``[batch, pos]``, bool.
 
         The first real token of a row (its activation is huge in most models), special tokens and padding; never the
         answer position.
@@ -185,7 +185,7 @@ class AnalysisBackend(HookedModel):
 
     @functools.cached_property
     def replays(self) -> ReplayTrust:
-        """What is known of the replays of this model: whether there are any, and the self-checks made so far."""
+        """What is known about replays of this model: whether there are any, and the self-checks made so far."""
         from interpretune.replay.self_check import ReplayTrust
 
         return ReplayTrust()
@@ -199,17 +199,17 @@ class AnalysisBackend(HookedModel):
         *,
         self_check: bool = True,
     ) -> Prefill:
-        """Run a batch with latent models spliced in and keep what it takes to run single tokens of it again.
+        """Run a batch with latent models spliced in, and store what is needed to rerun single tokens of it.
 
         Before replays are trusted with latent models that are new to this backend, a few of them are compared with
-        whole forwards. Where they disagree, or the model cannot be replayed, a warning says so and ablations take the
+        whole forwards. If they disagree, or the model cannot be replayed, a warning says so and ablations use the
         plain loop.
 
         Args:
             inputs: The batch.
             latent_models: Spliced in together.
-            points: Tokens to be run again; None: the answer position of each example.
-            observers: See the latents at all positions, by activation name; what is not looked at is not kept.
+            points: Tokens to rerun; None: the answer position of each example.
+            observers: Receive the latents at all positions, by activation name; other latents are not stored.
             self_check: Make the comparison.
 
         Raises:
@@ -262,7 +262,7 @@ class AnalysisBackend(HookedModel):
 
 
 def reads_where_it_writes(latent_model: LatentModel) -> bool:
-    """Whether it is an autoencoder and no transcoder."""
+    """Whether it is an autoencoder, not a transcoder."""
     return canonical(latent_model.hook_point) == canonical(latent_model.output_hook_point)
 
 

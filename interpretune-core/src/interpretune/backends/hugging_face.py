@@ -1,7 +1,7 @@
 """The reference backend: any Hugging Face causal model, with torch forward hooks.
 
-Hook points are the canonical names (``interpretune.activations.hook_names``) of the places that a decoder's structure
-shows, and the module paths of the model with ``:in`` or ``:out`` appended.
+Hook points are the canonical names (``interpretune.activations.hook_names``) that a decoder's structure shows, and the
+module paths of the model with ``:in`` or ``:out`` appended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from interpretune.activations.hook_names import LOGITS, canonical
 from interpretune.activations.inputs import ModelInputs
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.backends.backend import AnalysisBackend
-from interpretune.backends.hugging_face_places import decoder_blocks, decoder_places
+from interpretune.backends.hugging_face_hook_points import decoder_blocks, decoder_hook_points
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
 from interpretune.models.quantization import keep_weights_in_place
 from interpretune.models.tokenization import position_ids
@@ -36,7 +36,7 @@ class HuggingFaceBackend(AnalysisBackend):
         modules: The model's modules by path.
     """
 
-    passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_places"})
+    passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_locations"})
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._model = model
@@ -45,8 +45,8 @@ class HuggingFaceBackend(AnalysisBackend):
         self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
         self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
-        places = dict(decoder_places(model))  # modules that blocks share have one path
-        self._places = {name: place for name, place in places.items() if place.rpartition(":")[0] in self.modules}
+        locations = dict(decoder_hook_points(model))  # modules that blocks share have one path
+        self._locations = {name: at for name, at in locations.items() if at.rpartition(":")[0] in self.modules}
 
     @property
     def model(self) -> nn.Module:
@@ -60,9 +60,9 @@ class HuggingFaceBackend(AnalysisBackend):
         return int(self._model.config.get_text_config().vocab_size)
 
     def hook_point_names(self) -> Sequence[str]:
-        """The canonical names, then the input and output of every module that runs; lists of modules do not."""
+        """The canonical names, then the input and output of every module that runs (lists of modules do not run)."""
         run = [path for path, module in self.modules.items() if path and type(module).forward is not nn.Module.forward]
-        return [*self._places, *(f"{path}:{side}" for path in run for side in (IN, OUT))]
+        return [*self._locations, *(f"{path}:{side}" for path in run for side in (IN, OUT))]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the tokenizer."""
@@ -74,12 +74,12 @@ class HuggingFaceBackend(AnalysisBackend):
 
     def place_of(self, hook_point: str) -> tuple[str, str]:
         """Module path and side (``in``, ``out`` or ``carried``) of a known hook point."""
-        path, side = self._places.get(canonical(hook_point), hook_point).rsplit(":", 1)
+        path, side = self._locations.get(canonical(hook_point), hook_point).rsplit(":", 1)
         return path, side
 
     @property
     def blocks(self) -> tuple[str, nn.ModuleList] | None:
-        """Path and list of the decoder's blocks; None where there is no such list."""
+        """Path and list of the decoder's blocks; None if there is no such list."""
         return decoder_blocks(self._model)
 
     def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
@@ -108,11 +108,11 @@ class HuggingFaceBackend(AnalysisBackend):
 
     def sees_kept_positions_only(self, place: str) -> bool:
         """See ``HookedModel``: the unembedding and what it consists of."""
-        head = self._places.get(LOGITS, ":").rpartition(":")[0]
+        head = self._locations.get(LOGITS, ":").rpartition(":")[0]
         return bool(head) and f"{self.place_of(place)[0]}.".startswith(f"{head}.")
 
     def create_replay(self) -> HuggingFaceReplay:
-        """The replay of models whose attention transformers lets us choose."""
+        """The replay of models whose attention function can be chosen in transformers."""
         return HuggingFaceReplay(self)
 
     @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Replay of Hugging Face causal models.
 
-Keys and values are kept by a cache object that never grows. Replays run rows of one token each with an attention
-function of our own (transformers' ``AttentionInterface``) that reads the prefix which rows of one example share: no
-copies of keys and values, and no mask.
+A cache object that never grows stores keys and values. Replays run rows of one token each with our own attention
+function (transformers' ``AttentionInterface``). It reads the prefix that rows of one example share: no copies of keys
+and values, and no mask.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 ATTENTION = "interpretune_replay"
 HARMLESS = frozenset({"position_ids", "cache_position"})
-"""Tensors that models hand to attention functions and that change nothing for one token a row."""
+"""Tensors that models pass to attention functions and that make no difference for one token per row."""
 
 
 @frozen(eq=False)
 class _Running:
-    """The replay that is under way."""
+    """The running replay."""
 
     prefix: Prefix
     rows: Rows
@@ -49,7 +49,7 @@ _running: ContextVar[_Running] = ContextVar("interpretune_replay")
 
 
 class _KeepingCache(DynamicCache):  # type: ignore[misc]
-    """Keeps the keys and values of the blocks from ``first`` up, and looks empty."""
+    """Stores the keys and values of the blocks from ``first`` up, and looks empty."""
 
     def __init__(self, first: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _KeepingCache(DynamicCache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Hand back what came in."""
+        """Return the input."""
         if layer_idx >= self.first:
             self.kept[layer_idx] = key_states, value_states
         return key_states, value_states
@@ -71,10 +71,10 @@ class HuggingFaceReplay(ReplayEngine):
     backend: HuggingFaceBackend
 
     def __init__(self, backend: HuggingFaceBackend) -> None:
-        """Look at the model.
+        """Check the model.
 
         Raises:
-            ReplayRefusedError: It cannot be replayed exactly, and why.
+            ReplayRefusedError: It cannot be replayed exactly; the message says why.
         """
         model: Any = backend.model
         self._model = model
@@ -116,8 +116,8 @@ class HuggingFaceReplay(ReplayEngine):
         layers = {
             block: LayerKeys(keys, values, slots[self._windows[block]]) for block, (keys, values) in cache.kept.items()
         }
-        places = points.of(position_ids(inputs.attention_mask))
-        return logits, Prefix(points, points.of(inputs.tokens), places, layers)
+        numbers = points.of(position_ids(inputs.attention_mask))
+        return logits, Prefix(points, points.of(inputs.tokens), numbers, layers)
 
     def _check_kept(self, cache: _KeepingCache, inputs: ModelInputs, first_block: int) -> None:
         wanted = set(range(first_block, self.n_blocks))
@@ -178,17 +178,17 @@ class HuggingFaceReplay(ReplayEngine):
 
 
 class _AttentionHere(str):
-    """Names the attention function of replays to the thread and context of a replay, and to all others what it did.
+    """Names the attention function of replays for the thread and context of a replay, and the model's own for others.
 
-    It stands in the configuration, which a model has for all threads: who runs the model meanwhile gets the mask and
-    the attention that the model has.
+    It is stored in the configuration, which all threads share: code that runs the model in the meantime gets the
+    model's own mask and attention.
     """
 
     _elsewhere: str
     _here: OwnContext
 
     def __new__(cls, elsewhere: str, here: OwnContext) -> _AttentionHere:
-        """Name what is asked for elsewhere and where is here."""
+        """Set both names, and what tells whether the caller is inside the replay."""
         name = super().__new__(cls, elsewhere)
         name._elsewhere, name._here = str(elsewhere), here
         return name
@@ -214,11 +214,11 @@ class _AttentionHere(str):
         return isinstance(part, str) and part in str(self)
 
     def startswith(self, *args: Any) -> bool:
-        """As of the name that it is to the caller."""
+        """The hash of the name for the caller."""
         return str(self).startswith(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy is the name alone."""
+        """A copy is only the name."""
         return str, (self._elsewhere,)
 
 
@@ -234,7 +234,7 @@ def replay_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of rows of one token over the prefix of the replay under way; signature as transformers has it.
+    """Attention of rows of one token over the prefix of the running replay; the signature is that of transformers.
 
     Raises:
         ReplayRefusedError: The model's attention has a part that is unknown here.

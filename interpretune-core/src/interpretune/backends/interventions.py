@@ -1,7 +1,7 @@
-"""Changes of activations and latents at named places and positions, in a forward and while a model generates.
+"""Changes of activations and latents at named hook points and positions, in a forward and during generation.
 
-An intervention names a hook point or the activations of a latent model; the names are those of the backend, and the
-same for all backends that have the place.
+An intervention names a hook point or the activations of a latent model. The names are the same for all backends that
+have the hook point.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Where = Literal["all", "answer", "prompt", "generated"]
 
 @frozen(eq=False, kw_only=True)
 class Intervention(ABC):
-    """A change at one place.
+    """A change at one hook point.
 
     Attributes:
         at: A hook point, or the activation name of a spliced latent model.
         positions: ``all`` real tokens, the ``answer`` position (the last token of the prompt), the ``prompt``, what is
             ``generated`` after it, one position for each row ``[batch]``, or a mask ``[batch, pos]``, bool, over the
-            prompt. They mean the same tokens with a cache and without one.
-        latents: The last dimension's entries that are changed, ``[k]``; None: all.
+            prompt. They mean the same tokens with and without a cache.
+        latents: Entries of the last dimension to change, ``[k]``; None: all.
     """
 
     at: str
@@ -54,14 +54,14 @@ class Intervention(ABC):
 
         Args:
             values: ``[n, d]``, heads flattened, or ``[n, k]`` where latents were chosen.
-            where: Example and position of each row; several rows have one example's where it is generated from
+            where: Example and position of each row; several rows have the same example if it is generated from
                 several times.
         """
 
 
 @frozen(eq=False, kw_only=True)
 class SetTo(Intervention):
-    """Put a value in: a number, or a vector ``[d]``."""
+    """Set to a value: a number, or a vector ``[d]``."""
 
     value: float | Tensor
 
@@ -109,10 +109,10 @@ class ProjectOut(Intervention):
 
 @frozen(eq=False, kw_only=True)
 class Patch(Intervention):
-    """Put in what stood at the same examples and positions in another run.
+    """Set to the activations of another run, at the same examples and positions.
 
     Attributes:
-        source: Activations of that run, ``[batch, pos, ...]``, for instance out of ``run_with_cache``.
+        source: Activations of that run, ``[batch, pos, ...]``, for example from ``run_with_cache``.
     """
 
     source: Tensor = field()
@@ -139,7 +139,7 @@ def run_with_interventions(
     latent_models: Sequence[LatentModel] = (),
     points: Points | None = None,
 ) -> Tensor:
-    """One forward with changes made, each after the ones before it at the same place.
+    """One forward with changes, made in the given order at each hook point.
 
     Args:
         backend: Runs the model.
@@ -166,13 +166,13 @@ def interventions_in_place(
     interventions: Sequence[Intervention],
     latent_models: Sequence[LatentModel] = (),
 ) -> Iterator[None]:
-    """Make changes in every forward of a block, for instance of the user's own generation loop.
+    """Make changes in every forward inside a block, for example in the user's own generation loop.
 
-    The loop may call the model with whole sequences or over a cache, generate several times, and repeat each row of the
+    The loop may call the model with whole sequences or with a cache, generate several times, and repeat each row of the
     batch ``n`` times in a row (beams, several sequences): row ``r`` is then example ``r // n``.
 
-    They are made in forwards of the thread and context (task of asyncio) of the block alone; see "Threads" in the
-    documentation. The block does not hold the lock of the model.
+    Only forwards of the thread and context (asyncio task) of the block are changed; see "Threads" in the documentation.
+    The block does not hold the lock of the model.
 
     Args:
         backend: Runs the model.
@@ -181,7 +181,7 @@ def interventions_in_place(
         latent_models: Spliced in.
 
     Raises:
-        AnalysisError: A forward has other rows than the batch, or it cannot be told which tokens it holds.
+        AnalysisError: A forward has other rows than the batch, or it is unknown which tokens it has.
     """
     slots = SequenceSlots(inputs)
     with (
@@ -199,20 +199,20 @@ def generate_with_interventions(
     latent_models: Sequence[LatentModel] = (),
     **generation_kwargs: Any,
 ) -> Any:
-    """Generate while changes are made: steering.
+    """Generate with changes: steering.
 
     Args:
         module: A composed module.
         batch: Prompts with their attention mask; positions refer to them padded on the left.
         interventions: The changes.
-        latent_models: Spliced in, for instance ``module.latent_models``.
+        latent_models: Spliced in, for example ``module.latent_models``.
         **generation_kwargs: As ``module.it_generate`` takes them.
 
     Returns:
         What ``module.it_generate`` returns.
 
     Raises:
-        AnalysisError: ``guidance_scale`` is given: it runs a second prompt, which positions do not mean.
+        AnalysisError: ``guidance_scale`` is given: it runs a second prompt, to which positions do not refer.
     """
     scale = generation_kwargs.get("guidance_scale", getattr(_generation_config(module), "guidance_scale", None))
     if scale not in (None, 1, 1.0):
@@ -239,12 +239,12 @@ def intervention_edits(
     """Edits that make the changes, by hook point."""
     models = {activation_name(item): item for item in latent_models}
     latent_edits: dict[str, list[Intervention]] = {}
-    place_edits: dict[str, list[Intervention]] = {}
+    point_edits: dict[str, list[Intervention]] = {}
     for item in interventions:
         if item.at in models:
             latent_edits.setdefault(item.at, []).append(item)
         else:
-            place_edits.setdefault(canonical(item.at), []).append(item)
+            point_edits.setdefault(canonical(item.at), []).append(item)
     try:
         backend.check_hook_points([item.at for item in interventions if item.at not in models])
     except HookPointError as error:
@@ -261,11 +261,11 @@ def intervention_edits(
         )
         for name, model in models.items()
     ]
-    return backend.chain(splices, {name: _edit(backend, name, items, slots) for name, items in place_edits.items()})
+    return backend.chain(splices, {name: _edit(backend, name, items, slots) for name, items in point_edits.items()})
 
 
 def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlots) -> Tensor | WhichSlots | None:
-    """What a latent model leaves as it is; tokens that are generated are touched."""
+    """Positions that a latent model leaves unchanged; generated tokens are never among them."""
     untouched = backend.untouched_by(model, slots.inputs)
     if untouched is None or not slots.watched:
         return untouched
@@ -274,16 +274,16 @@ def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlot
 
 
 def _edit(
-    backend: AnalysisBackend, place: str, interventions: Sequence[Intervention], slots: SequenceSlots
+    backend: AnalysisBackend, hook_point: str, interventions: Sequence[Intervention], slots: SequenceSlots
 ) -> Callable[[Tensor], Tensor]:
-    kept = backend.sees_kept_positions_only(backend.place(place))
-    places = [_places(item.positions, slots.inputs) for item in interventions]
+    kept = backend.sees_kept_positions_only(backend.place(hook_point))
+    changed_at = [_changed_positions(item.positions, slots.inputs) for item in interventions]
 
     def apply(activations: Tensor) -> Tensor:
         flat = activations.flatten(2).clone()
         rows, length = flat.shape[:2]
         repeats, numbers = slots.repeats(rows), slots.numbers(length, kept=kept)
-        for item, (prompt, later) in zip(interventions, places, strict=True):
+        for item, (prompt, later) in zip(interventions, changed_at, strict=True):
             row, column = slots.here(prompt, rows, length, later=later, kept=kept).nonzero().unbind(-1)
             where = Points(row // repeats, numbers[column])
             values = flat[row, column]
@@ -299,8 +299,8 @@ def _edit(
     return apply
 
 
-def _places(positions: Where | Tensor, inputs: ModelInputs) -> tuple[Tensor, bool]:
-    """Where something is changed: in the prompts, ``[batch, pos]``, bool, and whether at all tokens after them."""
+def _changed_positions(positions: Where | Tensor, inputs: ModelInputs) -> tuple[Tensor, bool]:
+    """Where something changes: in the prompts, ``[batch, pos]``, bool, and whether in all tokens after them."""
     mask = inputs.attention_mask.bool()
     if isinstance(positions, Tensor):
         return _named(positions.to(mask.device), mask), False
@@ -332,7 +332,7 @@ def _generation_config(module: ITModule) -> Any:
 
 
 def _vector(item: Intervention, value: float | Tensor, values: Tensor) -> Tensor:
-    """A number or a vector ``[d]`` with the dtype and device of the values that it changes."""
+    """A number or a vector ``[d]``, with the dtype and device of the values it changes."""
     vector = torch.as_tensor(value, dtype=values.dtype, device=values.device)
     if vector.ndim and vector.shape != values.shape[-1:]:
         raise AnalysisError(

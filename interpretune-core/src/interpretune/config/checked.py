@@ -1,4 +1,4 @@
-"""Configuration classes that refuse unknown fields and values of another type, in words."""
+"""Configuration classes that refuse unknown fields and values of the wrong type, with a clear error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from interpretune.errors import ConfigurationFieldError
 from interpretune.system.credentials import text_without_credentials
 
 SHOWN = 120
-"""Characters of a value that are shown."""
+"""How many characters of a value are shown."""
 PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, type(None))
 
 
@@ -45,11 +45,11 @@ Seed = Annotated[int, Between(-(2**63), 2**64 - 1)]
 
 @dataclass(kw_only=True)
 class CheckedConfig:
-    """A configuration, a dataclass, that says what is wrong with the arguments it is made with.
+    """A configuration dataclass that reports what is wrong with its arguments.
 
-    Unknown and missing arguments are refused for all subclasses. Types are compared for the fields of classes that ask
-    for it, ``class MyConfig(CheckedConfig, checks_types=True)``: what their users derive from them may annotate as it
-    likes. Numbers of numpy are numbers, lists are as good as tuples, paths as texts that stand for paths.
+    Unknown and missing arguments are refused for all subclasses. Types are checked only for fields of classes that ask
+    for it, ``class MyConfig(CheckedConfig, checks_types=True)``; classes that users derive from them may use any
+    annotations. numpy numbers count as numbers, lists as tuples, and paths as strings that stand for paths.
 
     Raises:
         ConfigurationFieldError: From the constructor.
@@ -101,10 +101,10 @@ def _check_arguments(cls: type, args: Sequence[Any], values: Mapping[str, Any]) 
 
 
 def check_argument(where: str, value: Any, hint: Any) -> None:
-    """Refuse a value that is not one of a type.
+    """Refuse a value that is not of the given type.
 
     Args:
-        where: What it is, in words.
+        where: What it is, as text for the message.
         value: The value.
         hint: The type.
 
@@ -116,7 +116,7 @@ def check_argument(where: str, value: Any, hint: Any) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is one for a field of some type; what cannot be told fits."""
+    """Whether a value fits a field of some type; if that cannot be told, it fits."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in args)

@@ -18,7 +18,7 @@ class PromptConfig(CheckedConfig, checks_types=True):
 
     Attributes:
         ctx_question_join: Between the first and the second text field.
-        question_suffix: After the last text field, of which a closing full stop is dropped.
+        question_suffix: After the last text field, without the full stop that ends it.
     """
 
     ctx_question_join: str = "\n"
@@ -29,16 +29,16 @@ class PromptConfig(CheckedConfig, checks_types=True):
 
         Args:
             task_prompt: The prompt of one row.
-            tokenization_pattern: Text with the place holder ``{task_prompt}``; None: the prompt itself, stripped.
+            tokenization_pattern: Text with the placeholder ``{task_prompt}``; None: the prompt itself, stripped.
 
         Raises:
-            ConfigurationError: The pattern lacks the place holder.
+            ConfigurationError: The pattern lacks the placeholder.
         """
         if tokenization_pattern is None:
             return task_prompt.strip()
         if "{task_prompt}" not in tokenization_pattern:
             raise ConfigurationError(
-                f"The tokenization pattern {tokenization_pattern!r} has no place holder {{task_prompt}}. "
+                f"The tokenization pattern {tokenization_pattern!r} has no placeholder {{task_prompt}}. "
                 'Write it where the prompt belongs, for example "<|user|>{task_prompt}<|assistant|>".'
             )
         return tokenization_pattern.replace("{task_prompt}", task_prompt.strip())
@@ -57,16 +57,16 @@ class ITDataModuleConfig(ITSharedConfig, checks_types=True):
         num_labels: Number of labels; rows with a label outside ``range(num_labels)`` are refused.
         prompt_cfg: How text fields become prompts.
         cust_tokenization_pattern: Chat pattern for ``PromptConfig.model_chat_template_fn``.
-        max_length: Longest prompt in tokens; None: the model's context length, where the tokenizer knows it.
+        max_length: Longest prompt in tokens; None: the model's context length, if the tokenizer knows it.
         train_batch_size: Rows in a training batch.
         eval_batch_size: Rows in any other batch.
         signature_columns: Columns to keep; None: those that the model's forward takes. ``attention_mask`` and
             ``labels`` always stay.
         prepare_data_map_cfg: Passed to ``datasets.Dataset.map``.
         dataset_path: Folder of the prepared data; None: a folder in the cache named by everything that changes it.
-        force_prepare_data: Prepare again although the cache holds this data set.
+        force_prepare_data: Prepare the data even if the cache has this data set.
         dataloader_kwargs: Passed to every ``DataLoader``.
-        limit_rows: Use at most so many rows of each split.
+        limit_rows: Use at most this many rows of each split.
     """
 
     data: str | Path | Mapping[str, str | Path] | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import docstring_parser
 
 BY_CLASS_PATH = {"PretrainedConfig": "transformers"}
-"""Types that modules import for type checkers only and that a file can nevertheless build, with their modules."""
+"""Types that are imported for type checkers only but that a file can still build, with their modules."""
 
 
 class _OfType(type):
@@ -32,13 +32,13 @@ class InMemory(metaclass=_OfType):
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Types of a class's fields by name; what is imported for type checkers only becomes ``InMemory``."""
+    """Types of a class's fields by name; types imported for type checkers only become ``InMemory``."""
     names = [name for base in reversed(cls.__mro__) for name in inspect.get_annotations(base)]
     return {name: declared_field(cls, name)[1] for name in dict.fromkeys(names)}
 
 
 def declared_field(cls: type, name: str) -> tuple[type | None, Any]:
-    """The class that declares a field, and the field's type; None and ``Any`` where nobody does."""
+    """The class that declares a field, and the field's type; None and ``Any`` if no class does."""
     for base in cls.__mro__:
         annotations = inspect.get_annotations(base)
         if name in annotations:
@@ -48,7 +48,7 @@ def declared_field(cls: type, name: str) -> tuple[type | None, Any]:
 
 
 def field_descriptions(cls: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of their attributes."""
+    """What the docstrings of a class and its bases say about their attributes."""
     found = {}
     for base in reversed(cls.__mro__):
         for item in docstring_parser.parse(base.__doc__ or "").params:
@@ -65,7 +65,7 @@ def _resolve(annotation: Any, names: Mapping[str, Any]) -> Any:
 
 
 class _Names(dict[str, Any]):
-    """Names of a module, and stand-ins for those that it imports for type checkers only."""
+    """Names of a module, with stand-ins for those it imports for type checkers only."""
 
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):

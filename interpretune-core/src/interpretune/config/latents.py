@@ -12,16 +12,16 @@ from interpretune.errors import ConfigurationError
 
 @dataclass(kw_only=True)
 class LatentRequest(CheckedConfig, checks_types=True):
-    """Latent models that a session shall have, whichever of the stacked adapters supplies them.
+    """A request for latent models, which any of the stacked adapters may supply.
 
-    With a release, those of it that ``layers`` or ``ids`` choose, or all; without, new ones, trained at
+    With a release: those of it that ``layers`` or ``ids`` select, or all. Without one: new latent models, trained at
     ``hook_points`` and kept in the session's ``cache_dir``.
 
     Attributes:
         release: Name of a published release, or a folder of saved latent models; None: train them.
         layers: Layers at which latent models are wanted.
-        ids: Latent models of the release by their names there.
-        hook: Place in a layer at which to train, for example ``hook_resid_post``.
+        ids: Names of latent models in the release.
+        hook: Hook point in a layer at which to train, for example ``hook_resid_post``.
         seed: Seed of the training.
         scale: Length of the training, 1.0 being the adapter's default.
     """

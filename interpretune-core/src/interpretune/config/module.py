@@ -26,8 +26,8 @@ class HFFromPretrainedConfig(CheckedConfig, checks_types=True):
     Attributes:
         pretrained_kwargs: Passed to ``from_pretrained`` (``dtype`` or ``torch_dtype`` as a name works).
         model_head: Dotted path of the model class; None: ``transformers.AutoModelForCausalLM``.
-        quantization: Arguments of ``transformers.BitsAndBytesConfig``, ``{"load_in_4bit": True}`` for one; None: load
-            the weights as they are.
+        quantization: Arguments of ``transformers.BitsAndBytesConfig``, for example ``{"load_in_4bit": True}``; None:
+            load the weights as they are.
     """
 
     pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class GenerativeClassificationConfig(CheckedConfig, checks_types=True):
     Attributes:
         enabled: Whether steps generate.
         lm_generation_cfg: Arguments of generation; any object with ``generate_kwargs``.
-        answers: Answer words by label, each one token of the tokenizer; empty: the module's class knows them.
+        answers: Answer words by label, each a single token of the tokenizer; empty: the module's class defines them.
     """
 
     enabled: bool = False
@@ -90,8 +90,8 @@ class AutoCompConfig(CheckedConfig):
 def keeps_unknown_fields(cls: type) -> type:
     """Let a configuration class accept fields of adapters before the session knows which adapters are stacked.
 
-    Unknown keyword arguments are kept in ``awaiting_composition``; the session composes the class that has them, or
-    says which of them nobody declares. Subclasses made with ``@dataclass`` have constructors of their own and are
+    Unknown keyword arguments are kept in ``awaiting_composition``. The session composes a class that has these fields,
+    or says which of them nothing declares. Subclasses made with ``@dataclass`` have their own constructors and are
     strict.
     """
     generated_init: Callable[..., None] = vars(cls)["__init__"]
@@ -114,19 +114,19 @@ class ITConfig(ITSharedConfig, checks_types=True):
     Attributes:
         auto_comp_cfg: Name and mixins of the composed configuration class.
         hf_from_pretrained_cfg: How a Hugging Face model is loaded.
-        hf_model: A Hugging Face model that is already in memory; it is used as it is, and then owned by the session.
+        hf_model: A Hugging Face model in memory; it is used as it is, and then belongs to the session.
         hf_config: Configuration of a model to build with random weights.
         lora: Arguments of ``peft.LoraConfig`` (or one) for new LoRA matrices beside the model's weights, or the folder
-            of a saved adapter; None: none. The weights themselves stay frozen.
+            of a saved LoRA adapter; None: no LoRA. The weights themselves stay frozen.
         generative_step_cfg: Classification by generated answers.
         latent_models: Latent models made by the caller, spliced like those that adapters load.
-        train_latent_models: Whether the latent models' parameters are trained; else they are frozen.
+        train_latent_models: Whether the latent models' parameters are trained; otherwise they are frozen.
         num_labels: Number of labels of a classification head.
         optimizer_init: ``{"class_path": ..., "init_args": {...}}``; None: no optimizer.
         lr_scheduler_init: The same for a learning-rate scheduler; ``interval`` (``epoch``, the default, or ``step``),
             ``frequency`` and ``monitor`` say when it steps.
-        device: Device of the model; None: CUDA where there is one.
-        freeze: Freeze the model's parameters; None: freeze where no optimizer is configured, or where it is for the
+        device: Device of the model; None: CUDA if available.
+        freeze: Freeze the model's parameters; None: freeze them if no optimizer is configured, or if it is for the
             latent models.
         profile_memory: Record time and peak memory of the steps decorated with ``ProfilerHooksMixin.memprofilable``.
         seed: Seed of random weights.
@@ -150,7 +150,7 @@ class ITConfig(ITSharedConfig, checks_types=True):
 
     @property
     def freezes_model(self) -> bool:
-        """Whether the model's parameters are frozen when it is loaded."""
+        """Whether the model's parameters are frozen after loading."""
         if self.freeze is not None:
             return self.freeze
         return self.optimizer_init is None or self.train_latent_models

@@ -17,7 +17,7 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
 
     Attributes:
         model_name_or_path: Hugging Face id, local folder, or GGUF file. (A model in memory is ``ITConfig.hf_model``.)
-        task_name: Name of the task, free for users' classes to interpret.
+        task_name: Name of the task; users' classes may interpret it as they like.
         tokenizer_name: Id or folder of the tokenizer, if it is not the model's.
         tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
         tokenizer_id_overrides: Token ids to set on tokenizer and model, for example ``{"pad_token_id": 50256}``.

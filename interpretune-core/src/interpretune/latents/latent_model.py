@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 ACTIVATION_HOOK = "hook_sae_acts_post"
-"""Last part of the name under which a latent model's activations are known."""
+"""Last part of the name of a latent model's activations."""
 
 
 @runtime_checkable
 class LatentModel(Protocol):
-    """A dictionary of latents at a hook point of a model; plain attributes serve for the properties."""
+    """A dictionary of latents at a hook point of a model; plain attributes work as the properties."""
 
     @property
     def name(self) -> str:
@@ -24,17 +24,17 @@ class LatentModel(Protocol):
 
     @property
     def hook_point(self) -> str:
-        """Where the input is read, for example ``blocks.9.hook_resid_post``."""
+        """Hook point it reads, for example ``blocks.9.hook_resid_post``."""
         ...
 
     @property
     def output_hook_point(self) -> str:
-        """Where the output is put in; the same place for an autoencoder, another for a transcoder."""
+        """Hook point it writes: the same for an autoencoder, another for a transcoder."""
         ...
 
     @property
     def d_in(self) -> int:
-        """Width of the input; places with several trailing dimensions (heads) are flattened to it."""
+        """Width of the input; hook points with several trailing dimensions (heads) are flattened to it."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class LatentModel(Protocol):
 
     @property
     def skips_special_tokens(self) -> bool:
-        """Whether the first token of a row, special tokens and padding stay as they are.
+        """Whether the first token of a row, special tokens and padding are left unchanged.
 
         The answer position is always spliced.
         """
@@ -62,13 +62,13 @@ class LatentModel(Protocol):
         ...
 
     def dashboard_url(self) -> str | None:
-        """Address of a page for each latent with the place holder ``{latent}``, where one is published."""
+        """Address of a page for each latent, with the placeholder ``{latent}``, if one is published."""
         ...
 
 
 @runtime_checkable
 class HasTrainingLoss(Protocol):
-    """What a latent model may have beside: a loss of its own for training in a session."""
+    """Optional for a latent model: its own loss for training in a session."""
 
     def training_loss(self, activations: Tensor, targets: Tensor, step: int) -> Mapping[str, Tensor] | None:
         """Terms of the loss by name; their sum is minimised.
@@ -76,30 +76,30 @@ class HasTrainingLoss(Protocol):
         Args:
             activations: At the input's hook point, ``[n, d_in]``, without gradient.
             targets: At the output's hook point, ``[n, d_out]``; the same for an autoencoder.
-            step: Optimizer steps done, for coefficients that are warmed up.
+            step: Optimizer steps done, for coefficients with a warm-up.
 
         Returns:
-            Scalars; None: the module's loss shall be used.
+            Scalars; None: use the module's loss.
         """
         ...
 
 
 @runtime_checkable
 class HasTrainingRule(Protocol):
-    """What a latent model may have beside: a rule of training that differs from ``encode``, for reports.
+    """Optional for a latent model: a training rule that differs from ``encode``, for reports.
 
-    ``encode`` says what each token's latents are, whatever stands beside it. A rule that looks at all tokens of a batch
+    ``encode`` gives the latents of each token independently of the others. A rule that looks at all tokens of a batch
     together (BatchTopK) belongs here.
     """
 
     def encode_in_training(self, activations: Tensor) -> Tensor | None:
-        """Latents by the rule of training, ``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``; None: ``encode``."""
+        """Latents by the training rule, ``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``; None: ``encode``."""
         ...
 
 
 @runtime_checkable
 class HasDecoderNorms(Protocol):
-    """What a latent model may have beside: the sizes of what its latents write, to weight a sparsity penalty."""
+    """Optional for a latent model: the sizes of what its latents write, to weight a sparsity penalty."""
 
     def decoder_norms(self) -> Tensor:
         """Norm of what each latent writes for an activation of 1, ``[d_sae]``, with gradient."""
@@ -108,7 +108,7 @@ class HasDecoderNorms(Protocol):
 
 @runtime_checkable
 class HasDecoderRows(Protocol):
-    """What a latent model may have beside: the declaration that its decoder is linear.
+    """Optional for a latent model: the declaration that its decoder is linear.
 
     Then ablating a latent changes the output by ``-activation x decoder row``, and nothing is decoded again.
     """
@@ -116,39 +116,39 @@ class HasDecoderRows(Protocol):
     def decoder_rows(self, latents: Tensor) -> Tensor | None:
         """What each of the given latents writes for an activation of 1, ``[n]`` to ``[n, d_out]``.
 
-        None where the decoder is not linear as configured, for instance because it undoes a normalisation.
+        None if the decoder is not linear as configured, for example because it undoes a normalisation.
         """
         ...
 
 
 @runtime_checkable
 class HasPassingState(Protocol):
-    """What a latent model may have beside: the declaration of what ``encode`` only notes for ``decode``.
+    """Optional for a latent model: the attributes that ``encode`` only sets for ``decode``.
 
-    Everything else that a latent model and its parts hold counts as a setting: with another one, results are computed
-    again. One that knows better says so itself (``HasIdentity``).
+    Everything else that a latent model and its parts hold counts as a setting: if it changes, results are computed
+    again. A latent model that knows better can say so itself (``HasIdentity``).
     """
 
     @property
     def passing_state(self) -> Collection[str]:
-        """Names of attributes, of the latent model and of its parts, that change while it runs and are no settings."""
+        """Names of attributes, of the latent model and its parts, that change while it runs and are not settings."""
         ...
 
 
 @runtime_checkable
 class HasSave(Protocol):
-    """What a latent model may have beside: a format of its own.
+    """Optional for a latent model: its own file format.
 
-    The method is not called ``save``, which some libraries give to every object of a process.
+    The method is not called ``save``, because some libraries add a ``save`` to every object of a process.
     """
 
     def save_to(self, folder: Path) -> None:
-        """Write everything that is needed to load it again into a folder."""
+        """Write everything needed to load it again into a folder."""
         ...
 
 
 def has_error_term(latent_model: LatentModel) -> bool:
-    """Whether what the latent model fails to reconstruct is added to its output (attribute ``use_error_term``)."""
+    """Whether what the latent model does not reconstruct is added to its output (attribute ``use_error_term``)."""
     return bool(getattr(latent_model, "use_error_term", False))
 
 

@@ -1,4 +1,4 @@
-"""How faithful latent models are on the session's own data."""
+"""How faithful latent models are on the session's data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LatentQuality:
         explained_variance: 1 - residual variance / variance of the output it replaces, over spliced tokens.
         l0: Mean number of active latents, over spliced tokens.
         answer_l0: The same at the answer position.
-        never_active: Share of latents that are active at no token of these batches.
+        never_active: Share of latents that are never active in these batches.
         loss_clean: Mean next-token loss of the model, in nats, over real tokens.
         loss_spliced: The same with this latent model spliced in.
         loss_zeroed: The same with zeros in place of the spliced tokens.
@@ -56,7 +56,7 @@ class LatentQuality:
 
 @torch.no_grad()
 def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]]) -> list[LatentQuality]:
-    """Measure each latent model of a session alone.
+    """Measure each latent model of a session on its own.
 
     Args:
         module: The session's module.
@@ -92,7 +92,7 @@ class _Tally:
         self.targets = 0
 
     def add(self, module: ITModule, inputs: ModelInputs, clean: Tensor) -> None:
-        """Take one batch into account."""
+        """Add one batch to the sums."""
         item, backend = self.latent_model, module.backend
         untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
         cache = backend.capture(inputs, [item.hook_point, item.output_hook_point])

@@ -1,4 +1,4 @@
-"""Puts the reconstruction of a latent model in the place of what it reads."""
+"""Replaces activations of a model by the reconstruction of a latent model."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from interpretune.errors import HookPointError
 from interpretune.latents.latent_model import LatentModel, has_error_term
 
 WhichSlots = Callable[[int, int], Tensor]
-"""A mask ``[rows, length]``, bool, for a forward of so many rows and slots."""
+"""A mask ``[rows, length]``, bool, for a forward with this many rows and slots."""
 
 
 @frozen(eq=False)
 class Splice:
     """One latent model in one forward.
 
-    With an error term the output is ``x + decode(edited latents) - decode(latents)``: the identity, and no work, unless
-    latents are edited. Gradients with respect to ``x`` then pass as through the identity.
+    With an error term, the output is ``x + decode(edited latents) - decode(latents)``. Without edits that is the
+    identity and costs nothing. Gradients with respect to ``x`` then pass as through the identity.
 
     Attributes:
         latent_model: The latent model.
-        untouched: Positions that stay as they are, ``[batch, pos]``, bool, or what tells those of a forward of so many
-            rows and slots; None: no position.
+        untouched: Positions that are left unchanged, ``[batch, pos]``, bool, or a function that gives them for a
+            number of rows and slots; None: no position.
         edit: Change of the latents ``[batch, pos, d_sae]``.
-        see_latents: Sees the latents after the edit.
+        see_latents: Receives the latents after the edit.
         see_at: Where ``see_latents`` is wanted, ``[n, 1, d_sae]``, in a splice that is the identity; None: everywhere.
-        see_output: Sees what is written, ``[batch, pos, ...]``.
-        output: Is written instead of a reconstruction, ``[batch, d_out]`` at one position of each row; nothing is read.
+        see_output: Receives what is written, ``[batch, pos, ...]``.
+        output: Written instead of a reconstruction, ``[batch, d_out]`` at one position per row; nothing is read then.
     """
 
     latent_model: LatentModel
@@ -45,7 +45,7 @@ class Splice:
     def edits(self) -> tuple[Edit | None, Edit]:
         """Two edits: read and encode at the input's hook point, decode and write at the output's.
 
-        The first is None where nothing is read.
+        The first is None if nothing is read.
         """
         given = self.output
         if given is not None:
@@ -116,7 +116,7 @@ class Splice:
 
 
 def reads_after_it_writes(latent_model: LatentModel) -> HookPointError:
-    """What is wrong with a latent model whose input a forward reaches too late."""
+    """The message for a latent model whose input a forward reaches after its output."""
     return HookPointError(
         f"The latent model {latent_model.name!r} reads at {latent_model.hook_point}, which this model reaches after "
         f"{latent_model.output_hook_point}, where it writes. A latent model reads where it writes or before; are its "

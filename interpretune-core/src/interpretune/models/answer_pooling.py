@@ -14,7 +14,7 @@ from interpretune.models.tokenization import answer_positions
 from interpretune.system.own_context import OwnContext
 
 HEADS = ("score", "classifier")
-"""Under these names classifiers of transformers keep their head; that of a decoder is applied to every position."""
+"""Names under which transformers classifiers keep their head; a decoder applies it at every position."""
 
 
 def classification_head(model: nn.Module) -> nn.Module | None:
@@ -39,13 +39,13 @@ def classification_head(model: nn.Module) -> nn.Module | None:
 def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None) -> Iterator[None]:
     """Have the classification head of a decoder answer from the last token that is not padding.
 
-    transformers takes the last token whose id is not that of padding. Where a row ends in a real token of that id (a
-    closing ``<|endoftext|>`` that is the padding token too), that is a token too early, and where a batch of several
-    rows meets a model without a padding id, an error. Here the mask decides: what the head gives at the answer position
-    stands at every position, whichever the model then takes. Forwards of other threads and contexts go by unchanged.
+    transformers takes the last token whose id is not that of padding. If a row ends in a real token with that id (a
+    closing ``<|endoftext|>`` that is also the padding token), that is one token too early; and a batch of several rows
+    fails if the model has no padding id. Here the mask decides: the head's output at the answer position is copied to
+    every position, whichever one the model then takes. Forwards of other threads and contexts are unaffected.
 
     Args:
-        model: Any model; one whose head does not give logits at every position is left alone, as encoders are.
+        model: Any model; encoders, and models whose head does not give logits at every position, are left alone.
         tokens: ``[batch, pos]``.
         attention_mask: ``[batch, pos]``; None: nothing is padding.
     """
@@ -70,7 +70,7 @@ def pooled_at_answer(model: nn.Module, tokens: Tensor, attention_mask: Tensor | 
 
 
 def name_padding(model: nn.Module, pad_token_id: int | None) -> None:
-    """Write the tokenizer's padding id into the configuration of a classifier that has none; transformers needs one."""
+    """Set the tokenizer's padding id in the configuration of a classifier without one; transformers needs it."""
     if classification_head(model) is None or pad_token_id is None:
         return
     configuration: Any = model.config

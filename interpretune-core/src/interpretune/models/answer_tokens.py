@@ -1,4 +1,4 @@
-"""Which token an answer becomes after the prompt: not always the one that the word alone becomes."""
+"""Which token an answer becomes after the prompt. It can differ from the token of the word alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TAIL = 24
-"""Tokens of the prompt's end that are written as text and read again with the answer."""
+"""How many tokens at the end of the prompt are decoded and tokenized again with the answer."""
 JOINING = "([{<\"'`/\\-_=@#$"
-"""After these characters a word follows without a space, or with one: the prompt does not say."""
+"""After these characters, a word may follow with or without a space."""
 FIRST_WITHOUT_SPACES = 0x2E80
 """Scripts from this code point up, Chinese and Japanese among them, put no spaces between words."""
 
@@ -26,8 +26,8 @@ class OtherToken:
     Attributes:
         given: The answer as configured.
         given_id: Its token.
-        natural: The answer as it follows the prompt.
-        natural_id: The token that it becomes there.
+        natural: The answer as it appears after the prompt.
+        natural_id: Its token there.
     """
 
     given: str
@@ -42,11 +42,11 @@ class OtherToken:
 def other_tokens(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], ids: Sequence[int], prompt: Sequence[int]
 ) -> list[OtherToken]:
-    """Answers whose token is not what the tokenizer makes of prompt and answer together.
+    """Answers whose token differs from the one the tokenizer gives for prompt and answer together.
 
-    After a prompt that ends in a space or a line break the word itself follows, after any other the word with a space
-    before it. Prompts that end in a special token, a bracket or a quotation mark leave it open, as do answers in a
-    script without spaces.
+    After a prompt that ends in a space or a line break, the word itself follows; after any other prompt, the word with
+    a space before it. After a special token, a bracket or a quotation mark both are possible, and also for answers in
+    a script without spaces.
 
     Args:
         tokenizer: The tokenizer.
@@ -75,13 +75,13 @@ def other_tokens(
 def warn_of_other_tokens(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], ids: Sequence[int], dataset: Mapping[str, Any]
 ) -> None:
-    """Warn once, with both texts and both tokens, where answers are not what follows the first prompt of the data.
+    """Warn once, with both texts and both tokens, if answers have another token after the first prompt of the data.
 
     Args:
         tokenizer: The tokenizer.
         answers: The answers as configured.
         ids: Their tokens.
-        dataset: The prepared splits; those without tokens are passed over.
+        dataset: The prepared splits; those without tokens are skipped.
     """
     name = tokenizer.model_input_names[0]
     split = next((item for item in dataset.values() if len(item) and name in getattr(item, "column_names", ())), None)

@@ -1,4 +1,4 @@
-"""Checks that a model takes what a batch holds: models of transformers ignore unknown keys without a word."""
+"""Checks that a model takes all keys of a batch: transformers models silently ignore unknown ones."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ READ_FROM_KEYWORDS = ("return_dict", "cache_position", "shift_labels")
 
 @frozen(kw_only=True, eq=False)
 class ForwardSignature:
-    """What a model's forward takes.
+    """The arguments that a model's forward takes.
 
     Attributes:
         named: Its parameters by name.
-        taken: Those, and what it reads from its ``**kwargs``; None: anything, as far as one can know.
+        taken: Those, and what it reads from its ``**kwargs``; None: possibly anything.
     """
 
     named: frozenset[str]
@@ -50,7 +50,7 @@ def check_batch_keys(model: nn.Module, batch: Mapping[str, Any], also: Collectio
     Args:
         model: The Hugging Face model that runs the batch.
         batch: Arguments of its forward.
-        also: Further keys that whatever wraps the model takes.
+        also: Additional keys that a wrapper of the model takes.
 
     Raises:
         DataError: It names the keys.

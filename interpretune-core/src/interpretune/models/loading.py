@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def resolve_source(name_or_path: str, cache_dir: str | Path | None = None) -> str:
-    """Where ``from_pretrained`` shall look: GGUF files are converted once, anything else is returned as it is.
+    """Where ``from_pretrained`` should look: GGUF files are converted once, anything else is returned unchanged.
 
     Args:
         name_or_path: Hub id, folder, or GGUF file.
@@ -83,7 +83,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
 
 
 def _forget_quantization(model: PreTrainedModel) -> None:
-    """Remove the marks of the GGUF quantizer: the weights are plain tensors now, and saving would refuse."""
+    """Remove the marks of the GGUF quantizer: the weights are plain tensors now, but saving would fail."""
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if name in vars(model):
             delattr(model, name)
@@ -99,7 +99,7 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
     ``model_name_or_path``.
 
     Returns:
-        The model in evaluation mode, on the device of the configuration.
+        The model in eval mode, on the device of the configuration.
 
     Raises:
         ConfigurationError: No source, or an unknown class or dtype.
@@ -141,7 +141,7 @@ def _classifies(cfg: ITConfig) -> bool:
 
 
 def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
-    """A classification head that was in memory already keeps its size."""
+    """Check that a classification head that was already in memory has the configured size."""
     is_classifier = type(model).__name__.endswith("Classification")
     if is_classifier and cfg.num_labels > 0 and model.config.num_labels != cfg.num_labels:
         raise ConfigurationError(
@@ -151,7 +151,7 @@ def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
 
 
 def device_of(cfg: ITConfig) -> torch.device:
-    """The configured device, else CUDA where there is one, else the CPU.
+    """The configured device, otherwise CUDA if available, otherwise the CPU.
 
     Raises:
         ConfigurationError: torch knows no device of this name.

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from interpretune.config.module import ITConfig
 
 CLASSIFIERS = "Classification"
-"""Classes of transformers whose names end so have a head with weights that no language model brings along."""
+"""transformers classes whose names end like this have a head whose weights no language model provides."""
 SHOWN = 3
-"""Names of parameters that an error message gives."""
+"""How many parameter names an error message lists."""
 INSTALL = '`pip install -U "interpretune-core[lora]"`'
 
 
 def add_lora(model: PreTrainedModel, cfg: ITConfig) -> None:
-    """Follow ``ITConfig.lora``: put new or saved LoRA matrices beside the model's weights, which are frozen.
+    """Follow ``ITConfig.lora``: add new or saved LoRA matrices to the model, whose weights are frozen.
 
-    A head that classifies is fresh in most cases: it is trained whole, and saved with the matrices.
+    A classification head is usually new, so it is trained as a whole and saved with the matrices.
 
     Args:
         model: The loaded model, on its device; changed in place.
@@ -54,7 +54,7 @@ def add_lora(model: PreTrainedModel, cfg: ITConfig) -> None:
 
 
 def merge_lora(model: PreTrainedModel) -> None:
-    """Add the LoRA matrices to the weights and take the adapters out: an ordinary model that computes the same.
+    """Add the LoRA matrices to the weights and remove the LoRA adapters. The ordinary model computes the same.
 
     Raises:
         ConfigurationError: The weights are quantized, and merging would round the matrices away.
@@ -133,14 +133,14 @@ def _load(model: PreTrainedModel, source: str, *, trainable: bool) -> None:
 
 @contextlib.contextmanager
 def _orientation_is_found_out() -> Iterator[None]:
-    """Peft notices by itself that GPT-2 keeps its weights transposed, and warns of it each time."""
+    """Silence peft's warning that GPT-2 stores its weights transposed; peft handles that itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         yield
 
 
 def _check_targets(model: nn.Module, targets: Any) -> None:
-    """Peft is content if one of several target modules exists."""
+    """Check that all target modules exist; peft only needs one of them."""
     if targets is None or isinstance(targets, str):
         return
     names = [name for name, _ in model.named_modules()]

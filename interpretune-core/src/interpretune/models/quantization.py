@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 PACKAGES = ("bitsandbytes", "accelerate")
 BITS = ("load_in_4bit", "load_in_8bit")
 BLOCK = 64
-"""Values that bitsandbytes quantizes together by default."""
+"""How many values bitsandbytes quantizes together by default."""
 
 
 def quantized_loading(cfg: ITConfig, device: torch.device) -> dict[str, Any]:
     """Arguments of ``from_pretrained`` that quantize the weights while they are loaded.
 
     Returns:
-        Nothing where no quantization is configured.
+        An empty mapping if no quantization is configured.
 
     Raises:
         ConfigurationError: A package is missing, an argument is unknown, or the source cannot be quantized.
@@ -70,7 +70,7 @@ def check_trainable(model: nn.Module, cfg: ITConfig) -> None:
     """Refuse to fine-tune quantized weights themselves.
 
     Raises:
-        ConfigurationError: They would be trained, and there is no adapter beside them.
+        ConfigurationError: They would be trained, and there is no LoRA adapter.
     """
     if cfg.freezes_model or cfg.lora is not None or getattr(model, "peft_config", None):
         return
@@ -91,9 +91,9 @@ def rounds_activations(model: nn.Module) -> bool:
 def keep_weights_in_place(model: nn.Module) -> None:
     """Keep 4-bit weights on a CPU as they were quantized.
 
-    On some CPUs bitsandbytes repacks them in the first evaluation forward, for a kernel that has no backward: from then
-    on gradients of everything below such a layer are lost without an error, and results are in bfloat16. That cannot be
-    undone, because the scales are rounded: a warning says so where it has happened already.
+    On some CPUs, bitsandbytes repacks them in the first forward in eval mode, for a kernel without a backward. From
+    then on, gradients of everything below such a layer are silently lost, and results are in bfloat16. That cannot be
+    undone, because the scales are rounded; if it has already happened, a warning says so.
     """
     repacked = []
     for name, module in model.named_modules():
@@ -127,7 +127,7 @@ def _check_source(cfg: ITConfig) -> None:
 
 
 def _try_on(device: torch.device, *, four_bits: bool) -> None:
-    """Quantize one block on the device: what bitsandbytes can do depends on its build, the platform and the device."""
+    """Try to quantize one block on the device: support depends on the build, the platform and the device."""
     try:
         from bitsandbytes import functional
 

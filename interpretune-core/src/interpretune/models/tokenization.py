@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ATTENTION_MASK = "attention_mask"
 INPUT_NAMES = ("input_ids", "input")
-"""Names under which batches carry their tokens: Hugging Face's, and that of models whose argument is ``input``."""
+"""Names of the tokens in batches: Hugging Face's, and that of models whose argument is ``input``."""
 
 
 def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
@@ -69,7 +69,7 @@ def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
 
 
 def sanitize_input_name(model_input_names: Sequence[str], features: MutableMapping[str, Any]) -> Any:
-    """Rename ``input_ids`` to the first of ``model_input_names``, as models whose argument has another name need it.
+    """Rename ``input_ids`` to the first of ``model_input_names``, for models whose argument has another name.
 
     Args:
         model_input_names: ``tokenizer.model_input_names``.
@@ -85,7 +85,7 @@ def sanitize_input_name(model_input_names: Sequence[str], features: MutableMappi
 
 
 def tokens_of(batch: Mapping[str, Any]) -> tuple[str, Tensor]:
-    """The tokens of a batch, ``[batch, pos]``, and the name that they go by.
+    """The tokens of a batch, ``[batch, pos]``, and their name in it.
 
     Raises:
         DataError: The batch has no tokens.
@@ -128,7 +128,7 @@ def answer_positions(attention_mask: Tensor) -> Tensor:
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions that count real tokens only, ``[batch, pos]``; what padding gets is not used by any real token."""
+    """Positions that count only real tokens, ``[batch, pos]``; no real token uses the positions of padding."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
@@ -186,7 +186,7 @@ def single_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -
 
 
 class PaddingCollator:
-    """Joins rows into a batch: pads to the longest row on the tokenizer's side and drops columns of padding alone."""
+    """Joins rows into a batch: pads to the longest row on the tokenizer's side, and drops columns of only padding."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""Operations, and plans that are composed of them."""
+"""Operations, and the plans composed of them."""
 
 from interpretune.system.lazy_names import attach_stub
 

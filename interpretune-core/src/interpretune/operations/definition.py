@@ -1,4 +1,4 @@
-"""Operations: plain functions with a declaration of what they read, write and need."""
+"""Operations: plain functions that declare what they read, write and need."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ SOURCES: Mapping[str, Field] = {
         Field("replays", "object", Per.batch, about="whether some operation of the run replays tokens"),
     )
 }
-"""What every operation can read without anybody writing it."""
+"""Fields that every operation can read without another operation writing them."""
 
 
 @frozen(eq=False)
 class Operation:
     """A function of a batch, or of a whole run, and what it declares.
 
-    An operation whose fields are per run is called once, when all batches are there. It gets each field that it reads
-    as a sequence with one entry for each batch, which is read from the store while it is gone through.
+    An operation whose fields are per run is called once, after all batches. It gets each field it reads as a sequence
+    with one entry per batch, which is read from the store during iteration.
 
     Attributes:
         name: An identifier, unique in a plan.
-        function: Called with what it reads and with the options, by name. Returns the one field that it writes, or a
-            mapping of all.
+        function: Called with what it reads and with the options, by name. Returns the one field it writes, or a mapping
+            of several.
         reads: Names of fields.
         writes: Fields.
         needs: Capabilities of the backend, see ``interpretune.analysis.CAPABILITIES``; ``latent_models`` stands for
@@ -62,7 +62,7 @@ class Operation:
 
     @property
     def per_run(self) -> bool:
-        """Whether it is called once for a run."""
+        """Whether it is called once per run."""
         return self.writes[0].per is Per.run
 
     def with_options(self, **options: Any) -> Operation:
@@ -79,15 +79,15 @@ class Operation:
         return evolve(self, options={**self.options, **options})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function, with the operation's options where none are given."""
+        """Call the function, with the operation's options unless others are given."""
         return self.function(*args, **{**self.options, **kwargs})
 
     @property
     def identity(self) -> str:
-        """Hash of everything that its results depend on beside what it reads: declaration, options and code.
+        """Hash of everything its results depend on besides what it reads: declaration, options and code.
 
-        It is found out anew each time: options and what the function refers to can be changed in place. What operations
-        share and draw hangs on it, so that one that cannot be known is refused.
+        It is computed each time, because options and what the function refers to can be changed in place. What
+        operations share and draw depends on it, so an operation that cannot be read is refused.
 
         Raises:
             UnknownContentError: An option, or something that the function refers to, cannot be read.
@@ -98,7 +98,7 @@ class Operation:
 
     @property
     def work(self) -> str:
-        """Hash of what it does, settings that change no result included: equal work is done once."""
+        """Hash of what it does, including settings that change no result: equal work is done once."""
         passing = {name: value for name, value in self.options.items() if name in self.volatile}
         return hash_of([self.identity, passing], f"Operation {self.name}")
 
@@ -117,7 +117,7 @@ def operation(
     forwards: float = 0,
     volatile: Collection[str] = (),
 ) -> Callable[[Callable[..., Any]], Operation]:
-    """Make an operation of a function: its parameters are what it reads, its keyword-only parameters are options.
+    """Make an operation from a function: its parameters are what it reads, its keyword-only parameters are options.
 
     Args:
         writes: What it returns: one field, or several, which are returned as a mapping.

@@ -1,4 +1,4 @@
-"""Running plans on batches: what several plans have in common is computed once."""
+"""Runs plans on batches, and computes what several plans share only once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from interpretune.store.fields import TORCH_DTYPES, Field, Per
 from interpretune.store.values import LatentValues
 
 REPLAYING = frozenset({"ablation", "gradients"})
-"""Capabilities that are faster with keys and values kept from the clean run."""
+"""Capabilities that are faster with keys and values stored from the clean run."""
 
 
 class PlanRun:
     """Runs plans together, batch by batch.
 
-    Two operations of different plans are the same work where operation, settings, and all that they read are the same.
+    Two operations of different plans are shared if the operation, its settings and everything they read are the same.
 
     Attributes:
         plans: The plans.
@@ -47,13 +47,13 @@ class PlanRun:
         return [plan.node_keys() for plan in self.plans]
 
     def on_batch(self, sources: Mapping[str, Any], examples: int, seed: str | None = None) -> BatchRun:
-        """Take a batch; nothing is computed until results are asked for.
+        """Take a batch; nothing is computed until results are requested.
 
         Args:
             sources: Values of the plans' sources, by name.
             examples: Number of examples in the batch.
-            seed: Each operation draws random numbers of torch that follow from this and from its key, whatever else
-                runs; None: from torch's generator as it is.
+            seed: Each operation draws torch random numbers that depend only on this and on its key; None: from torch's
+                generator as it is.
         """
         return BatchRun(self, {**sources, "replays": self._replays}, examples, seed)
 
@@ -61,7 +61,7 @@ class PlanRun:
         """Run the operations that are not per run on one batch; see ``on_batch``.
 
         Returns:
-            For each plan the values of the fields that it keeps, per-run fields excepted.
+            For each plan, the values of the fields it keeps, except per-run fields.
 
         Raises:
             PlanError: An operation did not do what it declares.
@@ -71,7 +71,7 @@ class PlanRun:
 
 
 class BatchRun:
-    """A batch on which plans run together; what one of them has computed, the next ones find."""
+    """A batch on which plans run together; each reuses what the ones before have computed."""
 
     def __init__(self, run: PlanRun, given: Mapping[str, Any], examples: int, seed: str | None) -> None:
         """Use ``PlanRun.on_batch``."""
@@ -79,10 +79,10 @@ class BatchRun:
         self._computed: dict[str, Any] = {}
 
     def results(self, number: int) -> dict[str, Any]:
-        """Values of the fields that a plan keeps, per-run fields excepted.
+        """Values of the fields that a plan keeps, except per-run fields.
 
         Args:
-            number: Of the plan.
+            number: Index of the plan.
 
         Raises:
             PlanError: An operation did not do what it declares.
@@ -107,7 +107,7 @@ def draw_from(seed: str) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of a kept value: who changes it in place changes no other plan's."""
+    """A copy of a kept value, so that changing it in place does not affect other plans."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, LatentValues):
@@ -121,12 +121,12 @@ def run_plan(plan: Plan, sources: Mapping[str, Any], examples: int) -> dict[str,
     """Run one plan on one batch.
 
     Args:
-        plan: Its operations that are per run are left out.
+        plan: The plan; its per-run operations are left out.
         sources: Values of the plan's sources, by name.
         examples: Number of examples in the batch.
 
     Returns:
-        All fields by name, also those that live in memory only.
+        All fields by name, including those that live in memory only.
 
     Raises:
         PlanError: An operation did not do what it declares.
@@ -147,7 +147,7 @@ def run_operation(op: Operation, values: Mapping[str, Any], examples: int | None
         examples: Number of examples in the batch; None: it runs on a whole run.
 
     Raises:
-        PlanError: It wrote something else than it declares.
+        PlanError: It wrote something other than it declares.
     """
     # Trainers test in inference mode, whose tensors know no gradients.
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -172,7 +172,7 @@ def _names_it(found: Any, item: Field) -> bool:
 
 
 def mismatch(item: Field, value: Any, examples: int | None) -> str | None:
-    """What is wrong with a value of a field, in words; None: nothing.
+    """What is wrong with a value of a field, as text; None: nothing.
 
     Args:
         item: The field.
@@ -210,11 +210,11 @@ def _described(value: Any) -> str:
 
 
 def run_summaries(plan: Plan, columns: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
-    """Run the operations that are per run.
+    """Run the per-run operations.
 
     Args:
         plan: The plan.
-        columns: Each kept field as a sequence of its batches, which can be gone through several times.
+        columns: Each kept field as a sequence of its batches, which can be iterated several times.
 
     Returns:
         The tables, by field name.

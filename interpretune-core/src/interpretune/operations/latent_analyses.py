@@ -1,4 +1,4 @@
-"""The operations that the analyses of latents are composed of."""
+"""The operations that make up the analyses of latents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RULED_OUT = (
 
 @operation(writes=Field("answer_indices", "int64", about="answer position in the padded row"), volatile={"known"})
 def answer_positions(inputs: ModelInputs, batch_idx: int, *, known: Sequence[Tensor] | None = None) -> Tensor:
-    """The last token of each row that is no padding; refused where another analysis has ``known`` it elsewhere."""
+    """The last token of each row that is not padding; an error if ``known`` positions of another analysis differ."""
     found = inputs.answer_positions
     if known is None:
         return found
@@ -95,7 +95,7 @@ def spliced_run(
     names: Sequence[str] | None = None,
     self_check: bool = True,
 ) -> dict[str, Any]:
-    """One forward with all latent models spliced in; what replays need is kept where something replays."""
+    """One forward with all latent models spliced in; stores what replays need if some operation replays."""
     recorded = [activation_name(item) for item in latent_models] if names is None else list(names)
     highest: dict[str, HighestActivations] = {}
     observers = {name: _peak_finder(name, len(inputs), highest) for name in recorded}
@@ -107,7 +107,7 @@ def spliced_run(
 
 
 def _peak_finder(name: str, batch: int, highest: dict[str, HighestActivations]) -> LatentObserver:
-    """Notes where latents are most active in each prompt."""
+    """Records where latents are most active in each prompt."""
 
     def find(latents: Tensor, inputs: ModelInputs, examples: Tensor) -> None:
         if name not in highest:
@@ -136,7 +136,7 @@ def find_alive(
     *,
     known: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
-    """Latents that are active at the answer position of some example of the batch, or those that are ``known``."""
+    """Latents that are active at the answer position of some example of the batch, or the ``known`` ones."""
     named = {} if known is None else entry_of(known, batch_idx, "alive_latents")
     device = clean.logits.device
     return {name: named[name].to(device) if name in named else alive_at(clean.latents[name]) for name in highest}
@@ -219,7 +219,7 @@ def gradients_of_alive(
 
 @operation(writes=EFFECT_NOISE, needs={"splice", "latent_models"})
 def noise_of_effects(module: ITModule, clean: Prefill, orig_labels: Tensor, batch_idx: int) -> float:
-    """Standard deviation of an effect by rounding, measured in the first batch; in 16 bits in some later ones, too."""
+    """Standard deviation of an effect by rounding, measured in the first batch and, in 16 bits, in some later ones."""
     if not is_measured(batch_idx, clean.logits.dtype):
         return 0.0
     return measure_noise(
@@ -280,7 +280,7 @@ def differ_answers(answers: Tensor, orig_labels: Tensor) -> Tensor:
 
 @operation(writes=BASE_LOGIT_DIFFS)
 def count_from_clean(logit_diffs: Tensor, batch_idx: int, *, known: Sequence[Tensor] | None = None) -> Tensor:
-    """Effects are counted from the run itself, or from what is ``known`` of another."""
+    """Logit differences from which effects are computed: of the run itself, or ``known`` ones of another."""
     base: Tensor = logit_diffs if known is None else entry_of(known, batch_idx, "analysis_cfg.base_logit_diffs")
     return base
 
@@ -292,7 +292,7 @@ def ablation_effects(
     base_logit_diffs: Tensor,
     orig_labels: Tensor,
 ) -> dict[str, LatentValues]:
-    """Clean logit difference minus that without the latent; exactly 0 where the latent is not active."""
+    """Clean logit difference minus that without the latent; exactly 0 if the latent is not active."""
     found = {}
     for name, alive in activations.items():
         without = logit_differences(ablated_logits[name].values, orig_labels.unsqueeze(-1))
@@ -332,12 +332,12 @@ def logit_differences(answers: Tensor, labels: Tensor) -> Tensor:
 
 
 def entry_of(known: Sequence[Any], batch_idx: int, name: str) -> Any:
-    """What another analysis has of a batch.
+    """The values of another analysis for a batch.
 
     Args:
         known: One entry for each batch.
         batch_idx: Index of the batch.
-        name: What it is, for the error.
+        name: What they are, for the error.
 
     Raises:
         AnalysisError: There are fewer batches.
@@ -351,7 +351,7 @@ def entry_of(known: Sequence[Any], batch_idx: int, name: str) -> Any:
 
 
 def answers_of(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:
-    """Logits of the answers, ``[n, num_labels]``, of all logits or of the columns that were computed.
+    """Logits of the answers, ``[n, num_labels]``, from all logits or from the computed columns.
 
     Raises:
         NotFiniteError: One of them is NaN or infinite: a model that rules out an answer has no logit difference.

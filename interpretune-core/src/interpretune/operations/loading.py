@@ -1,4 +1,4 @@
-"""Operations of others: of the stack's adapters, of installed packages, of files, and of files elsewhere."""
+"""Operations from elsewhere: adapters of the stack, installed packages, local files, and remote files."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ def offered_operations(module: ITModule) -> dict[str, Operation]:
     """The operations that the adapters of a session offer, by name.
 
     Raises:
-        PlanError: Two of them have one name.
+        PlanError: Two of them have the same name.
     """
     offers: list[Iterable[Operation]] = module.hook.it_contribute_operations(module=module)
     return _by_name((op for offer in offers for op in offer), "the session's adapters")
 
 
 def find_operation(name: str, module: ITModule) -> Operation:
-    """An operation by name: of the session's adapters, or of an installed package.
+    """An operation by name: from the session's adapters, or from an installed package.
 
-    Packages name theirs in the entry-point group ``interpretune.operations``; only the one that is asked for is
-    imported.
+    Packages list theirs in the entry-point group ``interpretune.operations``; only the requested one is imported.
 
     Raises:
-        PlanError: There is none, or what is there is no operation.
+        PlanError: There is no such operation, or the object found is not an operation.
     """
     offered = offered_operations(module)
     if name in offered:
@@ -57,15 +56,15 @@ def find_operation(name: str, module: ITModule) -> Operation:
 
 
 def load_operations(source: str | Path, trusted: Mapping[str, str] | None = None) -> dict[str, Operation]:
-    """Operations of Python files, by name.
+    """Operations from Python files, by name.
 
     Args:
         source: A file or a folder of files on this machine, whose code is run; or an address that fsspec knows
-            (``https://...``, ``hf://...``), whose code is run only where ``trusted`` says so.
+            (``https://...``, ``hf://...``), whose code is run only if ``trusted`` allows it.
         trusted: For an address: SHA-256 of each file that may run, by file name.
 
     Raises:
-        PlanError: Nothing is there; a file fails; two operations have one name; or a file elsewhere is not named in
+        PlanError: Nothing is found; a file fails; two operations have the same name; or a remote file is not listed in
             ``trusted`` with its hash.
     """
     address = str(source)

@@ -1,4 +1,4 @@
-"""Plans: operations in an order in which each finds what it reads, checked before anything runs."""
+"""Plans: operations ordered so that each finds what it reads, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
 
 LATENT_MODELS = "latent_models"
-"""The need of operations that make no sense without latent models."""
+"""The need of operations that require latent models."""
 
 
 @frozen(eq=False)
@@ -29,7 +29,7 @@ class Plan:
     Attributes:
         operations: In the order in which they run.
         keeps: Names of the fields that are results, in order.
-        sources: Fields that are there before anything runs.
+        sources: Fields that exist before anything runs.
     """
 
     operations: tuple[Operation, ...]
@@ -46,13 +46,13 @@ class Plan:
         """Order operations and check that they fit together.
 
         Args:
-            operations: In any order; one that stands in twice with the same settings counts once.
+            operations: In any order; an operation given twice with the same settings counts once.
             keep: Fields that are results; None: all that can be stored.
-            sources: Fields that are there before anything runs.
+            sources: Fields that exist before anything runs.
 
         Raises:
-            PlanError: Nobody writes a field that is read or kept, two operations write one field, they wait for each
-                other, or a field is not of the unit, shape or dtype that its reader expects.
+            PlanError: No operation writes a field that is read or kept, two operations write the same field, they wait
+                for each other, or a field does not have the unit, shape or dtype that its reader expects.
         """
         chosen = _distinct(operations)
         writer = _writers(chosen, sources)
@@ -101,14 +101,14 @@ class Plan:
 
     @property
     def forwards(self) -> float:
-        """Forward passes of a batch, replays not counted."""
+        """Forward passes per batch, without replays."""
         return sum(op.forwards for op in self.operations)
 
     def check_backend(self, backend: AnalysisBackend, latent_models: Sequence[Any]) -> None:
         """Refuse a backend that lacks what an operation needs.
 
         Raises:
-            PlanError: It does; or there are no latent models.
+            PlanError: The backend lacks it, or there are no latent models.
         """
         for op in self.operations:
             if LATENT_MODELS in op.needs and not latent_models:
@@ -123,10 +123,10 @@ class Plan:
                 )
 
     def node_keys(self, *, work: bool = False) -> dict[str, str]:
-        """For each field a hash of all that it is computed from: operations, their settings, and what those read.
+        """For each field, a hash of all it is computed from: operations, their settings, and what those read.
 
         Args:
-            work: Settings that change no result count too.
+            work: Count settings that change no result, too.
         """
         keys = {name: f"source {name}" for name in self.sources}
         for op in self.operations:
@@ -139,7 +139,7 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """Hash of the results that the plan is for."""
+        """Hash of the plan's results."""
         keys = self.node_keys()
         told = [f"{item} {item.ragged} {keys[item.name]}" for item in self.kept]
         return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()

@@ -12,15 +12,15 @@ from attrs import field, frozen, validators
 class ClassContribution:
     """Base classes that one adapter adds to the composed classes of a session.
 
-    In the method resolution order the entries come first, then the user's class, then the bases, each from the top of
-    the stack down to core.
+    In the method resolution order, entries come first, then the user's class, then the bases, each from the top of the
+    stack down to core.
 
     Attributes:
         adapter: Name of the contributing adapter.
         module: Bases for the module.
         datamodule: Bases for the data module.
-        module_entry: Classes that stand before the user's module class. A framework's calls enter through them, and
-            they go on to the user's methods with ``super()``.
+        module_entry: Classes before the user's module class. A framework's calls enter through them and continue to
+            the user's methods with ``super()``.
         datamodule_entry: The same for the data module.
         module_cfg: Dataclass bases for the module's configuration; their fields become accepted by ``ITConfig``.
         datamodule_cfg: Dataclass bases for the data module's configuration.
@@ -44,7 +44,7 @@ class SchedulerSetup:
     Attributes:
         scheduler: The scheduler.
         interval: Steps after each ``epoch`` or after each optimizer ``step``.
-        frequency: Every so many epochs or optimizer steps.
+        frequency: Number of epochs or optimizer steps between its steps.
         monitor: The logged metric that a plateau scheduler watches.
     """
 

@@ -1,4 +1,4 @@
-"""What an adapter says of itself: name, level, requirements, conflicts, contract version."""
+"""What an adapter declares about itself: name, level, requirements, conflicts, contract version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrs.validators import matches_re
 from interpretune.errors import ConfigurationError
 
 CONTRACT_VERSION = "1.0"
-"""Version of ``hookspecs.py``. Same major number: an adapter and core understand each other."""
+"""Version of ``hookspecs.py``. An adapter and core are compatible if the major numbers are equal."""
 
 
 class Level(str, Enum):
@@ -49,7 +49,7 @@ def _names(value: Iterable[str]) -> tuple[str, ...]:
 
 @frozen(kw_only=True)
 class AdapterDeclaration:
-    """The frozen declaration that every adapter object carries as its attribute ``declaration``.
+    """The frozen declaration that every adapter object has as its attribute ``declaration``.
 
     Write it as a call with literal arguments: ``interpretune adapters`` then reads it from the source without
     importing the adapter.
@@ -59,10 +59,10 @@ class AdapterDeclaration:
         level: ``framework`` < ``model`` < ``latents`` < ``extension``.
         requires: Names of adapters that must stand below this one; core adds them to the stack.
         conflicts: Names of adapters that cannot share a stack with this one.
-        default_model: Name of the model adapter that core adds where the stack has no other adapter of level ``model``
-            and this one is installed. Any model adapter will do that has the hook points which are asked for.
-        contract: Version of the contract that the adapter was written for, ``major.minor``: write it out, so that it
-            stays what it was when core speaks a later one.
+        default_model: Name of the model adapter that core adds if it is installed and the stack has no other adapter of
+            level ``model``. Any model adapter with the required hook points works.
+        contract: Version of the contract that the adapter was written for, ``major.minor``. Write it as a literal, so
+            that it stays the same when core moves to a later one.
     """
 
     name: str = field(validator=matches_re(r"[a-z][a-z0-9_]*"))
@@ -74,12 +74,12 @@ class AdapterDeclaration:
 
     @property
     def speaks_current_contract(self) -> bool:
-        """Whether this core understands the adapter: equal major version, minor not newer than core's."""
+        """Whether this core supports the adapter: equal major version, minor version not newer than core's."""
         (major, minor), (core_major, core_minor) = parts_of(self.contract), parts_of(CONTRACT_VERSION)
         return major == core_major and minor <= core_minor
 
     def knows(self, version: str) -> bool:
-        """Whether what a version of the contract brought is part of the contract that the adapter was written for."""
+        """Whether additions of a contract version belong to the contract that the adapter was written for."""
         return parts_of(version) <= parts_of(self.contract)
 
 

@@ -1,4 +1,4 @@
-"""Finds installed adapters in packaging metadata; imports one only when it is asked for.
+"""Finds installed adapters in packaging metadata, and imports one only when it is needed.
 
 ``installed_adapters()`` reads entry points and nothing else. The declaration of an adapter is read from its source
 text (as build tools read a package's version), so that listing adapters costs no import.
@@ -64,14 +64,14 @@ class InstalledAdapter:
         """Read the declaration from the adapter's source text, without importing anything.
 
         Returns:
-            The declaration, or None where it is not a literal call that can be read without running code;
+            The declaration, or None if it is not a literal call that can be read without running code;
             ``why_unreadable`` says why.
         """
         found = self._declared()
         return found if isinstance(found, AdapterDeclaration) else None
 
     def why_unreadable(self) -> str:
-        """Why ``read_declaration`` finds nothing, in words; empty where it finds the declaration."""
+        """Why ``read_declaration`` finds nothing, as text; empty if it finds the declaration."""
         found = self._declared()
         return "" if isinstance(found, AdapterDeclaration) else found
 
@@ -108,12 +108,12 @@ class InstalledAdapter:
 
 @frozen
 class UnreadableRegistration:
-    """A distribution whose entry points cannot be read, and which names the group of adapters among them.
+    """A distribution whose entry points name the group of adapters but cannot be read.
 
     Attributes:
         distribution: Its name.
         version: Its version.
-        reason: What is wrong, in words.
+        reason: What is wrong.
     """
 
     distribution: str
@@ -152,9 +152,9 @@ def _find_source(module: str) -> Path | None:
 
 
 def registered_adapters() -> Iterator[InstalledAdapter]:
-    """Every entry point of the group, also where two distributions register one name.
+    """Every entry point of the group, including names that two distributions register.
 
-    A distribution whose entry points cannot be read is left out; ``unreadable_registrations`` has it.
+    Distributions whose entry points cannot be read are left out; ``unreadable_registrations`` lists them.
     """
     try:
         found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
@@ -175,7 +175,7 @@ def unreadable_registrations() -> list[UnreadableRegistration]:
 
 
 def _distributions() -> Iterator[importlib.metadata.Distribution]:
-    """The distributions on the path; of several with one name the first, as imports have it."""
+    """The distributions on the path; of several with the same name the first, as with imports."""
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", _name_and_version(distribution)[0]).lower()
@@ -211,7 +211,7 @@ def _name_and_version(distribution: importlib.metadata.Distribution | None) -> t
 
 
 def installed_adapters() -> dict[str, InstalledAdapter]:
-    """All installed adapters by name, sorted; read from metadata alone.
+    """All installed adapters by name, sorted, read from metadata only.
 
     Raises:
         DuplicateAdapterError: Two distributions register the same name.
@@ -235,11 +235,11 @@ def find_adapter(
 
     Args:
         name: The adapter's name.
-        installed: What is installed, if the caller has read it already.
+        installed: The installed adapters, if the caller has already read them.
         wanted_by: The adapter that requires this one, for the error message.
 
     Raises:
-        UnknownAdapterError: Nothing of that name is installed; the message lists what is.
+        UnknownAdapterError: No adapter of that name is installed; the message lists those that are.
     """
     adapters = installed_adapters() if installed is None else installed
     if name in adapters:
@@ -261,7 +261,7 @@ def find_adapter(
 
 
 class _InstalledNames(type):
-    """Resolves ``Adapter.<name>`` against the installed adapters at the moment of the access."""
+    """Looks ``Adapter.<name>`` up among the installed adapters on each access."""
 
     def __getattr__(cls, name: str) -> Adapter:
         if name.startswith("_"):

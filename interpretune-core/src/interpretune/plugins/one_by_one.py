@@ -1,6 +1,6 @@
-"""Calls the implementations of a hook one by one, where it matters which of them have returned.
+"""Calls the implementations of a hook one by one, for callers that need to know which of them have returned.
 
-For hooks of which all run and results are ignored. Wrappers stay around the others, as pluggy has them.
+For hooks where all run and results are ignored. Wrappers stay around the others, as in pluggy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def call_in_order(
 def call_all_in_reverse(
     implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]
 ) -> list[BaseException]:
-    """Call implementations, the last one first, whatever some of them raise; wrappers see nothing of that.
+    """Call all implementations, the last one first, even if some raise; wrappers do not see those errors.
 
     Args:
         implementations: In call order.
@@ -108,7 +108,7 @@ def _inside_wrappers(
 
 
 def _call_inside(item: pluggy.HookImpl, arguments: Mapping[str, Any], call: Callable[[], None]) -> None:
-    """Call inside a wrapper, out of whose ``yield`` comes nothing: results are ignored."""
+    """Call inside a wrapper, whose ``yield`` gives None: results are ignored."""
     wrapper: Callable[..., Any] = item.function
     if item.wrapper:
         with contextlib.contextmanager(wrapper)(*_given(item, arguments)):

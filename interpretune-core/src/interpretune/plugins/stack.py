@@ -22,7 +22,7 @@ from interpretune.plugins.discovery import InstalledAdapter, find_adapter, insta
 
 CORE = "core"
 SINGLE_OWNER_HOOKS = ("it_load_model",)
-"""Hooks that one adapter besides core may implement: ``firstresult`` alone would hide a second owner."""
+"""Hooks that only one adapter besides core may implement; ``firstresult`` alone would hide a second one."""
 
 HOOK_NAMES: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.startswith("it_"))
 """The hooks of the contract, in the order in which they happen."""
@@ -30,7 +30,7 @@ HOOK_NAMES: tuple[str, ...] = tuple(name for name in vars(hookspecs) if name.sta
 
 @frozen
 class StackedAdapter:
-    """An adapter in a stack: where it came from, what it declares, and the object itself."""
+    """An adapter in a stack: where it is installed, what it declares, and the object itself."""
 
     installed: InstalledAdapter
     declaration: AdapterDeclaration
@@ -44,7 +44,7 @@ class StackedAdapter:
 
 @frozen
 class ExecutionContext:
-    """The immutable stack of one session, with a plugin manager of its own.
+    """The immutable stack of one session, with its own plugin manager.
 
     Attributes:
         adapters: The stack, core first.
@@ -57,7 +57,7 @@ class ExecutionContext:
     contributions: tuple[ClassContribution, ...] = field(repr=False, eq=False)
 
     def identity(self) -> tuple[str, ...]:
-        """What a hash of it counts: the names of the adapters. Their code counts beside it, once for a session."""
+        """What counts in hashes: the names of the adapters. Their code counts separately, once per session."""
         return self.names
 
     @property
@@ -66,7 +66,7 @@ class ExecutionContext:
         return tuple(adapter.name for adapter in self.adapters)
 
     def answers(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """For each hook of the contract the adapters that answer it, in call order; wrappers are marked."""
+        """For each hook of the contract, the adapters that implement it, in call order; wrappers are marked."""
         for name in HOOK_NAMES:
             implementations = reversed(getattr(self.hook, name).get_hookimpls())
             yield (
@@ -107,7 +107,7 @@ class ExecutionContext:
 
 
 def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
-    """Stack the named adapters, those that they require, a default model adapter if one is wanted, and core.
+    """Stack the named adapters, those they require, a default model adapter if one is needed, and core.
 
     Args:
         adapter_ctx: Names of adapters, in any order.
@@ -121,7 +121,7 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
         AdapterSignatureError: An adapter object or one of its hook implementations has the wrong form.
         ContractVersionError: An adapter was written for another contract.
         DuplicateAdapterError: Two distributions register one name.
-        StackError: The adapters conflict, require each other, two of them load the model, or two model adapters would
+        StackError: The adapters conflict or require each other, two of them load the model, or two model adapters would
             be added by default.
     """
     named = (adapter_ctx,) if isinstance(adapter_ctx, str) else adapter_ctx  # ("core") is easily written for ("core",)
@@ -155,7 +155,7 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
 
 
 def _with_requirements(names: Iterable[str], installed: Mapping[str, InstalledAdapter]) -> dict[str, StackedAdapter]:
-    """Import the named adapters and, transitively, those that they require."""
+    """Import the named adapters and, transitively, those they require."""
     stacked: dict[str, StackedAdapter] = {}
     waiting: list[tuple[str, str | None]] = [(str(name), None) for name in names]
     while waiting:
@@ -170,7 +170,7 @@ def _with_requirements(names: Iterable[str], installed: Mapping[str, InstalledAd
 def _with_default_model(
     stacked: dict[str, StackedAdapter], installed: Mapping[str, InstalledAdapter]
 ) -> dict[str, StackedAdapter]:
-    """Add the model adapter that a stacked adapter would have by default, unless the stack has one already."""
+    """Add the model adapter that a stacked adapter uses by default, unless the stack already has one."""
     if any(adapter.declaration.level is Level.model for adapter in stacked.values()):
         return stacked
     refused = {enemy for adapter in stacked.values() for enemy in adapter.declaration.conflicts}
@@ -222,7 +222,7 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
     """Order adapters: core first, then by level, each above what it requires, ties by name.
 
     Raises:
-        StackError: Two adapters conflict, or the requirements go round in a circle or against the levels.
+        StackError: Two adapters conflict, or the requirements form a cycle or contradict the levels.
     """
     for name, adapter in stacked.items():
         for enemy in adapter.declaration.conflicts:
@@ -265,7 +265,7 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
 
 
 def _guarded(doing: str, plugin: Any, name: str) -> Any:
-    """An attribute of a stranger's object, None where it has none.
+    """An attribute of a third-party object, or None if it has none.
 
     Raises:
         AdapterSignatureError: The attribute is computed, and that failed.
@@ -281,7 +281,7 @@ def _guarded(doing: str, plugin: Any, name: str) -> Any:
 
 
 def _register(manager: pluggy.PluginManager, adapter: StackedAdapter) -> None:
-    """Register one adapter and report every way in which its hooks do not fit the contract."""
+    """Register one adapter, and refuse hooks that do not fit the contract."""
     where = f"Adapter {adapter.installed}"
     for name in dir(adapter.plugin):
         member = _guarded(f"{where}: reading its attribute `{name}`", adapter.plugin, name)

@@ -1,4 +1,4 @@
-"""Runs single tokens again over kept keys and values: exact ablations at the price of a forward."""
+"""Reruns single tokens over stored keys and values: exact ablations for the price of a forward."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Exact ablation of chosen latents: by replays of single tokens, and by the plain loop that they are held against."""
+"""Exact ablation of chosen latents: by replays of single tokens, and by the plain loop as a reference."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from interpretune.replay.rows import Changes, LatentRows
 from interpretune.system.model_lock import model_lock
 
 MOST_ROWS = 2048
-"""Rows of one replay, where memory allows: with half as many, calls and small products cost a few percent more."""
+"""Rows of one replay, if memory allows; with half as many, calls and small products cost a few percent more."""
 NAIVE_TOKENS = 4096
-"""Tokens of one forward of the plain loop; more are no faster."""
+"""Tokens of one forward of the plain loop; more are not faster."""
 SHARE_OF_FREE_MEMORY = 0.25
-"""Share of the free memory that the rows of one replay may take, where no ``row_budget`` is given."""
+"""Share of the free memory that the rows of one replay may take, if no ``row_budget`` is given."""
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def ablate(
 ) -> Tensor:
     """Logits at the rows' tokens with latents set, all latent models spliced in.
 
-    Rows that set latents to what they are change nothing: they get the clean logits and are not computed.
+    Rows that set latents to their present values change nothing. They get the clean logits and are not computed.
 
     Args:
         prefill: The clean run.
-        rows: What is set where; their order is that of the result.
+        rows: What to set where; the result is in this order.
         columns: Ids of the logits wanted, ``[c]``; None: all.
         row_budget: Most rows that run at a time; None: chosen from the free memory.
-        naive: Take the plain loop, a whole forward for each row, also where tokens can be replayed.
+        naive: Use the plain loop, a whole forward for each row, even if tokens can be replayed.
 
     Returns:
         ``[n, c]``.
@@ -81,7 +81,7 @@ def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budg
 
 
 def _check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
-    """Refuse logits ``[n, c]`` that the clean run has and a row with latents set lacks."""
+    """Refuse logits ``[n, c]`` that are finite in the clean run and not in a row with latents set."""
     if not logits.numel() or not bool((lacking := lacks_logits(logits)).any()):
         return
     bad = lacking.nonzero().flatten()
@@ -99,13 +99,13 @@ def _check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
 
 
 def _joining(kept: Kept) -> list[str]:
-    """Latent models whose rows can join rows from below, from the lowest: what they write is the residual stream."""
+    """Latent models whose rows can join rows from below, lowest first: they write the residual stream."""
     n_blocks = kept.engine.n_blocks
     return [name for name, entry in kept.entries.items() if entry.hands_in and entry.start < n_blocks]
 
 
 def _chunks(groups: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-    """At most so many rows at a time, group by group."""
+    """At most this many rows at a time, group by group."""
     for start in range(0, sum(map(len, groups.values())), size):
         before, parts = 0, {}
         for name, ids in groups.items():
@@ -119,7 +119,7 @@ def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...
     """Rows that change something, grouped by the latent models whose latents they set.
 
     In a row that changes something, every latent that is set counts: one that is 0 in the clean run may become active
-    by what the row changes below.
+    through what the row changes below.
     """
     names = list(rows.changes)
     touched = torch.zeros(len(rows), len(names), dtype=torch.bool, device=rows.points.device)
@@ -148,7 +148,7 @@ def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns:
 
 
 def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None) -> Tensor:
-    """Rows of several latent models, from the lowest: each part runs up to the next one, whose rows join it."""
+    """Rows of several latent models, lowest first: each part runs up to the next one, whose rows join it."""
     points, found = prefill.points.positions.new_empty(0), None
     for (name, rows), upper in zip(parts.items(), [*list(parts)[1:], None], strict=True):
         output = changed_output(prefill, name, rows.points, rows.changes[name])
@@ -201,7 +201,7 @@ def ablate_everywhere(
 ) -> Tensor:
     """Logits at the rows' tokens with latents set at every position of their examples.
 
-    Every row runs all its tokens, from the lowest latent model that the rows change up.
+    Every row runs all its tokens, starting at the lowest latent model that the rows change.
 
     Args:
         prefill: The clean run.
@@ -266,14 +266,14 @@ def _residual_before(prefill: Prefill, edits: Mapping[str, Edit], block: int) ->
 
 
 def _with_longest(prefill: Prefill, examples: Tensor) -> Tensor:
-    """The examples that run together, and the batch's longest behind them where a model's numbers follow that."""
+    """The examples that run together, followed by the longest of the batch if a model's numbers depend on it."""
     if prefill.backend.follows_longest_row(prefill.inputs) is None:
         return examples
     return torch.cat([examples, prefill.inputs.attention_mask.sum(-1).argmax().reshape(1)])
 
 
 def _in_own_row(points: Points) -> Points:
-    """The same positions where every point has a row of its own."""
+    """The same positions, with one row for each point."""
     return Points(torch.arange(len(points), device=points.positions.device), points.positions)
 
 
@@ -289,8 +289,8 @@ def _check(prefill: Prefill, rows: LatentRows, row_budget: int | None) -> None:
 def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     """Rows of one replay: as many as fit into a share of the free memory.
 
-    A row costs the widest things that live at the same time: latents of what is spliced in, the MLP, scores over the
-    prefix, and logits.
+    The cost of a row is the widest tensors that live at the same time: latents of spliced latent models, the MLP,
+    scores over the prefix, and logits.
     """
     longest = prefill.inputs.tokens.shape[1]
     size = torch.finfo(prefill.logits.dtype).bits // 8
@@ -314,7 +314,7 @@ def _naive_budget(prefill: Prefill) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a device that is free."""
+    """Free memory of a device."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved

@@ -1,4 +1,4 @@
-"""A batch split by length, so that a forward wastes less on padding, and its parts put together again."""
+"""Splits a batch by length, so that a forward wastes less on padding, and joins the parts again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.replay.prefix import LayerKeys, Prefix, Slots
 
 WORTH_IT = 0.85
-"""Two forwards are made instead of one where they have at most this share of its slots."""
+"""Two forwards replace one if they have at most this share of its slots."""
 
 
 @frozen(eq=False)
@@ -22,7 +22,7 @@ class Bucket:
     Attributes:
         examples: Which rows, ``[b]``.
         inputs: These rows.
-        points: The points that lie in them, with positions that count from the bucket's first slot.
+        points: The points in these rows, with positions counted from the bucket's first slot.
         point_ids: Their ids among all points, ``[n]``.
     """
 
@@ -33,7 +33,7 @@ class Bucket:
 
 
 def length_buckets(inputs: ModelInputs, points: Points) -> list[Bucket]:
-    """One bucket or two: the split by length that leaves the fewest slots, where that is worth a second forward."""
+    """One bucket or two: the split by length with the fewest slots, if that is worth a second forward."""
     mask = inputs.attention_mask.bool()
     everything = torch.arange(len(inputs), device=mask.device)
     whole = Bucket(everything, inputs, points, torch.arange(len(points), device=mask.device))
@@ -64,7 +64,7 @@ def _cut(inputs: ModelInputs, points: Points, rows: Tensor, first: Tensor, last:
 
 
 def together(buckets: Sequence[Bucket], parts: Sequence[Tensor]) -> Tensor:
-    """What the buckets have for their points, ``[n, ...]`` each, in the order of all points."""
+    """The values of the buckets at their points, ``[n, ...]`` each, in the order of all points."""
     order = torch.cat([bucket.point_ids for bucket in buckets])
     joined = torch.cat(list(parts))
     return joined[order.argsort()]

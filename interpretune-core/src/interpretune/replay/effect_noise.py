@@ -1,8 +1,8 @@
-"""How much rounding alone changes an effect: measured with the model at hand, and said beside what is reported.
+"""How much rounding alone changes an effect: measured with the model itself, and shown beside the results.
 
-Any forward in 16 bits is off by more than one in 32, and an effect is a difference of two. Monte Carlo arithmetic
-(Parker 1997) finds out by how much without a copy of the model in higher precision: a forward is run again with random
-roundings at places of every block, by up to half of the last digit, and compared with the one before.
+A forward in 16 bits has a larger error than one in 32, and an effect is a difference of two. Monte Carlo arithmetic
+(Parker 1997) measures this error without a copy of the model in higher precision: a forward runs again with random
+roundings at hook points of every block, by up to half of the last digit, and is compared with the one before.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from interpretune.replay.prefill import Prefill
 
 ROUNDED = frozenset({RESID_PRE, ATTN_Z, MLP_IN, RESID_POST})
-"""Places of a block at which values are rounded at random."""
+"""Hook points of a block at which values are rounded at random."""
 REPEATS = 4
-"""Times that each of the longest and the shortest example runs again, in one forward."""
+"""How often the longest and the shortest example run again, in one forward."""
 SMALL = 0.1
-"""Noise is small where it is at most this share of the largest effect on one example."""
+"""Noise is small if it is at most this share of the largest effect on one example."""
 
 
 def is_measured(batch_idx: int, dtype: torch.dtype = torch.bfloat16) -> bool:
@@ -35,20 +35,20 @@ def is_measured(batch_idx: int, dtype: torch.dtype = torch.bfloat16) -> bool:
 
     Args:
         batch_idx: Index in the split.
-        dtype: Of the logits. Where it has more than 16 bits the noise is small, and one measurement says so.
+        dtype: Of the logits. With more than 16 bits the noise is small, and one measurement is enough.
     """
     return batch_idx & (batch_idx - 1) == 0 and (batch_idx == 0 or dtype.itemsize <= 2)
 
 
 @torch.no_grad()
 def measure_noise(clean: Prefill, differences: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Standard deviation of an effect on a logit difference that rounding alone makes, in logits.
+    """Standard deviation that rounding alone gives an effect on a logit difference, in logits.
 
     That of a logit difference of the spliced run, times the square root of 2, as an effect is the difference of two.
 
     Args:
         clean: The spliced run, with one point for each example.
-        differences: From logits ``[n, vocab]`` and the examples that they belong to, ``[n]``, to ``[n]``.
+        differences: From logits ``[n, vocab]`` and their examples ``[n]`` to ``[n]``.
     """
     sizes = clean.inputs.attention_mask.sum(-1)
     examples = torch.stack([sizes.argmax(), sizes.argmin()]).repeat(REPEATS)
@@ -79,17 +79,17 @@ def _rounding(draw: torch.Generator) -> Edit:
 
 
 def noise_of(measured: Iterable[Tensor | float | None]) -> float | None:
-    """The largest noise that was measured in batches of an analysis; None where it was in none."""
+    """The largest noise measured in batches of an analysis; None if it was not measured."""
     return max((float(item) for item in measured if item), default=None)
 
 
 def noise_text(noise: float | None) -> str:
-    """For titles and below tables; empty where nothing was measured."""
+    """The text for titles and below tables; empty if nothing was measured."""
     return "" if noise is None else f"rounding alone changes an effect by about {noise:.2g} logits"
 
 
 def warn_of_noise(noise: float | None, largest: float) -> None:
-    """Warn where noise is more than ``SMALL`` of the largest effect on one example.
+    """Warn if noise is more than ``SMALL`` of the largest effect on one example.
 
     Args:
         noise: As measured, in logits.

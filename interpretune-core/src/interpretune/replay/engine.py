@@ -1,4 +1,4 @@
-"""What a backend supplies so that single tokens can be run again."""
+"""What a backend supplies so that single tokens can be rerun."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ReadyContext = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class ReplayEngine(ABC):
-    """Keeps keys and values of a forward and runs single tokens over them, from any block up.
+    """Stores keys and values of a forward and runs single tokens over them, from any block up.
 
     The residual stream before block ``i`` must be the hook point ``layers.{i}.resid_pre``.
 
     Attributes:
         backend: Runs the model.
         blocks: Its blocks, in order.
-        in_tuple: They return the residual stream in a tuple.
+        in_tuple: Whether they return the residual stream in a tuple.
     """
 
     backend: AnalysisBackend
@@ -49,37 +49,37 @@ class ReplayEngine(ABC):
         return len(self.blocks)
 
     def prepare(self, first_block: int) -> ReadyContext:
-        """Get ready for replays, of which there may be none: what costs anything belongs into the context.
+        """Prepare for replays. There may be none, so do anything expensive inside the context.
 
         Args:
-            first_block: The lowest block from which replays will begin.
+            first_block: The lowest block at which replays will begin.
 
         Returns:
-            Makes a context in which each replay of one prefill runs; it is kept as long as the prefill is.
+            A function that makes the context for each replay of one prefill; it lives as long as the prefill.
         """
         return contextlib.nullcontext
 
     @abstractmethod
     def depth(self, hook_point: str) -> float:
-        """Where a hook point lies: ``i`` at the input of block ``i``, ``i + 0.5`` within it, ``i + 0.9`` at its output.
+        """Where a hook point is: ``i`` at the input of block ``i``, ``i + 0.5`` within it, ``i + 0.9`` at its output.
 
         Raises:
-            ReplayRefusedError: It lies in no block.
+            ReplayRefusedError: It is not inside a block.
         """
 
     @abstractmethod
     def prefill(
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
     ) -> tuple[Tensor, Prefix]:
-        """One forward of the whole batch that keeps keys and values of ``first_block`` and all blocks above.
+        """One forward of the whole batch that stores keys and values of ``first_block`` and all blocks above.
 
-        Batches with further inputs (``inputs.extra``) do not come here: they are refused before.
+        Batches with other inputs (``inputs.extra``) are refused before they get here.
 
         Returns:
             Logits at the points, ``[n, vocab]``, and the prefix.
 
         Raises:
-            ReplayRefusedError: The forward has shown that this model cannot be replayed exactly.
+            ReplayRefusedError: The forward shows that this model cannot be replayed exactly.
         """
 
     @abstractmethod
@@ -95,8 +95,8 @@ class ReplayEngine(ABC):
         """Run one token for each row, from block ``start`` up.
 
         Args:
-            prefix: Is not changed.
-            rows: Which token.
+            prefix: Keys and values; not changed.
+            rows: Which token each row runs.
             start: First block to run; ``n_blocks`` runs none.
             hidden: Residual stream before block ``start``, ``[n, d_model]``.
             edits: At hook points of what runs; activations are ``[n, 1, ...]``.
@@ -127,17 +127,16 @@ class ReplayEngine(ABC):
 
 @contextlib.contextmanager
 def blocks_below_skipped(blocks: Sequence[nn.Module], start: int, hidden: Tensor, *, in_tuple: bool) -> Iterator[None]:
-    """Let a model run block ``start`` and what is above it on the given residual stream.
+    """Let a model run from block ``start`` up on the given residual stream.
 
-    The blocks below do nothing and the last of them hands out ``hidden``. Block 0 itself is given ``hidden`` in the
-    place of the embedding. All that for the thread and context of the block alone
-    (``interpretune.system.own_context``).
+    The blocks below do nothing, and the last of them returns ``hidden``. Block 0 itself receives ``hidden`` instead of
+    the embedding. This holds only for the thread and context of the caller (``interpretune.system.own_context``).
 
     Args:
         blocks: The model's blocks, in order.
         start: First block to run.
         hidden: ``[n, pos, d_model]``.
-        in_tuple: The model expects the residual stream in a tuple.
+        in_tuple: Whether the model expects the residual stream in a tuple.
     """
 
     def skipped(hidden_states: Tensor, *_: object, **__: object) -> object:
@@ -170,14 +169,14 @@ def _put_in(block: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
-    """Let a model's own unembedding compute some columns only, so that its scaling and soft-capping stay in force.
+    """Let a model's own unembedding compute only some columns, so that its scaling and soft-capping still apply.
 
     Args:
         head: The unembedding.
         columns: Ids of the logits wanted, ``[c]``; None: all.
 
     Yields:
-        Whether only the columns are computed. False where the unembedding is no plain linear map.
+        Whether only the columns are computed. False if the unembedding is not a plain linear map.
     """
     if columns is None or type(head) is not nn.Linear:
         yield columns is None

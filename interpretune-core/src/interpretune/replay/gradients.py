@@ -23,22 +23,22 @@ from interpretune.system.torch_state import frozen_parameters, gradients_of
 WHY = "Look at the objective: a logarithm, a root or a quotient in it may have no gradient there."
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""A scalar of logits ``[n, c]`` and of the points that they belong to, ``[n]``; a sum over rows."""
+"""A scalar of logits ``[n, c]`` and their points ``[n]``; a sum over rows."""
 
 
 def attribute(
     prefill: Prefill, objective: Objective, names: Sequence[str], columns: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Gradients of an objective with respect to latents at the points, each point for itself.
+    """Gradients of an objective with respect to latents at the points, separately for each point.
 
-    The graph begins at the lowest named latent model and holds one token a row; gradients include what flows through
+    The graph begins at the lowest named latent model and has one token per row; gradients include what flows through
     latent models above. Exact for the points; use ``AnalysisBackend.gradients`` for gradients at all positions.
 
     Args:
         prefill: The clean run.
         objective: Scalar of the points' logits.
         names: Activation names.
-        columns: Ids of the logits that the objective gets, ``[c]``; None: all.
+        columns: Ids of the logits that the objective receives, ``[c]``; None: all.
 
     Returns:
         ``[n, d_sae]`` by activation name.
@@ -84,7 +84,7 @@ def integrated_gradients(
         names: Activation names.
         columns: Ids of the logits that the objective gets, ``[c]``; None: all.
         steps: Points on the line; they run as rows of one batch.
-        baseline: What every active latent starts from.
+        baseline: The value from which every active latent starts.
         row_budget: Most rows that run at a time; None: chosen from the free memory.
 
     Returns:
@@ -118,7 +118,7 @@ def integrated_gradients(
 def _gradient_at(
     prefill: Prefill, name: str, objective: Objective, columns: Tensor | None, points: Tensor, leaf: Tensor
 ) -> Tensor:
-    """Gradient where latents are given, ``[n, d_sae]``."""
+    """Gradient at the given latents, ``[n, d_sae]``."""
     rows = Rows.of(points)
     with torch.enable_grad(), _frozen(prefill):
         if prefill.require_kept().entries[name].puts_output:
@@ -131,7 +131,7 @@ def _gradient_at(
 def decoded(prefill: Prefill, name: str, points: Tensor, latents: Tensor) -> Tensor:
     """What a latent model with a linear decoder writes for given latents ``[n, d_sae]``, ``[n, d_out]``, with gradient.
 
-    The change against the clean run is decoded and added to what was written there, so that error terms are kept.
+    The change from the clean run is decoded and added to what was written there, so that error terms are kept.
     """
     model = prefill.latent_models[name]
     clean = prefill.require_kept().outputs[name].flatten(1)[points]
@@ -164,7 +164,7 @@ class LatentEdges:
 def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: int | None = None) -> list[LatentEdges]:
     """Edges between all active latents of two latent models, at each point.
 
-    One row for each active downstream latent runs from the upstream latent model to the downstream one, and a single
+    One row per active downstream latent runs from the upstream latent model to the downstream one, and a single
     backward gives the gradients of all of them.
 
     Args:
@@ -174,10 +174,10 @@ def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: i
         row_budget: Most rows that run at a time; None: chosen from the free memory.
 
     Returns:
-        For each point.
+        The edges of each point.
 
     Raises:
-        AnalysisError: The latent models do not stand in that order.
+        AnalysisError: The latent models are not in that order.
         ReplayRefusedError: The model cannot be replayed.
     """
     entries = prefill.require_kept().entries
@@ -213,9 +213,9 @@ def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: i
 
 
 def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, points: Tensor, latents: Tensor) -> Tensor:
-    """Gradient of one downstream latent a row.
+    """Gradient of one downstream latent per row.
 
-    With respect to the upstream output where that is linear in its latents, ``[n, d_out]``, else with respect to the
+    With respect to the upstream output if that is linear in its latents, ``[n, d_out]``, otherwise with respect to the
     upstream latents, ``[n, d_sae]``.
     """
     kept, rows = prefill.require_kept(), Rows.of(points)

@@ -1,4 +1,4 @@
-"""One spliced forward that keeps what replays of single tokens need."""
+"""One spliced forward that stores what replays of single tokens need."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 
 LatentObserver = Callable[[Tensor, ModelInputs, Tensor], None]
-"""Sees latents ``[b, pos, d_sae]`` of some examples of a batch, these examples' inputs, and their ids ``[b]``."""
+"""Receives latents ``[b, pos, d_sae]`` of some examples of a batch, their inputs, and their ids ``[b]``."""
 
 
 @frozen(eq=False)
 class Entry:
-    """Where a replay begins that changes latents of one latent model and of none below it.
+    """Where a replay begins that changes latents of one latent model, and of none below it.
 
     Attributes:
         start: First block to run.
-        hands_in: The latent model's output is the residual stream before that block.
-        puts_output: The output is computed from the kept one and put in; False: the latent model is spliced in, and
-            its latents are edited.
+        hands_in: Whether the latent model's output is the residual stream before that block.
+        puts_output: Whether the output is computed from the stored one; False: the latent model is spliced in, and its
+            latents are edited.
         above: Activation names of the other latent models that run.
     """
 
@@ -52,11 +52,11 @@ class Entry:
 
 @frozen(eq=False)
 class Kept:
-    """What a prefill keeps for replays.
+    """What a prefill stores for replays.
 
     Attributes:
-        engine: Runs tokens again.
-        ready: Makes the context that the engine wants for replays.
+        engine: Reruns tokens.
+        ready: Makes the context that the engine needs for replays.
         prefix: Keys and values.
         entries: Where replays begin, by activation name, from the lowest latent model to the highest.
         hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
@@ -73,17 +73,17 @@ class Kept:
 
 @frozen(eq=False)
 class Prefill:
-    """A forward with latent models spliced in, and what it takes to run its points again.
+    """A forward with latent models spliced in, and what is needed to rerun its points.
 
     Attributes:
-        backend: What ran it.
+        backend: The backend that ran it.
         inputs: The batch.
         latent_models: Spliced in together, by activation name.
-        points: The tokens that can be run again.
+        points: The tokens that can be rerun.
         logits: At the points, ``[n, vocab]``.
-        latents: At the points, ``[n, d_sae]``, by activation name; what is not active is 0.
-        untouched: Points that a latent model leaves as they are, ``[n]``, by activation name.
-        kept: What replays need; None: they were refused.
+        latents: At the points, ``[n, d_sae]``, by activation name; inactive latents are 0.
+        untouched: Points that a latent model leaves unchanged, ``[n]``, by activation name.
+        kept: What replays need; None if they were refused.
     """
 
     backend: AnalysisBackend
@@ -104,15 +104,15 @@ class Prefill:
         columns: Tensor | None = None,
         observers: Mapping[str, Observer] | None = None,
     ) -> Tensor:
-        """Run rows from the place of one latent model up.
+        """Run rows from one latent model up.
 
         Args:
             name: Activation name of the lowest latent model that the rows change.
             rows: Which points.
             output: What that latent model writes, ``[n, d_out]``; None: it is spliced in.
-            latent_edits: Edits of latents ``[n, 1, d_sae]`` of what is spliced in, by activation name.
+            latent_edits: Edits of latents ``[n, 1, d_sae]`` of spliced latent models, by activation name.
             columns: Ids of the logits wanted, ``[c]``; None: all.
-            observers: See the latents of what is spliced in, by activation name.
+            observers: Receive the latents of spliced latent models, by activation name.
 
         Returns:
             ``[n, c]``.
@@ -131,7 +131,7 @@ class Prefill:
             return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
 
     def run_rows_up_to(self, upper: str, name: str, rows: Rows, output: Tensor) -> Tensor:
-        """Run rows from the place of one latent model up to that of a higher one; both write the residual stream.
+        """Run rows from one latent model up to a higher one; both write the residual stream.
 
         Args:
             upper: Activation name of the higher latent model, which is spliced in.
@@ -147,12 +147,12 @@ class Prefill:
         """
         kept = self.require_kept()
         entry, end = kept.entries[name], kept.entries[upper]
-        place = in_layer(end.start, RESID_PRE)
+        at = in_layer(end.start, RESID_PRE)
         seen: list[Tensor] = []
         stop = noted_last(seen)
         below = [key for key in entry.above if key not in end.above]
         edits = self.backend.chain(self._splices(below, rows, {}, {}, {}))
-        edits[place] = in_turn([edits[place], stop]) if place in edits else stop
+        edits[at] = in_turn([edits[at], stop]) if at in edits else stop
         with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
             kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
         return seen[0].squeeze(1)
@@ -207,15 +207,15 @@ def prefill(
     *,
     buckets: bool = True,
 ) -> Prefill:
-    """Run a batch with latent models spliced in and keep what replays of the points need.
+    """Run a batch with latent models spliced in and store what replays of the points need.
 
     Args:
         backend: Runs the model.
         inputs: The batch.
         latent_models: Spliced in together.
-        points: Tokens to be run again; None: the answer position of each example.
-        observers: See the latents at all positions, by activation name; what is not looked at is not kept.
-        engine: Runs tokens again; None: nothing is kept.
+        points: Tokens to rerun; None: the answer position of each example.
+        observers: Receive the latents at all positions, by activation name; other latents are not stored.
+        engine: Reruns tokens; None: nothing is stored.
         buckets: Split the batch by length where that saves work on padding.
 
     Raises:
@@ -229,7 +229,7 @@ def prefill(
     for name in observers:
         if name not in models:
             raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {list(models)}.")
-    backend.check_hook_points([place for item in latent_models for place in (item.hook_point, item.output_hook_point)])
+    backend.check_hook_points([point for item in latent_models for point in (item.hook_point, item.output_hook_point)])
     entries = find_entries(engine, latent_models) if engine is not None else {}
     whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
     splits = buckets and backend.follows_longest_row(inputs) is None  # of which there is one for each bucket
@@ -264,7 +264,7 @@ def prefill(
 
 @frozen(eq=False)
 class _Seen:
-    """What the forward of one bucket has shown at its points."""
+    """Results of the forward of one bucket at its points."""
 
     logits: Tensor
     prefix: Prefix | None
@@ -330,13 +330,13 @@ def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> 
     """Where replays begin, by activation name.
 
     Raises:
-        ReplayRefusedError: A latent model stands outside of all blocks.
+        ReplayRefusedError: A latent model is outside all blocks.
     """
     depths = {
         activation_name(item): (engine.depth(item.hook_point), engine.depth(item.output_hook_point))
         for item in latent_models
     }
-    places = {
+    hook_points = {
         activation_name(item): (canonical(item.hook_point), canonical(item.output_hook_point)) for item in latent_models
     }
     entries = {}
@@ -345,7 +345,7 @@ def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> 
         others = [other for other in depths if other != name]
         linear = isinstance(item, HasDecoderRows) and item.decoder_rows(torch.zeros(0, dtype=torch.long)) is not None
         depth = depths[name][1] if linear else depths[name][0]
-        alone = not any(places[name][1] in places[other] for other in others)
+        alone = not any(hook_points[name][1] in hook_points[other] for other in others)
         hands_in = linear and alone and not math.isclose(depth % 1, 0.5)
         start = math.ceil(depth) if hands_in else math.floor(depth)
         # a latent model that reads below the first block and writes above it must run too

@@ -1,7 +1,7 @@
-"""Keys and values of a batch, kept from one forward, and attention of many single tokens over them.
+"""Keys and values of a batch, stored from one forward, and attention of many single tokens over them.
 
-In a causal model a change at one token leaves all earlier tokens as they were. Rows that change the same token of the
-same example differently therefore share everything that the token attends to, and only the token itself runs again.
+In a causal model, a change at one token leaves all earlier tokens unchanged. So rows that change the same token of the
+same example in different ways share everything that the token attends to, and only the token itself runs again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from interpretune.activations.inputs import Points
 
 Slots = slice | Tensor
-"""Which slots of an example a token attends to, its own the last: a run of them, or ids ``[n]``."""
+"""The slots of an example that a token attends to, its own last: a slice, or ids ``[n]``."""
 
 
 @frozen(eq=False)
@@ -25,7 +25,7 @@ class LayerKeys:
     Attributes:
         keys: As attention uses them (rotated), ``[kv_heads, pos, d_head]`` for each example.
         values: ``[kv_heads, pos, d_head]`` for each example.
-        slots: For each point, what it attends to and itself.
+        slots: For each point, the slots it attends to, and its own.
     """
 
     keys: Sequence[Tensor] | Tensor
@@ -35,10 +35,10 @@ class LayerKeys:
 
 @frozen(eq=False)
 class Prefix:
-    """What a replay needs of a batch.
+    """What a replay needs from a batch.
 
     Attributes:
-        points: The tokens that can be run again.
+        points: The tokens that can be rerun.
         tokens: Their ids, ``[n]``.
         position_ids: Their positions among real tokens, ``[n]``.
         layers: Keys and values, by block.
@@ -75,10 +75,10 @@ class Rows:
 
 
 def slots_of(visible: Tensor, points: Points) -> list[Slots]:
-    """Slots of each point; runs become slices, which copy nothing.
+    """Slots of each point; contiguous ones become slices, which copy nothing.
 
     Args:
-        visible: What each point attends to, itself excepted, ``[n, pos]``, bool.
+        visible: What each point attends to, except itself, ``[n, pos]``, bool.
         points: The points.
     """
     found: list[Slots] = []
@@ -96,7 +96,7 @@ def visible_slots(attention_mask: Tensor, points: Points, window: int | None) ->
     Args:
         attention_mask: ``[batch, pos]``.
         points: The points.
-        window: Slots that a token sees, its own included; None: all before it.
+        window: How many slots a token sees, including its own; None: all before it.
     """
     slot = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     behind = points.positions.unsqueeze(-1) - slot
@@ -115,7 +115,7 @@ def attend(
     softcap: float | None = None,
     softmax_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Attention of single tokens over the kept keys and values of their example and over themselves.
+    """Attention of single tokens over the stored keys and values of their example and over themselves.
 
     Args:
         query: ``[n, heads, d_head]``.

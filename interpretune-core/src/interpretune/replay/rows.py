@@ -1,4 +1,4 @@
-"""What rows of an ablation change: chosen latents of chosen latent models, each to a value of its own."""
+"""What rows of an ablation change: chosen latents of chosen latent models, each to its own value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Changes:
     Attributes:
         rows: The row that each change belongs to, ``[m]``.
         latents: Ids, ``[m]``.
-        values: The activations that they are set to, ``[m]``.
+        values: The activations to set, ``[m]``.
     """
 
     rows: Tensor
@@ -27,7 +27,7 @@ class Changes:
     values: Tensor
 
     def select(self, rows: Tensor, total: int) -> Changes:
-        """The changes of some rows, which are numbered anew.
+        """The changes of some rows, which are renumbered.
 
         Args:
             rows: Distinct ids, ``[k]``.
@@ -72,12 +72,12 @@ class LatentRows:
 
     @classmethod
     def single(cls, name: str, pairs: Tensor, values: Tensor | float = 0.0) -> LatentRows:
-        """One latent a row.
+        """One latent per row.
 
         Args:
             name: Activation name.
             pairs: Point and latent, ``[n, 2]``.
-            values: What the latent is set to, in each row or everywhere: 0 ablates it.
+            values: The value to set, for each row or for all; 0 ablates the latent.
         """
         points, latents = pairs.unbind(-1)
         rows = torch.arange(len(pairs), device=pairs.device)
@@ -87,13 +87,13 @@ class LatentRows:
     def sets(
         cls, name: str, points: Tensor, latents: Sequence[Tensor], values: Sequence[Tensor] | float = 0.0
     ) -> LatentRows:
-        """Several latents a row.
+        """Several latents per row.
 
         Args:
             name: Activation name.
             points: Point of each row, ``[n]``.
             latents: Ids for each row, ``[k]`` each.
-            values: What they are set to, ``[k]`` for each row, or one number for all.
+            values: The values to set, ``[k]`` for each row, or one number for all.
         """
         sizes = torch.tensor([len(ids) for ids in latents], dtype=torch.long, device=points.device)
         rows = torch.arange(len(points), device=points.device).repeat_interleave(sizes)
@@ -107,7 +107,7 @@ class LatentRows:
 
     @classmethod
     def joined(cls, parts: Sequence[LatentRows]) -> LatentRows:
-        """The rows of several, one after the other."""
+        """The rows of several ablations, one after the other."""
         found: dict[str, list[Changes]] = {}
         before = 0
         for part in parts:
@@ -133,15 +133,15 @@ class LatentRows:
         return LatentRows(self.points[rows], {name: item for name, item in changes.items() if len(item.rows)})
 
     def check(self, points: int, widths: Mapping[str, int]) -> None:
-        """Refuse rows that name what does not exist.
+        """Refuse rows that name something that does not exist.
 
         Args:
             points: Number of points.
             widths: Number of latents by activation name.
 
         Raises:
-            AnalysisError: What is beyond the batch or the dictionary, no latent model has such activations, or a row
-                sets a latent twice.
+            AnalysisError: Something is beyond the batch or the dictionary, no latent model has such activations, or a
+                row sets a latent twice.
         """
         for name, item in self.changes.items():
             if name not in widths:

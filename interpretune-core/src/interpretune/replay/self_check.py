@@ -1,4 +1,4 @@
-"""Compares replays with the plain loop before they are trusted, and falls back to it where they disagree."""
+"""Compares replays with the plain loop before they are trusted, and falls back to it if they disagree."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class SelfCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether replays are right; NaN is not."""
+        """Whether replays are right; with NaN they are not."""
         return self.max_abs_error <= self.tolerance
 
 
 class ReplayTrust:
-    """What is known of the replays of one backend: the engine, and which latent models they were checked with."""
+    """What is known about replays of one backend: the engine, and the latent models they were checked with."""
 
     def __init__(self) -> None:
         self._engine: ReplayEngine | None = None
@@ -144,7 +144,7 @@ class ReplayTrust:
 
 
 def _refuse_rounded_activations(backend: AnalysisBackend) -> None:
-    """Refuse 8-bit weights: rounding makes a large error out of a last digit, and a few rows need not show it."""
+    """Refuse 8-bit weights: rounding turns a tiny difference into a large error, which a few rows may not show."""
     if rounds_activations(backend.model):
         raise ReplayRefusedError(
             f"{type(backend.model).__name__} has 8-bit weights: bitsandbytes rounds activations to 8 bits too, in "
@@ -155,7 +155,7 @@ def _refuse_rounded_activations(backend: AnalysisBackend) -> None:
 
 @torch.no_grad()
 def _refuse_rows_that_differ_in_company(backend: AnalysisBackend, inputs: ModelInputs) -> None:
-    """Refuse a model whose shortest row of a batch has other logits alone than beside the longest."""
+    """Refuse a model whose shortest row of a batch has other logits alone than together with the longest."""
     sizes = inputs.attention_mask.sum(-1)
     pair = torch.stack([sizes.argmin(), sizes.argmax()])
     if sizes[pair[0]] == sizes[pair[1]]:
@@ -173,7 +173,7 @@ def _refuse_rows_that_differ_in_company(backend: AnalysisBackend, inputs: ModelI
 
 
 def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
-    """Replay some rows and run them in whole forwards too."""
+    """Replay some rows, and run them as whole forwards too."""
     slow = ablate(filled, rows, naive=True)
     difference, scale = 0.0, 1.0
     if len(rows):
@@ -188,10 +188,9 @@ def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
 
 
 def strongest_rows(filled: Prefill) -> LatentRows:
-    """For each latent model its strongest latent in the longest example, to be ablated alone.
+    """For each latent model, its strongest latent in the longest example, to be ablated alone.
 
-    One more row is of the shortest example, the one with the most padding: between them, errors of windows and of masks
-    show.
+    One more row is from the shortest example, with the most padding. Together they reveal errors of windows and masks.
     """
     sizes = filled.inputs.attention_mask.sum(-1)[filled.points.examples]
     longest, shortest = int(sizes.argmax()), int(sizes.argmin())

@@ -64,7 +64,7 @@ def page_of(url: str, latent: int) -> str | None:
     Addresses come out of stores that others wrote: nothing in them is run or formatted.
 
     Args:
-        url: Address with the place holder ``{latent}``.
+        url: Address with the placeholder ``{latent}``.
         latent: The latent.
 
     Returns:

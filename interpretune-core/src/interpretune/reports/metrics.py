@@ -80,7 +80,7 @@ class ActivationSummary:
         mean_activation: Mean over the examples in which the latent is active, ``[n]``.
         num_samples_active: Number of such examples, ``[n]``.
         contexts: For each latent the prompts in which it is most active.
-        dashboard_urls: Published page of each latent with the place holder ``{latent}``, where there is one.
+        dashboard_urls: Published page of each latent with the placeholder ``{latent}``, where there is one.
         num_samples: Number of examples.
     """
 

@@ -1,4 +1,4 @@
-"""Composes the configuration classes of a session out of adapters' and users' dataclasses."""
+"""Composes the configuration classes of a session from the dataclasses of adapters and users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def compose_datamodule_cfg(
 
 
 def apply_shared(cfg: Config, shared: ITSharedConfig | None) -> Config:
-    """Copy shared settings into a configuration, wherever the configuration still has its default."""
+    """Copy shared settings into a configuration, for fields that still have their default."""
     if shared is not None:
         for item in fields(ITSharedConfig):
             if getattr(cfg, item.name) == _default_of(item):
@@ -47,10 +47,10 @@ def apply_shared(cfg: Config, shared: ITSharedConfig | None) -> Config:
 
 
 def add_latents(cfg: ITConfig, request: LatentRequest | None, context: ExecutionContext) -> ITConfig:
-    """A module configuration with the fields by which the stack answers a request for latent models.
+    """A module configuration with the fields that the stack returns for a request for latent models.
 
     Raises:
-        ConfigurationError: No stacked adapter answers, or the configuration has set such a field itself.
+        ConfigurationError: No stacked adapter can supply them, or the configuration sets such a field itself.
     """
     if request is None:
         return cfg
@@ -101,7 +101,7 @@ def _compose(
 
 
 def _composed_class(name: str, bases: tuple[type, ...]) -> Any:
-    """A dataclass whose objects can be pickled, although no module has it as an attribute."""
+    """A dataclass whose objects can be pickled although it is not an attribute of any module."""
 
     def reduce(cfg: Any) -> tuple[Any, ...]:
         return _unpickled, (name, bases), vars(cfg)
@@ -111,7 +111,7 @@ def _composed_class(name: str, bases: tuple[type, ...]) -> Any:
 
 
 def _unpickled(name: str, bases: tuple[type, ...]) -> Any:
-    """An object of a composed class without its values, which pickle puts in."""
+    """An object of a composed class without its values, which pickle sets."""
     return object.__new__(_composed_class(name, bases))
 
 

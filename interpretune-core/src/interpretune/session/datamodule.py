@@ -48,7 +48,7 @@ class ITDataModule:
         data_collator: Joins rows into batches.
         dataset: Splits by name, after ``setup``.
         module: The session's module.
-        passing_state: Attributes of a class's own that change no prepared data, such as records.
+        passing_state: Attributes of a class that do not change prepared data, such as records.
     """
 
     context: ClassVar[ExecutionContext | None] = None
@@ -66,7 +66,7 @@ class ITDataModule:
         """Read, check and tokenize ``itdm_cfg.data`` and save it to ``itdm_cfg.dataset_path``.
 
         Args:
-            target_model: The model whose forward decides which columns stay, where ``signature_columns`` is None.
+            target_model: The model whose forward decides which columns are kept, if ``signature_columns`` is None.
 
         Raises:
             ConfigurationError: No data is configured.
@@ -92,7 +92,7 @@ class ITDataModule:
         self.dataset = loaded if isinstance(loaded, datasets.DatasetDict) else {"test": loaded}
 
     def prepare_once(self, target_model: nn.Module | None = None) -> None:
-        """Call ``prepare_data`` unless the cache holds its result; leave nothing half-written behind."""
+        """Call ``prepare_data`` unless the cache has its result; leave nothing half-written."""
         content = self.content()
         final = self._final_path(content)
 
@@ -106,7 +106,7 @@ class ITDataModule:
         self.itdm_cfg.dataset_path = build_once(final, prepare, force=self.itdm_cfg.force_prepare_data)
         if content.unknown:
             warnings.warn(
-                f"The data are prepared anew, since it cannot be known what they depend on: {content.unknown[0]} "
+                f"The data are prepared again, because it is unknown what they depend on: {content.unknown[0]} "
                 f"{WHAT_TO_DO}",
                 NotReusedWarning,
                 stacklevel=2,
@@ -122,11 +122,11 @@ class ITDataModule:
         return self.content().sha256[:16]
 
     def content(self) -> ContentHash:
-        """Hash of everything that changes the prepared data, and what of it cannot be known."""
+        """Hash of everything that changes the prepared data, and the parts of it that cannot be read."""
         return prepared_content(self)
 
     def source_fingerprint(self) -> str:
-        """Identify the content of the data source; override it where ``prepare_data`` reads other files.
+        """Identify the content of the data source; override it if ``prepare_data`` reads other files.
 
         Returns:
             For each split of ``itdm_cfg.data`` the hash of its JSONL file, or of the state files of its folder (they
@@ -169,7 +169,7 @@ class ITDataModule:
         return self.dataloader("validation", batch_size=self.itdm_cfg.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of ``test`` where its labels are known, else of ``validation``."""
+        """Batches of ``test`` if its labels are known, otherwise of ``validation``."""
         split = "test" if "test" in self.dataset and "labels" in self.dataset["test"].column_names else "validation"
         return self.dataloader(split, batch_size=self.itdm_cfg.eval_batch_size)
 
@@ -178,7 +178,7 @@ class ITDataModule:
         return self.test_dataloader()
 
     def kept_columns(self, target_model: nn.Module | None = None) -> list[str]:
-        """Columns that stay in prepared data where they are there."""
+        """Columns that are kept in prepared data if they exist."""
         kept = self.itdm_cfg.signature_columns
         if kept is None:
             forward = getattr(getattr(target_model, "model", target_model), "forward", None)
@@ -188,7 +188,7 @@ class ITDataModule:
     def _remove_unused_columns(
         self, dataset: datasets.Dataset, target_model: nn.Module | None = None
     ) -> datasets.Dataset:
-        """Drop the columns that the model does not take; masks and labels always stay."""
+        """Drop the columns that the model does not take; masks and labels are always kept."""
         kept = self.kept_columns(target_model)
         return dataset.remove_columns([name for name in dataset.column_names if name not in kept])
 

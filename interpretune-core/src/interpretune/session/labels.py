@@ -1,4 +1,4 @@
-"""Labels as the ids of answers: booleans become 0 and 1, and labels for which there is no answer are refused."""
+"""Labels as ids of answers: booleans become 0 and 1, and labels without an answer are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def answer_ids(labels: Tensor, count: int) -> Tensor:
 
 
 def check_labels_have_answers(splits: Mapping[str, datasets.Dataset], answers: Sequence[str]) -> None:
-    """Refuse prepared rows whose labels go beyond the answers; negative ones may be labels that are hidden.
+    """Refuse prepared rows whose labels exceed the answers; negative labels may be hidden ones.
 
     Raises:
         DataError: The first such row, its split and its label.

@@ -1,4 +1,4 @@
-"""What adapters see of logged metrics: they may look, and change nothing that anybody else sees."""
+"""The read-only view of logged metrics that adapters get."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EPOCH_MEAN = "epoch_mean"
 
 
 class LoggedScalars(Mapping[str, Tensor | float]):
-    """Scalars by name, detached. Each time that a tensor is looked up there is a new copy of it."""
+    """Detached scalars by name. Each lookup of a tensor gives a new copy."""
 
     def __init__(self, metrics: Mapping[str, Tensor | float]) -> None:
         self._values = {

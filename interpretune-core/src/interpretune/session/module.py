@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from interpretune.training.metric_log import MetricLog
 
 CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
-"""Under these names the configurations of models keep the length of their context."""
+"""Names under which model configurations store the context length."""
 
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 """What a step may return."""
@@ -50,7 +50,7 @@ class ITState:
 
 
 class ITModule(nn.Module):
-    """Base of every composed module; users' classes stand before it and call it with ``super()``.
+    """Base of every composed module; users' classes come before it and call it with ``super()``.
 
     Attributes:
         it_cfg: The composed configuration.
@@ -58,7 +58,7 @@ class ITModule(nn.Module):
         latent_models: Latent models that analyses splice into the model.
         datamodule: The session's data module, after ``setup``.
         context: The session's execution context.
-        passing_state: Attributes of a class's own that runs change and no result depends on, such as records.
+        passing_state: Attributes of a class that runs change and no result depends on, such as records.
     """
 
     context: ClassVar[ExecutionContext | None] = None
@@ -82,10 +82,10 @@ class ITModule(nn.Module):
             self.backend.check_latent_models(self.latent_models)
 
     def identity(self) -> Any:
-        """What results depend on beside code, model and latent models.
+        """What results depend on besides code, model and latent models.
 
-        Every attribute that somebody set on the module or that an adapter's class keeps, but for those that a class
-        lists in ``passing_state``, and the settings of the configuration. Override it to say so yourself.
+        By default the settings of the configuration, and every attribute set on the module or kept by an adapter's
+        class, except those that a class lists in ``passing_state``. Override it to define this yourself.
         """
         from interpretune.hashing.module_state import module_state
 
@@ -167,7 +167,7 @@ class ITModule(nn.Module):
         return self.hook.it_configure_optimizers(module=self)
 
     def set_training_mode(self) -> None:
-        """Put the model and the latent models into train mode where they have trainable parameters, else into eval."""
+        """Put the model and the latent models into train mode if they have trainable parameters, else into eval."""
         self.train()
         for part in (self.model, *self.latent_modules):
             part.train(any(parameter.requires_grad for parameter in part.parameters()))
@@ -185,7 +185,7 @@ class ITModule(nn.Module):
             Logits ``[batch, pos, vocab]`` or an object that has them as its attribute ``logits``.
 
         Raises:
-            NotFiniteError: Logits of real tokens are NaN or infinite; minus infinity rules a token out and is none.
+            NotFiniteError: Logits of real tokens are NaN or infinite; minus infinity, to rule a token out, is allowed.
         """
         from interpretune.activations.finite import check_outputs  # analyses know modules
 
@@ -217,7 +217,7 @@ class ITModule(nn.Module):
         return self.hook.it_move_batch(module=self, batch=batch)
 
     def run_step(self, step_name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a step by name, inside whatever the stacked adapters wrap around steps."""
+        """Call a step by name, inside the wrappers of the stacked adapters."""
         step: Callable[..., Any] | None = getattr(self, step_name, None)
         if step is None:
             raise ConfigurationError(f"{type(self).__name__} has no {step_name}. Define it, or name another step.")
@@ -231,7 +231,7 @@ class ITModule(nn.Module):
     def answer_token_ids(self) -> Tensor:
         """Token of each label's answer, ``[num_labels]``.
 
-        Read from ``generative_step_cfg.answers``, or from ``it_cfg.entailment_mapping_indices`` where a user's
+        Read from ``generative_step_cfg.answers``, or from ``it_cfg.entailment_mapping_indices`` if a user's
         configuration has it.
 
         Raises:
@@ -274,9 +274,9 @@ class ITModule(nn.Module):
 
     @property
     def answer_columns(self) -> Tensor | None:
-        """Ids of the only logits that ``standardize_logits`` looks at, ``[num_labels]``.
+        """Ids of the only logits that ``standardize_logits`` reads, ``[num_labels]``.
 
-        None where a class standardizes logits in a way of its own, which may look at all of them.
+        None if a class standardizes logits in its own way, which may read all of them.
         """
         own = type(self).standardize_logits is not ITModule.standardize_logits
         return None if own else self.answer_token_ids
@@ -292,18 +292,18 @@ class ITModule(nn.Module):
 
         Args:
             dictionary: Scalars.
-            *args: What trainers take beside; not used here.
-            **kwargs: Of what trainers take, core's loops use ``batch_size`` (the weight of this batch in means over
-                an epoch) and ``on_epoch`` (report the mean over the epoch of a value logged in training).
+            *args: Other arguments that trainers take; not used here.
+            **kwargs: Arguments that trainers take. Core's loops use ``batch_size`` (the weight of this batch in means
+                over an epoch) and ``on_epoch`` (report the mean over the epoch of a value logged in training).
         """
         if EPOCH_MEAN in kwargs:
             raise ConfigurationError(f"{EPOCH_MEAN} marks what loops report, and is no argument of log. Leave it out.")
         self._call_it_log(dictionary, kwargs)
 
     def log_means(self, means: Mapping[str, Tensor | float]) -> None:
-        """Tell the stacked adapters of means over an epoch; whoever runs the loop calls it when the epoch has ended.
+        """Pass means over an epoch to the stacked adapters; whoever runs the loop calls it at the end of an epoch.
 
-        Adapters get them by ``it_log`` with the option ``epoch_mean``. ``logged_metrics`` has what steps logged.
+        Adapters receive them in ``it_log`` with the option ``epoch_mean``. ``logged_metrics`` has what steps logged.
 
         Args:
             means: By name.
@@ -328,7 +328,7 @@ class ITModule(nn.Module):
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens that the model takes, where its configuration says so."""
+        """Largest number of tokens that the model takes, if its configuration says so."""
         configs = (getattr(self.model, "config", None), getattr(self.model, "cfg", None))
         found = [getattr(config, name, None) for config in configs for name in CONTEXT_LENGTH_NAMES]
         return next((length for length in found if isinstance(length, int)), None)
@@ -349,7 +349,7 @@ class ITModule(nn.Module):
 
     @property
     def current_epoch(self) -> int:
-        """The running epoch; a framework that has its own loops sets it."""
+        """The current epoch; a framework with its own loops sets it."""
         return self._it_state._current_epoch
 
     @current_epoch.setter

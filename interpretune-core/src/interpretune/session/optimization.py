@@ -1,4 +1,4 @@
-"""Builds the optimizer of a session from its configuration, and checks that it holds what is to be trained."""
+"""Builds the optimizer of a session from its configuration, and checks that it has all trainable parameters."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 SCHEDULE_FIELDS = ("interval", "frequency", "monitor")
 SHOWN = 3
-"""Names of parameters that an error message gives."""
+"""How many parameter names an error message lists."""
 
 
 def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
     """Follow ``optimizer_init`` and ``lr_scheduler_init``.
 
     Returns:
-        None where no optimizer is configured.
+        None if no optimizer is configured.
 
     Raises:
-        ConfigurationError: A recipe is wrong, no parameter requires a gradient, or the latent models that shall be
+        ConfigurationError: A recipe is wrong, no parameter requires a gradient, or the latent models to be
             trained do not exist or have no parameters.
     """
     if cfg.optimizer_init is None:
@@ -56,7 +56,7 @@ def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
 
 
 def check_latent_models(latent_models: Sequence[LatentModel]) -> None:
-    """Check that latent models which shall be trained can be trained.
+    """Check that the latent models to be trained can be trained.
 
     Raises:
         ConfigurationError: There are none, or some have no parameters.

@@ -1,4 +1,4 @@
-"""What prepared data depend on: source files, tokenizer, configurations, and the code that joins and encodes rows."""
+"""What prepared data depend on: source files, tokenizer, configurations, and the code that makes prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KNOWN_OTHERWISE = frozenset({"itdm_cfg", "tokenizer", "data_collator", "dataset"
 
 
 def prepared_content(datamodule: ITDataModule) -> ContentHash:
-    """Hash of everything that changes the data that a data module prepares, and what of it cannot be known."""
+    """Hash of everything that changes the data a data module prepares, and the parts of it that cannot be read."""
     cfg, kind = datamodule.itdm_cfg, type(datamodule)
     stacked = () if datamodule.context is None else datamodule.context.adapters
     packages = {item.installed.target.partition(":")[0].partition(".")[0] for item in stacked}

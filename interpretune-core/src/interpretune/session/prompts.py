@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from interpretune.config.datamodule import PromptConfig
 
 NO_TABLE = (ValueError, TypeError, OverflowError, AttributeError, RecursionError, pa.ArrowException)
-"""What making columns of rows raises."""
+"""Errors that building columns from rows can raise."""
 DEEPEST = 32
-"""Levels of lists and mappings in a row; what is nested by the hundred, tables take for ever to make."""
+"""Allowed nesting of lists and mappings in a row; tables of deeper rows take very long to build."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a known context length report a number far above this one."""
 
@@ -109,7 +109,7 @@ def _load_json(path: Path) -> datasets.Dataset:
     except NO_TABLE as error:
         first = bisect_left(range(len(rows)), True, key=lambda last: not _is_table(rows[: last + 1]))
         raise DataError(
-            f"{path}, line {lines[first][0]} does not fit to the lines before: {error}. Write the same kind of value "
+            f"{path}, line {lines[first][0]} does not fit the lines before: {error}. Write the same kind of value "
             "in a field of all rows, and whole numbers below 2^63."
         ) from error
 
@@ -164,7 +164,7 @@ def _check_labels(labels: Any, num_labels: int | None, where: str) -> None:
 
 
 def task_prompt(row: Mapping[str, Any], text_fields: tuple[str, ...], prompt_cfg: PromptConfig) -> str:
-    """Join the text fields of a row as ``PromptConfig`` says; a full stop that closes the last field is dropped."""
+    """Join the text fields of a row as ``PromptConfig`` says; a full stop at the end of the last field is dropped."""
     texts = [str(row[name]).strip() for name in text_fields]
     if len(texts) > 1 and prompt_cfg.question_suffix:
         texts[-1] = texts[-1].removesuffix(".")

@@ -47,8 +47,8 @@ class ITSessionConfig(CheckedConfig, checks_types=True):
 class ITSession(Mapping[str, Any]):
     """Composes the classes of a session, builds the module with its model and latent models, and the data module.
 
-    A mapping: ``it_init(**session)`` gets ``module`` and ``datamodule``; under a framework adapter that renames the
-    module, ``trainer.test(**session)`` gets what it expects.
+    It is a mapping: ``it_init(**session)`` receives ``module`` and ``datamodule``. Under a framework adapter that
+    renames the module, ``trainer.test(**session)`` receives what it expects.
 
     Attributes:
         context: The stack; ``print(session.context)`` shows it.
@@ -63,8 +63,8 @@ class ITSession(Mapping[str, Any]):
             session_cfg: What it is made of; the configurations in it are not changed.
 
         Raises:
-            InterpretuneError: A kind of it that says what is wrong: see ``build_context`` for adapters,
-                ``add_latents`` and ``compose_module_cfg`` for configurations, ``load_hf_model`` for models.
+            InterpretuneError: A subclass that says what is wrong: see ``build_context`` for adapters, ``add_latents``
+                and ``compose_module_cfg`` for configurations, ``load_hf_model`` for models.
         """
         check_argument("The configuration of ITSession", session_cfg, ITSessionConfig)
         self.session_cfg = session_cfg
@@ -102,7 +102,7 @@ class ITSession(Mapping[str, Any]):
 
 
 def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any:
-    """Make a subclass of the user's class between the stack's entries and bases; the user's class is not changed.
+    """Derive a class from the user's class, between the stack's entries and bases; the user's class is unchanged.
 
     Args:
         user_class: The user's class.
@@ -110,7 +110,7 @@ def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any
         context: The stack.
 
     Raises:
-        ConfigurationError: It is no class, or not one that can stand before the bases.
+        ConfigurationError: It is not a class, or cannot be combined with the bases.
     """
     own_bases = user_class.__mro__[:-1] if isinstance(user_class, type) else ()
     wanted, other = (ITModule, ITDataModule) if kind == "module" else (ITDataModule, ITModule)
@@ -140,10 +140,10 @@ def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any
 def it_init(
     module: ITModule | None = None, datamodule: ITDataModule | None = None, *, model: ITModule | None = None
 ) -> None:
-    """Bring a session to life: prepare data, set up the data module, set up the module, build optimizers.
+    """Initialise a session: prepare data, set up the data module, set up the module, build optimizers.
 
-    Call it as ``it_init(**session)``. If a phase fails, the session is ended (``it_end_session``) and the error goes
-    on.
+    Call it as ``it_init(**session)``. If a phase fails, the session is ended (``it_end_session``) and the error is
+    raised.
 
     Args:
         module: The session's module.

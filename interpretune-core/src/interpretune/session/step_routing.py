@@ -1,4 +1,4 @@
-"""Sends the steps of a user's class through the stack, whoever calls them: core's loops, a trainer, or the user."""
+"""Runs the steps of a user's class inside the stack's hooks, whoever calls them: a loop, a trainer, or the user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def route_steps(user_class: type, bases: Iterable[type]) -> dict[str, Callable[.
 
     Args:
         user_class: The class.
-        bases: What the stack composes with it; stubs that it inherits from there are not its steps.
+        bases: Classes that the stack composes with it; stubs inherited from them do not count as its steps.
 
     Returns:
         Functions by name, for the body of the composed class.

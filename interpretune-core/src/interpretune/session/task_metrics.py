@@ -1,4 +1,4 @@
-"""Task metrics: those of ``evaluate`` where it can reach them, the same numbers from here where it cannot."""
+"""Task metrics: from ``evaluate`` if it can load them, otherwise the same numbers computed here."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def load_metric(path: str, config_name: str | None = None, **kwargs: Any) -> Any
     Args:
         path: Name of the metric, for example ``super_glue``.
         config_name: Task of the metric, for example ``rte``.
-        **kwargs: Passed to ``evaluate.load`` (``experiment_id`` for one).
+        **kwargs: Passed to ``evaluate.load``, for example ``experiment_id``.
 
     Returns:
         An object with ``compute(predictions=..., references=...)``.
 
     Raises:
-        ConfigurationError: ``evaluate`` cannot load the metric and core ships no equal of it.
+        ConfigurationError: ``evaluate`` cannot load the metric and core has no equivalent.
     """
     shipped = (path, config_name) in ACCURACY_TASKS
     cause: BaseException | None = None

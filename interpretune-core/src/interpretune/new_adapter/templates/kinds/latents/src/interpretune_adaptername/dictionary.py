@@ -61,7 +61,7 @@ class Dictionary(nn.Module):
         return self.w_dec.norm(dim=-1)
 
     def dashboard_url(self) -> str | None:
-        """Address of a page for each latent with the place holder ``{latent}``, where there is one."""
+        """Address of a page for each latent with the placeholder ``{latent}``, where there is one."""
         return None
 
     def save_to(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the canonical places of a Hugging Face decoder are: module paths and sides, read from its structure."""
+"""Where the canonical hook points of a Hugging Face decoder are: module paths and sides, read from its structure."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ NORMS_AFTER: Sequence[tuple[str, str, Sequence[str]]] = (
     ("post_attention_layernorm", "post_feedforward_layernorm", ("pre_feedforward_layernorm",)),  # Gemma 2 and 3, OLMo 2
     ("post_self_attn_layernorm", "post_mlp_layernorm", NORM_BEFORE_MLP_NAMES),  # GLM 4
 )
-"""Norms between attention, or the MLP, and the residual stream; and those that may stand before the MLP then."""
+"""Norms between attention, or the MLP, and the residual stream; and those that may then precede the MLP."""
 
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
-    """Path and list of a decoder's blocks; None where no list has as many modules as the configuration has layers."""
+    """Path and list of a decoder's blocks; None if no list has as many modules as the configuration has layers."""
     n_layers = model.config.get_text_config().num_hidden_layers
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:
@@ -46,10 +46,10 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     return None
 
 
-def decoder_places(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
-    """Canonical names of a decoder's places, each with module path and side (``model.layers.0:in``).
+def decoder_hook_points(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
+    """Canonical names of a decoder's hook points, each with module path and side (``model.layers.0:in``).
 
-    Whether the parts of a block are what they seem to be, only a forward can tell (``parts_as_named``).
+    Only a forward can tell whether the parts of a block are what they seem to be (``parts_as_named``).
     """
     found = decoder_blocks(model)
     if found is None:
@@ -58,15 +58,15 @@ def decoder_places(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     path, blocks = found
     yield from _named(EMBED, paths.get(id(model.get_input_embeddings())), OUT)
     for layer, block in enumerate(blocks):
-        for name, place in _block_places(block):
-            yield in_layer(layer, name), f"{path}.{layer}{place}"
+        for name, location in _block_hook_points(block):
+            yield in_layer(layer, name), f"{path}.{layer}{location}"
     parent = path.rpartition(".")[0]
     norm = _first(model.get_submodule(parent), FINAL_NORM_NAMES)
     yield from _named(FINAL_NORM, norm and f"{parent}.{norm}".lstrip("."), OUT)
     yield from _named(LOGITS, paths.get(id(model.get_output_embeddings())), OUT)
 
 
-def _block_places(block: Any) -> Iterator[tuple[str, str]]:
+def _block_hook_points(block: Any) -> Iterator[tuple[str, str]]:
     yield RESID_PRE, f":{IN}"
     attention, mlp = _first(block, ATTENTION_NAMES), _first(block, MLP_NAMES)
     after_attention, after_mlp = attention, mlp
