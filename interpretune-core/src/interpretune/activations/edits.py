@@ -14,7 +14,10 @@ Edit = Callable[[Tensor], Tensor]
 Observer = Callable[[Tensor], None]
 """Receives activations ``[batch, pos, ...]`` and changes nothing."""
 
-IN, OUT = "in", "out"
+IN = "in"
+"""The input of a module, as a side of a hook point."""
+OUT = "out"
+"""The output of a module, as a side of a hook point."""
 CARRIED = "carried"
 """The input of a module, together with the skip connection around it."""
 

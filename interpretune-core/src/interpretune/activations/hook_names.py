@@ -23,12 +23,25 @@ from collections.abc import Iterator, Mapping
 from attrs import frozen
 
 EMBED = "embed"
+"""Output of the token embedding."""
+RESID_PRE = "resid_pre"
+"""Residual stream before a block; ``in_layer`` makes the name of a hook point from this part and a layer."""
+ATTN_Z = "attn_z"
+"""Attention output of all heads of a block, before the projection."""
+ATTN_OUT = "attn_out"
+"""What attention adds to the residual stream of a block."""
+RESID_MID = "resid_mid"
+"""Residual stream of a block between attention and MLP."""
+MLP_IN = "mlp_in"
+"""What the MLP of a block reads, after its norm."""
+MLP_OUT = "mlp_out"
+"""What the MLP adds to the residual stream of a block."""
+RESID_POST = "resid_post"
+"""Residual stream after a block."""
 FINAL_NORM = "final_norm"
+"""Output of the last norm."""
 LOGITS = "logits"
-RESID_PRE, RESID_MID, RESID_POST = "resid_pre", "resid_mid", "resid_post"
-ATTN_Z, ATTN_OUT = "attn_z", "attn_out"
-MLP_IN, MLP_OUT = "mlp_in", "mlp_out"
-"""The places; those of a block are made names with ``in_layer``."""
+"""Output of the unembedding, before a soft cap or scale."""
 
 
 @frozen

@@ -60,7 +60,7 @@ class DemoOptions(CheckedConfig, checks_types=True):
         model: Folder, GGUF file or hub id; None: the offline default.
         sae_release: Release or folder of latent models; None: train them.
         layers: Layers with latent models; None: half-way and three quarters up the model.
-        hook: Place in a layer at which to train.
+        hook: Hook point in a layer at which to train.
         data: JSONL file, folder, or hub data set and subset; None: the rows of the package.
         answers: Answer words for the labels 0 and 1.
         towards: The answer whose effects are reported beside those towards the correct one: its word, or its label; the

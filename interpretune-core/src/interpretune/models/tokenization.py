@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interpretune.config.shared import ITSharedConfig
 
 ATTENTION_MASK = "attention_mask"
+"""Name of the attention mask in batches."""
 INPUT_NAMES = ("input_ids", "input")
 """Names of the tokens in batches: Hugging Face's, and that of models whose argument is ``input``."""
 
