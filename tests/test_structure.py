@@ -97,13 +97,13 @@ def home_of(package: str, name: str) -> str:
 
 
 def has_docstring(source: str, name: str) -> bool:
-    """Whether a function, class or constant has a docstring; one below several constants is for all of them."""
+    """Whether a function, class or constant has a docstring; that of a constant stands below it."""
     body = ast.parse(source).body
     for i, node in enumerate(body):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             return bool(ast.get_docstring(node))
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in names_set(node):
-            after = next(item for item in body[i + 1 :] if not isinstance(item, (ast.Assign, ast.AnnAssign)))
+            after = body[i + 1]
             return isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     return False
 
@@ -227,5 +227,5 @@ it.ITModule, it.analysis.AnalysisCfg, it.plugins
     assert private_attributes("module._it_state.backend, self._own, torch._C", {"_own"}) == ["_it_state"]
     assert not is_public("interpretune.models.tokenization.mask_of")
     assert is_public("interpretune.analysis.AnalysisCfg.mode")
-    assert not has_docstring('A = B = 1\nC = 2\n"""Both."""\nD = 3\ndef f(): ...', "D")
-    assert has_docstring('A = B = 1\nC = 2\n"""Both."""\nD = 3\ndef f(): ...', "A")
+    constants = 'A = 1\nB, C = 2, 3\n"""Both."""'
+    assert [has_docstring(constants, name) for name in "ABC"] == [False, True, True]
