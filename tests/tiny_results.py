@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from interpretune.analysis import AnalysisBatch, AnalysisCache, LatentValues, Peaks
+from interpretune.analysis import AnalysisBatch, AnalysisCache, LatentValues
 from tests.tiny import VOCABULARY
 
 LOWER = "blocks.0.hook_resid_post.hook_sae_acts_post"
@@ -62,7 +62,8 @@ class RandomResults:
             tokens=[torch.from_numpy(row) for row in self.tokens[rows]],
             dashboard_urls={UPPER: PAGE},
         )
-        batch.activations, batch.effects, batch.peaks, batch.alive_latents = {}, {}, {}, {}
+        batch.activations, batch.effects, batch.alive_latents = {}, {}, {}
+        batch.peak_values, batch.peak_positions = {}, {}
         for name in (LOWER, UPPER):
             alive = np.flatnonzero((self.activations[name][rows] > 0).any(0))
             dead = np.setdiff1d(np.arange(D_SAE), alive)
@@ -73,11 +74,8 @@ class RandomResults:
                 latents, torch.from_numpy(self.activations[name][rows][:, alive]), D_SAE
             )
             batch.effects[name] = LatentValues(latents, torch.from_numpy(self.effects[name][rows][:, alive]), D_SAE)
-            batch.peaks[name] = Peaks(
-                latents,
-                torch.from_numpy(self.peaks[name][rows][:, alive]),
-                torch.from_numpy(self.peak_positions[name][rows][:, alive]),
-            )
+            for held, kept in ((self.peaks, batch.peak_values), (self.peak_positions, batch.peak_positions)):
+                kept[name] = LatentValues(latents, torch.from_numpy(held[name][rows][:, alive]), D_SAE)
         return batch
 
     def without_effects(self) -> AnalysisCache:
