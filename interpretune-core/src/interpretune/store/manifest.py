@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from interpretune.errors import StoreError
 from interpretune.store.fields import Field, check_fields
@@ -18,15 +18,13 @@ from interpretune.store.manifest_parts import (
     ShardEntry,
     TableEntry,
     check_unlike,
-    listed,
     number,
+    of_kind,
     parse_json,
     read_about,
     read_field,
     read_shard,
     read_table,
-    text_of,
-    truth,
 )
 from interpretune.system.credentials import text_without_credentials, without_credentials
 from interpretune.system.plain_files import read_plain
@@ -111,14 +109,7 @@ class Manifest:
             "core": self.core,
             "key": self.key,
             "fields": [
-                {
-                    "name": item.name,
-                    "dtype": item.dtype,
-                    "per": str(item.per),
-                    "shape": list(item.shape),
-                    "ragged": item.ragged,
-                    "about": text_without_credentials(item.about),
-                }
+                {**asdict(item), "per": str(item.per), "about": text_without_credentials(item.about)}
                 for item in self.fields
             ],
             "about": without_credentials(self.about),
@@ -134,7 +125,7 @@ class Manifest:
                 }
                 for item in self.shards
             ],
-            "tables": [{"file": item.file, "rows": item.rows, "sha256": item.sha256} for item in self.tables],
+            "tables": [asdict(item) for item in self.tables],
             **({"next_shard": self.next_shard} if self.next_shard else {}),
         }
         try:
@@ -180,18 +171,18 @@ class Manifest:
         if found.pop("checksum", None) != checksum(found):
             raise ValueError("its checksum is not that of its content")
         found = migrate(found)
-        lists = {name: list(enumerate(listed(found[name], name))) for name in ("fields", "shards", "tables")}
+        lists = {name: list(enumerate(of_kind(found[name], name, list))) for name in ("fields", "shards", "tables")}
         manifest = cls(
-            key=text_of(found["key"], "key"),
+            key=of_kind(found["key"], "key", str),
             fields=tuple(read_field(item, f"fields[{i}]") for i, item in lists["fields"]),
             about=read_about(found["about"]),
             n_batches=None if found["n_batches"] is None else number(found["n_batches"], "n_batches"),
             world_size=number(found["world_size"], "world_size", 1),
-            complete=truth(found["complete"], "complete"),
+            complete=of_kind(found["complete"], "complete", bool),
             shards=tuple(read_shard(item, f"shards[{i}]") for i, item in lists["shards"]),
             tables=tuple(read_table(item, f"tables[{i}]") for i, item in lists["tables"]),
             next_shard=number(found.get("next_shard", 0), "next_shard"),
-            core=text_of(found["core"], "core"),
+            core=of_kind(found["core"], "core", str),
         )
         check_fields(manifest.fields)
         check_unlike(manifest.files)

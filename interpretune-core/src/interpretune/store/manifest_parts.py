@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import frozen
 
@@ -72,10 +72,12 @@ def _spans(batches: Sequence[int]) -> Iterator[range]:
         start = stop
 
 
+T = TypeVar("T")
 MOST = 2**63 - 1
 """The largest number of anything: positions are 64-bit integers."""
 DEEPEST = 64
 """Mappings and lists inside each other in ``about``."""
+_KINDS: dict[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "a mapping"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -102,36 +104,14 @@ def number(value: object, where: str, least: int = 0) -> int:
     return value
 
 
-def text_of(value: object, where: str) -> str:
-    """Text.
+def of_kind(value: object, where: str, kind: type[T]) -> T:
+    """Text, a truth value, a list or a mapping.
 
     Raises:
         ValueError: It is something else.
     """
-    if not isinstance(value, str):
-        raise _wrong(where, value, "text")
-    return value
-
-
-def truth(value: object, where: str) -> bool:
-    """True or false.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if not isinstance(value, bool):
-        raise _wrong(where, value, "true or false")
-    return value
-
-
-def listed(value: object, where: str) -> list[Any]:
-    """A list.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if not isinstance(value, list):
-        raise _wrong(where, value, "a list")
+    if not isinstance(value, kind):
+        raise _wrong(where, value, _KINDS[kind])
     return value
 
 
@@ -156,15 +136,18 @@ def read_field(value: object, where: str) -> Field:
         ValueError: It is none.
     """
     found = members(value, where, "name", "dtype", "per", "shape", "ragged", "about")
-    name, dtype, per = (text_of(found[part], f"{where}.{part}") for part in ("name", "dtype", "per"))
+    name, dtype, per = (of_kind(found[part], f"{where}.{part}", str) for part in ("name", "dtype", "per"))
     if not name.isidentifier():
         raise _wrong(f"{where}.name", name, "an identifier")
     if dtype not in DTYPES:
         raise _wrong(f"{where}.dtype", dtype, f"one of {', '.join(DTYPES)}")
     if per not in {str(item) for item in Per}:
         raise _wrong(f"{where}.per", per, f"one of {', '.join(Per)}")
-    axes = [text_of(axis, f"{where}.shape[{i}]") for i, axis in enumerate(listed(found["shape"], f"{where}.shape"))]
-    ragged, about = truth(found["ragged"], f"{where}.ragged"), text_of(found["about"], f"{where}.about")
+    axes = [
+        of_kind(axis, f"{where}.shape[{i}]", str)
+        for i, axis in enumerate(of_kind(found["shape"], f"{where}.shape", list))
+    ]
+    ragged, about = of_kind(found["ragged"], f"{where}.ragged", bool), of_kind(found["about"], f"{where}.about", str)
     return Field(name, dtype, Per(per), tuple(axes), ragged, about)
 
 
@@ -177,9 +160,9 @@ def read_shard(value: object, where: str) -> ShardEntry:
     """
     found = members(value, where, "file", "rows", "batches", "sha256")
     spans = []
-    for i, span in enumerate(listed(found["batches"], f"{where}.batches")):
+    for i, span in enumerate(of_kind(found["batches"], f"{where}.batches", list)):
         at = f"{where}.batches[{i}]"
-        if len(listed(span, at)) != 3:
+        if len(of_kind(span, at, list)) != 3:
             raise _wrong(at, span, "a list of start, stop and step")
         start, stop, step = (number(part, at, least) for part, least in zip(span, (0, 1, 1), strict=True))
         if stop <= start:
@@ -209,22 +192,18 @@ def read_table(value: object, where: str) -> TableEntry:
     )
 
 
-def read_about(value: object) -> Mapping[str, Any]:
+def read_about(value: Any) -> Mapping[str, Any]:
     """What a run says of itself: free but for its depth, and for what readers look up in it.
 
     Raises:
         ValueError: It is something else.
     """
-    if not isinstance(value, dict):
-        raise _wrong("about", value, "a mapping")
-    check_depth(value)
-    for i, item in enumerate(listed(value.get("latent_models", []), "about.latent_models")):
+    check_depth(of_kind(value, "about", dict))
+    for i, item in enumerate(of_kind(value.get("latent_models", []), "about.latent_models", list)):
         where = f"about.latent_models[{i}]"
-        if not isinstance(item, dict):
-            raise _wrong(where, item, "a mapping")
-        text_of(item.get("name"), f"{where}.name")
+        of_kind(of_kind(item, where, dict).get("name"), f"{where}.name", str)
         if item.get("dashboard_url") is not None:
-            text_of(item["dashboard_url"], f"{where}.dashboard_url")
+            of_kind(item["dashboard_url"], f"{where}.dashboard_url", str)
     return value
 
 
@@ -262,14 +241,14 @@ def check_unlike(files: list[str]) -> None:
 
 def _inside(file: object, folder: str, where: str) -> str:
     """A path that a manifest may list."""
-    start, _, name = text_of(file, f"{where}.file").partition("/")
+    start, _, name = of_kind(file, f"{where}.file", str).partition("/")
     if start != folder or not name.endswith(".parquet"):
         raise _wrong(f"{where}.file", file, f"a file {folder}/NAME.parquet")
     return f"{folder}/{check_name(name, 'a file of a store')}"
 
 
 def _sha256(value: object, where: str) -> str:
-    if not _SHA256.fullmatch(text_of(value, f"{where}.sha256")):
+    if not _SHA256.fullmatch(of_kind(value, f"{where}.sha256", str)):
         raise _wrong(f"{where}.sha256", value, "64 hexadecimal digits")
     return str(value)
 
