@@ -7,6 +7,7 @@ a warning, which ends a strict build.
 
 from __future__ import annotations
 
+import functools
 import logging
 import posixpath
 import re
@@ -22,7 +23,8 @@ FENCE = re.compile(r"^(```)([a-z]+) [a-z ]+$", re.MULTILINE)
 log = logging.getLogger("mkdocs.website.repository")
 
 
-def included_pages() -> dict[str, str]:
+@functools.cache  # asked for each link of each page
+def included_pages() -> Mapping[str, str]:
     """Pages of the site that are files outside of ``docs/``: address in the site by path in the repository."""
     readmes = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/README.md"))
     readmes += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*/README.md"))
