@@ -36,7 +36,7 @@ class AnalysisBatch:
             not measured in this batch.
         peak_values: Highest activation of each alive latent in each prompt, by activation name.
         peak_positions: Its position, counted without padding, by activation name.
-        dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
+        dashboard_urls: Published page of each latent, with the placeholder ``{latent}``, by activation name.
         tokens: Real tokens of each example, without padding; saved on request.
         pieces: Text of each of those tokens; saved with them where a tokenizer is known.
         prompts: Text of each example; saved on request.

@@ -200,7 +200,7 @@ class AnalysisCache:
 
         Args:
             answers: The answer words by label.
-            dashboard_urls: Published page of each latent, with the place holder ``{latent}``, by activation name.
+            dashboard_urls: Published page of each latent, with the placeholder ``{latent}``, by activation name.
             kept: Fields that come beside those of ``AnalysisBatch``, or in their place.
         """
         self.answers = self.answers or tuple(answers)

@@ -162,7 +162,7 @@ def _what_is_wrong(found: object, analysis: AnalysisRun) -> str:
 
 
 def dashboard_urls(latent_models: Sequence[LatentModel]) -> dict[str, str]:
-    """Published page of each latent, with the place holder ``{latent}``, by activation name."""
+    """Published page of each latent, with the placeholder ``{latent}``, by activation name."""
     return {activation_name(item): url for item in latent_models if (url := item.dashboard_url())}
 
 
