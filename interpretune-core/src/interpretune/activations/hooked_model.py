@@ -186,7 +186,7 @@ class HookedModel(ABC):
     def _as_named(self) -> frozenset[str]:
         """The hook points that a forward has proved, of those that need proof."""
         parts: dict[int, list[str]] = {}
-        for name in self._known:
+        for name in self.hook_point_names():  # in their order: which block is proved first must not be chance
             found = split_layer(name)
             if found is not None and name == in_layer(*found):
                 parts.setdefault(found[0], []).append(found[1])
