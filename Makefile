@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test zoo kit mutants docs lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
+.PHONY: setup demo test broken-adapters kit mutants docs lint format bench-overhead bench-ablation bench-runner bench-store soak-store clean
 
 setup: $(INSTALLED)
 
@@ -29,9 +29,9 @@ test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k 
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
 
-zoo: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
+broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --numprocesses 2 tests/broken_adapters/whole_zoo.py $(ARGS)
+		$(BIN)/python -m pytest --numprocesses 2 tests/broken_adapters/every_rule.py $(ARGS)
 
 mutants: $(INSTALLED)  ## faults put into copies of the sources, and whether tests find them; ARGS="-k replay" puts some
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)

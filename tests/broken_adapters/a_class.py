@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class AClass:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
 
 adapter = AClass

@@ -2,7 +2,7 @@
 
 
 class DictDeclaration:
-    declaration = {"name": "zoo", "level": "model"}  # noqa: RUF012
+    declaration = {"name": "acme", "level": "model"}  # noqa: RUF012
 
 
 adapter = DictDeclaration()

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class ConflictsWithCore:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", conflicts=("core",), contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", conflicts=("core",), contract="1.0")
 
 
 adapter = ConflictsWithCore()

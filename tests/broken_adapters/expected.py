@@ -1,4 +1,4 @@
-"""For each animal of the zoo the rule that it breaks, and words that the kit must say."""
+"""For each broken adapter the rule that it breaks, and words that the kit must say."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SOUND_LATENTS = f"{MISBEHAVING}.sound_latents"
 
 REFUSED = {
     "a_class": ("an-instance-with-a-declaration", "is the class AClass"),
-    "a_dict_for_a_declaration": ("an-instance-with-a-declaration", "found {'name': 'zoo'"),
+    "a_dict_for_a_declaration": ("an-instance-with-a-declaration", "found {'name': 'acme'"),
     "another_name": ("an-instance-with-a-declaration", "declares the name 'menagerie'"),
     "broken_import": ("importable", "a_package_that_nobody_has"),
     "conflicts_with_core": ("stacks-alone", "conflict with 'core'"),
     "extra_argument": ("hook-signatures", "temperature"),
-    "fails_when_imported": ("importable", "libzoo.so.7 is too old"),
+    "fails_when_imported": ("importable", "libacme.so.7 is too old"),
     "foreign_marker": ("hook-signatures", "it_forward is not marked"),
     "hook_of_no_name": ("hook-signatures", "zzz"),
     "misspelt_hook": ("hook-signatures", "Did you mean it_forward?"),
@@ -45,34 +45,34 @@ FOUND = {
     "changes_its_mind": ("stacks-in-every-order", "2 different stacks"),
     "base_without_arguments": ("session-runs", "unexpected keyword argument 'it_cfg'"),
     "cannot_be_pickled": ("configurations-pickle", "composed configuration of the module", "pickle local object"),
-    "forgets_settings": ("configurations-pickle", "with other values of zoo_keepers"),
-    "names_parameters_that_are_not": ("names-of-parameters", "'model.zoo.weight'"),
+    "forgets_settings": ("configurations-pickle", "with other values of acme_keepers"),
+    "names_parameters_that_are_not": ("names-of-parameters", "'model.acme.weight'"),
     "signs_as_another": ("operations-and-sections", "'menagerie'"),
     # life cycle
-    "fails_at_the_end": ("session-runs", "zoo_file"),
+    "fails_at_the_end": ("session-runs", "acme_file"),
     "sets_up_twice": ("life-cycle-in-order", "['setup', 'setup', 'configure_optimizers']"),
     "swallows_errors_of_steps": ("errors-arrive", "UserModule.test_step did not reach the caller"),
     "swallows_errors_of_setup": ("errors-arrive", "UserDataModule.setup did not reach the caller"),
     "copies_errors": ("errors-arrive", "another object, PlannedError from PlannedError"),
     "renames_errors": ("errors-arrive", "another object, RuntimeError from PlannedError"),
-    "holds_on_after_failures": ("released-after-a-failure", "prepare_data", "zoo-keeper still run"),
+    "holds_on_after_failures": ("released-after-a-failure", "prepare_data", "acme-keeper still run"),
     "holds_on_after_failing_steps": (
         "released-after-a-failure",
         "in a step of the loop `test`",
-        "zoo-keeper still run",
+        "acme-keeper still run",
     ),
-    "fails_after_predictions": ("sessions-end", "OSError: zoo_file"),
+    "fails_after_predictions": ("sessions-end", "OSError: acme_file"),
     "forgets_to_return": ("results-arrive", "the caller got None", "return (yield)"),
-    "loses_state": ("state-loads", "zoo_"),
+    "loses_state": ("state-loads", "acme_"),
     # what belongs to others
     "sets_the_default_dtype": ("nothing-global-changes", "the default dtype of torch", "float64"),
     "turns_gradients_off": ("nothing-global-changes", "the grad mode of torch", "True -> False"),
-    "sets_the_environment": ("nothing-global-changes", "the environment", "ZOO_CACHE"),
+    "sets_the_environment": ("nothing-global-changes", "the environment", "ACME_CACHE"),
     "seeds_the_process": ("nothing-global-changes", "the random state of torch"),
     "adds_a_log_handler": ("nothing-global-changes", "loggers", "NullHandler"),
     "patches_transformers": ("nothing-global-changes", "attributes of the class", "LlamaForCausalLM: forward"),
     "hooks_every_module": ("nothing-global-changes", "hooks on all modules of torch", "_global_forward_hooks"),
-    "changes_the_users_class": ("users-classes-unmodified", "the class Mine", "zoo"),
+    "changes_the_users_class": ("users-classes-unmodified", "the class Mine", "acme"),
     "changes_the_users_configuration": ("users-classes-unmodified", "module_cfg", "generative_step_cfg"),
     "keeps_the_model_on_itself": ("sessions-stay-apart", "a second"),
     # numbers
@@ -93,7 +93,7 @@ FOUND = {
     "makes_tensors_elsewhere": ("results-on-the-device", "generated tokens: on meta"),
     # hook points
     "hides_a_place": ("canonical-names-exist", "layers.0.mlp_in"),
-    "lists_a_place_that_never_fires": ("hook-points-fire", "zoo.gate:out"),
+    "lists_a_place_that_never_fires": ("hook-points-fire", "acme.gate:out"),
     "guesses_names": ("misspelt-names-refused", "layers.0.resid_pots"),
     "leaves_a_hook_after_errors": ("errors-leave-no-hooks", "after an error in an edit", "forward_hooks"),
     "forgets_its_hook_when_stopped": ("errors-leave-no-hooks", "after an error in a spliced run", "forward_hooks"),
@@ -118,12 +118,12 @@ FOUND = {
 }
 """These stack and run; only the kit finds what is wrong. Each breaks one rule and no other."""
 
-EXPECTED = {**REFUSED, **{f"{MISBEHAVING}.{animal}": expected for animal, expected in FOUND.items()}}
+EXPECTED = {**REFUSED, **{f"{MISBEHAVING}.{name}": expected for name, expected in FOUND.items()}}
 
 
-def animals() -> set[str]:
+def all_broken() -> set[str]:
     """All that live here."""
-    other = {"__init__", "keeping", "verdicts", "whole_zoo", "sound", "sound_framework", "sound_latents"}
+    other = {"__init__", "checking", "verdicts", "every_rule", "sound", "sound_framework", "sound_latents"}
     other |= {"expected", "expected_of_numbers", "expected_of_runs"}
     files = [*HERE.glob("*.py"), *(HERE / MISBEHAVING).glob("*.py")]
     stems = [file for file in files if file.stem not in other and not file.stem.startswith("test_")]

@@ -28,7 +28,7 @@ FOUND_IN_NUMBERS = {
     "inputs_reach_the_skip": ("input-edits-spare-the-skip", "reaches the residual stream around the module"),
     # latent models
     "forgets_the_decoder_bias": ("latents-decode-with-their-bias", "where no latent is active, its bias"),
-    "centres_what_was_not_centred": ("latents-encode-as-trained", "zoo/layers.0.resid_post"),
+    "centres_what_was_not_centred": ("latents-encode-as-trained", "acme/layers.0.resid_post"),
     "attaches_a_layer_too_high": ("latents-read-where-they-say", "layers.2.resid_post", "as reference_latents() says"),
     "encodes_nothing_in_training": ("latents-in-train-mode", "in train mode no latent"),
 }

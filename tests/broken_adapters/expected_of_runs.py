@@ -1,4 +1,4 @@
-"""What the kit must say of the animals that train, analyse, remember and import wrongly, and of variants of them."""
+"""What the kit must say of adapters that train, analyse, remember and import wrongly, and of variants of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ IMPORTS = {
     "patches_once": ("import-patches-nothing", "transformers.modeling_utils.PreTrainedModel.init_weights"),
     "hides_warnings": ("import-changes-nothing", "the filters of warnings: ('ignore'"),
     "sets_up_logging": ("import-changes-nothing", "loggers: root"),
-    "sets_a_variable": ("import-changes-nothing", "the environment: ZOO_HOME"),
+    "sets_a_variable": ("import-changes-nothing", "the environment: ACME_HOME"),
 }
 """Variants of what an import changes, each in a process of its own."""
 

@@ -1,3 +1,3 @@
 """Stops while it is imported."""
 
-raise RuntimeError("libzoo.so.7 is too old")
+raise RuntimeError("libacme.so.7 is too old")

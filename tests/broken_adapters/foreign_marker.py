@@ -8,7 +8,7 @@ hookimpl = pluggy.HookimplMarker("menagerie")
 
 
 class ForeignMarker:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @hookimpl
     def it_forward(self, module, batch):

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class NewerContract:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="2.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="2.0")
 
 
 adapter = NewerContract()

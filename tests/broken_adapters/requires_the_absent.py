@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class RequiresTheAbsent:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", requires=("quagga",), contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", requires=("quagga",), contract="1.0")
 
 
 adapter = RequiresTheAbsent()

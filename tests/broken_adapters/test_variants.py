@@ -1,4 +1,4 @@
-"""A bug of the zoo is found in other forms too: a rule is about what goes wrong, not about how it was once written."""
+"""A bug is found in other forms too: a rule is about what goes wrong, not about how it was once written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED, PASSED
 from interpretune.testing.environment import ENVIRONMENT
+from tests.broken_adapters.checking import verdicts_on
 from tests.broken_adapters.expected import SOUND
 from tests.broken_adapters.expected_of_runs import FOUND_IN_RUNS, IMPORTS, VARIANTS, variants
-from tests.broken_adapters.keeping import verdicts_on
 
 SOUND_FRAMEWORK = "misbehaving.sound_framework"
 

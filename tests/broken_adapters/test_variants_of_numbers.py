@@ -10,8 +10,8 @@ import pytest
 
 from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED
+from tests.broken_adapters.checking import PACKAGE, verdicts_on
 from tests.broken_adapters.expected_of_numbers import FOUND_IN_NUMBERS, OTHER_FORMS
-from tests.broken_adapters.keeping import PACKAGE, verdicts_on
 
 MISBEHAVING = "misbehaving"
 
@@ -24,12 +24,12 @@ def warnings_are_no_errors():
         yield
 
 
-@pytest.mark.parametrize(("animal", "settings"), OTHER_FORMS)
-def test_a_bug_elsewhere_breaks_the_same_rule(animal, settings, monkeypatch):
-    module = importlib.import_module(f"{PACKAGE}.{MISBEHAVING}.{animal}")
-    for name, value in settings.items():
-        *owners, last = name.split(".")
+@pytest.mark.parametrize(("name", "settings"), OTHER_FORMS)
+def test_a_bug_elsewhere_breaks_the_same_rule(name, settings, monkeypatch):
+    module = importlib.import_module(f"{PACKAGE}.{MISBEHAVING}.{name}")
+    for setting, value in settings.items():
+        *owners, last = setting.split(".")
         monkeypatch.setattr(functools.reduce(getattr, owners, module), last, value)
-    rule = FOUND_IN_NUMBERS[animal][0]
-    (verdict,) = verdicts_on(f"{MISBEHAVING}.{animal}", [RULES[rule]])
+    rule = FOUND_IN_NUMBERS[name][0]
+    (verdict,) = verdicts_on(f"{MISBEHAVING}.{name}", [RULES[rule]])
     assert verdict.outcome == FAILED, verdict.message

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class UnknownLevel:
-    declaration = it.AdapterDeclaration(name="zoo", level="penthouse", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="penthouse", contract="1.0")
 
 
 adapter = UnknownLevel()

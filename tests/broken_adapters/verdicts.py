@@ -1,4 +1,4 @@
-"""Prints the kit's verdict on every animal of the zoo: ``python -m tests.broken_adapters.verdicts [--markdown]``."""
+"""Prints the kit's verdict on every broken adapter: ``python -m tests.broken_adapters.verdicts [--markdown]``."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ import transformers
 from tabulate import tabulate
 
 from interpretune.testing.doctor import FAILED
+from tests.broken_adapters.checking import rules_for, verdicts_on
 from tests.broken_adapters.expected import EXPECTED, SOUND
-from tests.broken_adapters.keeping import rules_for, verdicts_on
 
 LONGEST = 140
 """Characters of a message."""
 
 
 def main() -> None:
-    """Show one row for each rule that an animal breaks."""
+    """Show one row for each rule that a broken adapter breaks."""
     warnings.simplefilter("ignore")
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     rows = []
-    for animal in (SOUND, *EXPECTED):
-        rule, *_ = EXPECTED.get(animal, ("",))
-        verdicts = verdicts_on(animal, rules_for(rule))
+    for name in (SOUND, *EXPECTED):
+        rule, *_ = EXPECTED.get(name, ("",))
+        verdicts = verdicts_on(name, rules_for(rule))
         failed = [verdict for verdict in verdicts if verdict.outcome == FAILED]
         for verdict in failed:
             first = verdict.message.splitlines()[0].removeprefix(f"{verdict.rule.id}: ")
-            rows.append((animal, verdict.rule.id, first if len(first) <= LONGEST else f"{first[:LONGEST]}..."))
+            rows.append((name, verdict.rule.id, first if len(first) <= LONGEST else f"{first[:LONGEST]}..."))
         if not failed:
-            rows.append((animal, "-", "keeps every rule"))
-        print(f"{animal}: {', '.join(verdict.rule.id for verdict in failed) or '-'}", file=sys.stderr)
+            rows.append((name, "-", "keeps every rule"))
+        print(f"{name}: {', '.join(verdict.rule.id for verdict in failed) or '-'}", file=sys.stderr)
     style = "github" if "--markdown" in sys.argv else "simple"
-    print(tabulate(rows, headers=("animal", "rule", "message"), tablefmt=style))
+    print(tabulate(rows, headers=("name", "rule", "message"), tablefmt=style))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class WithoutSelf:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_forward(module, batch):

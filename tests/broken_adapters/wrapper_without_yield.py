@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class WrapperWithoutYield:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl(wrapper=True)
     def it_run_step(self, module, step_name, step):

@@ -6,18 +6,18 @@ import pytest
 
 from interpretune.testing import RULES, Bench
 from interpretune.testing.doctor import FAILED, PASSED, check_suite
-from tests.broken_adapters.keeping import ZooSuite, installed
+from tests.broken_adapters.checking import AcmeSuite, installed
 
-ANIMAL = "misbehaving.fails_after_predictions"
+BROKEN = "misbehaving.fails_after_predictions"
 
 
 def test_every_session_is_ended_where_one_fails(tmp_path):
-    with installed(ANIMAL):
-        bench = Bench(ZooSuite(), tmp_path)
+    with installed(BROKEN):
+        bench = Bench(AcmeSuite(), tmp_path)
         sessions = [bench.new_session() for _ in range(3)]
         sessions[1].module.last_prediction = {}
         never_alive = bench.new_session(init=False)
-        with pytest.raises(OSError, match="zoo_file"):
+        with pytest.raises(OSError, match="acme_file"):
             bench.end_sessions()
         alive = [session.module.initialised for session in (*sessions, never_alive)]
         assert not any(alive)
@@ -27,8 +27,8 @@ def test_every_session_is_ended_where_one_fails(tmp_path):
 
 def test_what_fails_at_the_end_is_a_verdict_and_without_its_rule_a_note(tmp_path, capsys):
     rules = [RULES["results-arrive"], RULES["sessions-end"]]
-    with installed(ANIMAL):
-        assert [verdict.outcome for verdict in check_suite(ZooSuite(), tmp_path / "a", rules)] == [PASSED, FAILED]
+    with installed(BROKEN):
+        assert [verdict.outcome for verdict in check_suite(AcmeSuite(), tmp_path / "a", rules)] == [PASSED, FAILED]
         assert "do not end" not in capsys.readouterr().err
-        assert [verdict.outcome for verdict in check_suite(ZooSuite(), tmp_path / "b", rules[:1])] == [PASSED]
-    assert "the sessions of zoo do not end: OSError: zoo_file is closed already" in capsys.readouterr().err
+        assert [verdict.outcome for verdict in check_suite(AcmeSuite(), tmp_path / "b", rules[:1])] == [PASSED]
+    assert "the sessions of acme do not end: OSError: acme_file is closed already" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound_latents import SoundLatentsAdapter
 
 
 class AttachesALayerTooHigh(SoundLatentsAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="latents", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="latents", contract="1.0")
     places = ("layers.1.resid_post", "layers.2.resid_post")
 
 

@@ -5,7 +5,7 @@ from interpretune.testing.tiny_latents import RandomDictionary
 
 
 class AttachesNowhere:
-    declaration = it.AdapterDeclaration(name="zoo", level="latents", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="latents", contract="1.0")
 
     @it.hookimpl
     def it_load_latent_models(self, module):

@@ -11,11 +11,11 @@ class WeighsAlike:
 
 
 class AveragesBatchesAlike:
-    declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="framework", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module=(WeighsAlike,))
+        return it.ClassContribution(adapter="acme", module=(WeighsAlike,))
 
     @it.hookimpl
     def it_run_loop(self, module, datamodule, loop, loop_cfg):

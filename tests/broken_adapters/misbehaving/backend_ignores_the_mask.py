@@ -13,7 +13,7 @@ class MasklessBackend(SoundBackend):
 
 
 class BackendIgnoresTheMask(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = MasklessBackend
 

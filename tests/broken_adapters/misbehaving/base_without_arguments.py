@@ -10,11 +10,11 @@ class Keeper(it.ITModule):
 
 
 class BaseWithoutArguments(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module=(Keeper,))
+        return it.ClassContribution(adapter="acme", module=(Keeper,))
 
 
 adapter = BaseWithoutArguments()

@@ -8,16 +8,16 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 @dataclass(kw_only=True)
-class ZooConfig(it.ITConfig):
+class AcmeConfig(it.ITConfig):
     feed: Callable = field(default_factory=lambda: lambda: None)
 
 
 class CannotBePickled(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module_cfg=(ZooConfig,))
+        return it.ClassContribution(adapter="acme", module_cfg=(AcmeConfig,))
 
 
 adapter = CannotBePickled()

@@ -13,7 +13,7 @@ class Centring(SoundDictionary):
 
 
 class CentresWhatWasNotCentred(SoundLatentsAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="latents", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="latents", contract="1.0")
     dictionary = Centring
 
 

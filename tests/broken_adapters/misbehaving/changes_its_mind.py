@@ -5,11 +5,11 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class ChangesItsMind(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module=(type("Keeper", (it.ITModule,), {}),))
+        return it.ClassContribution(adapter="acme", module=(type("Keeper", (it.ITModule,), {}),))
 
 
 adapter = ChangesItsMind()

@@ -6,7 +6,7 @@ import interpretune as it
 
 
 class ChangesLoggedMetrics:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_log(self, module, metrics, options):

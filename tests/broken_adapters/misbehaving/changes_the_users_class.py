@@ -5,11 +5,11 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class ChangesTheUsersClass(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_load_model(self, module):
-        type(module).__mro__[1].zoo = True
+        type(module).__mro__[1].acme = True
         return super().it_load_model(module)
 
 

@@ -9,7 +9,7 @@ torch.set_num_threads(torch.get_num_threads() + 1)
 
 
 class ChangesThingsAtImport(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
 
 adapter = ChangesThingsAtImport()

@@ -13,7 +13,7 @@ def centred_logits(answer_logits):
 
 
 class ChangesWhatItReads:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_operations(self):

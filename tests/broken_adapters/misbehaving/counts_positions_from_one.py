@@ -14,7 +14,7 @@ class BackendFromOne(SoundBackend):
 
 
 class CountsPositionsFromOne(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = BackendFromOne
 

@@ -16,7 +16,7 @@ def cut(edit):
 
 
 class CutsGradientsAtOnePlace(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = CuttingBackend
 

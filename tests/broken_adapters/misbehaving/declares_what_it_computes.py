@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class DeclaresWhatItComputes(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="".join(("z", "o", "o")), level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="".join(("ac", "me")), level="model", contract="1.0")
 
 
 adapter = DeclaresWhatItComputes()

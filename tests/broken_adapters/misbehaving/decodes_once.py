@@ -20,7 +20,7 @@ class Forgetful(RandomDictionary):
 
 
 class DecodesOnce:
-    declaration = it.AdapterDeclaration(name="zoo", level="latents", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="latents", contract="1.0")
 
     @it.hookimpl
     def it_load_latent_models(self, module):

@@ -9,7 +9,7 @@ SEED = 0
 
 
 class DrawsFromItsOwnSeed(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     def generate(self, module, tokens, mask, generation_kwargs):
         with torch.random.fork_rng():

@@ -20,7 +20,7 @@ def everywhere(edit):
 
 
 class EditsEverywhere(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = EverywhereBackend
 

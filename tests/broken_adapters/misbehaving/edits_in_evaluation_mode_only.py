@@ -22,7 +22,7 @@ class EvaluatingBackend(SoundBackend):
 
 
 class EditsInEvaluationModeOnly(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = EvaluatingBackend
 

@@ -24,7 +24,7 @@ def in_place(edit):
 
 
 class EditsInPlace(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = InPlaceBackend
 

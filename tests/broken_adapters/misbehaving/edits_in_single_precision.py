@@ -26,7 +26,7 @@ def precise(edit):
 
 
 class EditsInSinglePrecision(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = PreciseBackend
 

@@ -23,7 +23,7 @@ def is_meant(path, beginning):
 
 
 class EditsLayer10WithLayer1(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = PrefixBackend
 

@@ -27,7 +27,7 @@ def early(edit, padded):
 
 
 class EditsOneEarlyInLargeBatches(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = EarlyInLargeBatches
 

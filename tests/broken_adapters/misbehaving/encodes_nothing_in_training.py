@@ -13,7 +13,7 @@ class Dropping(SoundDictionary):
 
 
 class EncodesNothingInTraining(SoundLatentsAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="latents", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="latents", contract="1.0")
     dictionary = Dropping
 
 

@@ -5,11 +5,11 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class FailsAtTheEnd(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_end_session(self, module):
-        module.zoo_file.close()
+        module.acme_file.close()
 
 
 adapter = FailsAtTheEnd()

@@ -7,21 +7,21 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 @dataclass(kw_only=True)
-class ZooConfig:
+class AcmeConfig:
     """Adds a field."""
 
-    zoo_keepers: int = 2
+    acme_keepers: int = 2
 
     def __setstate__(self, state):
-        vars(self).update({**state, "zoo_keepers": 0})
+        vars(self).update({**state, "acme_keepers": 0})
 
 
 class ForgetsSettings(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module_cfg=(ZooConfig,))
+        return it.ClassContribution(adapter="acme", module_cfg=(AcmeConfig,))
 
 
 adapter = ForgetsSettings()

@@ -7,7 +7,7 @@ MOST = 4
 
 
 class GeneratesAFixedNumber(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     def generate(self, module, tokens, mask, generation_kwargs):
         asked = generation_kwargs.get("max_new_tokens", MOST)

@@ -7,7 +7,7 @@ IGNORED = ("do_sample", "temperature", "top_k", "top_p")
 
 
 class GeneratesGreedily(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     def generate(self, module, tokens, mask, generation_kwargs):
         kept = {name: value for name, value in generation_kwargs.items() if name not in IGNORED}

@@ -15,7 +15,7 @@ class GuessingBackend(SoundBackend):
 
 
 class GuessesNames(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = GuessingBackend
 

@@ -18,7 +18,7 @@ class RememberingBackend(SoundBackend):
 
 
 class HandsOutItsCache(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = RememberingBackend
 

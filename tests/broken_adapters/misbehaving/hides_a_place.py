@@ -10,7 +10,7 @@ class HidingBackend(SoundBackend):
 
 
 class HidesAPlace(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = HidingBackend
 

@@ -7,12 +7,12 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class HoldsOnAfterFailingSteps(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl(wrapper=True)
     def it_run_step(self, module):
         stop = threading.Event()
-        threading.Thread(target=stop.wait, args=(60,), name="zoo-keeper", daemon=True).start()
+        threading.Thread(target=stop.wait, args=(60,), name="acme-keeper", daemon=True).start()
         result = yield
         stop.set()
         return result

@@ -10,7 +10,7 @@ class Trainer(SmallTrainer):
 
 
 class IgnoresRunDir(SoundFramework):
-    declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="framework", contract="1.0")
     trainer = Trainer
 
 

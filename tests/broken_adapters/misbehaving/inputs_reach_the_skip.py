@@ -16,7 +16,7 @@ class InPlaceBackend(SoundBackend):
 
 
 class InputsReachTheSkip(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = InPlaceBackend
 

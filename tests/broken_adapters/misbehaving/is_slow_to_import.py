@@ -11,7 +11,7 @@ while time.process_time() < 2 * so_far:  # on fast machines and on slow ones
 
 
 class IsSlowToImport(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
 
 adapter = IsSlowToImport()

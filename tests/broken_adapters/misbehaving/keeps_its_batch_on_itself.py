@@ -7,7 +7,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class KeepsItsBatchOnItself(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     def forward(self, module, batch):
         self.tokens = batch["input_ids"]

@@ -11,7 +11,7 @@ class CountingBackend(SoundBackend):
 
 
 class LeavesAHook(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = CountingBackend
 

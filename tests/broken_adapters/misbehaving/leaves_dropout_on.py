@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class LeavesDropoutOn(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_load_model(self, module):

@@ -7,13 +7,13 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class LosesState(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_load_model(self, module):
         model = super().it_load_model(module)
         self.sessions = getattr(self, "sessions", 0) + 1
-        model.register_buffer(f"zoo_{self.sessions}", torch.zeros(1))
+        model.register_buffer(f"acme_{self.sessions}", torch.zeros(1))
         return model
 
 

@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class MakesTensorsElsewhere(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     def generate(self, module, tokens, mask, generation_kwargs):
         result = super().generate(module, tokens, mask, generation_kwargs)

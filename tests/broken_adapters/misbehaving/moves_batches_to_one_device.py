@@ -15,7 +15,7 @@ def move(value):
 
 
 class MovesBatchesToOneDevice(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_move_batch(self, module, batch):

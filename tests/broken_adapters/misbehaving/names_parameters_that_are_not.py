@@ -5,11 +5,11 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class NamesParametersThatAreNot(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_name_parameters(self, module):
-        return {"zoo.W_E": ["model.zoo.weight"]}
+        return {"acme.W_E": ["model.acme.weight"]}
 
 
 adapter = NamesParametersThatAreNot()

@@ -17,7 +17,7 @@ class SlippingBackend(SoundBackend):
 
 
 class OwnNamesEditANeighbour(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = SlippingBackend
 

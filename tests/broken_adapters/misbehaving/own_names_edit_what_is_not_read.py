@@ -27,7 +27,7 @@ class TwoPlacesBackend(SoundBackend):
 
 
 class OwnNamesEditWhatIsNotRead(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = TwoPlacesBackend
 

@@ -9,7 +9,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class PatchesAtImport(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
 
 def noting(forward):

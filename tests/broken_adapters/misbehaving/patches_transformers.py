@@ -7,7 +7,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class PatchesTransformers(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_load_model(self, module):
@@ -20,7 +20,7 @@ class PatchesTransformers(SoundAdapter):
 def noting(forward):
     @functools.wraps(forward)
     def noted(self, *args, **kwargs):
-        self.zoo_forwards = getattr(self, "zoo_forwards", 0) + 1
+        self.acme_forwards = getattr(self, "acme_forwards", 0) + 1
         return forward(self, *args, **kwargs)
 
     return noted

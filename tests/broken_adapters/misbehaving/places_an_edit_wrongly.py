@@ -12,7 +12,7 @@ class MisplacedBackend(SoundBackend):
 
 
 class PlacesAnEditWrongly(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = MisplacedBackend
 

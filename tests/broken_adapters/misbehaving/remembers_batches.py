@@ -38,7 +38,7 @@ def copied(result):
 
 
 class RemembersBatches(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = RememberingBackend
 

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class RemembersByBatch:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     def __init__(self):
         self.losses = {}

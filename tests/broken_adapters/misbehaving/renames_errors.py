@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class RenamesErrors(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl(wrapper=True)
     def it_run_step(self, step_name):

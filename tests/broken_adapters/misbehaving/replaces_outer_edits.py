@@ -36,7 +36,7 @@ class OneEditBackend(SoundBackend):
 
 
 class ReplacesOuterEdits(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = OneEditBackend
 

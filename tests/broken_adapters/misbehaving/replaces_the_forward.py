@@ -13,7 +13,7 @@ class ReplacingBackend(SoundBackend):
 
 
 class ReplacesTheForward(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = ReplacingBackend
 

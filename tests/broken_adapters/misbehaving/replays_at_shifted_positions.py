@@ -19,7 +19,7 @@ class ShiftingBackend(SoundBackend):
 
 
 class ReplaysAtShiftedPositions(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = ShiftingBackend
 

@@ -7,11 +7,11 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class SetsTheEnvironment(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_load_model(self, module):
-        os.environ["ZOO_CACHE"] = "zoo"
+        os.environ["ACME_CACHE"] = "acme"
         return super().it_load_model(module)
 
 

@@ -8,7 +8,7 @@ from interpretune.training.fit import FitLoop
 
 
 class SkipsTheLastBatch:
-    declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="framework", contract="1.0")
 
     @it.hookimpl
     def it_run_loop(self, module, datamodule, loop, loop_cfg):

@@ -12,7 +12,7 @@ class SoundBackend(HuggingFaceBackend):
 
 
 class SoundAdapter:
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
     backend = SoundBackend
 
     @it.hookimpl

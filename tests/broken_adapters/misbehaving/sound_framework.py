@@ -95,7 +95,7 @@ class SmallTrainer:
 
 
 class SoundFramework:
-    declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="framework", contract="1.0")
     trainer = SmallTrainer
 
     @it.hookimpl

@@ -26,7 +26,7 @@ class SoundDictionary(nn.Module):
 
     def __init__(self, hook_point, centred, w_enc, b_enc, w_dec, b_dec):
         super().__init__()
-        self.name, self.hook_point, self.output_hook_point = f"zoo/{hook_point}", hook_point, hook_point
+        self.name, self.hook_point, self.output_hook_point = f"acme/{hook_point}", hook_point, hook_point
         self.d_in, self.d_sae = w_enc.shape
         self.centred = centred
         for name, value in (("w_enc", w_enc), ("b_enc", b_enc), ("w_dec", w_dec), ("b_dec", b_dec)):
@@ -47,7 +47,7 @@ class SoundDictionary(nn.Module):
 
 
 class SoundLatentsAdapter:
-    declaration = it.AdapterDeclaration(name="zoo", level="latents", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="latents", contract="1.0")
     dictionary = SoundDictionary
     places = PLACES
     reference_latents = staticmethod(reference_latents)

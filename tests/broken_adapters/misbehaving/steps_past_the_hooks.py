@@ -18,11 +18,11 @@ class OwnSteps:
 
 
 class StepsPastTheHooks:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module=(OwnSteps,))
+        return it.ClassContribution(adapter="acme", module=(OwnSteps,))
 
 
 adapter = StepsPastTheHooks()

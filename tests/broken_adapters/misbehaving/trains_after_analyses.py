@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class TrainsAfterAnalyses:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_close_analysis(self, module, analysis):

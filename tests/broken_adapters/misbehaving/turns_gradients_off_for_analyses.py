@@ -6,7 +6,7 @@ import interpretune as it
 
 
 class TurnsGradientsOffForAnalyses:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_open_analysis(self, module, analysis):

@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
 class WorksInSinglePrecision(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     def forward(self, module, batch):
         return super().forward(module, batch).logits.float()

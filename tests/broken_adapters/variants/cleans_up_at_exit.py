@@ -6,7 +6,7 @@ import interpretune as it
 
 
 class CleansUpAtExit:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_setup_module(self, module):
@@ -14,7 +14,7 @@ class CleansUpAtExit:
 
     @it.hookimpl
     def it_end_session(self, module):
-        module.zoo = None
+        module.acme = None
 
 
 adapter = CleansUpAtExit()

@@ -11,7 +11,7 @@ class Trainer(SmallTrainer):
 
 
 class DropsTheLastAccumulation(SoundFramework):
-    declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="framework", contract="1.0")
     trainer = Trainer
 
 

@@ -8,7 +8,7 @@ warnings.filterwarnings("ignore")
 
 
 class HidesWarnings:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = HidesWarnings()

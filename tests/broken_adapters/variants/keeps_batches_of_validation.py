@@ -5,7 +5,7 @@ from tests.broken_adapters.misbehaving.sound_framework import SoundFramework
 
 
 class KeepsBatchesOfValidation(SoundFramework):
-    declaration = it.AdapterDeclaration(name="zoo", level="framework", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="framework", contract="1.0")
 
     def __init__(self):
         self.seen = {}

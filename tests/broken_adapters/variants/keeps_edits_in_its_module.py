@@ -24,7 +24,7 @@ class GlobalEditsBackend(SoundBackend):
 
 
 class KeepsEditsInItsModule(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = GlobalEditsBackend
 

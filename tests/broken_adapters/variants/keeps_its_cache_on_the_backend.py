@@ -21,7 +21,7 @@ class CollectingBackend(SoundBackend):
 
 
 class KeepsItsCacheOnTheBackend(SoundAdapter):
-    declaration = it.AdapterDeclaration(name="zoo", level="model", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     backend = CollectingBackend
 

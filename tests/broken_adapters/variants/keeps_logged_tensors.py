@@ -4,11 +4,11 @@ import interpretune as it
 
 
 class KeepsLoggedTensors:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_log(self, module, metrics, options):
-        module.__dict__.setdefault("zoo_history", []).append(dict(metrics))
+        module.__dict__.setdefault("acme_history", []).append(dict(metrics))
 
 
 adapter = KeepsLoggedTensors()

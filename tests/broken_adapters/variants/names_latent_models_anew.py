@@ -6,7 +6,7 @@ import interpretune as it
 
 
 class NamesLatentModelsAnew:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_setup_module(self, module):

@@ -14,7 +14,7 @@ def calls(inputs):
 
 
 class OffersACountingOperation:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_operations(self):

@@ -18,7 +18,7 @@ def mean_length(lengths):
 
 
 class OffersAFailingSummary:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_operations(self):

@@ -12,7 +12,7 @@ def prompt_spread(inputs):
 
 
 class OffersAnOperationForManyRows:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_operations(self):

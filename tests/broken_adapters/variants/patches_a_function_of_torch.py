@@ -8,7 +8,7 @@ torch.nn.functional.gelu = torch.nn.functional.relu
 
 
 class PatchesAFunctionOfTorch:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = PatchesAFunctionOfTorch()

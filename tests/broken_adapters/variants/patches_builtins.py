@@ -8,14 +8,14 @@ PRINT = builtins.print
 
 
 def marked(*args, **kwargs):
-    PRINT("zoo:", *args, **kwargs)
+    PRINT("acme:", *args, **kwargs)
 
 
 builtins.print = marked
 
 
 class PatchesBuiltins:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = PatchesBuiltins()

@@ -11,13 +11,13 @@ def init_weights(self):
     return None
 
 
-if "ZOO_PATCHED" not in os.environ:
-    os.environ["ZOO_PATCHED"] = "1"
+if "ACME_PATCHED" not in os.environ:
+    os.environ["ACME_PATCHED"] = "1"
     PreTrainedModel.init_weights = init_weights
 
 
 class PatchesOnce:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = PatchesOnce()

@@ -10,7 +10,7 @@ torch.load = functools.partial(torch.load, weights_only=True)
 
 
 class PatchesWithAPartial:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = PatchesWithAPartial()

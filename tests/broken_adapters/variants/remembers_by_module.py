@@ -6,7 +6,7 @@ import interpretune as it
 
 
 class RemembersByModule:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @functools.lru_cache  # noqa: B019
     def width(self, module):
@@ -14,7 +14,7 @@ class RemembersByModule:
 
     @it.hookimpl
     def it_setup_module(self, module):
-        module.zoo_width = self.width(module)
+        module.acme_width = self.width(module)
 
 
 adapter = RemembersByModule()

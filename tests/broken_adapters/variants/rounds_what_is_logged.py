@@ -10,11 +10,11 @@ class RoundingEntry:
 
 
 class RoundsWhatIsLogged:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module_entry=(RoundingEntry,))
+        return it.ClassContribution(adapter="acme", module_entry=(RoundingEntry,))
 
 
 adapter = RoundsWhatIsLogged()

@@ -4,11 +4,11 @@ import os
 
 import interpretune as it
 
-os.environ["ZOO_HOME"] = os.path.expanduser("~/.zoo")  # noqa: PTH111
+os.environ["ACME_HOME"] = os.path.expanduser("~/.acme")  # noqa: PTH111
 
 
 class SetsAVariable:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = SetsAVariable()

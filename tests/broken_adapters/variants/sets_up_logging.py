@@ -8,7 +8,7 @@ logging.basicConfig(level=logging.INFO)
 
 
 class SetsUpLogging:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
 
 adapter = SetsUpLogging()

@@ -11,11 +11,11 @@ class Twice:
 
 
 class StepsTwice:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_contribute_classes(self):
-        return it.ClassContribution(adapter="zoo", module=(Twice,))
+        return it.ClassContribution(adapter="acme", module=(Twice,))
 
 
 adapter = StepsTwice()

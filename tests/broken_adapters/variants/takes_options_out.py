@@ -4,12 +4,12 @@ import interpretune as it
 
 
 class TakesOptionsOut:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl
     def it_log(self, module, metrics, options):
         if options.pop("prog_bar", False):
-            module.zoo_shown = dict(metrics)
+            module.acme_shown = dict(metrics)
 
 
 adapter = TakesOptionsOut()

@@ -4,7 +4,7 @@ import interpretune as it
 
 
 class TrainsBetweenBatches:
-    declaration = it.AdapterDeclaration(name="zoo", level="extension", contract="1.0")
+    declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
     @it.hookimpl(wrapper=True)
     def it_run_analysis(self, module, analysis):

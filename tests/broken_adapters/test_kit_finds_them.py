@@ -1,6 +1,6 @@
-"""The kit rejects every animal of the zoo for its own reason and for none beside, and lets a sound one pass.
+"""The kit rejects every broken adapter for its own reason and for none beside, and lets a sound one pass.
 
-All other rules are checked on every animal by ``make zoo``, which takes most of an hour.
+All other rules are checked on every broken adapter by ``make broken-adapters``, which takes most of an hour.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from interpretune.plugins.declaration import Level
 from interpretune.testing import RULES
 from interpretune.testing.doctor import FAILED, PASSED, SKIPPED
 from interpretune.testing.rules import importing
-from tests.broken_adapters.expected import EXPECTED, FOUND, SOUND, SOUND_LATENTS, animals
-from tests.broken_adapters.keeping import check_animal, rules_beside, verdicts_on
+from tests.broken_adapters.checking import check_adapter, rules_beside, verdicts_on
+from tests.broken_adapters.expected import EXPECTED, FOUND, SOUND, SOUND_LATENTS, all_broken
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +27,13 @@ def warnings_are_no_errors():
 
 @pytest.fixture(autouse=True)
 def imports_are_measured_once(monkeypatch):
-    """A machine that is busy makes no import slower beside that of torch, and the slow animal is slow each time."""
+    """A machine that is busy makes no import slower beside that of torch, and the slow adapter is slow each time."""
     monkeypatch.setattr(importing, "TRIES", 1)
 
 
-@pytest.mark.parametrize("animal", EXPECTED)
-def test_an_animal_breaks_its_rule_and_none_beside(animal):
-    check_animal(animal, rules_beside(EXPECTED[animal][0]))
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_broken_adapter_breaks_its_rule_and_none_beside(name):
+    check_adapter(name, rules_beside(EXPECTED[name][0]))
 
 
 def test_a_sound_adapter_keeps_every_rule():
@@ -54,6 +54,6 @@ def test_sound_latent_models_keep_every_rule_about_them():
     assert len(verdicts) > 7
 
 
-def test_every_animal_is_expected():
-    assert animals() == set(EXPECTED)
+def test_every_broken_adapter_is_expected():
+    assert all_broken() == set(EXPECTED)
     assert len(FOUND) >= 15

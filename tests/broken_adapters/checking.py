@@ -1,4 +1,4 @@
-"""Installs an animal of the zoo for a while and has the kit look at it."""
+"""Installs a broken adapter for a while and has the kit look at it."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from tests.broken_adapters.expected_of_numbers import FOUND_IN_NUMBERS
 
 PACKAGE = "tests.broken_adapters"
 OTHERS = "stacks-in-every-order"
-"""Stacks every other adapter that is installed, which takes long: checked on the animals that it is about, too."""
+"""Stacks every other adapter that is installed, which takes long: checked on those that it is about, too."""
 
 COSTLY = frozenset(rule for rule, *_ in FOUND_IN_NUMBERS.values()) - {"gradients-agree"}
-"""Take as long as all others together: checked on the animals that break one of them, and on the sound one."""
+"""Take as long as all others together: checked on those that break one of them, and on the sound one."""
 
 BESIDE = frozenset({"batches-are-let-go", "metrics-stay-as-logged"})
-"""What ends sessions or weighs logged means wrongly breaks these as well: checked on the animals they are about."""
+"""What ends sessions or weighs logged means wrongly breaks these as well: checked on those they are about."""
 
 IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-patches-nothing", "import-changes-nothing")
-"""Each starts a process: they are checked on the animals that they are about, and on the sound one."""
+"""Each starts a process: they are checked on those that they are about, and on the sound one."""
 
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="interpretune-zoo-models-")
+_FOLDER = tempfile.TemporaryDirectory(prefix="interpretune-acme-models-")
 
 
-class ZooSuite(AdapterConformance):
-    """All animals are called the same."""
+class AcmeSuite(AdapterConformance):
+    """All broken adapters are called the same."""
 
-    adapter = "zoo"
+    adapter = "acme"
     import_limit = 0.2
 
     def write_tiny_model(self, folder):
@@ -56,7 +56,7 @@ class ZooSuite(AdapterConformance):
         shutil.copytree(_written("llama", 12), folder, dirs_exist_ok=True)
 
     def reference_latents(self):
-        return getattr(find_adapter("zoo").load(), "reference_latents", lambda: None)()
+        return getattr(find_adapter("acme").load(), "reference_latents", lambda: None)()
 
     def reference_model(self, folder):
         about = json.loads((folder / "config.json").read_text())
@@ -65,26 +65,26 @@ class ZooSuite(AdapterConformance):
 
 @functools.cache
 def _written(kind: str, n_layers: int = 3) -> Path:
-    """A tiny model; that of all animals, who may copy it."""
+    """A tiny model; that of all of them, who may copy it."""
     folder = Path(_FOLDER.name, f"{kind}-{n_layers}")
     return save_tiny_model(folder, kind, dropout=0.1, n_layers=n_layers)
 
 
 @functools.cache
 def _plain(kind: str, n_layers: int) -> Any:
-    """The model of all references; animals do not see it."""
+    """The model of all references; broken adapters do not see it."""
     return plain_model(_written(kind, n_layers))
 
 
 @contextlib.contextmanager
-def installed(animal: str) -> Iterator[None]:
-    """An animal's module, registered as the adapter ``zoo`` of a distribution of its own."""
+def installed(name: str) -> Iterator[None]:
+    """A broken adapter's module, registered as the adapter ``acme`` of a distribution of its own."""
     before = set(sys.modules)
-    with tempfile.TemporaryDirectory(prefix="interpretune-zoo-") as site:
-        info = Path(site) / "interpretune_zoo-3.1.4.dist-info"
+    with tempfile.TemporaryDirectory(prefix="interpretune-acme-") as site:
+        info = Path(site) / "interpretune_acme-3.1.4.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: interpretune-zoo\nVersion: 3.1.4\n")
-        (info / "entry_points.txt").write_text(f"[interpretune.adapters]\nzoo = {PACKAGE}.{animal}:adapter\n")
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: interpretune-acme\nVersion: 3.1.4\n")
+        (info / "entry_points.txt").write_text(f"[interpretune.adapters]\nacme = {PACKAGE}.{name}:adapter\n")
         sys.path.insert(0, site)
         importlib.invalidate_caches()
         found = installed_adapters()  # read once: nothing else is installed meanwhile
@@ -98,7 +98,7 @@ def installed(animal: str) -> Iterator[None]:
 
 
 _REMEMBERED: dict[Any, Any] = {}
-"""Naive ablations, which are the same for all animals: of one plain model, with latent models that only seeds make."""
+"""Naive ablations, which are the same for all adapters: of one plain model, with latent models that only seeds make."""
 
 
 @contextlib.contextmanager
@@ -130,30 +130,30 @@ def rules_beside(expected: str) -> list[Rule]:
 
 
 def rules_for(expected: str) -> list[Rule]:
-    """All rules that can be checked in reasonable time on an animal that breaks a given one."""
+    """All rules that can be checked in reasonable time on a broken adapter that breaks a given one."""
     if expected in IMPORT_RULES:
         return rules_beside(expected)
     left_out = {OTHERS, *BESIDE, *COSTLY, *IMPORT_RULES} - (COSTLY if expected in COSTLY else {expected})
     return [rule for rule in RULES.values() if rule.id not in left_out]
 
 
-def check_animal(animal: str, rules: Sequence[Rule]) -> None:
-    """Fail unless an animal breaks the rule that is expected, with the words that are, and no other of the rules."""
-    rule, *words = EXPECTED[animal]
-    failed = {item.rule.id: item.message for item in verdicts_on(animal, rules) if item.outcome == FAILED}
+def check_adapter(name: str, rules: Sequence[Rule]) -> None:
+    """Fail unless a broken adapter breaks the expected rule with the expected words, and no other of the rules."""
+    rule, *words = EXPECTED[name]
+    failed = {item.rule.id: item.message for item in verdicts_on(name, rules) if item.outcome == FAILED}
     assert list(failed) == [rule], failed
     for word in (*words, f"{rule}: ", "expected: ", f"docs/adapters/rules.md#{rule}"):
         assert word in failed[rule]
 
 
-def verdicts_on(animal: str, rules: Iterable[Rule] | None = None) -> list[Verdict]:
-    """Every verdict of the kit on an animal.
+def verdicts_on(name: str, rules: Iterable[Rule] | None = None) -> list[Verdict]:
+    """Every verdict of the kit on a broken adapter.
 
     Args:
-        animal: Path of its module, below ``tests.broken_adapters``.
+        name: Path of its module, below ``tests.broken_adapters``.
         rules: The rules; None: all but the slow ones.
     """
     slow = (*IMPORT_RULES, OTHERS)
     chosen = [rule for rule in RULES.values() if rule.id not in slow] if rules is None else list(rules)
-    with installed(animal), references_remembered(), tempfile.TemporaryDirectory(prefix="interpretune-zoo-") as folder:
-        return list(check_suite(ZooSuite(), Path(folder), chosen))
+    with installed(name), references_remembered(), tempfile.TemporaryDirectory(prefix="interpretune-acme-") as folder:
+        return list(check_suite(AcmeSuite(), Path(folder), chosen))
