@@ -160,8 +160,8 @@ def test_agreement_and_intervals_are_those_of_a_loop(batch_left: int, batch_righ
 def test_intervals_do_not_depend_on_how_resamples_and_pairs_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = store_of(dense(1, range(12)), 4), store_of(dense(2, range(12), like=1), 4)
     whole = compare_stores(one, other, resamples=20).to_table()
-    monkeypatch.setattr("interpretune.comparison.bootstrap._HELD", 700)
-    monkeypatch.setattr("interpretune.comparison.totals._AT_ONCE", 50)
+    monkeypatch.setattr("interpretune.comparison.agreement._HELD", 700)
+    monkeypatch.setattr("interpretune.comparison.agreement._AT_ONCE", 50)
     pieces = compare_stores(one, other, resamples=20).to_table()
     for name in ("value", "low", "high"):
         np.testing.assert_allclose(whole[name].to_numpy(), pieces[name].to_numpy(), rtol=1e-12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interpretune.testing import RULES, AdapterConformance, Bench, RuleSkipped
-from interpretune.testing.capability_runs import active_latents
+from interpretune.testing.backend_runs import active_latents
 from interpretune.testing.doctor import PASSED, check_suite
 from interpretune.testing.tiny_models import TINY_MODELS
 

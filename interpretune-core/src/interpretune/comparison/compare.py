@@ -10,18 +10,19 @@ import numpy as np
 from interpretune.analysis.batch import FIELDS
 from interpretune.analysis.cache import answers_of
 from interpretune.analysis.direction import CORRECT, direction_of
-from interpretune.comparison.agreement import MEASURES, Floats
-from interpretune.comparison.bootstrap import Resampling
-from interpretune.comparison.differences import Counts, Largest
-from interpretune.comparison.joining import Integers, Join, Pairs
-from interpretune.comparison.result import ALL_HOOKS, Agreement, StoreComparison
-from interpretune.comparison.totals import (
+from interpretune.comparison.agreement import (
+    MEASURES,
+    Floats,
+    Resampling,
     TotalsOf,
     mean_within,
     measured_examples,
     measured_totals,
     measured_within,
 )
+from interpretune.comparison.differences import Counts, Largest
+from interpretune.comparison.joining import Integers, Join, Pairs
+from interpretune.comparison.result import ALL_HOOKS, Agreement, StoreComparison
 from interpretune.errors import StoreError
 from interpretune.store.fields import Field, Per
 

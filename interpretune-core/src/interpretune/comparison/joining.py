@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from interpretune.analysis.direction import TOWARDS_CORRECT, Direction
 from interpretune.errors import StoreError
+from interpretune.store.columns import floats
+from interpretune.store.latents import hook_codes
 
 if TYPE_CHECKING:
     from interpretune.store import AnalysisStore
@@ -168,7 +170,7 @@ class _Order:
 
     def per_example(self, examples: Integers) -> Floats:
         """The field's numbers."""
-        read = [_floats(batch.column(self.field)) for batch in self.store.record_batches([self.field])]
+        read = [floats(batch.column(self.field)) for batch in self.store.record_batches([self.field])]
         return np.concatenate(read)[self.row(examples)]
 
 
@@ -205,7 +207,7 @@ class _Reader:
             zero_copy_only=False
         )  # another field may know a latent that this one does not
         ours = known & (self._examples[places] == examples) & (columns >= 0)
-        new = (places[ours], columns[ours], _floats(values)[ours])
+        new = (places[ours], columns[ours], floats(values)[ours])
         self._held = (
             np.concatenate([self._held[0], new[0]]),
             np.concatenate([self._held[1], new[1]]),
@@ -221,11 +223,9 @@ class _Reader:
 
     def _columns(self, batch: pa.RecordBatch) -> Integers:
         """Hook and latent as one number; negative for a hook that only one store has."""
-        hook = batch.column("hook")
-        encoded = hook if isinstance(hook, pa.DictionaryArray) else hook.dictionary_encode()
-        known = [self._hooks.index(name) if name in self._hooks else -1 for name in encoded.dictionary.to_pylist()]
-        codes = np.asarray([*known, -1], dtype=np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
-        return (codes << _LATENT_BITS) | batch.column("latent").to_numpy(zero_copy_only=False).astype(np.int64)
+        return (hook_codes(batch.column("hook"), self._hooks) << _LATENT_BITS) | batch.column("latent").to_numpy(
+            zero_copy_only=False
+        ).astype(np.int64)
 
 
 def _matched(left: tuple[Integers, Integers, Floats], right: tuple[Integers, Integers, Floats]) -> Pairs:
@@ -241,7 +241,3 @@ def _matched(left: tuple[Integers, Integers, Floats], right: tuple[Integers, Int
         sides.append(side)
     pairs = Pairs(cells // max(len(names), 1), names[cells % max(len(names), 1)], sides[0], sides[1])
     return pairs.where((pairs.left != 0) | (pairs.right != 0))
-
-
-def _floats(column: pa.Array) -> Floats:
-    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)

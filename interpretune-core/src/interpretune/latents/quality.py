@@ -75,19 +75,63 @@ def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]
     return [tally.result() for tally in tallies]
 
 
+class FitTally:
+    """Running sums of how well a latent model fits the tokens that it is shown."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | float = 0.0
+        self.total: Tensor | float = 0.0
+        self.ever: Tensor | bool = False
+
+    def add(self, targets: Tensor, latents: Tensor, reconstruction: Tensor) -> None:
+        """Take tokens into account: ``[n, d_out]``, ``[n, d_sae]`` and ``[n, d_out]``."""
+        targets, active = targets.double(), latents != 0
+        residual = (targets - reconstruction.double()).square().sum()
+        counted = torch.full_like(residual, len(targets))
+        self.sums = self.sums + torch.stack([counted, residual, targets.square().sum(), active.sum().double()])
+        self.total = self.total + targets.sum(0)
+        self.ever = self.ever | active.any(0)
+
+    def share(self) -> None:
+        """Add up what all processes have counted, where there are several."""
+        self.sums, self.total = torch.as_tensor(self.sums), torch.as_tensor(self.total)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+            torch.distributed.all_reduce(self.total)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return int(self._sum(0))
+
+    @property
+    def explained_variance(self) -> float:
+        """1 - residual variance / variance of the targets; NaN where they do not vary."""
+        variance = self._sum(2) - torch.as_tensor(self.total).square().sum().item() / max(self._sum(0), 1)
+        return 1 - self._sum(1) / variance if variance else float("nan")
+
+    @property
+    def l0(self) -> float:
+        """Mean number of latents that are not 0."""
+        return self._sum(3) / max(self._sum(0), 1)
+
+    @property
+    def never_active(self) -> float:
+        """Share of latents that were 0 for every token."""
+        return 1 - torch.as_tensor(self.ever).double().mean().item()
+
+    def _sum(self, index: int) -> float:
+        return self.sums[index].item() if isinstance(self.sums, Tensor) else 0.0
+
+
 class _Tally:
     """Running sums for one latent model."""
 
     def __init__(self, latent_model: LatentModel) -> None:
         self.latent_model = latent_model
-        self.tokens = 0
+        self.fit = FitTally()
         self.answers = 0
-        self.active = 0.0
         self.answer_active = 0.0
-        self.residual = 0.0
-        self.total: Tensor | float = 0.0
-        self.square = 0.0
-        self.ever: Tensor | None = None
         self.losses = torch.zeros(3, dtype=torch.float64)
         self.targets = 0
 
@@ -98,24 +142,16 @@ class _Tally:
         cache = backend.capture(inputs, [item.hook_point, item.output_hook_point])
         latents = item.encode(cache[item.hook_point].flatten(2))
         spliced = ~untouched
-        target = cache[item.output_hook_point].flatten(2)[spliced].double()
-        residual = target - item.decode(latents)[spliced].double()
+        target, reconstruction = cache[item.output_hook_point].flatten(2)[spliced], item.decode(latents)[spliced]
+        residual = target.double() - reconstruction.double()
         if not bool(residual.isfinite().all()):
             rows = spliced.nonzero()[rows_not_finite(residual), 0].unique().tolist()
             what = f"The activations, or the reconstruction, of {activation_name(item)}"
             raise NotFiniteError(what, rows, "Look at the latent model's weights, and at what it reads.")
-        active = latents > 0
-        counts = active.sum(-1)
-        self.tokens += int(spliced.sum())
-        self.active += counts[spliced].sum().item()
-        rows = torch.arange(len(inputs), device=counts.device)
+        self.fit.add(target, latents[spliced], reconstruction)
         self.answers += len(inputs)
-        self.answer_active += counts[rows, inputs.answer_positions].sum().item()
-        self.residual += residual.square().sum().item()
-        self.total = self.total + target.sum(0)
-        self.square += target.square().sum().item()
-        ever = active[spliced].any(0)
-        self.ever = ever if self.ever is None else self.ever | ever
+        rows = torch.arange(len(inputs), device=latents.device)
+        self.answer_active += (latents[rows, inputs.answer_positions] != 0).sum().item()
 
         def zero(activations: Tensor) -> Tensor:
             shape = (*untouched.shape, *([1] * (activations.ndim - 2)))
@@ -132,20 +168,18 @@ class _Tally:
 
     def result(self) -> LatentQuality:
         """Ratios of the sums."""
-        variance = self.square - (torch.as_tensor(self.total).square().sum() / max(self.tokens, 1)).item()
         clean, spliced, zeroed = (self.losses / max(self.targets, 1)).tolist()
-        never = 1 - self.ever.double().mean().item() if self.ever is not None else 1.0
         return LatentQuality(
             name=activation_name(self.latent_model),
-            explained_variance=1 - self.residual / variance if variance else float("nan"),
-            l0=self.active / max(self.tokens, 1),
+            explained_variance=self.fit.explained_variance,
+            l0=self.fit.l0,
             answer_l0=self.answer_active / max(self.answers, 1),
-            never_active=never,
+            never_active=self.fit.never_active,
             loss_clean=clean,
             loss_spliced=spliced,
             loss_zeroed=zeroed,
             loss_recovered=(zeroed - spliced) / (zeroed - clean) if zeroed != clean else float("nan"),
-            tokens=self.tokens,
+            tokens=self.fit.tokens,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,8 +204,7 @@ def import_object(path: str, where: str) -> Any:
         ConfigurationError: There is no such object; the message names the setting ``where``.
     """
     check_argument(where, path, str)
-    module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"{where} names {path!r}, which cannot be imported: {error}.") from error

@@ -1,6 +1,6 @@
+from .archive import Limits
 from .card import store_card
 from .hub import HubRepository
-from .limits import Limits
 from .loading import load_store
 from .saving import save_store
 

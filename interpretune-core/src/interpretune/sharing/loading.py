@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from interpretune.errors import StoreError
-from interpretune.sharing.archive import is_archive, unpack
+from interpretune.sharing.archive import Limits, check_unfolded, is_archive, too_large, unpack
 from interpretune.sharing.hub import HubRepository
 from interpretune.sharing.layout import MANIFEST, MANIFEST_BYTES, belongs, files_of, only_named, places_in
-from interpretune.sharing.limits import Limits, check_unfolded, too_large
 from interpretune.sharing.places import place_of
 from interpretune.sharing.remote import RemotePlace
 from interpretune.sharing.staging import copy_plain, move_into, partial_folder, writing

@@ -11,9 +11,8 @@ import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from interpretune.errors import StoreError
-from interpretune.sharing.archive import is_archive, unpack
+from interpretune.sharing.archive import Limits, is_archive, too_large, unpack
 from interpretune.sharing.layout import CARD, MANIFEST, MANIFEST_BYTES, belongs
-from interpretune.sharing.limits import Limits, too_large
 
 
 class RemotePlace:

@@ -14,9 +14,10 @@ from interpretune.sharing.hub import HubRepository
 from interpretune.sharing.layout import CARD, MANIFEST, belongs, files_of, places_in
 from interpretune.sharing.places import place_of
 from interpretune.sharing.remote import RemotePlace
-from interpretune.sharing.staging import copy_plain, move_into, partial_file, partial_folder, taken, writing
+from interpretune.sharing.staging import copy_plain, move_into, partial_folder, taken, writing
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.system.credentials import without_credentials
+from interpretune.system.whole_file import whole_file
 
 
 def save_store(
@@ -98,8 +99,10 @@ def _save_local(files: Mapping[str, Path], place: Path, source: Path, *, overwri
     if is_archive(place.name):
         if place.exists() and not (overwrite and place.is_file()):
             raise taken(place)
-        with partial_file(place) as partial, writing(place):
-            pack(files.items(), partial, place.name)
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(place) as partial:
+                pack(files.items(), partial, place.name)
         return str(place)
     inside = place.resolve()
     if inside == source.resolve() or source.resolve() in inside.parents:

@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all."""
+"""Folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,24 +28,6 @@ def partial_folder(place: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def partial_file(place: Path) -> Iterator[Path]:
-    """A file to write, which gets its place when the block ends, or is removed if it raises.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    partial = _beside(place)
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        with writing(place):
-            partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def copy_plain(source: Path, target: Path) -> int:

@@ -198,6 +198,11 @@ class Column:
         return list(torch.split(self.to_tensor(array.flatten()), lengths.tolist()))
 
 
+def floats(column: pa.Array) -> np.ndarray[Any, Any]:
+    """A column of numbers or truth values in float64, NaN where it has none."""
+    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
 def described(value: Any) -> str:
     """What something is, in a few words."""
     if isinstance(value, Tensor):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from attrs import evolve
@@ -32,22 +32,6 @@ from interpretune.store.sealing import seal
 from interpretune.store.shards import MemoryPiece
 from interpretune.store.store import AnalysisStore
 from interpretune.store.tables import put_table
-
-
-class Sink(Protocol):
-    """Takes the rows of batches."""
-
-    def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
-        """Keep a batch, whole or not at all."""
-
-    def roll_if_due(self) -> None:
-        """Make one piece of many batches, where there are enough."""
-
-    def roll(self) -> None:
-        """Make one piece of many batches."""
-
-    def release(self) -> None:
-        """Let others write."""
 
 
 class MemorySink:
@@ -117,7 +101,7 @@ class StoreWriter:
         folder: The store; None in memory.
     """
 
-    def __init__(self, contents: Contents, folder: Path | None, sink: Sink) -> None:
+    def __init__(self, contents: Contents, folder: Path | None, sink: Journal | MemorySink) -> None:
         """Use ``create`` or ``in_memory``."""
         self.folder = folder
         self._manifest = contents.manifest

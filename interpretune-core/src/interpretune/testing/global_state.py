@@ -1,4 +1,4 @@
-"""What all code of a process shares, noted and put back."""
+"""What a session could leave behind: hooks on a model, and the state of the process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,38 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+
+KINDS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def hooks_on(*modules: nn.Module) -> Counter[str]:
+    """How many hooks of each kind each part of the modules has, by path."""
+    return Counter(dict(_hooks_of(modules)))
+
+
+def _hooks_of(modules: tuple[nn.Module, ...]) -> Iterator[tuple[str, int]]:
+    for module in modules:
+        for path, part in module.named_modules():
+            for kind in KINDS:
+                if count := len(getattr(part, kind, ())):
+                    yield f"{kind.strip('_')} of {path or 'the module'}", count
+            if "forward" in vars(part):
+                yield f"replaced forward of {path or 'the module'}", 1
+
+
+def left_behind(before: Counter[str], *modules: nn.Module) -> str:
+    """What is on the modules that was not there before, as a phrase; empty where there is nothing."""
+    return ", ".join(f"{count} {name}" for name, count in (hooks_on(*modules) - before).items())
+
 
 LIBRARIES = ("torch", "transformers", "datasets", "interpretune")
 """Loggers of these, and the root logger, are watched."""

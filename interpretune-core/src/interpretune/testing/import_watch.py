@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import pkgutil
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -31,14 +31,13 @@ def watched_import(target: str, own: Sequence[str]) -> dict[str, Any]:
     from interpretune.testing.definitions import Definitions
     from interpretune.testing.global_state import GlobalState
 
-    module, _, attribute = target.partition(":")
-    already = module in sys.modules
+    already = target.partition(":")[0] in sys.modules
     state, definitions, watcher = GlobalState(), Definitions(), _LibraryWatcher(own)
     before = _loose()
     start = time.perf_counter()
     sys.meta_path.insert(0, watcher)
     try:
-        reduce(getattr, filter(None, attribute.split(".")), importlib.import_module(module))
+        pkgutil.resolve_name(target)
     finally:
         sys.meta_path.remove(watcher)
     seconds = time.perf_counter() - start

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,27 +153,14 @@ class Bench:
         self.suite.write_tiny_model(folder)
         return folder
 
-    def new_session(
-        self,
-        *,
-        init: bool = True,
-        module_cls: type = UserModule,
-        datamodule_cls: type = UserDataModule,
-        model_folder: Path | None = None,
-        own_cache: bool = False,
-        **settings: Any,
-    ) -> ITSession:
+    def new_session(self, *, init: bool = True, **options: Any) -> ITSession:
         """A session of its own, which is ended with the others if no rule ends it.
 
         Args:
             init: Bring it to life.
-            module_cls: The user's module.
-            datamodule_cls: The user's data module.
-            model_folder: Another model.
-            own_cache: Prepare the data anew; otherwise the first session of a kind prepares them for the others.
-            **settings: Fields of ``ITConfig``.
+            **options: As for ``session_cfg``.
         """
-        session = ITSession(self.session_cfg(module_cls, datamodule_cls, model_folder, own_cache, **settings))
+        session = ITSession(self.session_cfg(**options))
         self._sessions.append(session)
         if init:
             it_init(**session)
@@ -187,7 +174,15 @@ class Bench:
         own_cache: bool = False,
         **settings: Any,
     ) -> ITSessionConfig:
-        """The configuration of a session; arguments as for ``new_session``."""
+        """The configuration of a session.
+
+        Args:
+            module_cls: The user's module.
+            datamodule_cls: The user's data module.
+            model_folder: Another model.
+            own_cache: Prepare the data anew; otherwise the first session of a kind prepares them for the others.
+            **settings: Fields of ``ITConfig``.
+        """
         self.context  # noqa: B018 - refuses what cannot be stacked, before anything is written
         data = {split: self.folder / f"{split}.jsonl" for split in ("train", "validation")}
         if not data["train"].exists():
@@ -219,6 +214,24 @@ class Bench:
                 }
             ),
         )
+
+    def other_model(self, what: str, write: Callable[[Path], None]) -> Path:
+        """A folder with another tiny model.
+
+        Args:
+            what: What it has, in words.
+            write: The method of the suite that writes it.
+
+        Raises:
+            RuleSkipped: The adapter loads no such model.
+        """
+        folder = self.folder / what.replace(" ", "-")
+        folder.mkdir(exist_ok=True)
+        try:
+            write(folder)
+        except NotImplementedError as error:
+            raise RuleSkipped(f"no model with {what}: {error}") from error
+        return folder
 
     @functools.cached_property
     def session(self) -> ITSession:
@@ -311,6 +324,11 @@ class Bench:
     def pad_token_id(self) -> int:
         """The tokenizer's id of padding; a tiny model's is that of BOS, so that masks cannot be read from tokens."""
         return int(self.session.datamodule.tokenizer.pad_token_id)
+
+    @property
+    def eos_token_id(self) -> int:
+        """The tokenizer's id of the end."""
+        return int(self.session.datamodule.tokenizer.eos_token_id)
 
     def padded(self, rows: Sequence[Tensor], side: str) -> dict[str, Tensor]:
         """A batch of rows with padding on one side, on the module's device."""

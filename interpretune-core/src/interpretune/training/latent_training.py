@@ -18,6 +18,7 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import LatentModelError, TrainingError
 from interpretune.latents.latent_model import HasDecoderNorms, HasSave, HasTrainingLoss, HasTrainingRule, LatentModel
+from interpretune.latents.quality import FitTally
 from interpretune.session.module import ITModule
 from interpretune.session.optimization import check_latent_models
 from interpretune.system.cache_folder import build_once
@@ -62,7 +63,7 @@ class LatentTrainingModule(ITModule):
 
     def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(it_cfg, *args, **kwargs)
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._tallies: dict[tuple[str, str], FitTally] = {}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of all latent models that have trainable parameters.
@@ -143,13 +144,14 @@ class LatentTrainingModule(ITModule):
                 if in_training is not None:
                     self._tally("spliced_", place).add(sample.targets, *spliced)
 
-    def _tally(self, form: str, place: str) -> _Tally:
-        return self._tallies.setdefault((form, place), _Tally())
+    def _tally(self, form: str, place: str) -> FitTally:
+        return self._tallies.setdefault((form, place), FitTally())
 
     def _log_quality(self, split: str) -> None:
         for (form, place), tally in self._tallies.items():
-            explained, l0 = tally.result()
-            self.log_dict({f"{split}_{form}explained_variance/{place}": explained, f"{split}_{form}l0/{place}": l0})
+            tally.share()
+            fit = {"explained_variance": tally.explained_variance, "l0": tally.l0}
+            self.log_dict({f"{split}_{form}{name}/{place}": value for name, value in fit.items()})
 
     # ----------------------------------------------------------------------------------------------------------- saving
 
@@ -233,32 +235,6 @@ class LatentSample:
         item = self.latent_model
         latents = item.encode_in_training(self.activations.unsqueeze(0)) if isinstance(item, HasTrainingRule) else None
         return None if latents is None else (latents.squeeze(0), item.decode(latents).squeeze(0))
-
-
-class _Tally:
-    """Running sums of one latent model over an epoch."""
-
-    def __init__(self) -> None:
-        self.sums: Tensor | float = 0.0
-        self.total: Tensor | float = 0.0
-
-    def add(self, targets: Tensor, latents: Tensor, reconstruction: Tensor) -> None:
-        """Take a batch into account: ``[n, d_out]``, ``[n, d_sae]`` and ``[n, d_out]``."""
-        targets = targets.double()
-        residual = (targets - reconstruction.double()).square().sum()
-        counted = torch.full_like(residual, len(targets))
-        self.sums = self.sums + torch.stack([counted, residual, targets.square().sum(), (latents != 0).sum().double()])
-        self.total = self.total + targets.sum(0)
-
-    def result(self) -> tuple[float, float]:
-        """Explained variance, and mean number of active latents; over all processes that share the epoch."""
-        sums, total = torch.as_tensor(self.sums), torch.as_tensor(self.total)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-            torch.distributed.all_reduce(total)
-        tokens, residual, square, active = sums.tolist()
-        variance = square - total.square().sum().item() / tokens
-        return 1 - residual / variance if variance else float("nan"), active / tokens
 
 
 def _trainable(latent_model: LatentModel) -> Iterator[tuple[str, nn.Parameter]]:

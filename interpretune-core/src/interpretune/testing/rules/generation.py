@@ -1,17 +1,72 @@
-"""Rules of the options of generation: each has its effect, or is refused."""
+"""Rules of generation: options, seeds, and where it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interpretune.testing.end_token import greedy_tokens, row_that_ends, with_end_token
 from interpretune.testing.reference import logits_of
-from interpretune.testing.rule import expect, rule
+from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.rules.step import greedy
 from interpretune.testing.workbench import Bench
+
+LONGEST = 6
+"""Tokens within which the end token must come."""
+
+SETTINGS = ("config.json", "generation_config.json")
+"""Files that say what the end token is, beside the tokenizer's."""
+
+
+def row_that_ends(bench: Bench, others: Sequence[Tensor]) -> tuple[Tensor, int, int]:
+    """A row, the token that shall end it, and the index of this token among the new ones, at least 1.
+
+    Args:
+        bench: The workbench.
+        others: Rows in the same batch, of which one goes on for longer.
+
+    Raises:
+        RuleSkipped: The tiny model repeats itself in all rows.
+    """
+    special = set(bench.special)
+    after = [greedy(bench, row, LONGEST + 2)[0] for row in others]
+    for whole in bench.rows:
+        for cut in range(min(len(whole) - 2, 6)):
+            row = whole[: len(whole) - cut]
+            tokens = greedy(bench, row, LONGEST)[0]
+            for at in range(1, LONGEST):
+                first = tokens.index(tokens[at]) == at and tokens[at] not in special
+                if first and any(tokens[at] not in new[: at + 2] for new in after):
+                    return row, tokens[at], at
+    raise RuleSkipped("the tiny model gives no token that could end one row before the others: choose another seed")
+
+
+def with_end_token(bench: Bench, token: int) -> Path:
+    """The tiny model and its tokenizer, with another end token.
+
+    Raises:
+        RuleSkipped: The model is no folder of Hugging Face.
+    """
+    from transformers import AutoTokenizer
+
+    folder = bench.folder / f"ends-with-{token}"
+    shutil.copytree(bench.model_folder, folder, dirs_exist_ok=True)
+    if not (folder / SETTINGS[0]).exists():
+        raise RuleSkipped("the tiny model has no config.json in which another end token could be set")
+    for file in (folder / name for name in SETTINGS):
+        if file.exists():
+            about = json.loads(file.read_text(encoding="utf-8"))
+            file.write_text(json.dumps({**about, "eos_token_id": token}), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token)
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
 
 DRAWS = 400
 """Rows of a prompt of which each draws one token."""
@@ -77,7 +132,7 @@ def as_many_new_tokens_as_asked(bench: Bench) -> None:
     width = batch["input_ids"].shape[1]
     for most in (1, 3, 9):
         got = bench.module.it_generate(batch, max_new_tokens=most, do_sample=False).sequences.shape[1] - width
-        longest = max(len(greedy_tokens(bench, row, most, _eos(bench))) for row in bench.even_rows)
+        longest = max(len(greedy(bench, row, most, bench.eos_token_id)[0]) for row in bench.even_rows)
         expect(
             got == longest,
             f"with max_new_tokens={most} there are {got} new tokens",
@@ -98,7 +153,7 @@ def generation_ends_at_eos(bench: Bench) -> None:
     fill = {token, int(tokenizer.pad_token_id)}
     together = module.it_generate(batch, max_new_tokens=most, do_sample=False).sequences[:, width:]
     for i, prompt in enumerate((row, *bench.even_rows)):
-        wanted = greedy_tokens(bench, prompt, most, token)
+        wanted = greedy(bench, prompt, most, token)[0]
         got = together[i].tolist()
         expect(
             got[: len(wanted)] == wanted, f"row {i} goes on with {got}", f"{wanted}, and nothing after the end token"
@@ -132,7 +187,7 @@ def _further(
     bench: Bench, module: Any, batch: Mapping[str, Tensor], width: int
 ) -> Iterator[tuple[str, Any, bool, str]]:
     """Further options, and whether they are heeded or refused."""
-    first = [greedy_tokens(bench, row, 1, _eos(bench))[0] for row in bench.even_rows]
+    first = [greedy(bench, row, 1, bench.eos_token_id)[0][0] for row in bench.even_rows]
     rows = len(bench.even_rows)
 
     def generated(**options: Any) -> Tensor | None:
@@ -177,7 +232,3 @@ def _temperature_for(logits: Tensor, share: float) -> float:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if float((logits / middle).softmax(-1).max()) > share else (low, middle)
     return low
-
-
-def _eos(bench: Bench) -> int:
-    return int(bench.session.datamodule.tokenizer.eos_token_id)

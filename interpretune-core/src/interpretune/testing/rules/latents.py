@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from interpretune.activations.inputs import ModelInputs
-from interpretune.latents.latent_model import HasDecoderRows, LatentModel, activation_name
+from interpretune.activations.hook_names import canonical
+from interpretune.latents.latent_model import HasDecoderRows, LatentModel
 from interpretune.plugins.declaration import Level
 from interpretune.testing import reference
 from interpretune.testing.comparing import same, shape
-from interpretune.testing.rule import expect, rule
+from interpretune.testing.reference_latents import ReferenceLatents
+from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.rules.splicing import check_spliced
 from interpretune.testing.workbench import Bench
 
 
@@ -19,7 +23,7 @@ from interpretune.testing.workbench import Bench
 @torch.no_grad()
 def latent_models_attach(bench: Bench) -> None:
     """Latent models that the adapter loads are frozen, have the members of one, and attach to the model."""
-    models = _models(bench)
+    models = _latent_models(bench)
     for item in models:
         name = getattr(item, "name", type(item).__name__)
         expect(isinstance(item, LatentModel), f"{name} is a {type(item).__name__}", "the members of LatentModel")
@@ -34,8 +38,8 @@ def latent_models_attach(bench: Bench) -> None:
 @torch.no_grad()
 def latent_models_decode(bench: Bench) -> None:
     """Encoding gives zeros and positive numbers; decoding can be repeated; decoder rows are what decoding adds."""
-    inputs = ModelInputs.from_batch(bench.even_batch())
-    for item in _models(bench):
+    inputs = bench.even_inputs()
+    for item in _latent_models(bench):
         place = bench.backend.run_with_cache(inputs, [item.hook_point])[1][item.hook_point].flatten(2)
         latents = item.encode(place)
         shape(latents, (*place.shape[:2], item.d_sae), f"latents of {item.name}")
@@ -57,16 +61,10 @@ def latent_models_decode(bench: Bench) -> None:
 @torch.no_grad()
 def latent_models_splice(bench: Bench) -> None:
     """A run with the adapter's latent models spliced in is that of the plain model with the same encodings."""
-    models, inputs = _models(bench), ModelInputs.from_batch(bench.even_batch())
-    names = [activation_name(item) for item in models]
-    run = bench.backend.run_spliced(inputs, models, record=names)
-    wanted = [reference.spliced_run(bench.reference, models, row, bench.special) for row in bench.even_rows]
-    same(run.answer_logits, torch.stack([row[0] for row in wanted]), "logits with the adapter's latent models")
-    for name in names:
-        same(run.activations[name], torch.stack([row[1][name] for row in wanted]), f"latents {name}")
+    check_spliced(bench, _latent_models(bench), "logits with the adapter's latent models")
 
 
-def _models(bench: Bench) -> list[Any]:
+def _latent_models(bench: Bench) -> list[Any]:
     models = list(bench.module.latent_models)
     expect(
         models,
@@ -74,3 +72,74 @@ def _models(bench: Bench) -> list[Any]:
         "module_settings() of the suite to ask for some: sae_cfgs=[...], or whatever the adapter reads",
     )
     return models
+
+
+@rule()
+def latents_read_where_they_say(bench: Bench) -> None:
+    """Latent models stand at the hook points at which they were trained, in the order in which they were asked for."""
+    found = [(canonical(item.hook_point), canonical(item.output_hook_point)) for item in bench.module.latent_models]
+    wanted = [(canonical(item.hook_point), canonical(item.written_at)) for item in _truth(bench)]
+    expect(found == wanted, f"latent models read and write at {found}", f"{wanted}, as reference_latents() says")
+
+
+@rule(after=["latents-read-where-they-say"])
+@torch.no_grad()
+def latents_decode_with_their_bias(bench: Bench) -> None:
+    """Decoding gives the decoder's bias where no latent is active, and what the weights say where some are."""
+    for item, truth, activations in _models(bench):
+        latents = truth.encode(activations)
+        nothing = torch.zeros_like(latents)
+        item.encode(activations)  # what is decoded was encoded: some latent models note a scale
+        same(
+            item.decode(nothing), truth.decode(nothing), f"what {item.name} writes where no latent is active, its bias"
+        )
+        item.encode(activations)
+        same(item.decode(latents), truth.decode(latents), f"what {item.name} writes for given latents")
+
+
+@rule(after=["latents-read-where-they-say"])
+@torch.no_grad()
+def latents_encode_as_trained(bench: Bench) -> None:
+    """Encoding centres and scales activations as in training: the latents are those of the plain weights."""
+    for item, truth, activations in _models(bench):
+        what = f"latents of {item.name}"
+        same(item.encode(activations), truth.encode(activations), f"{what}, of activations of the model")
+        nothing = torch.zeros_like(activations)
+        same(item.encode(nothing), truth.encode(nothing), f"{what}, of activations that are 0")
+
+
+@rule(after=["latents-decode-with-their-bias", "latents-encode-as-trained"])
+@torch.no_grad()
+def latents_in_train_mode(bench: Bench) -> None:
+    """In train mode, too, latents and reconstructions are those of the plain weights."""
+    session = bench.new_session()  # its own: modes are changed
+    models = zip(session.module.latent_models, _models(bench), strict=True)
+    for item, (_, truth, activations) in models:
+        if isinstance(item, torch.nn.Module):
+            item.train()
+        latents = item.encode(activations)
+        expect((latents != 0).any(), f"in train mode no latent of {item.name} is active", "the latents of eval mode")
+        same(latents, truth.encode(activations), f"latents of {item.name} in train mode")
+        same(item.decode(latents), truth.decode(latents), f"what {item.name} writes in train mode")
+
+
+def _truth(bench: Bench) -> list[ReferenceLatents]:
+    """What the suite says.
+
+    Raises:
+        RuleSkipped: Nothing.
+    """
+    truth = bench.suite.reference_latents()
+    if truth is None:
+        models = list(bench.module.latent_models)
+        about = "the session has no latent models" if not models else "the suite gives no reference_latents()"
+        raise RuleSkipped(f"{about}: weights, centring and hook points of latent models are not checked")
+    return list(truth)
+
+
+def _models(bench: Bench) -> Iterator[tuple[Any, ReferenceLatents, Tensor]]:
+    """Each latent model of the session, the truth about it, and what the plain model has where it reads."""
+    for item, truth in zip(bench.module.latent_models, _truth(bench), strict=True):
+        place = canonical(truth.hook_point)
+        seen = [reference.activations_of(bench.reference, row, [place])[place] for row in bench.even_rows]
+        yield item, truth, torch.stack(seen).to(bench.module.device)

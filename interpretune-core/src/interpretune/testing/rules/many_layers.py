@@ -14,8 +14,8 @@ from interpretune.testing.comparing import same
 from interpretune.testing.own_names import own_names
 from interpretune.testing.places import dictionary, offered, offers
 from interpretune.testing.plain_edits import edited_logits, turned
-from interpretune.testing.rule import RuleSkipped, expect, rule
-from interpretune.testing.rules.own_name import check_modules
+from interpretune.testing.rule import expect, rule
+from interpretune.testing.rules.activations import check_modules
 from interpretune.testing.workbench import Bench
 
 TWINS = (1, 10, 11)
@@ -25,12 +25,7 @@ TWINS = (1, 10, 11)
 @rule(stack=True, after=["edits-are-made"])
 def layers_of_two_digits(bench: Bench) -> None:
     """In a model of twelve layers, layer 10 is not taken for layer 1, by any name, nor edited with it."""
-    folder = bench.folder / "many-layers"
-    folder.mkdir(exist_ok=True)
-    try:
-        bench.suite.write_model_with_twelve_layers(folder)
-    except NotImplementedError as error:
-        raise RuleSkipped(f"no model with twelve layers: {error}") from error
+    folder = bench.other_model("twelve layers", bench.suite.write_model_with_twelve_layers)
     plain = bench.suite.reference_model(folder)
     reference.kind_of(plain)
     backend = bench.new_session(model_folder=folder).module.backend

@@ -16,7 +16,7 @@ from interpretune.models.tokenization import answer_positions
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.places import latents
 from interpretune.testing.reference import logits_of
-from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.rule import expect, rule
 from interpretune.testing.rules.step import NEW_TOKENS, check_generated
 from interpretune.testing.workbench import Bench
 
@@ -99,12 +99,7 @@ def padding_backend(bench: Bench) -> None:
 @torch.no_grad()
 def positions_count_real_tokens(bench: Bench) -> None:
     """With learned positions, too, rows give what the plain model gives: positions count real tokens, from 0."""
-    folder = bench.folder / "learned-positions"
-    folder.mkdir(exist_ok=True)
-    try:
-        bench.suite.write_model_with_learned_positions(folder)
-    except NotImplementedError as error:
-        raise RuleSkipped(f"no model with learned positions: {error}") from error
+    folder = bench.other_model("learned positions", bench.suite.write_model_with_learned_positions)
     module = bench.new_session(model_folder=folder).module
 
     def forward(inputs: ModelInputs) -> Tensor:

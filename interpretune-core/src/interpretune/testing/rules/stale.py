@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interpretune.testing.backend_runs import results_of
 from interpretune.testing.comparing import same
 from interpretune.testing.places import latents
-from interpretune.testing.results import results_of
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.workbench import Bench
 

@@ -1,4 +1,4 @@
-"""Rules of forwards, generation and steps, where nothing is padded."""
+"""Rules of the steps: what arrives in them, the forward, generation, and what is logged."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import DataError
 from interpretune.plugins.declaration import Level
+from interpretune.session.session import it_session_end
 from interpretune.testing.comparing import logits_in, same, shape
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import RuleBroken, expect, rule
 from interpretune.testing.workbench import Bench
+from interpretune.training.metric_log import MetricLog
 
 NEW_TOKENS = 4
 
@@ -88,20 +90,21 @@ def check_generated(
         f"sequences [{len(rows)}, {width} + new], with up to {NEW_TOKENS} new tokens and logits for each",
     )
     for i, row in enumerate(rows):
-        tokens, logits = greedy(bench, row, model)
+        tokens, logits = greedy(bench, row, NEW_TOKENS, bench.eos_token_id, model)
         got = found.sequences[i, width:][: len(tokens)].tolist()
         expect(got == tokens, f"{what}: row {i} goes on with the tokens {got}", f"{tokens}, as the row alone does")
         steps = torch.stack([step[i] for step in found.logits[: len(tokens)]])
         same(steps, logits, f"{what}: logits of the new tokens of row {i}")
 
 
-def greedy(bench: Bench, row: Tensor, model: Any | None = None) -> tuple[list[int], Tensor]:
-    """Tokens and logits ``[new, vocab]`` of plain greedy decoding until the end token, a whole forward for each."""
+def greedy(
+    bench: Bench, row: Tensor, most: int, end: int | None = None, model: Any | None = None
+) -> tuple[list[int], Tensor]:
+    """Tokens and logits ``[new, vocab]`` of plain greedy decoding up to an end token, a whole forward for each."""
     plain = bench.reference if model is None else model
-    eos = bench.session.datamodule.tokenizer.eos_token_id
     tokens: list[int] = []
     logits: list[Tensor] = []
-    while len(tokens) < NEW_TOKENS and eos not in tokens:
+    while len(tokens) < most and end not in tokens:
         logits.append(logits_of(plain, torch.cat([row, torch.tensor(tokens, dtype=torch.long)]))[-1])
         tokens.append(int(logits[-1].argmax()))
     return tokens, torch.stack(logits)
@@ -111,7 +114,7 @@ def greedy(bench: Bench, row: Tensor, model: Any | None = None) -> tuple[list[in
 @torch.no_grad()
 def logits_where_asked(bench: Bench) -> None:
     """Logits at chosen points are those at the same points of all logits."""
-    inputs = ModelInputs.from_batch(bench.even_batch())
+    inputs = bench.even_inputs()
     length = inputs.tokens.shape[1]
     everywhere = bench.backend.forward(inputs, {})
     for examples, positions in (((0, 1), (length - 1, length - 1)), ((0, 0, 1, 1), (0, 3, length - 2, 1))):
@@ -157,3 +160,50 @@ def mask_is_required(bench: Bench) -> None:
 
 def _about(value: Any) -> str:
     return "None" if value is None else f"an object of the class {type(value).__name__}"
+
+
+VALUES = {"a_loss": 0.123456789, "an_accuracy": 0.5}
+OPTIONS = {"batch_size": 3, "on_epoch": True, "prog_bar": True}
+
+
+@rule(stack=True, after=["results-arrive"])
+def metrics_stay_as_logged(bench: Bench) -> None:
+    """Logging changes neither the values that were logged, nor the tensors of the user, nor the options of the call."""
+    session = bench.new_session()
+    module: Any = session.module
+    _check_hook(module)
+    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in VALUES.items()}
+    module._it_state.metric_log = log = MetricLog(means_by_default=False)
+    for logged, weight in ((tensors["a_loss"], 3), (torch.tensor(1.0), 1)):
+        module.log("a_loss", logged, **{**OPTIONS, "batch_size": weight})
+    module._it_state.metric_log = None
+    wanted = (3 * VALUES["a_loss"] + 1) / 4
+    mean = log.take_means().get("a_loss")
+    expect(
+        mean is not None and abs(mean - wanted) < 1e-6,
+        f"a metric that was logged for 3 rows and for 1 row has the mean {mean}",
+        f"{wanted:.6f}, weighted by batch_size",
+    )
+    module.log_dict(tensors, **OPTIONS)
+    for name, value in VALUES.items():
+        found = float(tensors[name])
+        expect(found == value, f"the tensor that was logged as {name} is {found} afterwards", f"{value}, as before")
+        kept = module.logged_metrics.get(name)
+        expect(kept == value, f"{name} was logged as {value} and is {kept} in logged_metrics", f"{value}")
+    it_session_end(**session)
+
+
+def _check_hook(module: Any) -> None:
+    """Call the hook with what it could change, where core hands over copies that are read-only, and look at it."""
+    metrics: dict[str, Any] = {name: torch.tensor(value, dtype=torch.float64) for name, value in VALUES.items()}
+    metrics["a_number"], options = 2.5, dict(OPTIONS)
+    given = dict(metrics)
+    module.hook.it_log(module=module, metrics=metrics, options=options)
+    expect(options == OPTIONS, f"it_log changed the options {OPTIONS} to {options}", "options left alone")
+    same_objects = metrics.keys() == given.keys() and all(metrics[name] is given[name] for name in given)
+    expect(same_objects, f"it_log changed the mapping of metrics to {metrics}", "a mapping left alone")
+    for name, value in VALUES.items():
+        found = float(given[name])
+        expect(
+            found == value, f"it_log changed {name} in place from {value} to {found}", "tensors left alone: copy them"
+        )

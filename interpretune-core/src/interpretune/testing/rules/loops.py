@@ -1,10 +1,14 @@
-"""Rules of training: a framework follows the fields of ``LoopConfig``, or refuses them in words."""
+"""Rules of frameworks: the loops run the user's steps, train what may be trained, and keep their files."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -14,12 +18,63 @@ from interpretune.errors import ConfigurationError
 from interpretune.plugins.declaration import Level
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.system.torch_state import eval_mode
+from interpretune.testing import reference
 from interpretune.testing.comparing import same
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.step_notes import KEPT_MOST, NotingModule, notes_of, other_modes
-from interpretune.testing.workbench import BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
+from interpretune.testing.user_classes import calls_of
+from interpretune.testing.workbench import ADAM, BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
 from interpretune.training.config import LoopConfig, LoopResult
 from interpretune.training.start import fit, predict, test, validate
+
+N_BATCHES = math.ceil(N_ROWS / BATCH_SIZE)
+
+
+@rule(stack=True, levels=[Level.framework], after=["forward-agrees"])
+def loops_evaluate(bench: Bench) -> None:
+    """The loops validate, test and predict see every row once, and give the plain model's losses and predictions."""
+    session = bench.new_session()
+    result = predict(**session, loop_cfg=LoopConfig(progress=False))
+    rows = [torch.tensor(row) for row in session.datamodule.dataset["validation"]["input_ids"]]
+    answers = session.module.answer_token_ids.cpu()
+    with torch.no_grad():
+        wanted = torch.stack([reference.logits_of(bench.reference, row)[-1, answers] for row in rows])
+    loss = cross_entropy(wanted, torch.tensor(session.datamodule.dataset["validation"]["labels"]))
+    same(torch.cat([batch["logits"] for batch in result.predictions]), wanted, "predictions of the loop `predict`")
+    for name, loop, step in (("validate", validate, "validation_step"), ("test", test, "test_step")):
+        calls_of(session.module).clear()
+        metrics = loop(**session, loop_cfg=LoopConfig(progress=False)).metrics
+        calls = calls_of(session.module).count(step)
+        expect(calls == N_BATCHES, f"the loop `{name}` ran {step} {calls} times", f"{N_BATCHES}, once for each batch")
+        key = f"{'val' if name == 'validate' else name}_loss"
+        expect(key in metrics, f"the loop `{name}` gave the metrics {dict(metrics)}", key)
+        same(torch.tensor(metrics[key]), loss, f"{key} of the loop `{name}`, the mean of all rows")
+    it_session_end(**session)
+
+
+@rule(stack=True, levels=[Level.framework], after=["loops-evaluate"])
+def loop_trains(bench: Bench) -> None:
+    """The loop fit sees every training row once an epoch, changes the weights, and leaves the session usable."""
+    session = bench.new_session(optimizer_init=ADAM, freeze=False)
+    before = {name: item.detach().clone() for name, item in session.module.named_parameters()}
+    calls_of(session.module).clear()
+    result = fit(**session, loop_cfg=LoopConfig(max_epochs=2, limit_val_batches=0, progress=False, seed=0))
+    steps = 2 * N_TRAINING_ROWS // BATCH_SIZE
+    seen = calls_of(session.module).count("training_step")
+    expect(seen == steps, f"two epochs ran training_step {seen} times", f"{steps}, once for each batch")
+    expect(result.global_step == steps, f"the loop says that it made {result.global_step} steps", f"{steps}")
+    trained = {name: item for name, item in session.module.named_parameters() if item.requires_grad}
+    unchanged = [name for name, item in trained.items() if torch.equal(item, before[name])]
+    expect(
+        trained and not unchanged,
+        f"{len(unchanged)} of {len(trained)} trainable parameters are as before: {', '.join(unchanged[:3])}",
+        "weights that training changes",
+    )
+    expect(torch.is_grad_enabled(), "grad mode is off after the training", "the grad mode as it was")
+    metrics = test(**session, loop_cfg=LoopConfig(progress=False)).metrics
+    expect("test_loss" in metrics, f"after the training the loop `test` gives {dict(metrics)}", "test_loss")
+    it_session_end(**session)
+
 
 RATE = 0.05
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": RATE}}
@@ -214,3 +269,93 @@ def _counted(steps: Sequence[str]) -> str:
 def _some(names: Sequence[str]) -> str:
     shown = 3
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+TRAINED = "a training that wrote checkpoints"
+
+
+@rule(stack=True, levels=[Level.framework], after=["loop-trains"])
+def loop_writes_to_run_dir(bench: Bench) -> None:
+    """The loop fit writes checkpoints and metrics into run_dir and nothing elsewhere; without run_dir, nothing."""
+    with _nothing_elsewhere(bench, "a training without run_dir"):
+        it_session_end(**trained(bench, max_epochs=1))
+    run_dir, checkpoint, _ = _written(bench)
+    expect(any(file.is_file() for file in run_dir.rglob("*")), "a training with run_dir wrote no file into it", "files")
+    expect(checkpoint is not None, "LoopResult.checkpoint of a training with run_dir is None", "the newest checkpoint")
+    inside = Path(checkpoint).exists() and Path(checkpoint).resolve().is_relative_to(run_dir.resolve())
+    expect(inside, f"the checkpoint {checkpoint} is not in run_dir, {run_dir}", "an existing checkpoint in it")
+
+
+@rule(stack=True, levels=[Level.framework], after=["loop-writes-to-run-dir"])
+def checkpoints_are_loaded(bench: Bench) -> None:
+    """A loop with resume_from='last' runs with the weights of the newest checkpoint in run_dir."""
+    run_dir, _, loss = _written(bench)
+    session = bench.new_session(module_cls=NotingModule, freeze=False)
+    before = test(**session, loop_cfg=LoopConfig(progress=False)).metrics["test_loss"]
+    expect(abs(before - loss) > 1e-4, f"the training changed test_loss by {abs(before - loss):.2g} only", "a change")
+    options: dict[str, Any] = {"run_dir": run_dir, "resume_from": "last"}
+    with refusals_skip(options):
+        found = test(**session, loop_cfg=LoopConfig(progress=False, **options)).metrics["test_loss"]
+    same(torch.tensor(found), torch.tensor(loss), "test_loss of another session, with resume_from='last',")
+    it_session_end(**session)
+
+
+def _written(bench: Bench) -> tuple[Path, Any, float]:
+    """A training with ``run_dir``: the folder, the checkpoint that it names, and the loss of a test after it."""
+    if TRAINED not in bench.notes:
+        run_dir = bench.folder / "run"
+        with _nothing_elsewhere(bench, "a training with run_dir"):
+            session = trained(bench, max_epochs=1, run_dir=run_dir, limit_val_batches=1)
+        checkpoint = bench.notes["fit"].checkpoint
+        loss = test(**session, loop_cfg=LoopConfig(progress=False)).metrics["test_loss"]
+        it_session_end(**session)
+        bench.notes[TRAINED] = run_dir, checkpoint, loss
+    found: tuple[Path, Any, float] = bench.notes[TRAINED]
+    return found
+
+
+@contextlib.contextmanager
+def _nothing_elsewhere(bench: Bench, what: str) -> Iterator[None]:
+    """Expect that no file is written into the working directory and the home, which are empty folders meanwhile."""
+    work, home = (bench.folder / "elsewhere" / name for name in ("work", "home"))
+    for place in (work, home):
+        place.mkdir(parents=True, exist_ok=True)
+    before = Path.cwd()
+    os.chdir(work)
+    try:
+        with mock.patch.dict(os.environ, {"HOME": str(home)}):
+            yield
+    finally:
+        os.chdir(before)
+    for place, name in ((work, "the working directory"), (home, "the home folder")):
+        files = sorted(str(file.relative_to(place)) for file in place.rglob("*") if file.is_file())
+        expect(not files, f"{what} wrote {', '.join(files)} into {name}", "nothing outside of run_dir")
+
+
+@rule(stack=True, after=["forward-agrees"])
+def model_stays_trainable(bench: Bench) -> None:
+    """With freeze=False all weights of the model require a gradient and get one; with freeze=True none does."""
+    frozen = bench.new_session(freeze=True)
+    left = [name for name, item in frozen.module.model.named_parameters() if item.requires_grad]
+    expect(not left, f"with freeze=True {_some(left)} require a gradient", "none")
+    it_session_end(**frozen)
+    session = bench.new_session(freeze=False)
+    module: Any = session.module
+    parameters = {name: item for name, item in module.model.named_parameters() if item.is_floating_point()}
+    fixed = [name for name, item in parameters.items() if not item.requires_grad]
+    trainable = sum(item.numel() for item in parameters.values() if item.requires_grad)
+    wanted = sum(item.numel() for item in bench.reference.parameters())
+    expect(
+        trainable >= wanted,
+        f"with freeze=False {len(fixed)} of {len(parameters)} parameters of the model are frozen, {_some(fixed)}; "
+        f"{trainable} numbers can be trained",
+        f"at least the {wanted} of the plain model: core freezes the model where the user wants it",
+    )
+    with torch.enable_grad():
+        batch = {**bench.even_batch(), "labels": torch.tensor([0, 1], device=module.device)}
+        loss = module.class_logits(batch).square().sum()
+        expect(loss.requires_grad, "logits of the forward know no gradients where they are on", "logits that do")
+        loss.backward()
+    without = [name for name, item in parameters.items() if item.requires_grad and item.grad is None]
+    expect(not without, f"no gradient reaches {_some(without)}", "a gradient for each parameter that the forward uses")
+    it_session_end(**session)

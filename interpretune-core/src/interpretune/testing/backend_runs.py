@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs
-from interpretune.backends.interventions import Scale, run_with_interventions
+from interpretune.backends.interventions import Scale, generate_with_interventions, run_with_interventions
 from interpretune.latents.latent_model import activation_name
-from interpretune.testing.capability_runs import ablate
+from interpretune.replay.rows import LatentRows
 from interpretune.testing.comparing import logits_in
 from interpretune.testing.places import offered
+from interpretune.testing.rule import RuleSkipped
 from interpretune.testing.workbench import Bench
+
+
+def capability_runs(bench: Bench, module: Any, models: Sequence[Any], place: str) -> Mapping[str, Callable[[], Any]]:
+    """Runs by what they are called in messages; only those of capabilities that the backend declares.
+
+    Args:
+        bench: The workbench.
+        module: The module that they run on.
+        models: Latent models, which all of them splice.
+        place: Where interventions happen.
+    """
+    backend, batch = module.backend, bench.even_batch()
+    inputs, names = ModelInputs.from_batch(batch), [activation_name(item) for item in models]
+    change = [Scale(at=place, factor=0.0)]
+
+    def steered() -> Any:
+        return generate_with_interventions(module, batch, change, models, max_new_tokens=2, do_sample=False)
+
+    runs: dict[tuple[str, ...], dict[str, Callable[[], Any]]] = {
+        ("splice",): {"a spliced run": lambda: backend.run_spliced(inputs, models, record=names)},
+        ("gradients",): {
+            "gradients": lambda: backend.gradients(inputs, models, lambda logits: logits[:, 3].sum(), names)
+        },
+        ("ablation",): {"an ablation": lambda: ablate(backend, backend.prefill(inputs, models), names[0])},
+        ("splice", "interventions"): {
+            "an intervention": lambda: run_with_interventions(backend, inputs, change, models),
+            "a steered generation": steered,
+        },
+    }
+    offered = (some for needed, some in runs.items() if bench.capabilities >= set(needed))
+    return {what: run for some in offered for what, run in some.items()}
+
+
+def ablate(backend: Any, prefill: Any, name: str) -> Any:
+    """Set an active latent of each row to 0.
+
+    Raises:
+        RuleSkipped: No latent is active.
+    """
+    return backend.ablate(prefill, LatentRows.single(name, active_latents(prefill.latents[name])))
+
+
+def active_latents(latents: Tensor) -> Tensor:
+    """The first active latent of each row that has one: pairs of row and latent, ``[n, 2]``.
+
+    Ablating any other latent changes nothing, and a backend need not run for it.
+
+    Args:
+        latents: ``[batch, d_sae]``.
+
+    Raises:
+        RuleSkipped: No latent is active in any row.
+    """
+    rows = (latents != 0).any(dim=-1).nonzero().flatten()
+    if not len(rows):
+        raise RuleSkipped("no latent of the kit's dictionary is active with this model: choose another seed")
+    return torch.stack([rows, (latents[rows] != 0).long().argmax(dim=-1)], dim=-1)
+
 
 NEW_TOKENS = 2
 
