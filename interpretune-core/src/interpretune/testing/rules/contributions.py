@@ -1,4 +1,4 @@
-"""Rules of what adapters contribute by name: parameters, operations, report sections."""
+"""Rules of what adapters contribute: parameters, operations, report sections, requests for latent models."""
 
 from __future__ import annotations
 
