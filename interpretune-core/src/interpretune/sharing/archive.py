@@ -15,7 +15,8 @@ from typing import IO, Protocol
 from attrs import field, frozen, validators
 
 from interpretune.errors import StoreError
-from interpretune.sharing.layout import FOLDERS, MANIFEST, check_place
+from interpretune.sharing.layout import FOLDERS, check_place
+from interpretune.store.folder import MANIFEST
 from interpretune.system.plain_files import open_plain
 
 GZIP_MAGIC = b"\x1f\x8b"

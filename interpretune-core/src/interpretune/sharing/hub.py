@@ -24,7 +24,8 @@ from huggingface_hub.hf_api import RepoFile
 
 from interpretune.errors import StoreError
 from interpretune.sharing.archive import Limits, too_large
-from interpretune.sharing.layout import CARD, FOLDERS, MANIFEST, MANIFEST_BYTES, belongs
+from interpretune.sharing.layout import CARD, FOLDERS, belongs
+from interpretune.store.folder import MANIFEST, MANIFEST_BYTES
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@]+))?/?")

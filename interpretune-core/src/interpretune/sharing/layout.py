@@ -6,20 +6,8 @@ import re
 from pathlib import Path
 
 from interpretune.errors import StoreError
-from interpretune.store.folder import JOURNAL, MANIFEST, MANIFEST_BYTES, SHARDS, TABLES
+from interpretune.store.folder import JOURNAL, MANIFEST, SHARDS, TABLES
 from interpretune.store.manifest import Manifest
-
-__all__ = [
-    "CARD",
-    "FOLDERS",
-    "MANIFEST",
-    "MANIFEST_BYTES",
-    "belongs",
-    "check_place",
-    "files_of",
-    "only_named",
-    "places_in",
-]
 
 CARD = "README.md"
 FOLDERS = (SHARDS, TABLES, JOURNAL)

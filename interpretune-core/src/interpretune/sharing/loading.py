@@ -12,13 +12,12 @@ from typing import Any
 from interpretune.errors import StoreError
 from interpretune.sharing.archive import Limits, check_unfolded, is_archive, too_large, unpack
 from interpretune.sharing.hub import HubRepository
-from interpretune.sharing.layout import MANIFEST, MANIFEST_BYTES, belongs, files_of, only_named, places_in
-from interpretune.sharing.places import place_of
-from interpretune.sharing.remote import RemotePlace
+from interpretune.sharing.layout import belongs, files_of, only_named, places_in
+from interpretune.sharing.remote import RemotePlace, place_of
 from interpretune.sharing.staging import copy_plain, move_into, partial_folder, writing
 from interpretune.store import AnalysisStore
 from interpretune.store.contents import Contents, forget_shards
-from interpretune.store.folder import read_refused, remove
+from interpretune.store.folder import MANIFEST, MANIFEST_BYTES, read_refused, remove
 from interpretune.store.manifest import Manifest
 from interpretune.system.cache_folder import cache_root
 from interpretune.system.plain_files import file_sha256, open_plain, read_plain

@@ -1,4 +1,4 @@
-"""Stores at any address that fsspec opens: one archive, or a folder of files."""
+"""Where stores lie: on this machine, on the Hub, or at any address that fsspec opens, as an archive or as files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 from interpretune.errors import StoreError
 from interpretune.sharing.archive import Limits, is_archive, too_large, unpack
-from interpretune.sharing.layout import CARD, MANIFEST, MANIFEST_BYTES, belongs
+from interpretune.sharing.hub import HubRepository, is_hub_address
+from interpretune.sharing.layout import CARD, belongs
+from interpretune.store.folder import MANIFEST, MANIFEST_BYTES
 
 
 class RemotePlace:
@@ -127,3 +129,21 @@ class RemotePlace:
                 f"{self.address} cannot be {what} ({type(error).__name__}: {error}). Check the address, the rights and "
                 "the connection; keys and the like go into `storage_options`."
             ) from error
+
+
+def place_of(
+    target: str | Path | HubRepository, storage_options: Mapping[str, Any] | None = None
+) -> Path | RemotePlace | HubRepository:
+    """What a path, an address or a repository means.
+
+    Raises:
+        StoreError: It means nothing.
+    """
+    if isinstance(target, HubRepository):
+        return target
+    if isinstance(target, Path) or "://" not in target:
+        return Path(target).expanduser()
+    if is_hub_address(target):
+        return HubRepository.parse(target)
+    place = RemotePlace(target, storage_options)
+    return place.local or place

@@ -11,11 +11,11 @@ from interpretune.errors import StoreError
 from interpretune.sharing.archive import is_archive, pack
 from interpretune.sharing.card import store_card
 from interpretune.sharing.hub import HubRepository
-from interpretune.sharing.layout import CARD, MANIFEST, belongs, files_of, places_in
-from interpretune.sharing.places import place_of
-from interpretune.sharing.remote import RemotePlace
+from interpretune.sharing.layout import CARD, belongs, files_of, places_in
+from interpretune.sharing.remote import RemotePlace, place_of
 from interpretune.sharing.staging import copy_plain, move_into, partial_folder, taken, writing
 from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.store.folder import MANIFEST
 from interpretune.system.credentials import without_credentials
 from interpretune.system.whole_file import whole_file
 
