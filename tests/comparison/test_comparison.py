@@ -13,7 +13,7 @@ from scipy import stats
 from interpretune import StoreError
 from interpretune.comparison import compare_stores
 from interpretune.comparison.agreement import average_ranks, overlap, pearson, signs, spearman
-from interpretune.reports.parity_scatter import parity_scatter
+from interpretune.reports.plots import parity_scatter
 from tests.sharing.stores import HOOKS, Dense, dense, store_of
 
 RESAMPLES = 60

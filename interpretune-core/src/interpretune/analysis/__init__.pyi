@@ -54,8 +54,7 @@ from interpretune.reports.metrics import (
     compute_correct,
     effect_correlations,
 )
-from interpretune.reports.parity_scatter import parity_scatter
-from interpretune.reports.plots import latent_metrics_scatter, plot_latent_effects
+from interpretune.reports.plots import latent_metrics_scatter, parity_scatter, plot_latent_effects
 from interpretune.reports.sections import report_sections
 from interpretune.reports.tables import create_attribution_tables, display_ref_vs_sae_logit_diffs
 from interpretune.sharing import HubRepository, Limits, load_store, save_store, store_card

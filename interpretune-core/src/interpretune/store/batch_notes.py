@@ -1,4 +1,4 @@
-"""What a piece of a store says of its batches beside their rows; it travels in the metadata of the file."""
+"""What a file of a store says of its batches beside their rows; it travels in the metadata of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which batches a store has, and where each of them lies."""
+"""Which batches a store has, where each of them lies, and what is done about files that were damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a store: whole or absent, with names that stay inside the folder, and errors that say what to do."""
+"""Folders, files and locks of a store: whole or absent, with names that stay inside, and errors that say what to do."""
 
 from __future__ import annotations
 

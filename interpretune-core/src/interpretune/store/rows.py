@@ -1,4 +1,4 @@
-"""The rows of a batch: declared fields as one Arrow record batch, and back."""
+"""The rows of a batch: declared fields as one Arrow record batch, and back; rows of a file are checked before."""
 
 from __future__ import annotations
 

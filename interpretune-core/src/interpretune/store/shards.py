@@ -1,4 +1,4 @@
-"""Pieces of a store's table: shards in Parquet files, and batches in memory."""
+"""Shards: Parquet files with a digest, read a row group at a time, and the same of batches in memory."""
 
 from __future__ import annotations
 

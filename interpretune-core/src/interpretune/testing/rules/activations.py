@@ -28,8 +28,16 @@ from interpretune.testing.own_names import (
     names_of_modules,
     own_names,
 )
-from interpretune.testing.places import UPPER, names_of, offered, offers
-from interpretune.testing.plain_edits import edited_logits, logits_turned_at, shrunk, turned
+from interpretune.testing.places import (
+    UPPER,
+    edited_logits,
+    logits_turned_at,
+    names_of,
+    offered,
+    offers,
+    shrunk,
+    turned,
+)
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.workbench import Bench

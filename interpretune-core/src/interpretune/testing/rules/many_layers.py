@@ -12,8 +12,7 @@ from interpretune.activations.hook_names import RESID_POST, aliases, canonical_n
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
 from interpretune.testing.own_names import own_names
-from interpretune.testing.places import dictionary, offered, offers
-from interpretune.testing.plain_edits import edited_logits, turned
+from interpretune.testing.places import dictionary, edited_logits, offered, offers, turned
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.rules.activations import check_modules
 from interpretune.testing.workbench import Bench

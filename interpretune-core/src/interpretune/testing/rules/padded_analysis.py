@@ -1,4 +1,4 @@
-"""Padding invariance of what is done with latent models and interventions; see ``padding_rules``."""
+"""Padding invariance of what is done with latent models and interventions; see ``rules.padding``."""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ import torch
 from interpretune.backends.interventions import SetTo, run_with_interventions
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
-from interpretune.testing.places import latents, offered
-from interpretune.testing.plain_edits import edited_logits, logits_turned_at, turned
+from interpretune.testing.places import edited_logits, latents, logits_turned_at, offered, turned
 from interpretune.testing.rule import RuleSkipped, rule
 from interpretune.testing.workbench import Bench
 
