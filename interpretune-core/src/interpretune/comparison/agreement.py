@@ -1,4 +1,10 @@
-"""Measures of agreement between two rows of numbers, of totals, and of examples that are drawn again."""
+"""Measures of agreement between two rows of numbers, for many rows at once, with weights.
+
+All take ``x``, ``y`` and ``weights`` that broadcast to ``[..., n]`` and return ``[...]``. A weight says how often a
+pair is there: the counts of a bootstrap resample, or 0 for a pair that is not. NaN where a measure is undefined.
+
+Intervals come of drawing examples again, with replacement (Efron, 1979; percentile intervals).
+"""
 
 from __future__ import annotations
 

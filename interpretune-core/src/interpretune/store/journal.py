@@ -1,4 +1,11 @@
-"""The journal of a writer: its last batches, a file each, until they are enough for a shard."""
+"""The journal of a writer: its last batches, a file each, until they are enough for a shard.
+
+A file holds one batch as an Arrow stream, and after it a digest of the stream and of where it belongs.
+When it is read, the digest is looked at first: bytes that its writer did not write are handed to nobody who would
+follow the offsets in them. The digest counts the key of the store and the name of the file, hence rank and batch, so
+that a file under another name, or of another run, is as damaged as one with a flipped bit. Arrow's readers of streams
+stop before the digest.
+"""
 
 from __future__ import annotations
 

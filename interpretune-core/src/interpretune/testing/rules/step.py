@@ -1,4 +1,4 @@
-"""Rules of the steps: what arrives in them, the forward, generation, and what is logged."""
+"""Rules of forwards, generation, steps and logging, where nothing is padded."""
 
 from __future__ import annotations
 
