@@ -157,8 +157,9 @@ class Contents:
         contents.damaged = tuple(damaged)
         return contents
 
-    def add(self, piece: MemoryPiece) -> None:
+    def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
         """One more batch, of a store in memory."""
+        piece = MemoryPiece(f"batch {notes.index[0]}", rows, notes)
         self.rows = check_schema(piece, self.fields, self.rows)
         self.widths |= piece.notes.widths
         self.pieces.append(piece)

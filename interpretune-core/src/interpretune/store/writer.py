@@ -12,7 +12,6 @@ import pyarrow as pa
 from attrs import evolve
 
 from interpretune.errors import StoreError
-from interpretune.store.batch_notes import Notes
 from interpretune.store.contents import Contents, batches_there, mended_contents
 from interpretune.store.fields import Field, Per, check_fields, describe, same_fields
 from interpretune.store.folder import (
@@ -29,29 +28,8 @@ from interpretune.store.journal import ROWS_PER_SHARD, Journal
 from interpretune.store.manifest import Manifest
 from interpretune.store.rows import Rows
 from interpretune.store.sealing import seal
-from interpretune.store.shards import MemoryPiece
 from interpretune.store.store import AnalysisStore
 from interpretune.store.tables import put_table
-
-
-class MemorySink:
-    """Adds batches to a store in memory, where there is nothing to tidy up."""
-
-    def __init__(self, contents: Contents) -> None:
-        self._contents = contents
-
-    def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
-        """Keep a batch."""
-        self._contents.add(MemoryPiece(f"batch {notes.index[0]}", rows, notes))
-
-    def roll_if_due(self) -> None:
-        """Nothing."""
-
-    def roll(self) -> None:
-        """Nothing."""
-
-    def release(self) -> None:
-        """Nothing."""
 
 
 def begin_or_go_on(folder: Path, wanted: Manifest) -> None:
@@ -101,11 +79,10 @@ class StoreWriter:
         folder: The store; None in memory.
     """
 
-    def __init__(self, contents: Contents, folder: Path | None, sink: Journal | MemorySink) -> None:
+    def __init__(self, contents: Contents, folder: Path | None, sink: Journal | Contents) -> None:
         """Use ``create`` or ``in_memory``."""
         self.folder = folder
         self._manifest = contents.manifest
-        self._memory = contents if folder is None else None
         self._sink = sink
         self._fields = check_fields(contents.manifest.fields)
         self._rows: Rows | None = contents.rows
@@ -176,7 +153,7 @@ class StoreWriter:
         """
         check_fields(fields)
         contents = Contents(Manifest(key="", fields=tuple(fields), about=dict(about or {})))
-        return AnalysisStore(contents), cls(contents, None, MemorySink(contents))
+        return AnalysisStore(contents), cls(contents, None, contents)
 
     @property
     def done(self) -> frozenset[int]:
@@ -224,7 +201,8 @@ class StoreWriter:
         self._rows = rows_of
         self._widths |= notes.widths
         self._done.add(batch_idx)
-        self._sink.roll_if_due()
+        if isinstance(self._sink, Journal):
+            self._sink.roll_if_due()
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table of the whole run, in place of one of that name; also into a sealed store.
@@ -235,10 +213,10 @@ class StoreWriter:
         check_name(name, "a table")
         if not isinstance(table, pa.Table):
             raise StoreError(f"The table {name} must be a pyarrow.Table, and is a {type(table).__name__}.")
-        if self.folder is None:
-            assert self._memory is not None
-            self._memory.tables[name] = table
+        if isinstance(self._sink, Contents):
+            self._sink.tables[name] = table
         else:
+            assert self.folder is not None
             put_table(self.folder, name, table)
 
     def close(self) -> None:
@@ -250,10 +228,11 @@ class StoreWriter:
         if self._closed:
             return
         self._closed = True
-        try:
-            self._sink.roll()
-        finally:
-            self._sink.release()
+        if isinstance(self._sink, Journal):
+            try:
+                self._sink.roll()
+            finally:
+                self._sink.release()
 
     def seal(self) -> AnalysisStore:
         """Close, and mark the store as complete, with hashes of all its files.
@@ -266,11 +245,10 @@ class StoreWriter:
             StoreBusyError: Another rank has written its last batch and not closed yet; it can seal after closing.
         """
         self.close()
-        if self._memory is not None:
-            if not self._memory.manifest.complete:
-                n_batches = len(self._done)
-                self._memory.manifest = evolve(self._memory.manifest, complete=True, n_batches=n_batches)
-            return AnalysisStore(self._memory)
+        if isinstance(self._sink, Contents):
+            if not self._sink.manifest.complete:
+                self._sink.manifest = evolve(self._sink.manifest, complete=True, n_batches=len(self._done))
+            return AnalysisStore(self._sink)
         assert self.folder is not None
         seal(self.folder)
         return AnalysisStore.open(self.folder)
@@ -285,7 +263,8 @@ class StoreWriter:
             self.close()
         elif not self._closed:
             self._closed = True
-            self._sink.release()
+            if isinstance(self._sink, Journal):
+                self._sink.release()
 
     def _check_open(self) -> None:
         if self._closed or self._manifest.complete:
