@@ -1,0 +1,3 @@
+from interpretune.questions.prompt_row import PromptRow
+
+__all__ = ["PromptRow"]
