@@ -35,7 +35,9 @@ class PromptRow:
     @answers.validator
     def _check_answers(self, _: object, value: tuple[str, ...]) -> None:
         if not value or not all(isinstance(item, str) and item for item in value):
-            raise DataError(f"The answers of {self.told} are {list(value)}; give at least one text, none of them empty.")
+            raise DataError(
+                f"The answers of {self.told} are {list(value)}; give at least one text, none of them empty."
+            )
 
     def __attrs_post_init__(self) -> None:
         if type(self.correct) is not int or not 0 <= self.correct < len(self.answers):
@@ -47,5 +49,11 @@ class PromptRow:
     @property
     def told(self) -> str:
         """The prompt in an error: its end, where the answer follows."""
-        text = self.prompt if isinstance(self.prompt, str) else str(self.prompt[-1].get("content", "")) if self.prompt else ""
+        text = (
+            self.prompt
+            if isinstance(self.prompt, str)
+            else str(self.prompt[-1].get("content", ""))
+            if self.prompt
+            else ""
+        )
         return f"the row {text if len(text) <= 60 else '...' + text[-57:]!r}"

@@ -1,0 +1,1 @@
+"""Tasks: questions that are ready to ask."""
