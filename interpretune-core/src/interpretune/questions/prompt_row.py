@@ -49,11 +49,5 @@ class PromptRow:
     @property
     def told(self) -> str:
         """The prompt in an error: its end, where the answer follows."""
-        text = (
-            self.prompt
-            if isinstance(self.prompt, str)
-            else str(self.prompt[-1].get("content", ""))
-            if self.prompt
-            else ""
-        )
-        return f"the row {text if len(text) <= 60 else '...' + text[-57:]!r}"
+        last = self.prompt if isinstance(self.prompt, str) else [{}, *self.prompt][-1].get("content", "")
+        return f"the row {last if len(last) <= 60 else '...' + last[-57:]!r}"

@@ -1,1 +1,3 @@
 """Tasks: questions that are ready to ask."""
+
+__all__: list[str] = []
