@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 import interpretune as it
-from interpretune.activations.edits import edited_inputs, edited_output
+from interpretune.activations.edits import edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
 from interpretune.analysis import HuggingFaceBackend, ModelInputs
 from tests.sessions import STACKS, make_session, padded, unpadded_rows
@@ -337,3 +337,26 @@ def test_dropout_does_not_hide_the_place_between_attention_and_mlp() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
     HuggingFaceBackend(model.train()).check_hook_points([in_layer(i, "resid_mid") for i in range(BLOCKS)])
+
+
+def test_an_edit_in_place_may_keep_what_it_was_given() -> None:
+    stream, kept = torch.zeros(1, 2, 3), list[Tensor]()
+    in_place(lambda activations: kept.append(activations) or activations + 1)(stream)
+    assert stream.tolist() == torch.ones(1, 2, 3).tolist()
+    assert kept[0].tolist() == torch.zeros(1, 2, 3).tolist()
+
+
+def test_captured_activations_are_what_stood_there_then() -> None:
+    model = make_model("llama")
+    backend, tokens = HuggingFaceBackend(model), torch.tensor([[1, 5, 7]])
+    inputs, names = ModelInputs(tokens, torch.ones_like(tokens)), ["layers.0.resid_post", "layers.2.resid_post"]
+    expected = backend.capture(inputs, names)[names[0]]
+
+    def double(_: Any, args: Any) -> None:
+        args[0].mul_(2)
+
+    model.model.layers[1].register_forward_pre_hook(double)
+    with torch.no_grad():
+        found = [backend.capture(inputs, names), backend.run_with_cache(inputs, names)[1]]
+    for cache in found:
+        assert torch.equal(cache[names[0]], expected)

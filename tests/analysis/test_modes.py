@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import interpretune as it
-from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, SaveCfg, run_analysis
+from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, LatentValues, SaveCfg, run_analysis
+from interpretune.operations.latent_analyses import ablation_effects
 from tests.sessions import BATCH_SIZE, N_ROWS, STACKS, plain_model, unpadded_rows
 from tests.tiny_latents import RandomDictionary, ReferenceResult, activations_of, reference_of
 
@@ -177,6 +178,17 @@ def test_ablation_effects(expected: list[ReferenceResult], run: Run, pair: str, 
         close(effects_of(cache, name), wanted)
         assert wanted.abs().max() > LARGE
     close(torch.cat(cache.logit_diffs), torch.tensor([item.diffs[1] for item in expected]))
+
+
+def test_latents_that_are_not_active_have_no_effect() -> None:
+    ids, logits = torch.tensor([3, 5]), torch.tensor([[2.0, 1.0], [4.0, 0.0]])
+    found = ablation_effects(
+        activations={"at": LatentValues(ids, torch.tensor([[0.5, 0.0]]), 8)},
+        ablated_logits={"at": LatentValues(ids, logits.unsqueeze(0), 8)},
+        base_logit_diffs=torch.tensor([3.0]),
+        orig_labels=torch.tensor([0]),
+    )
+    assert found["at"].values.tolist() == [[2.0, 0.0]]
 
 
 def test_attribution_effects(expected: list[ReferenceResult], run: Run, pair: str) -> None:

@@ -61,6 +61,13 @@ def test_the_noise_is_what_rounding_does_to_effects(kind: str, dtype: torch.dtyp
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_the_noise_of_an_effect_is_that_of_two_runs() -> None:
+    prefill = backend_of(make_model("llama")).prefill(batch_of((9, 4), "left"), [dictionary(PLACES[0], 0)])
+    rounded_and_clean = iter((3.0, 1.0))
+    noise = measure_noise(prefill, lambda _, examples: torch.full((len(examples),), next(rounded_and_clean)))
+    assert noise == pytest.approx(2 * 2**0.5)
+
+
 @pytest.mark.parametrize("mode", [AnalysisMode.ablation, AnalysisMode.attr_patching])
 @pytest.mark.parametrize("stack", STACKS)
 def test_reports_say_the_noise_that_was_measured(tmp_path: Path, stack: str, mode: AnalysisMode) -> None:
@@ -90,14 +97,15 @@ def test_noise_that_is_not_small_is_warned_of() -> None:
     active = LatentValues(effects.latents, effects.values.abs(), 8)
     labels = torch.tensor([0, 1])
 
-    def cache(noise: float) -> AnalysisCache:
-        about = {"activations": {"at": active}, "effects": {"at": effects}, "effect_noise": noise}
-        return AnalysisCache(batches=[AnalysisBatch(labels=labels, orig_labels=labels, **about)])
+    def cache(*noises: float) -> AnalysisCache:
+        about = {"labels": labels, "orig_labels": labels, "activations": {"at": active}, "effects": {"at": effects}}
+        return AnalysisCache(batches=[AnalysisBatch(effect_noise=noise, **about) for noise in noises])
 
     assert calculate_latent_metrics(cache(0.049)).effect_noise == pytest.approx(0.049)
     with pytest.warns(UserWarning, match=r"about 0.051 logits, and the largest is 0.5: effects are known only roughly"):
         assert calculate_latent_metrics(cache(0.051)).effect_noise == pytest.approx(0.051)
     assert calculate_latent_metrics(cache(0.0)).effect_noise is None
+    assert calculate_latent_metrics(cache(0.01, 0.03, 0.02)).effect_noise == pytest.approx(0.03)
 
 
 def test_the_noise_is_measured_ever_more_rarely() -> None:

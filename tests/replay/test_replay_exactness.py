@@ -221,7 +221,7 @@ def test_sets_of_latents_are_ablated_together() -> None:
 def test_ablation_at_all_positions_equals_a_loop(places: str, linear: bool) -> None:
     inputs = batch_of((9, 4, 12), "left")
     models = models_at(places, linear=linear, skips=True)
-    prefill = backend().prefill(inputs, models)
+    prefill = backend().prefill(inputs, models, Points(torch.tensor([2, 0, 1, 2]), torch.tensor([9, 11, 10, 11])))
     rows = every_latent_together(prefill)[::-1]
     for budget in (1, 4, None):
         found = ablate_everywhere(prefill, rows_of(rows), row_budget=budget)
@@ -297,10 +297,13 @@ def test_rows_without_effect_are_not_computed(monkeypatch: pytest.MonkeyPatch) -
     assert (sum(sizes), forwards) == (len(active), 0)
 
 
-@pytest.mark.parametrize("kind", ["llama", "cohere", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "cohere", "gemma2", "phi"])
 def test_columns_are_taken_inside_of_the_models_head(kind: str) -> None:
-    """Cohere scales logits, Gemma 2 bends them."""
-    prefill = backend(kind).prefill(batch_of((6, 6), "left"), [LOWER, UPPER])
+    """Cohere scales logits, Gemma 2 bends them, and the unembedding of Phi has a bias."""
+    model = make_model(kind)
+    if kind == "phi":
+        torch.nn.init.uniform_(model.lm_head.bias)
+    prefill = backend_of(model).prefill(batch_of((6, 6), "left"), [LOWER, UPPER])
     rows, columns = active_rows(prefill, activation_name(LOWER)), torch.tensor([90, 3, 3, 17])
     narrow, wide = ablate(prefill, rows, columns), ablate(prefill, rows)
     torch.testing.assert_close(narrow, wide[:, columns], rtol=0, atol=ATOL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from interpretune.analysis import HuggingFaceBackend, LatentRows, Points, Prefil
 from interpretune.errors import AnalysisError
 from interpretune.latents.splicing import Splice
 from interpretune.replay.gradients import attribute, integrated_gradients, latent_edges
+from interpretune.system.model_lock import model_lock
 from tests.replay.ablated_rows import ATOL, Row, rows_of
 from tests.tiny_architectures import VOCABULARY, backend_of, batch_of, dictionary, make_model
 
@@ -106,6 +108,35 @@ def test_objectives_see_the_columns_that_they_ask_for() -> None:
     wide = attribute(prefill, lambda logits, points: difference(logits[:, columns], points), names)
     for name in names:
         torch.testing.assert_close(narrow[name], wide[name], rtol=0, atol=ATOL)
+
+
+def test_gradients_leave_the_prefill_as_it_was() -> None:
+    prefill = backend().prefill(INPUTS, models_at(PLACES["blocks"]))
+    before = {name: latents.clone() for name, latents in prefill.latents.items()}
+    attribute(prefill, weighted, list(before))
+    integrated_gradients(prefill, weighted, list(before))
+    for name, latents in prefill.latents.items():
+        assert torch.equal(latents, before[name])
+        assert not latents.requires_grad
+
+
+def test_parameters_are_frozen_while_the_lock_of_the_model_is_held() -> None:
+    prefill = backend().prefill(INPUTS, models_at(PLACES["blocks"]))
+    (_, lock), found = model_lock(prefill.backend.model).locks[0], list[bool]()
+
+    def take() -> None:
+        found.append(lock.acquire(blocking=False))
+        if found[-1]:
+            lock.release()
+
+    def objective(logits: Tensor, _: Tensor) -> Tensor:
+        other = threading.Thread(target=take)
+        other.start()
+        other.join()
+        return logits.sum()
+
+    attribute(prefill, objective, list(prefill.latents))
+    assert found == [False]
 
 
 # ------------------------------------------------------------------------------------------------ integrated gradients

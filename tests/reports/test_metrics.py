@@ -8,8 +8,11 @@ import torch
 
 from interpretune import AnalysisError
 from interpretune.analysis import (
+    AnalysisBatch,
     AnalysisCache,
     AnalysisMode,
+    LatentValues,
+    Peaks,
     calc_activation_summary,
     calculate_latent_metrics,
     compute_correct,
@@ -84,6 +87,29 @@ def test_latent_metrics_are_those_of_dense_effects(results: RandomResults, name:
     assert f"{chosen.sum()} " in metrics.selection
     assert metrics.selection.endswith(f"of {len(chosen)}")
     assert ("correct" in metrics.selection) is filtered
+
+
+def cache_of_one_latent(values: list[list[float]]) -> AnalysisCache:
+    """Batches in which activations, effects and peaks of latent 3 are the same numbers."""
+    cache, ids = AnalysisCache(), torch.tensor([3])
+    for numbers in values:
+        column = torch.tensor(numbers, dtype=torch.float64).unsqueeze(-1)
+        labels, latents = torch.zeros(len(numbers), dtype=torch.long), {LOWER: LatentValues(ids, column, D_SAE)}
+        peaks = {LOWER: Peaks(ids, column, torch.zeros_like(column).long())}
+        cache.append(
+            AnalysisBatch(labels=labels, orig_labels=labels, activations=latents, effects=latents, peaks=peaks)
+        )
+    return cache
+
+
+def test_sums_keep_small_effects_beside_a_large_one() -> None:
+    metrics = calculate_latent_metrics(cache_of_one_latent([[2.0**24, 1.0], [1.0, 1.0]]))
+    assert metrics.tables[LOWER].total_effect.tolist() == [2.0**24 + 3]
+
+
+def test_of_equal_peaks_the_first_prompts_are_kept() -> None:
+    summary = calc_activation_summary(cache_of_one_latent([[1.0], [2.0], [1.0], [1.0]]))
+    assert [item.example for item in summary.contexts[LOWER][3]] == [1, 0, 2]
 
 
 def test_without_predictions_all_examples_count(results: RandomResults) -> None:
