@@ -69,8 +69,8 @@ def labels_only(module: Any, batch: Any, batch_idx: int, cfg: AnalysisCfg, **bes
 KEPT = ["labels", "orig_labels", "logit_diffs"]
 
 
-def only_labels(session: it.ITSession) -> Any:
-    return plan_of(AnalysisCfg(), session.module.latent_models, keep=KEPT)
+def only_labels(session: it.ITSession, keep: list[str] = KEPT) -> Any:
+    return plan_of(AnalysisCfg(), session.module.latent_models, keep=keep)
 
 
 def test_the_step_gets_the_configuration_that_was_given(session_with, tmp_path):
@@ -119,10 +119,20 @@ def test_a_stopped_run_of_steps_goes_on(session_with, tmp_path, monkeypatch):
             runner.run({"a": plan})
     session.module.given.clear()
     torch.rand(1)
-    store = runner.run({"a": plan})["a"]
-    assert [number for number, _ in session.module.given] == [1, 2]
+    beside = only_labels(session, KEPT[:2])
+    store = runner.run({"a": plan, "b": beside})["a"]
+    assert [number for number, _ in session.module.given] == [0, 1, 1, 2, 2]  # only b lacks batch 0
     drawn = [[batch["logit_diffs"].tolist() for batch in found.batches()] for found in (store, whole["a"])]
     assert drawn[0] == drawn[1]  # what the step draws follows from the seed and the batch
+    assert len({value for batch in drawn[0] for value in batch}) == N_ROWS
+
+
+def test_a_step_that_takes_the_labels_takes_its_own(session_with, tmp_path):
+    session = session_with(labels_only)
+    plans = {"a": only_labels(session), "b": only_labels(session, KEPT[:2])}
+    stores = AnalysisRunner(**session, root=tmp_path / "stores").run(plans)
+    one, other = (torch.cat([batch["labels"] for batch in stores[name].batches()]) for name in plans)
+    assert one.tolist() == other.tolist()
 
 
 def test_a_step_counts_in_the_key(session_with, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from interpretune.analysis import (
     AnalysisCache,
     AnalysisMode,
     LatentValues,
-    Peaks,
     calc_activation_summary,
     calculate_latent_metrics,
     compute_correct,
@@ -95,9 +94,16 @@ def cache_of_one_latent(values: list[list[float]]) -> AnalysisCache:
     for numbers in values:
         column = torch.tensor(numbers, dtype=torch.float64).unsqueeze(-1)
         labels, latents = torch.zeros(len(numbers), dtype=torch.long), {LOWER: LatentValues(ids, column, D_SAE)}
-        peaks = {LOWER: Peaks(ids, column, torch.zeros_like(column).long())}
+        starts = {LOWER: LatentValues(ids, torch.zeros_like(column).long(), D_SAE)}
         cache.append(
-            AnalysisBatch(labels=labels, orig_labels=labels, activations=latents, effects=latents, peaks=peaks)
+            AnalysisBatch(
+                labels=labels,
+                orig_labels=labels,
+                activations=latents,
+                effects=latents,
+                peak_values=latents,
+                peak_positions=starts,
+            )
         )
     return cache
 
