@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.nn import functional
 import interpretune as it
 from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, LatentValues, SaveCfg, run_analysis
 from interpretune.operations.latent_analyses import ablation_effects
-from tests.sessions import BATCH_SIZE, N_ROWS, STACKS, plain_model, unpadded_rows
+from tests.sessions import BATCH_SIZE, N_ROWS, STACKS, make_session, plain_model, unpadded_rows
 from tests.tiny_latents import RandomDictionary, ReferenceResult, activations_of, reference_of
 
 TOLERANCE = 1e-4
@@ -214,3 +215,20 @@ def test_a_filter_narrows_what_is_recorded_and_not_what_is_spliced(
         source = "ablation" if mode is AnalysisMode.ablation else "attribution"
         close(effects_of(cache, lower), torch.stack([getattr(item, source)[lower] for item in expected]))
     assert upper != lower
+
+
+class Halved(it.ITModule):
+    def standardize_logits(self, logits: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return super().standardize_logits(logits) / 2
+
+
+@pytest.mark.parametrize("mode", [AnalysisMode.ablation, AnalysisMode.attr_patching])
+def test_effects_are_those_on_standardized_logits(tmp_path: Path, mode: AnalysisMode) -> None:
+    caches = []
+    for module_cls in (it.ITModule, Halved):
+        session = make_session(tmp_path, module_cls=module_cls, latent_models=latent_pair("resid_pre and z"))
+        caches.append(run_analysis(**session, analysis_cfg=AnalysisCfg(mode=mode, analysis_cache=AnalysisCache())))
+    for name in map(activations_of, latent_pair("resid_pre and z")):
+        plain, halved = (effects_of(item, name) for item in caches)
+        close(2 * halved, plain)
+        assert plain.abs().max() > LARGE
