@@ -11,6 +11,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisMode, HuggingFaceBackend, ModelInputs, ablate, run_analysis
+from interpretune.latents.splicing import Splice
 from interpretune.replay.gradients import attribute, integrated_gradients
 from tests.replay.ablated_rows import ATOL, active_rows, error_of
 from tests.sessions import STACKS, make_session
@@ -114,6 +115,15 @@ def test_latents_that_an_edit_overwrites_are_edited(grad: bool) -> None:
         torch.testing.assert_close(*logits, rtol=0, atol=ATOL)
         clean = backend().run_spliced(INPUTS, [item]).answer_logits
         assert (logits[0] - clean).abs().max() > 0.1
+
+
+def test_gradients_do_not_flow_through_the_error_term() -> None:
+    item = made(RandomDictionary, "blocks.1.hook_resid_post", 1, error=True)
+    read, write = Splice(item, edit=lambda latents: 2 * latents).edits()
+    assert read is not None
+    write(read(torch.rand(2, 3, 32).double())).sum().backward()
+    assert item.b_dec.grad is not None
+    assert item.b_dec.grad.tolist() == [2.0 * 3] * 32
 
 
 class WritesAConstant(RandomDictionary):

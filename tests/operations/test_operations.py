@@ -197,6 +197,12 @@ def test_what_plans_have_in_common_runs_once():
     assert calls == ["shared"]
 
 
+def test_what_several_plans_keep_is_a_copy_for_each():
+    first, second = PlanRun([Plan.of([begin]), Plan.of([begin, double], keep=["start"])]).run(labels(1, 2), 2)
+    first["start"].zero_()
+    assert second["start"].tolist() == [1.0, 2.0]
+
+
 def test_the_key_of_a_plan_follows_everything_that_its_results_depend_on():
     def key(*operations: Operation, **settings: Any) -> str:
         return Plan.of(operations, **settings).key

@@ -187,6 +187,7 @@ def test_a_store_is_read_while_it_is_written(tmp_path: Path) -> None:
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     with writer_of(tmp_path) as writer:
+        assert writer.missing() == list(range(N_BATCHES))
         write(writer, 0, 4)
     with writer_of(tmp_path) as writer:
         assert writer.done == {0, 4}
