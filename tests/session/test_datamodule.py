@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 
 import interpretune as it
 from tests.tiny import CONTEXT_LENGTH, VOCABULARY, nli_rows
@@ -139,6 +140,22 @@ def test_splits_come_by_name(settings, tmp_path):
     datamodule = ready(**settings, limit_rows=4, train_batch_size=2)
     assert {split: len(rows) for split, rows in datamodule.dataset.items()} == {"train": 4, "validation": 4}
     assert [len(batch["labels"]) for batch in datamodule.train_dataloader()] == [2, 2]
+
+
+def test_rows_are_shuffled_for_training_alone(settings, jsonl):
+    datamodule = ready(**{**settings, "data": {"train": jsonl, "validation": jsonl}})
+    rows = [tuple(row["input_ids"]) for row in datamodule.dataset["train"]]
+
+    def order(loader):
+        kept = zip(*((batch["input_ids"], batch["attention_mask"].bool()) for batch in loader), strict=True)
+        tokens, masks = ([row for batch in batches for row in batch] for batches in kept)
+        return [tuple(row[mask].tolist()) for row, mask in zip(tokens, masks, strict=True)]
+
+    torch.manual_seed(0)
+    epochs = [order(datamodule.train_dataloader()) for _ in range(3)]
+    assert all(sorted(epoch) == sorted(rows) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [rows, *epochs]}) > 2
+    assert order(datamodule.val_dataloader()) == rows
 
 
 def test_a_saved_folder_of_datasets_works(settings, tmp_path):
