@@ -431,6 +431,12 @@ def test_a_prompt_that_is_too_long(settings, jsonl, limit, max_length):
         assert part in message
 
 
+def test_a_prompt_may_be_as_long_as_the_limit(settings):
+    longest = max(map(len, ready(**settings).dataset["validation"]["input_ids"]))
+    assert len(ready(**settings, max_length=longest).dataset["validation"]) == 6
+    assert f"the limit is {longest - 1}" in refused(it.TokenizationError, settings, max_length=longest - 1)
+
+
 def test_a_missing_file_a_broken_file_and_an_empty_file(settings, jsonl, tmp_path):
     assert "gone.jsonl does not exist" in refused(it.DataError, settings, data={"validation": tmp_path / "gone.jsonl"})
     assert "gone.jsonl" in refused(it.DataError, settings, data=tmp_path / "gone.jsonl")
