@@ -44,9 +44,7 @@ def other_tokens(
 ) -> list[OtherToken]:
     """Answers whose token differs from the one the tokenizer gives for prompt and answer together.
 
-    After a prompt that ends in a space or a line break, the word itself follows; after any other prompt, the word with
-    a space before it. After a special token, a bracket or a quotation mark both are possible, and also for answers in
-    a script without spaces.
+    After a special token an answer may stand with or without a space; after other tokens see ``natural_answer``.
 
     Args:
         tokenizer: The tokenizer.
@@ -57,19 +55,31 @@ def other_tokens(
     if not len(prompt) or prompt[-1] in tokenizer.all_special_ids:
         return []
     text: Any = tokenizer.decode(list(prompt)[-TAIL:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    if not text or text[-1] in JOINING:
-        return []
     found = []
     for given, given_id in zip(answers, ids, strict=True):
-        word = given.strip()
-        if not word or any(ord(letter) >= FIRST_WITHOUT_SPACES for letter in word):
+        natural = natural_answer(text, given)
+        if natural is None:
             continue
-        natural = word if text[-1].isspace() else f" {word}"
         last = tokenizer.encode(text + natural, add_special_tokens=False)[-1]
         alone: Any = tokenizer.decode([last], clean_up_tokenization_spaces=False)
-        if last != given_id and alone.strip() == word:
+        if last != given_id and alone.strip() == given.strip():
             found.append(OtherToken(given, given_id, natural, last))
     return found
+
+
+def natural_answer(text: str, answer: str) -> str | None:
+    """The answer as one writes it after the text; None where it may stand with or without a space.
+
+    After a text that ends in a space or a line break, the word itself follows; after any other text, the word with a
+    space before it. After a bracket or a quotation mark both are possible, and also for answers in a script without
+    spaces, for digits after a digit, and for what begins with neither letter nor digit.
+    """
+    word = answer.strip()
+    if not text or text[-1] in JOINING or not word or not word[0].isalnum():
+        return None
+    if any(ord(letter) >= FIRST_WITHOUT_SPACES for letter in word) or (text[-1].isdigit() and word[0].isdigit()):
+        return None
+    return word if text[-1].isspace() else f" {word}"
 
 
 def warn_of_other_tokens(
