@@ -226,6 +226,19 @@ class AnalysisBackend(HookedModel):
 
         return ablate(prefill, rows, columns, row_budget)
 
+    def ablate_from(
+        self,
+        prefill: Prefill,
+        rows: LatentRows,
+        wanted: Tensor | None = None,
+        columns: Tensor | None = None,
+        row_budget: int | None = None,
+    ) -> Tensor:
+        """Logits at later positions with latents set at the points; see ``interpretune.replay.ablate_from``."""
+        from interpretune.replay.suffix_ablation import ablate_from
+
+        return ablate_from(prefill, rows, wanted, columns, row_budget)
+
     # ------------------------------------------------------------------------------------------------------- gradients
 
     def gradients(

@@ -8,7 +8,7 @@ and values, and no mask.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,15 @@ from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import ReplayRefusedError
 from interpretune.models.tokenization import position_ids
-from interpretune.replay.engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only
-from interpretune.replay.prefix import LayerKeys, Prefix, Rows, attend, visible_slots
+from interpretune.replay.engine import (
+    ReplayEngine,
+    blocks_below_skipped,
+    check_causal,
+    columns_only,
+    positions_only,
+)
+from interpretune.replay.prefix import LayerKeys, Prefix, Rows, attend, seen_slots, visible_slots
+from interpretune.replay.suffix_rows import SuffixRows, attend_suffixes
 from interpretune.system.own_context import OwnContext
 from interpretune.system.put_back import attribute_put_back
 
@@ -31,17 +38,19 @@ if TYPE_CHECKING:
 
 ATTENTION = "interpretune_replay"
 HARMLESS = frozenset({"position_ids", "cache_position"})
-"""Tensors that models pass to attention functions and that make no difference for one token per row."""
+"""Tensors that models pass to attention functions and that make no difference to a replay."""
+
+
+Attention = Callable[[int, Tensor, Tensor, Tensor, float, float | None], Tensor]
+"""Attention of one block: query, key and value ``[n, heads, s, d_head]``, scale, softcap; ``[n, s, heads, d_head]``."""
 
 
 @frozen(eq=False)
 class _Running:
     """The running replay."""
 
-    prefix: Prefix
-    rows: Rows
+    attend: Attention
     windows: Mapping[int, int | None]
-    softmax_dtype: torch.dtype | None
     blocks_run: set[int] = field(factory=set)
 
 
@@ -112,9 +121,12 @@ class HuggingFaceReplay(ReplayEngine):
         finally:
             handle.remove()
         self._check_kept(cache, inputs, first_block)
-        slots = {window: visible_slots(inputs.attention_mask, points, window) for window in set(self._windows.values())}
+        windows = set(self._windows.values())
+        slots = {window: visible_slots(inputs.attention_mask, points, window) for window in windows}
+        seen = {window: seen_slots(inputs.attention_mask, window) for window in windows}
         layers = {
-            block: LayerKeys(keys, values, slots[self._windows[block]]) for block, (keys, values) in cache.kept.items()
+            block: LayerKeys(keys, values, slots[self._windows[block]], seen[self._windows[block]])
+            for block, (keys, values) in cache.kept.items()
         }
         numbers = points.of(position_ids(inputs.attention_mask))
         return logits, Prefix(points, points.of(inputs.tokens), numbers, layers)
@@ -142,25 +154,68 @@ class HuggingFaceReplay(ReplayEngine):
         columns: Tensor | None,
     ) -> Tensor:
         """See ``ReplayEngine.replay``."""
-        eager: bool = self._text_config._attn_implementation == "eager"
-        running = _Running(prefix, rows, self._windows, torch.float32 if eager else None)
+        softmax_dtype = self._softmax_dtype
+
+        def attention(block: int, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
+            layer, token = prefix.layers[block], (q[:, :, 0], k[:, :, 0], v[:, :, 0])
+            return attend(*token, layer, prefix.points, rows, scale, softcap, softmax_dtype).unsqueeze(1)
+
+        tokens, numbers = (item[rows.points].unsqueeze(-1) for item in (prefix.tokens, prefix.position_ids))
+        return self._run(attention, tokens, numbers, None, start, hidden.unsqueeze(1), edits, columns)[:, -1]
+
+    def replay_suffixes(
+        self,
+        prefix: Prefix,
+        rows: SuffixRows,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """See ``ReplayEngine.replay_suffixes``."""
+        softmax_dtype = self._softmax_dtype
+
+        def attention(block: int, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None) -> Tensor:
+            return attend_suffixes(q, k, v, prefix.layers[block], rows, scale, softcap, softmax_dtype)
+
+        return self._run(attention, rows.tokens, rows.position_ids, rows.wanted, start, hidden, edits, columns)
+
+    @property
+    def _softmax_dtype(self) -> torch.dtype | None:
+        """The dtype in which the model normalises scores; None: their own."""
+        return torch.float32 if self._text_config._attn_implementation == "eager" else None
+
+    def _run(
+        self,
+        attention: Attention,
+        tokens: Tensor,
+        position_ids: Tensor,
+        wanted: Tensor | None,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """Run rows of tokens ``[n, s]``; logits everywhere ``[n, s, c]``, or where they are wanted ``[n, w, c]``."""
+        running = _Running(attention, self._windows)
         head: Any = self._model.get_output_embeddings()
-        arguments: dict[str, Any] = {"input_ids": prefix.tokens[rows.points].unsqueeze(-1), "use_cache": False}
+        arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
         if self.backend.takes("position_ids"):
-            arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
+            arguments["position_ids"] = position_ids
         with (
-            blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple),
+            blocks_below_skipped(self.blocks, start, hidden, in_tuple=self.in_tuple),
             columns_only(head, columns) as narrowed,
+            contextlib.nullcontext() if wanted is None else positions_only(head, wanted),
             self.backend.counted_hooks(edits),
             self._attention(running),
         ):
-            logits: Tensor = self._model(**arguments).logits[:, -1]
+            logits: Tensor = self._model(**arguments).logits
         if missing := set(range(start, self.n_blocks)) - running.blocks_run:
             raise ReplayRefusedError(
                 f"The blocks {sorted(missing)} of {type(self._model).__name__} did not ask the attention function of "
                 "the replay."
             )
-        return logits if narrowed else logits[:, columns]
+        return logits if narrowed else logits[..., columns]
 
     @contextlib.contextmanager
     def _attention(self, running: _Running) -> Iterator[None]:
@@ -234,7 +289,7 @@ def replay_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of rows of one token over the prefix of the running replay; the signature is that of transformers.
+    """Attention of the rows of the running replay; the signature is that of transformers.
 
     Raises:
         ReplayRefusedError: The model's attention has a part that is unknown here.
@@ -256,10 +311,7 @@ def replay_attention(
         )
     running.blocks_run.add(block)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer, points = running.prefix.layers[block], running.prefix.points
-    token = (query[:, :, 0], key[:, :, 0], value[:, :, 0])
-    mixed = attend(*token, layer, points, running.rows, scale, softcap, running.softmax_dtype)
-    return mixed.unsqueeze(1), None
+    return running.attend(block, query, key, value, scale, softcap), None
 
 
 AttentionInterface.register(ATTENTION, replay_attention)

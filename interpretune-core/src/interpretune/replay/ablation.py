@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psutil
@@ -62,10 +62,11 @@ def ablate(
 
 
 def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None, naive: bool) -> Tensor:
-    _check(prefill, rows, row_budget)
+    check_rows_and_budget(prefill, rows, row_budget)
     clean = prefill.logits if columns is None else prefill.logits[:, columns]
     result = clean[rows.points]
-    run, size, groups = run_naively, row_budget, dict(_groups(prefill, rows))
+    run: Callable[[Prefill, LatentRows, tuple[str, ...], Tensor | None], Tensor] = run_naively
+    size, groups = row_budget, dict(groups_of(prefill, rows))
     if prefill.kept is not None and not naive:
         run, size = _replay, size or replay_budget(prefill, columns)
         joining = {name: groups.pop((name,)) for name in _joining(prefill.kept) if (name,) in groups}
@@ -74,17 +75,17 @@ def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budg
             result[chunk] = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
     for names, which in groups.items():
         which = which[rows.points[which].argsort(stable=True)]
-        for chunk in which.split(size or _naive_budget(prefill)):
+        for chunk in which.split(size or naive_budget(prefill)):
             result[chunk] = run(prefill, rows.select(chunk), names, columns)
-    _check_finite(prefill, rows, result)
+    check_finite(prefill, rows, result)
     return result
 
 
-def _check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
-    """Refuse logits ``[n, c]`` that are finite in the clean run and not in a row with latents set."""
+def check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
+    """Refuse logits ``[n, ..., c]`` that are finite in the clean run and not in a row with latents set."""
     if not logits.numel() or not bool((lacking := lacks_logits(logits)).any()):
         return
-    bad = lacking.nonzero().flatten()
+    bad = lacking.reshape(len(logits), -1).any(-1).nonzero().flatten()
     told = [
         f"latents {item.latents[chosen].tolist()[:5]} of {name} to {item.values[chosen].tolist()[:5]}"
         for name, item in rows.changes.items()
@@ -115,7 +116,7 @@ def _chunks(groups: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tenso
         yield parts
 
 
-def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+def groups_of(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Rows that change something, grouped by the latent models whose latents they set.
 
     In a row that changes something, every latent that is set counts: one that is 0 in the clean run may become active
@@ -180,8 +181,25 @@ def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes
     return output.index_add(0, changes.rows, step.to(output.dtype))
 
 
-def run_naively(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
-    """The plain loop's step: every row is a whole forward of its example."""
+def run_naively(
+    prefill: Prefill,
+    rows: LatentRows,
+    names: tuple[str, ...],
+    columns: Tensor | None,
+    wanted: Tensor | None = None,
+) -> Tensor:
+    """The plain loop's step: every row is a whole forward of its example.
+
+    Args:
+        prefill: The clean run.
+        rows: What to set where.
+        names: Activation names of what they set.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+        wanted: Positions where they are wanted, ``[n, w]``; None: at the rows' tokens.
+
+    Returns:
+        ``[n, c]``, or ``[n, w, c]``.
+    """
     points = prefill.points.select(rows.points)
     examples = _with_longest(prefill, points.examples)
     inputs = prefill.inputs.select(examples)
@@ -190,9 +208,13 @@ def run_naively(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], colu
         list(prefill.latent_models.values()),
         {name: rows.changes[name].edit(points.positions) for name in names},
     )
+    at = _in_own_row(points)
+    if wanted is not None:
+        at = Points(at.examples.repeat_interleave(wanted.shape[1]), wanted.flatten())
     with rows_named(examples):
-        logits = prefill.backend.forward(inputs, edits, _in_own_row(points))
-    return logits if columns is None else logits[:, columns]
+        logits = prefill.backend.forward(inputs, edits, at)
+    logits = logits if columns is None else logits[:, columns]
+    return logits if wanted is None else logits.unflatten(0, wanted.shape)
 
 
 @torch.no_grad()
@@ -220,7 +242,7 @@ def ablate_everywhere(
 
 
 def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None) -> Tensor:
-    _check(prefill, rows, row_budget)
+    check_rows_and_budget(prefill, rows, row_budget)
     backend, models = prefill.backend, list(prefill.latent_models.values())
     names = tuple(rows.changes)
     if not names:
@@ -240,7 +262,7 @@ def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | Non
         hidden = _residual_before(prefill, edits, start)
         models = [model for name, model in prefill.latent_models.items() if depths[name] >= start]
     results = []
-    for chunk in torch.arange(len(rows), device=rows.points.device).split(row_budget or _naive_budget(prefill)):
+    for chunk in torch.arange(len(rows), device=rows.points.device).split(row_budget or naive_budget(prefill)):
         part = rows.select(chunk)
         points = prefill.points.select(part.points)
         examples = points.examples if engine is not None else _with_longest(prefill, points.examples)
@@ -277,7 +299,12 @@ def _in_own_row(points: Points) -> Points:
     return Points(torch.arange(len(points), device=points.positions.device), points.positions)
 
 
-def _check(prefill: Prefill, rows: LatentRows, row_budget: int | None) -> None:
+def check_rows_and_budget(prefill: Prefill, rows: LatentRows, row_budget: int | None) -> None:
+    """Refuse rows that name what does not exist, and a budget without room for one.
+
+    Raises:
+        AnalysisError: With the row or the budget.
+    """
     if row_budget is not None and row_budget < 1:
         raise AnalysisError(f"row_budget is {row_budget}; an ablation needs room for one row at least.")
     rows.check(len(prefill.points), {name: item.d_sae for name, item in prefill.latent_models.items()})
@@ -303,7 +330,7 @@ def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size)))
 
 
-def _naive_budget(prefill: Prefill) -> int:
+def naive_budget(prefill: Prefill) -> int:
     """Rows of one forward of the plain loop: their latents and logits at all positions fit into the same share."""
     longest = prefill.inputs.tokens.shape[1]
     size = torch.finfo(prefill.logits.dtype).bits // 8

@@ -24,12 +24,14 @@ class Bucket:
         inputs: These rows.
         points: The points in these rows, with positions counted from the bucket's first slot.
         point_ids: Their ids among all points, ``[n]``.
+        first_slot: The slot of the batch with which it begins.
     """
 
     examples: Tensor
     inputs: ModelInputs
     points: Points
     point_ids: Tensor
+    first_slot: int = 0
 
 
 def length_buckets(inputs: ModelInputs, points: Points) -> list[Bucket]:
@@ -60,7 +62,7 @@ def _cut(inputs: ModelInputs, points: Points, rows: Tensor, first: Tensor, last:
     new = torch.full((len(inputs),), -1, device=rows.device)
     new[rows] = torch.arange(len(rows), device=rows.device)
     mine = (new[points.examples] >= 0).nonzero().flatten()
-    return Bucket(rows, part, Points(new[points.examples[mine]], points.positions[mine] - start), mine)
+    return Bucket(rows, part, Points(new[points.examples[mine]], points.positions[mine] - start), mine, start)
 
 
 def together(buckets: Sequence[Bucket], parts: Sequence[Tensor]) -> Tensor:
@@ -75,22 +77,35 @@ def one_prefix(buckets: Sequence[Bucket], prefixes: Sequence[Prefix], points: Po
     if len(buckets) == 1:
         return evolve(prefixes[0], points=points)
     layers = {}
+    shared: dict[tuple[int, ...], list[Tensor]] = {}
     for block in prefixes[0].layers:
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         slots: dict[int, Slots] = {}
+        seen: dict[int, Tensor] = {}
         for bucket, prefix in zip(buckets, prefixes, strict=True):
             layer = prefix.layers[block]
             for row, example in enumerate(bucket.examples.tolist()):
                 keys[example], values[example] = layer.keys[row], layer.values[row]
             slots |= dict(zip(bucket.point_ids.tolist(), layer.slots, strict=True))
+            seen |= dict(zip(bucket.examples.tolist(), layer.seen, strict=False))
         in_order = range(len(keys))
+        of_parts = tuple(id(prefix.layers[block].seen) for prefix in prefixes)
         layers[block] = LayerKeys(
-            [keys[i] for i in in_order], [values[i] for i in in_order], [slots[i] for i in range(len(slots))]
+            [keys[i] for i in in_order],
+            [values[i] for i in in_order],
+            [slots[i] for i in range(len(slots))],
+            shared.setdefault(of_parts, [seen[i] for i in range(len(seen))]),
         )
+    first_slots = torch.zeros(
+        sum(len(bucket.examples) for bucket in buckets), dtype=torch.long, device=points.positions.device
+    )
+    for bucket in buckets:
+        first_slots[bucket.examples] = bucket.first_slot
     return Prefix(
         points,
         together(buckets, [prefix.tokens for prefix in prefixes]),
         together(buckets, [prefix.position_ids for prefix in prefixes]),
         layers,
+        first_slots,
     )

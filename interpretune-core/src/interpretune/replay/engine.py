@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
-from interpretune.activations.replaced import replaced_method, replaced_methods
+from interpretune.activations.replaced import replaced_method, replaced_methods, standing_method
 from interpretune.errors import ReplayRefusedError
 from interpretune.replay.prefix import Prefix, Rows
+from interpretune.replay.suffix_rows import SuffixRows
 from interpretune.system.own_context import OwnContext
 
 if TYPE_CHECKING:
@@ -106,6 +107,33 @@ class ReplayEngine(ABC):
             ``[n, c]``.
         """
 
+    def replay_suffixes(
+        self,
+        prefix: Prefix,
+        rows: SuffixRows,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """Run the tokens of each row, from block ``start`` up; without this method, ablations run whole forwards.
+
+        Args:
+            prefix: Keys and values; not changed.
+            rows: Which tokens each row runs.
+            start: First block to run; ``n_blocks`` runs none.
+            hidden: Residual stream before block ``start``, ``[n, s, d_model]``.
+            edits: At hook points of what runs; activations are ``[n, s, ...]``.
+            columns: Ids of the logits wanted, ``[c]``; None: all.
+
+        Returns:
+            ``[n, w, c]``, where the rows want logits.
+
+        Raises:
+            ReplayRefusedError: There is no way to do so.
+        """
+        raise ReplayRefusedError(f"{type(self).__name__} reruns single tokens, not the tokens after them.")
+
     def run_from(
         self, inputs: ModelInputs, start: int, hidden: Tensor, edits: Mapping[str, Edit], points: Points
     ) -> Tensor:
@@ -189,6 +217,27 @@ def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
 
     with replaced_method(head, "forward", narrow):
         yield True
+
+
+@contextlib.contextmanager
+def positions_only(head: nn.Module, wanted: Tensor) -> Iterator[None]:
+    """Let a model's own unembedding compute only some positions of each row.
+
+    Args:
+        head: The unembedding, which gets ``[n, pos, d_model]``.
+        wanted: Positions, ``[n, w]``; its result is ``[n, w, vocab]``.
+    """
+    unembed, rows = standing_method(head, "forward"), torch.arange(len(wanted), device=wanted.device).unsqueeze(-1)
+
+    def narrow(activations: Tensor) -> Any:
+        if activations.ndim != 3 or len(activations) != len(wanted):
+            raise ReplayRefusedError(
+                f"The unembedding of the model gets {tuple(activations.shape)}; expected {len(wanted)} rows of tokens."
+            )
+        return unembed(activations[rows, wanted])
+
+    with replaced_method(head, "forward", narrow):
+        yield
 
 
 @torch.no_grad()

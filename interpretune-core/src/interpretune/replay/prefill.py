@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from interpretune.activations.edits import Edit, Observer, in_turn
@@ -61,6 +61,7 @@ class Kept:
         entries: Where replays begin, by activation name, from the lowest latent model to the highest.
         hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
         outputs: What each latent model wrote at the points, ``[n, ...]``, by activation name.
+        everywhere: What suffix rows need at all positions, by activation name; filled when they first ask for it.
     """
 
     engine: ReplayEngine
@@ -69,6 +70,20 @@ class Kept:
     entries: Mapping[str, Entry]
     hidden: Mapping[int, Tensor]
     outputs: Mapping[str, Tensor]
+    everywhere: dict[str, CleanRun] = field(factory=dict)
+
+
+@frozen(eq=False)
+class CleanRun:
+    """The clean run at all positions.
+
+    Attributes:
+        hidden: Residual stream before the block at which replays begin, ``[batch, pos, d_model]``; None: not needed.
+        output: What the latent model wrote, ``[batch, pos, d_out]``; None: not needed.
+    """
+
+    hidden: Tensor | None
+    output: Tensor | None
 
 
 @frozen(eq=False)

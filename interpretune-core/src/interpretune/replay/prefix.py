@@ -26,11 +26,14 @@ class LayerKeys:
         keys: As attention uses them (rotated), ``[kv_heads, pos, d_head]`` for each example.
         values: ``[kv_heads, pos, d_head]`` for each example.
         slots: For each point, the slots it attends to, and its own.
+        seen: Which slots each slot attends to, its own included, ``[pos, pos]``, bool, for each example; blocks that
+            see the same share one list. Empty: suffixes cannot be rerun.
     """
 
     keys: Sequence[Tensor] | Tensor
     values: Sequence[Tensor] | Tensor
     slots: Sequence[Slots]
+    seen: Sequence[Tensor] = ()
 
 
 @frozen(eq=False)
@@ -42,12 +45,14 @@ class Prefix:
         tokens: Their ids, ``[n]``.
         position_ids: Their positions among real tokens, ``[n]``.
         layers: Keys and values, by block.
+        first_slots: The slot of the batch that is the first of an example's keys, ``[batch]``; None: 0 for all.
     """
 
     points: Points
     tokens: Tensor
     position_ids: Tensor
     layers: Mapping[int, LayerKeys]
+    first_slots: Tensor | None = None
 
 
 @frozen(eq=False)
@@ -102,6 +107,19 @@ def visible_slots(attention_mask: Tensor, points: Points, window: int | None) ->
     behind = points.positions.unsqueeze(-1) - slot
     seen = (behind > 0) & attention_mask[points.examples].bool()
     return slots_of(seen if window is None else seen & (behind < window), points)
+
+
+def seen_slots(attention_mask: Tensor, window: int | None) -> list[Tensor]:
+    """What every slot attends to under causal attention, itself included, ``[pos, pos]``, bool, for each example.
+
+    Args:
+        attention_mask: ``[batch, pos]``.
+        window: As for ``visible_slots``.
+    """
+    slot = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    behind = slot.unsqueeze(-1) - slot
+    before = (behind > 0) if window is None else (behind > 0) & (behind < window)
+    return list(before & attention_mask.bool().unsqueeze(1) | (behind == 0))
 
 
 def attend(

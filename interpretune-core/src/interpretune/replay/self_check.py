@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
+from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import NotFiniteError, ReplayRefusedError
@@ -18,6 +19,7 @@ from interpretune.replay.ablation import ablate
 from interpretune.replay.engine import ReplayEngine
 from interpretune.replay.prefill import LatentObserver, Prefill, prefill
 from interpretune.replay.rows import Changes, LatentRows
+from interpretune.replay.suffix_ablation import ablate_from
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
@@ -49,13 +51,17 @@ class SelfCheck:
 
 
 class ReplayTrust:
-    """What is known about replays of one backend: the engine, and the latent models they were checked with."""
+    """What is known about replays of one backend: the engine, and the latent models they were checked with.
+
+    Rows of single tokens, and rows that rerun the tokens after them, are checked apart.
+    """
 
     def __init__(self) -> None:
         self._engine: ReplayEngine | None = None
         self._looked = False
         self._warned: set[str] = set()
         self._checks: list[tuple[tuple[LatentModel, ...], SelfCheck | None]] = []
+        self._suffix_checks: list[tuple[tuple[LatentModel, ...], int, SelfCheck | None]] = []
 
     def prefill(
         self,
@@ -95,7 +101,35 @@ class ReplayTrust:
 
     def checks(self) -> list[SelfCheck]:
         """The comparisons made so far."""
-        return [check for _, check in self._checks if check is not None]
+        found = [*(check for _, check in self._checks), *(check for *_, check in self._suffix_checks)]
+        return [check for check in found if check is not None]
+
+    def trusts_suffixes(self, filled: Prefill) -> bool:
+        """Whether rows that rerun the tokens after a point are right, for prefills of this size; see ``ablate_from``.
+
+        The first time, and again for texts or suffixes more than twice as long, a few are compared with whole forwards.
+        """
+        models, slots = tuple(filled.latent_models.values()), filled.inputs.tokens.shape[1]
+        suffix = int(_tokens_after(filled).max()) + 1
+        known = [(longest, check) for checked, longest, check in self._suffix_checks if _same(checked, models)]
+        if any(check is None or not check.passed for _, check in known):
+            return False
+        if any(slots <= 2 * check.longest and suffix <= 2 * longest for longest, check in known if check is not None):
+            return True
+        try:
+            check = compare_suffixes(filled, earliest_rows(filled))
+        except ReplayRefusedError as refusal:
+            self._suffix_checks.append((models, suffix, None))
+            self._warn(str(refusal))
+            return False
+        if check.rows:
+            self._suffix_checks.append((models, suffix, check))
+        if not check.passed:
+            self._warn(
+                f"Logits after replayed tokens differ from those of whole forwards by {check.max_abs_error:.3g}; "
+                f"allowed were {check.tolerance:.3g}."
+            )
+        return check.passed
 
     def _find_engine(self, backend: AnalysisBackend) -> ReplayEngine | None:
         if not self._looked:
@@ -174,12 +208,24 @@ def _refuse_rows_that_differ_in_company(backend: AnalysisBackend, inputs: ModelI
 
 def compare_with_plain_loop(filled: Prefill, rows: LatentRows) -> SelfCheck:
     """Replay some rows, and run them as whole forwards too."""
-    slow = ablate(filled, rows, naive=True)
+    return _compared(filled, rows, ablate(filled, rows, naive=True), lambda: ablate(filled, rows))
+
+
+def compare_suffixes(filled: Prefill, rows: LatentRows) -> SelfCheck:
+    """Rerun some rows up to the answer, and run them as whole forwards too."""
+    points = filled.points.select(rows.points)
+    answers = filled.inputs.answer_positions[points.examples]
+    wanted = torch.stack([points.positions, (points.positions + answers) // 2, answers], dim=-1)
+    slow = ablate_from(filled, rows, wanted, naive=True)
+    return _compared(filled, rows, slow, lambda: ablate_from(filled, rows, wanted, self_check=False))
+
+
+def _compared(filled: Prefill, rows: LatentRows, slow: Tensor, replay: Callable[[], Tensor]) -> SelfCheck:
     difference, scale = 0.0, 1.0
     if len(rows):
         scale = max(scale, slow[slow.isfinite()].abs().max().item())  # a model may rule out tokens with minus infinity
         try:
-            fast = ablate(filled, rows)
+            fast = replay()
             difference = torch.where(fast == slow, 0, fast - slow).abs().max().item()
         except NotFiniteError:
             difference = math.nan
@@ -204,6 +250,26 @@ def strongest_rows(filled: Prefill) -> LatentRows:
         ids, latents = torch.tensor(rows, device=points.device).unbind(-1)
         changes[name] = Changes(ids, latents, filled.latents[name].new_zeros(len(ids)))
     return LatentRows(points, changes)
+
+
+def earliest_rows(filled: Prefill) -> LatentRows:
+    """For each latent model, its strongest latent at the active point with the most tokens after it.
+
+    One more row for each is from the shortest example, with the most padding.
+    """
+    after, sizes = _tokens_after(filled), filled.inputs.attention_mask.sum(-1)[filled.points.examples]
+    parts = []
+    for name, latents in filled.latents.items():
+        points = (latents.amax(-1) > 0).nonzero().flatten()
+        if len(points):
+            chosen = points[torch.stack([after[points].argmax(), sizes[points].argmin()]).unique()]
+            parts.append(LatentRows.single(name, torch.stack([chosen, latents[chosen].argmax(-1)], dim=-1)))
+    return LatentRows.joined(parts) if parts else LatentRows(filled.points.examples[:0], {})
+
+
+def _tokens_after(filled: Prefill) -> Tensor:
+    """How many slots there are between each point and the answer position of its example, ``[n]``."""
+    return filled.inputs.answer_positions[filled.points.examples] - filled.points.positions
 
 
 def one_row_each(filled: Prefill, name: str) -> LatentRows:
