@@ -17,7 +17,7 @@ from transformer_lens.model_bridge.generalized_components.normalization import N
 from transformers import AutoTokenizer
 
 import interpretune as it
-from interpretune.analysis import ablate, activation_name
+from interpretune.analysis import Points, ablate, ablate_from, activation_name
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute, latent_edges
 from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading, spared_work
@@ -83,6 +83,36 @@ def test_bridges_are_exact_to_1e_10_in_float64_and_to_2e_5_in_float32(backend: M
     for side in ("left", "right"):
         prefill = single.prefill(batch_of(RAGGED, side), models_at(*TWO, dtype=torch.float32))
         assert worst_error(prefill) < 2e-5
+
+
+def suffix_error(backend: TransformerLensBackend, lengths: tuple[int, ...], side: str, dtype: torch.dtype) -> float:
+    """Largest difference between rows that rerun tokens from every position on and whole forwards."""
+    inputs = batch_of(lengths, side)
+    points = Points(*inputs.attention_mask.nonzero().unbind(-1))
+    prefill = backend.prefill(inputs, models_at(*TWO, dtype=dtype), points)
+    rows = rows_of([(point, {LOW: {3: 0.4, 5: 0.0}, HIGH: {8: 0.5}}) for point in range(len(points))])
+    wanted = torch.stack([points.positions, inputs.answer_positions[points.examples]], dim=-1)
+    expected = ablate_from(prefill, rows, wanted, naive=True)
+    assert ((expected[:, 0] - prefill.logits).abs().amax(-1) > 1e-3).all()
+    found = ablate_from(prefill, rows, wanted)
+    assert all(check.passed for check in backend.replays.checks())
+    narrow = ablate_from(prefill, rows, wanted, torch.tensor([5]), row_budget=20)
+    torch.testing.assert_close(narrow, found[..., 5:6], rtol=0, atol=2e-5)
+    return (found - expected).abs().max().item()
+
+
+@pytest.mark.parametrize("kind", HOOKED)
+def test_suffixes_on_hooked_transformers_are_exact(backend: Make, kind: str) -> None:
+    for side in ("left", "right"):
+        assert suffix_error(backend("hooked", kind), (9, 4, 12, 1), side, torch.float64) < ATOL
+
+
+@pytest.mark.parametrize("kind", BRIDGED)
+def test_suffixes_on_bridges_are_exact(backend: Make, kind: str) -> None:
+    """Bridges normalise scores in float32, over other numbers of masked keys in a forward than in a replay."""
+    assert suffix_error(backend("bridge", kind), (9, 9), "left", torch.float64) < EAGER_ATOL
+    for side in ("left", "right"):
+        assert suffix_error(backend("bridge", kind, torch.float32), (3, 9), side, torch.float32) < 2e-5
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -1,8 +1,8 @@
 """Replay of TransformerLens models, through their own hook points.
 
 Rotated queries and keys, values, and the output of attention before its projection are hook points of every block. A
-replay runs rows of one token each, for which the model's own attention would see nothing but the token itself, and puts
-attention over the shared prefix in before the projection. Everything else is the model's own.
+replay runs rows of one token each, or of a few, for which the model's own attention would see nothing but these tokens,
+and puts attention over the shared prefix in before the projection. Everything else is the model's own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,10 +28,13 @@ from interpretune.replay import (
     ReadyContext,
     ReplayEngine,
     Rows,
+    SuffixRows,
     attend,
+    attend_suffixes,
     blocks_below_skipped,
     check_causal,
     columns_only,
+    positions_only,
     slots_of,
 )
 from interpretune_tlens.laid_out import LaidOutWeights
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
     from interpretune_tlens.backend import TransformerLensBackend
 
+Attention = Callable[["AttentionParts", Tensor, Tensor, Tensor], Tensor]
+"""Attention of one block: how it attends, and query, key and value, ``[n, s, heads, d_head]``, as the result."""
 PARTS = (("query", ("hook_rot_q", "hook_q")), ("key", ("hook_rot_k", "hook_k")), ("value", ("hook_v",)))
 NEEDED = ("hook_attn_scores", "hook_z")
 
@@ -104,8 +109,20 @@ class TransformerLensReplay(ReplayEngine):
         """How a block attends."""
 
     @abstractmethod
-    def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
-        """Run one token a row from block ``start`` up, ``[n, c]``; hooks are on the model."""
+    def _run_tokens(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor,
+        start: int,
+        hidden: Tensor,
+        columns: Tensor | None,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """Run tokens ``[n, s]`` from block ``start`` up; hooks are on the model.
+
+        Returns:
+            ``[n, s, c]``, or where logits are wanted, ``[n, w, c]``.
+        """
 
     def depth(self, hook_point: str) -> float:
         """See ``ReplayEngine.depth``."""
@@ -124,7 +141,7 @@ class TransformerLensReplay(ReplayEngine):
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         visible: dict[int, Tensor] = {}
-        own = torch.arange(inputs.tokens.shape[1], device=inputs.tokens.device) == points.positions.unsqueeze(-1)
+        itself = torch.eye(inputs.tokens.shape[1], dtype=torch.bool, device=inputs.tokens.device)
 
         def keep(sink: dict[int, Tensor], block: int) -> Edit:
             def note(activations: Tensor) -> Tensor:
@@ -135,8 +152,7 @@ class TransformerLensReplay(ReplayEngine):
 
         def note_visible(block: int) -> Edit:
             def note(scores: Tensor) -> Tensor:
-                seen = scores[points.examples, 0, points.positions] > torch.finfo(scores.dtype).min / 2
-                visible[block] = seen & ~own
+                visible[block] = (scores[:, 0] > torch.finfo(scores.dtype).min / 2) & ~itself
                 return scores
 
             return note
@@ -151,11 +167,13 @@ class TransformerLensReplay(ReplayEngine):
             raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
         logits = self.backend.forward(inputs, {**edits, **notes}, points)
         layers: dict[int, LayerKeys] = {}
-        slots, last = slots_of(own & False, points), None
+        different: list[tuple[Tensor, Any, list[Tensor]]] = []
         for block in sorted(keys):
-            if last is None or not torch.equal(visible[block], last):
-                slots, last = slots_of(visible[block], points), visible[block]
-            layers[block] = LayerKeys(keys[block], values[block], slots)
+            found = next((item for item in different if torch.equal(item[0], visible[block])), None)
+            if found is None:
+                found = visible[block], slots_of(points.of(visible[block]), points), list(visible[block] | itself)
+                different.append(found)
+            layers[block] = LayerKeys(keys[block], values[block], *found[1:])
         places = points.of(position_ids(inputs.attention_mask))
         return logits, Prefix(points, points.of(inputs.tokens), places, layers)
 
@@ -169,28 +187,63 @@ class TransformerLensReplay(ReplayEngine):
         columns: Tensor | None,
     ) -> Tensor:
         """See ``ReplayEngine.replay``."""
-        hooks: dict[str, Edit] = {}
-        for block in range(start, self.n_blocks):
-            hooks |= self._attention_edits(block, prefix, rows, edits.get(in_layer(block, ATTN_Z)))
-        with self.backend.counted_hooks({**edits, **hooks}):
-            return self._run_tokens(prefix, rows, start, hidden, columns)
 
-    def _attention_edits(self, block: int, prefix: Prefix, rows: Rows, after: Edit | None) -> dict[str, Edit]:
+        def attention(layer: LayerKeys) -> Attention:
+            def mix(about: AttentionParts, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                token = (query[:, 0], key[:, 0], value[:, 0])
+                settings = (about.scale, about.softcap, about.softmax_dtype)
+                return attend(*token, layer, prefix.points, rows, *settings).unsqueeze(1)
+
+            return mix
+
+        tokens, numbers = (item[rows.points].unsqueeze(-1) for item in (prefix.tokens, prefix.position_ids))
+        with self.backend.counted_hooks(self._with_attention(prefix, attention, start, edits)):
+            return self._run_tokens(tokens, numbers, start, hidden.unsqueeze(1), columns, None)[:, -1]
+
+    def replay_suffixes(
+        self,
+        prefix: Prefix,
+        rows: SuffixRows,
+        start: int,
+        hidden: Tensor,
+        edits: Mapping[str, Edit],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """See ``ReplayEngine.replay_suffixes``."""
+
+        def attention(layer: LayerKeys) -> Attention:
+            def mix(about: AttentionParts, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                parts = (item.transpose(1, 2) for item in (query, key, value))
+                return attend_suffixes(*parts, layer, rows, about.scale, about.softcap, about.softmax_dtype)
+
+            return mix
+
+        with self.backend.counted_hooks(self._with_attention(prefix, attention, start, edits)):
+            return self._run_tokens(rows.tokens, rows.position_ids, start, hidden, columns, rows.wanted)
+
+    def _with_attention(
+        self, prefix: Prefix, attention: Callable[[LayerKeys], Attention], start: int, edits: Mapping[str, Edit]
+    ) -> dict[str, Edit]:
+        hooks = dict(edits)
+        for block in range(start, self.n_blocks):
+            after = edits.get(in_layer(block, ATTN_Z))
+            hooks |= self._attention_edits(block, attention(prefix.layers[block]), after)
+        return hooks
+
+    def _attention_edits(self, block: int, attention: Attention, after: Edit | None) -> dict[str, Edit]:
         """Hooks that note a block's query, key and value and put attention over the prefix in before the projection."""
         seen: dict[str, Tensor] = {}
-        about, layer = self._parts[block], prefix.layers[block]
 
         def note(part: str) -> Edit:
             def keep(activations: Tensor) -> Tensor:
-                seen[part] = activations[:, 0]
+                seen[part] = activations
                 return activations
 
             return keep
 
         def put(activations: Tensor) -> Tensor:
-            parts = (seen.pop("query"), seen.pop("key"), seen.pop("value"))
-            mixed = attend(*parts, layer, prefix.points, rows, about.scale, about.softcap, about.softmax_dtype)
-            mixed = mixed.unsqueeze(1).flatten(2).to(activations.dtype)
+            mixed = attention(self._parts[block], seen.pop("query"), seen.pop("key"), seen.pop("value"))
+            mixed = mixed.flatten(2).to(activations.dtype)
             return mixed if after is None else after(mixed)
 
         edits = {name: note(part) for part, name in self._names[block].items()}
@@ -230,17 +283,27 @@ class BridgeReplay(TransformerLensReplay):
     def _norms(self) -> list[NormalizationBridge]:
         return [part for part in self._model.modules() if isinstance(part, NormalizationBridge)]
 
-    def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
-        tokens = prefix.tokens[rows.points].unsqueeze(-1)
+    def _run_tokens(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor,
+        start: int,
+        hidden: Tensor,
+        columns: Tensor | None,
+        wanted: Tensor | None,
+    ) -> Tensor:
         arguments: dict[str, Any] = {"attention_mask": torch.ones_like(tokens), "use_cache": False}
         if self.backend.takes_positions:
-            arguments["position_ids"] = prefix.position_ids[rows.points].unsqueeze(-1)
+            arguments["position_ids"] = position_ids
+        head: Any = self._model.unembed.original_component
         with contextlib.ExitStack() as stack:
             stack.enter_context(spared_in_bridges(self._norms, self.blocks[start:]))
-            stack.enter_context(blocks_below_skipped(self.blocks, start, hidden.unsqueeze(1), in_tuple=self.in_tuple))
-            narrowed = stack.enter_context(columns_only(self._model.unembed.original_component, columns))
-            logits: Tensor = self._model(tokens, **arguments)[:, -1]
-        return logits if narrowed else logits[:, columns]
+            stack.enter_context(blocks_below_skipped(self.blocks, start, hidden, in_tuple=self.in_tuple))
+            narrowed = stack.enter_context(columns_only(head, columns))
+            if wanted is not None:
+                stack.enter_context(positions_only(head, wanted))
+            logits: Tensor = self._model(tokens, **arguments)
+        return logits if narrowed else logits[..., columns]
 
 
 class HookedReplay(TransformerLensReplay):
@@ -271,15 +334,25 @@ class HookedReplay(TransformerLensReplay):
         with spared_in_hooked_transformers(self.blocks):
             return super().prefill(inputs, edits, points, first_block)
 
-    def _run_tokens(self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, columns: Tensor | None) -> Tensor:
-        # The model reads positions off the running sum of the mask: this mask says where the one token of a row stands.
-        mask = (prefix.position_ids[rows.points] + 1).unsqueeze(-1)
+    def _run_tokens(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor,
+        start: int,
+        hidden: Tensor,
+        columns: Tensor | None,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        # The model reads positions off the running sum of the mask: this mask says where each token of a row stands.
+        mask = position_ids.diff(dim=-1, prepend=torch.full_like(position_ids[:, :1], -1))
         with contextlib.ExitStack() as stack:
             stack.enter_context(spared_in_hooked_transformers(self.blocks[start:]))
             stack.enter_context(own_attention_spared(self.blocks[start:]))
             stack.enter_context(_unembedding(self._model, columns))
-            logits: Tensor = self._model(hidden.unsqueeze(1), start_at_layer=start, attention_mask=mask)
-        return logits[:, -1]
+            if wanted is not None:
+                stack.enter_context(positions_only(self._model.unembed, wanted))
+            logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=mask)
+        return logits
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def spared_in_hooked_transformers(blocks: Sequence[Any]) -> AbstractContextManag
 
 
 def own_attention_spared(blocks: Sequence[Any]) -> AbstractContextManager[None]:
-    """Let blocks of a hooked transformer not attend from a row's token to itself: something else is put in."""
+    """Let blocks of a hooked transformer not attend among a row's tokens: something else is put in."""
     scores = [(block.attn, "calculate_attention_scores", _no_scores) for block in blocks]
     return replaced_methods([*scores, *((block.attn, "calculate_z_scores", _empty(block.attn)) for block in blocks)])
 
@@ -132,7 +132,7 @@ def _in_place(mlp: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _no_scores(query: Tensor, _: Tensor) -> Tensor:
-    return query.new_zeros(len(query), 1, 1, 1)
+    return query.new_zeros(len(query), 1, query.shape[1], query.shape[1])
 
 
 def _empty(attention: Any) -> Callable[[Tensor, Tensor], Tensor]:

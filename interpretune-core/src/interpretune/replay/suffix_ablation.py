@@ -28,6 +28,11 @@ from interpretune.replay.rows import LatentRows
 from interpretune.replay.suffix_rows import SuffixRows
 from interpretune.system.model_lock import model_lock
 
+WORTH_PADDING = 0.9
+"""A row runs beside longer ones if it has at least this share of their tokens."""
+WORTH_RUNNING = 512
+"""Tokens of one replay below which shorter rows join it: products of few rows are slow."""
+
 
 @torch.no_grad()
 def ablate_from(
@@ -112,12 +117,16 @@ def _chunks(
     """Rows that run together, ids ``[k]``: of similar lengths, those of one example side by side."""
     budget = row_budget or replay_budget(prefill, columns)
     points = rows.points[which]
-    lengths = wanted[which].amax(-1) - prefill.points.positions[points] + 1
-    order = lengths.argsort(stable=True, descending=True)
-    first = 0
+    lengths, order = (wanted[which].amax(-1) - prefill.points.positions[points] + 1).sort(stable=True, descending=True)
+    first, tokens = 0, lengths.tolist()
     while first < len(order):
-        chunk = order[first : first + max(1, budget // int(lengths[order[first]]))]
-        first += len(chunk)
+        stop, longest = first, tokens[first]
+        while stop < len(order) and (stop == first or (stop + 1 - first) * longest <= budget):
+            if tokens[stop] < WORTH_PADDING * longest and (stop - first) * longest >= WORTH_RUNNING:
+                break
+            stop += 1
+        chunk = order[first:stop]
+        first = stop
         yield which[chunk[points[chunk].argsort(stable=True)]]
 
 
