@@ -213,7 +213,7 @@ class TransformerLensReplay(ReplayEngine):
 
         def attention(layer: LayerKeys) -> Attention:
             def mix(about: AttentionParts, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-                parts = (item.transpose(1, 2) for item in (query, key, value))
+                parts = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
                 return attend_suffixes(*parts, layer, rows, about.scale, about.softcap, about.softmax_dtype)
 
             return mix
