@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import json
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
-import pyarrow as pa
 
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.errors import ConfigurationError, DataError, TokenizationError
 from interpretune.models.tokenization import sanitize_input_name
+from interpretune.questions.json_lines import json_table
+from interpretune.questions.splits import load_splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from interpretune.config.datamodule import PromptConfig
 
-NO_TABLE = (ValueError, TypeError, OverflowError, AttributeError, RecursionError, pa.ArrowException)
-"""Errors that building columns from rows can raise."""
-DEEPEST = 32
-"""Allowed nesting of lists and mappings in a row; tables of deeper rows take very long to build."""
 UNBOUNDED = 1_000_000
 """Tokenizers without a known context length report a number far above this one."""
 
@@ -63,86 +57,8 @@ def read_rows(cfg: ITDataModuleConfig) -> dict[str, datasets.Dataset]:
 
 def _load(source: Any) -> Mapping[str, datasets.Dataset]:
     if isinstance(source, Mapping):
-        return {str(split): _load_json(Path(str(file)).expanduser()) for split, file in source.items()}
-    path = Path(str(source)).expanduser()
-    if path.is_file():
-        return {"validation": _load_json(path)}
-    if path.is_dir():
-        try:
-            loaded = datasets.load_from_disk(str(path))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"The folder {path} does not hold a data set that `datasets` saved: {error}. Save one with "
-                "save_to_disk, or give a JSONL file."
-            ) from error
-        return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
-    name, _, subset = str(source).rpartition("/")
-    try:
-        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name or subset, subset if name else None)
-    except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
-        with contextlib.suppress(Exception):  # it may be an organisation's data set; else the first error is told
-            if name:
-                return datasets.load_dataset(str(source))
-        raise DataError(
-            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
-            f"(as name/subset or organisation/name): {type(error).__name__}: {error}. Give a JSONL file, a folder "
-            "saved by datasets, or check the network."
-        ) from error
-    return remote
-
-
-def _load_json(path: Path) -> datasets.Dataset:
-    if not path.is_file():
-        raise DataError(f"The data file {path} does not exist.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some programs begin files with a mark of the byte order
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The data file {path} cannot be read as UTF-8 text: {error}.") from error
-    lines = [
-        (i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()
-    ]  # no other character ends one
-    if not lines:
-        raise DataError(f"The data file {path} is empty. Write one JSON object a line.")
-    rows = [_json_row(line, path, i) for i, line in lines]
-    try:
-        return datasets.Dataset.from_list(rows)
-    except NO_TABLE as error:
-        first = bisect_left(range(len(rows)), True, key=lambda last: not _is_table(rows[: last + 1]))
-        raise DataError(
-            f"{path}, line {lines[first][0]} does not fit the lines before: {error}. Write the same kind of value "
-            "in a field of all rows, and whole numbers below 2^63."
-        ) from error
-
-
-def _is_table(rows: Sequence[Mapping[str, Any]]) -> bool:
-    try:
-        datasets.Dataset.from_list(list(rows))
-    except NO_TABLE:
-        return False
-    return True
-
-
-def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        found = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{path} is not a JSONL file with one object a line. Line {number}: {found}.") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path} is not a JSONL file with one object a line. Line {number} is {_short(row)}.")
-    if _is_deeper(row, DEEPEST):
-        raise DataError(f"{path}, line {number} has values nested more than {DEEPEST} deep, which no table holds.")
-    return row
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inner)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return {str(split): json_table(Path(str(file)).expanduser()) for split, file in source.items()}
+    return load_splits(source)
 
 
 def _name(source: Any) -> str:

@@ -1,0 +1,49 @@
+"""Finds the splits of a data set: in a file, in a folder, on the hub."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+
+from interpretune.errors import DataError
+from interpretune.questions.json_lines import json_table
+
+
+def load_splits(source: str | Path) -> Mapping[str, datasets.Dataset]:
+    """The splits of a data set by name; those of a file, and of a folder without splits, are called ``validation``.
+
+    Args:
+        source: A JSONL file, a folder saved by ``datasets``, or a hub data set and its subset such as
+            ``super_glue/rte``.
+
+    Raises:
+        DataError: The source cannot be found or read.
+    """
+    path = Path(str(source)).expanduser()
+    if path.is_file():
+        return {"validation": json_table(path)}
+    if path.is_dir():
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"The folder {path} does not hold a data set that `datasets` saved: {error}. Save one with "
+                "save_to_disk, or give a JSONL file."
+            ) from error
+        return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
+    name, _, subset = str(source).rpartition("/")
+    try:
+        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name or subset, subset if name else None)
+    except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
+        with contextlib.suppress(Exception):  # it may be an organisation's data set; else the first error is told
+            if name:
+                return datasets.load_dataset(str(source))
+        raise DataError(
+            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
+            f"(as name/subset or organisation/name): {type(error).__name__}: {error}. Give a JSONL file, a folder "
+            "saved by datasets, or check the network."
+        ) from error
+    return remote
