@@ -16,7 +16,7 @@ from torch import Tensor
 from interpretune.analysis import HuggingFaceBackend, LatentRows, ModelInputs, Prefill, ablate, activation_name
 from interpretune.backends import hugging_face_replay
 from interpretune.errors import AnalysisError, NotFiniteError, ReplayRefusedError
-from interpretune.replay import self_check
+from interpretune.replay import ablate_from, self_check
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute, integrated_gradients, latent_edges
 from tests.replay.ablated_rows import ATOL, Row, active_rows, reference, rows_of, worst_error
@@ -294,6 +294,7 @@ def left_as_it_was(model: Any) -> Iterator[None]:
 RUNS: dict[str, Callable[[Prefill], Any]] = {
     "ablate": lambda filled: ablate(filled, active_rows(filled, LOW), torch.tensor([3, 4])),
     "everywhere": lambda filled: ablate_everywhere(filled, active_rows(filled, LOW)),
+    "from": lambda filled: ablate_from(filled, active_rows(filled, LOW)),
     "attribute": lambda filled: attribute(filled, lambda logits, _: logits.sum(), [LOW, HIGH]),
     "integrate": lambda filled: integrated_gradients(filled, lambda logits, _: logits.sum(), [LOW], steps=2),
     "edges": lambda filled: latent_edges(filled, LOW, HIGH),
