@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -354,9 +355,12 @@ def test_operations_are_found_by_name(monkeypatch: pytest.MonkeyPatch, session_o
     assert find_operation("ablation_effects", session.module).name == "ablation_effects"
     packaged = SimpleNamespace(name="grow", value="acme:grow", load=lambda: double)
     broken = SimpleNamespace(name="broken", value="acme:nothing", load=lambda: 1)
-    monkeypatch.setattr(loading, "entry_points", lambda group: [packaged, broken] if group else [])
+    leaving = SimpleNamespace(name="leaving", value="acme:leaving", load=sys.exit)
+    monkeypatch.setattr(loading, "registered", lambda group: [packaged, broken, leaving] if group else [])
     assert find_operation("grow", session.module) is double
     with pytest.raises(it.PlanError, match=r"acme:nothing is a int; decorate a function"):
         find_operation("broken", session.module)
+    with pytest.raises(it.PlanError, match=r"'leaving' \(acme:leaving\) cannot be imported: SystemExit"):
+        find_operation("leaving", session.module)
     with pytest.raises(it.PlanError, match=r"There is no operation 'shrink'\. .* offer ablate_alive, .*grow"):
         find_operation("shrink", session.module)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import fsspec  # type: ignore[import-untyped]
 
 from interpretune.errors import PlanError
 from interpretune.operations.definition import Operation
+from interpretune.system.entry_points import load_registered, registered
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
@@ -42,14 +42,12 @@ def find_operation(name: str, module: ITModule) -> Operation:
     offered = offered_operations(module)
     if name in offered:
         return offered[name]
-    found = {item.name: item for item in entry_points(group=ENTRY_POINTS)}
+    found = {item.name: item for item in registered(ENTRY_POINTS)}
     if name not in found:
         known = ", ".join(sorted({*offered, *found}))
         raise PlanError(f"There is no operation {name!r}. The session's adapters and packages offer {known}.")
-    try:
-        loaded = found[name].load()
-    except Exception as error:
-        raise PlanError(f"The operation {name!r} ({found[name].value}) cannot be imported: {error}") from error
+    told = f"The operation {name!r} ({found[name].value}) cannot be imported"
+    loaded = load_registered(found[name], lambda why: PlanError(f"{told}: {why}"))
     if not isinstance(loaded, Operation):
         raise PlanError(f"{found[name].value} is a {type(loaded).__name__}; decorate a function with @operation.")
     return loaded

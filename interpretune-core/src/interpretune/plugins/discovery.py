@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +18,14 @@ from attrs import frozen
 
 from interpretune.errors import AdapterImportError, DuplicateAdapterError, UnknownAdapterError
 from interpretune.plugins.declaration import AdapterDeclaration
+from interpretune.system.entry_points import (
+    UnreadableRegistration,
+    first_line,
+    load_registered,
+    owner_of,
+    registered,
+    unreadable,
+)
 
 ENTRY_POINT_GROUP = "interpretune.adapters"
 
@@ -48,17 +55,14 @@ class InstalledAdapter:
         Raises:
             AdapterImportError: The module or the attribute cannot be imported; the cause is chained.
         """
-        entry_point = importlib.metadata.EntryPoint(self.name, self.target, ENTRY_POINT_GROUP)
-        try:
-            return entry_point.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # whatever a stranger's module raises, sys.exit too, is reported with its owner
-            raise AdapterImportError(
-                f"Adapter {self} is installed but cannot be imported from {self.target!r}: "
-                f"{type(error).__name__}: {error}. Repair it with `pip install --force-reinstall {self.distribution}`, "
+        return load_registered(
+            importlib.metadata.EntryPoint(self.name, self.target, ENTRY_POINT_GROUP),
+            lambda told: AdapterImportError(
+                f"Adapter {self} is installed but cannot be imported from {self.target!r}: {told}. "
+                f"Repair it with `pip install --force-reinstall {self.distribution}`, "
                 f"remove it with `pip uninstall {self.distribution}`, or leave {self.name!r} out of adapter_ctx."
-            ) from error
+            ),
+        )
 
     def read_declaration(self) -> AdapterDeclaration | None:
         """Read the declaration from the adapter's source text, without importing anything.
@@ -86,7 +90,7 @@ class InstalledAdapter:
             calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
             declarations = [node for node in calls if _called_name(node) == AdapterDeclaration.__name__]
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            return f"broken: {source.name} cannot be read as Python: {_first_line(error)}"
+            return f"broken: {source.name} cannot be read as Python: {first_line(error)}"
         reason = (
             f"declaration not readable: {source.name} has no literal call AdapterDeclaration(name={self.name!r}, ...)"
         )
@@ -99,34 +103,11 @@ class InstalledAdapter:
                 declaration = AdapterDeclaration(**values)
             except (ValueError, TypeError) as error:
                 if values.get("name", self.name) == self.name:
-                    reason = f"broken: its declaration is refused: {_first_line(error)}"
+                    reason = f"broken: its declaration is refused: {first_line(error)}"
                 continue
             if declaration.name == self.name:
                 return declaration
         return reason
-
-
-@frozen
-class UnreadableRegistration:
-    """A distribution whose entry points name the group of adapters but cannot be read.
-
-    Attributes:
-        distribution: Its name.
-        version: Its version.
-        reason: What is wrong.
-    """
-
-    distribution: str
-    version: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version} ({self.reason})"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error.args[0] if error.args else error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a word'}"
 
 
 def _called_name(call: ast.Call) -> str | None:
@@ -156,58 +137,14 @@ def registered_adapters() -> Iterator[InstalledAdapter]:
 
     Distributions whose entry points cannot be read are left out; ``unreadable_registrations`` lists them.
     """
-    try:
-        found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
-    except Exception:  # noqa: BLE001 - one unreadable file stops the standard library's reading of all: one by one then
-        found = [item for distribution in _distributions() for item in _entry_points(distribution)[0]]
-    for entry_point in found:
-        name, version = _name_and_version(entry_point.dist)
+    for entry_point in registered(ENTRY_POINT_GROUP):
+        name, version = owner_of(entry_point)
         yield InstalledAdapter(entry_point.name, entry_point.value, distribution=name, version=version)
 
 
 def unreadable_registrations() -> list[UnreadableRegistration]:
     """Distributions that seem to register an adapter, and whose entry points cannot be read."""
-    return [
-        UnreadableRegistration(*_name_and_version(distribution), reason)
-        for distribution in _distributions()
-        if (reason := _entry_points(distribution)[1])
-    ]
-
-
-def _distributions() -> Iterator[importlib.metadata.Distribution]:
-    """The distributions on the path; of several with the same name the first, as with imports."""
-    seen: set[str] = set()
-    for distribution in importlib.metadata.distributions():
-        name = re.sub(r"[-_.]+", "-", _name_and_version(distribution)[0]).lower()
-        if name not in seen:
-            seen.add(name)
-            yield distribution
-
-
-def _entry_points(distribution: importlib.metadata.Distribution) -> tuple[list[importlib.metadata.EntryPoint], str]:
-    """The adapters that a distribution registers, and why they cannot be read; one of the two is empty."""
-    try:
-        return [item for item in distribution.entry_points if item.group == ENTRY_POINT_GROUP], ""
-    except Exception as error:  # noqa: BLE001 - a stranger's metadata may break its reader in any way; it is reported
-        text = _entry_points_text(distribution)
-        return [], f"entry_points.txt: {_first_line(error)}" if ENTRY_POINT_GROUP in text else ""
-
-
-def _entry_points_text(distribution: importlib.metadata.Distribution) -> str:
-    try:
-        return distribution.read_text("entry_points.txt") or ""
-    except (OSError, ValueError):
-        return ENTRY_POINT_GROUP  # what cannot be read may be an adapter
-
-
-def _name_and_version(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
-    if distribution is None:
-        return "no distribution", "?"
-    try:
-        metadata: Any = distribution.metadata or {}  # a damaged installation may have no metadata, or no name in it
-    except (OSError, ValueError):
-        metadata = {}
-    return metadata.get("Name") or "no name", metadata.get("Version") or "?"
+    return unreadable(ENTRY_POINT_GROUP)
 
 
 def installed_adapters() -> dict[str, InstalledAdapter]:
