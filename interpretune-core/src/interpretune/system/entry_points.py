@@ -1,0 +1,115 @@
+"""Entry points of installed packages, read so that the broken ones of others stop nobody."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import frozen
+
+from interpretune.errors import InterpretuneError
+
+
+@frozen
+class UnreadableRegistration:
+    """A distribution whose entry points name a group but cannot be read.
+
+    Attributes:
+        distribution: Its name.
+        version: Its version.
+        reason: What is wrong.
+    """
+
+    distribution: str
+    version: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.reason})"
+
+
+def registered(group: str) -> list[importlib.metadata.EntryPoint]:
+    """Every entry point of a group, including names that two distributions register; nothing is imported.
+
+    Distributions whose entry points cannot be read are left out; ``unreadable`` lists them.
+    """
+    try:
+        return list(importlib.metadata.entry_points(group=group))
+    except Exception:  # noqa: BLE001 - one unreadable file stops the standard library's reading of all: one by one then
+        return [item for distribution in _distributions() for item in _of_distribution(distribution, group)[0]]
+
+
+def unreadable(group: str) -> list[UnreadableRegistration]:
+    """Distributions that seem to register something in a group, and whose entry points cannot be read."""
+    return [
+        UnreadableRegistration(*_name_and_version(distribution), reason)
+        for distribution in _distributions()
+        if (reason := _of_distribution(distribution, group)[1])
+    ]
+
+
+def owner_of(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that registers an entry point."""
+    return _name_and_version(entry_point.dist)
+
+
+def load_registered(entry_point: importlib.metadata.EntryPoint, refusal: Callable[[str], InterpretuneError]) -> Any:
+    """Import the object of an entry point.
+
+    Args:
+        entry_point: The entry point.
+        refusal: Makes the error to raise from what the import raised, told in one text.
+    """
+    try:
+        return entry_point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's module raises, sys.exit too, is reported with its owner
+        raise refusal(f"{type(error).__name__}: {error}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error."""
+    text = str(error.args[0] if error.args else error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a word'}"
+
+
+def _distributions() -> Iterator[importlib.metadata.Distribution]:
+    """The distributions on the path; of several with the same name the first, as with imports."""
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", _name_and_version(distribution)[0]).lower()
+        if name not in seen:
+            seen.add(name)
+            yield distribution
+
+
+def _of_distribution(
+    distribution: importlib.metadata.Distribution, group: str
+) -> tuple[list[importlib.metadata.EntryPoint], str]:
+    """What a distribution registers in a group, and why it cannot be read; one of the two is empty."""
+    try:
+        return [item for item in distribution.entry_points if item.group == group], ""
+    except Exception as error:  # noqa: BLE001 - a stranger's metadata may break its reader in any way; it is reported
+        text = _text(distribution)
+        return [], f"entry_points.txt: {first_line(error)}" if text is None or group in text else ""
+
+
+def _text(distribution: importlib.metadata.Distribution) -> str | None:
+    """The file of entry points; None where it cannot be read, and so may name any group."""
+    try:
+        return distribution.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):
+        return None
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    if distribution is None:
+        return "no distribution", "?"
+    try:
+        metadata: Any = distribution.metadata or {}  # a damaged installation may have no metadata, or no name in it
+    except (OSError, ValueError):
+        metadata = {}
+    return metadata.get("Name") or "no name", metadata.get("Version") or "?"
