@@ -97,14 +97,17 @@ Install = Callable[..., Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install distributions for one test: ``install("acme", adapters={"acme": "acme_mod:adapter"}, acme_mod=SOURCE)``.
 
-    Further keyword arguments are the sources of top-level modules; ``files`` holds other files by path.
+    ``group`` and ``entries`` are for entry points of another group; further keyword arguments are the sources of
+    top-level modules; ``files`` holds other files by path.
     """
     before = set(sys.modules)
 
     def install(
         distribution: str,
         *,
-        adapters: dict[str, str],
+        adapters: dict[str, str] | None = None,
+        group: str = "interpretune.adapters",
+        entries: dict[str, str] | None = None,
         version: str = "1.2.3",
         files: dict[str, str] | None = None,
         **modules: str,
@@ -113,8 +116,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        lines = [f"{name} = {target}" for name, target in adapters.items()]
-        (info / "entry_points.txt").write_text("\n".join(["[interpretune.adapters]", *lines, ""]))
+        lines = [f"{name} = {target}" for name, target in (entries or adapters or {}).items()]
+        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
         for name, source in {**(files or {}), **{f"{name}.py": source for name, source in modules.items()}}.items():
             file = site / name
             file.parent.mkdir(parents=True, exist_ok=True)

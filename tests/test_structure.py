@@ -73,7 +73,7 @@ OUTSIDE = [
 ]
 PAGES = [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 PAGES += [*sorted(ROOT.glob("examples/*/README.md")), TEMPLATES / "README.md"]
-GROUPS = {"interpretune.adapters", "interpretune.operations", "interpretune.conformance"}
+GROUPS = {"interpretune.adapters", "interpretune.operations", "interpretune.conformance", "interpretune.tasks"}
 """Groups of entry points, which are no packages."""
 
 

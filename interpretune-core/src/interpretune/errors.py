@@ -77,6 +77,10 @@ class TokenizationError(DataError):
     """Text does not give the tokens that the analysis needs."""
 
 
+class TaskError(InterpretuneError, LookupError):
+    """There is no task of that name, or it cannot be loaded."""
+
+
 class ModelLoadError(InterpretuneError, RuntimeError):
     """A model or its tokenizer cannot be loaded, or does not behave as its source does."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``interpretune run | demo | adapters | explain | hooks | new-adapter``.
+"""The command line: ``interpretune run | demo | adapters | explain | hooks | tasks | new-adapter``.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     hooks.add_argument("--cache-dir", type=Path, help="folder for converted models")
     hooks.add_argument("--json", action="store_true", help="print JSON")
     hooks.set_defaults(run=_hooks)
+
+    tasks = commands.add_parser("tasks", help="list the tasks that are ready to ask, or show rows of one")
+    tasks.add_argument("name", nargs="?", help="task whose held-out rows are shown (default: list all tasks)")
+    tasks.add_argument("--rows", type=_positive, default=5, help="rows to show (default: %(default)s)")
+    tasks.add_argument("--seed", type=_seed, default=0, help="which rows come first (default: %(default)s)")
+    tasks.add_argument("--json", action="store_true", help="print JSON")
+    tasks.set_defaults(run=_tasks)
 
     new_adapter = commands.add_parser("new-adapter", help="write the package of a new adapter, complete and tested")
     new_adapter.add_argument("name", help="name of the adapter: lower-case, with underscores between words")
@@ -287,6 +294,22 @@ def _hooks(options: argparse.Namespace) -> int:
     print(tabulate(found.table(), headers="keys", tablefmt="simple", disable_numparse=True))
     if options.all:
         print("\n".join(["", f"The backend's own {len(found.own)} names:", *found.own]))
+    return 0
+
+
+def _tasks(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from interpretune.cli import tasks
+
+    if options.name is None:
+        rows, table, widths = tasks.listed_tasks(), tasks.tasks_table, [None, 40, tasks.WIDTH, None]
+    else:
+        rows, table, widths = tasks.shown_rows(options.name, options.rows, options.seed), tasks.rows_table, None
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(tabulate(table(rows), headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=widths))
     return 0
 
 

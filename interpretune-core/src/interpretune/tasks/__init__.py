@@ -1,3 +1,5 @@
 """Tasks: questions that are ready to ask."""
 
-__all__: list[str] = []
+from interpretune.system.lazy_names import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
