@@ -12,13 +12,21 @@ from interpretune.tasks.templates import row_of, words_of
 STEP = 10
 """Both answers differ from the year in their tens, so that tokenizers that cut years into digits tell them apart at the
 first one, as others do at the first token of two digits."""
-YEARS = range(11, 90)
+YEARS = [
+    (year - step, year, year + step)
+    for year in range(20, 90)
+    for step in range(STEP, 50, STEP)
+    if year - step >= 10 and year + step <= 99
+]
+"""Without their century: an earlier year, that of the beginning, a later year."""
+ROWS_OF_CENTURY = 4
+"""For each event."""
 FIRST_YEAR = "01"
 """Of the corrupted prompt, after which both answers are years that are possible."""
 
 
 def make(part: Part) -> Iterator[PromptRow]:
-    """Rows of every event, century and four years each.
+    """Rows of every event, century, with four years each.
 
     The answers are as many tens of years after the beginning and before it; the first is correct. The corrupted
     prompt begins in the first year of the century.
@@ -28,12 +36,12 @@ def make(part: Part) -> Iterator[PromptRow]:
     i = 0
     for event in words["events"]:
         for century in words["centuries"]:
-            for year in draw.sample([year for year in YEARS if century * 100 + year not in words["left_out"]], 4):
-                step = STEP * draw.randint(1, min(year - 1, 99 - year) // STEP)
-                later, earlier = f"{year + step:02d}", f"{year - step:02d}"
+            left_out = {year - 100 * century for year in words["left_out"]}
+            possible = [years for years in YEARS if not left_out & {*years}]
+            for earlier, year, later in draw.sample(possible, ROWS_OF_CENTURY):
                 row = {"event": event, "year": f"{century}{year}", "century": str(century)}
                 correct = i % 2
-                answers = (later, earlier) if correct == 0 else (earlier, later)
+                answers = (str(later), str(earlier)) if correct == 0 else (str(earlier), str(later))
                 template = words["templates"][i // 2 % len(words["templates"])]
                 yield row_of(template, row, {"year": f"{century}{FIRST_YEAR}"}, answers, correct)
                 i += 1

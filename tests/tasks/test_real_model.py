@@ -1,0 +1,39 @@
+"""The tokenizer and the answers of a real model."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from interpretune.demo.offline_model import offline_model
+from interpretune.questions import encode
+from interpretune.tasks import find_task
+
+
+@pytest.fixture
+def folder(own_cache):
+    return offline_model(os.environ.get("INTERPRETUNE_TEST_CACHE", own_cache))
+
+
+@pytest.mark.real_model
+def test_rows_of_every_task_encode(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name in ("agreement", "ioi", "greater_than", "capitals", "entailment"):
+        task = find_task(name)
+        for row in encode([*task.training(), *task.held_out()], tokenizer):
+            assert {len(answer) for answer in row.answers} == {2 if name == "greater_than" else 1}
+            assert len({answer[0] for answer in row.answers}) == 2
+
+
+@pytest.mark.real_model
+def test_a_small_model_agrees_verbs_with_subjects(folder):
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    right = []
+    for row in encode(find_task("agreement").held_out(), tokenizer):
+        with torch.no_grad():
+            logits = model(row.tokens[None]).logits[0, -1, [answer[0] for answer in row.answers]]
+        right.append(int(logits.argmax()) == row.correct)
+    assert sum(right) >= 0.95 * len(right)
