@@ -36,7 +36,7 @@ def demo_files(data: str | None, limit: int | None, cache_dir: str | Path | None
         DataError: The data cannot be read, lacks the fields, or has labels other than 0 and 1.
     """
     if data is None:
-        with as_file(files("interpretune").joinpath("tasks", "rows", "entailment")) as folder:
+        with as_file(files("interpretune").joinpath("tasks/rows/entailment")) as folder:
             source: Any = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
             splits = _rows(source)
     else:
