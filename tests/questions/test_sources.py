@@ -169,7 +169,7 @@ FILES = [
     ("rows.csv", "a,a\n", "does not begin with a line of different names"),
     ("rows.csv", "prompt,answers\n", "has no rows below"),
     ("rows.csv", 'prompt\n"a', "is no CSV: unexpected end"),
-    ("rows.csv", 'prompt,answers\n,"[""a""]"\n', "line 2 has no column 'prompt' or its cell is empty"),
+    ("rows.csv", 'prompt,answers\n,"[""a""]"\n', "line 2: The prompt of a row is None; give a text"),
     ("rows.jsonl", '{"prompt": "a", "answers": ["b"]}\n\n{"prompt": "a"}\n', r"jsonl, line 3 has no column 'answers'"),
     ("rows.jsonl", '{"prompt": "a"', "Line 1: "),
     ("rows.jsonl", '{"prompt": "a", "answers": "b"}', "line 1: The answers of the row 'a' are 'b'; give a list"),
@@ -183,6 +183,14 @@ def test_faults_in_files_are_told_with_the_line(tmp_path, name, text, message):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_rows(tmp_path / name)
+
+
+def test_a_column_that_is_named_must_be_in_the_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,answers,other\na,"[""b""]",\nc,"[""b""]",d\n')
+    assert [row.corrupted for row in read_rows(path, corrupted="other")] == [None, "d"]
+    with pytest.raises(DataError, match=r"line 2 has no column 'othr'; its columns are .*'other'"):
+        read_rows(path, corrupted="othr")
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,11 @@ def _csv(path: Path) -> Iterator[_Record]:
                 f"{where} has {cells} cells, and the columns are {names}. Put quotation marks around a cell with a "
                 "comma or a line break."
             )
-        yield _Record(where, _Cells({name: cell for name, cell in row.items() if cell}))
+        yield _Record(where, _Cells({name: cell or None for name, cell in row.items()}))
 
 
 class _Cells(dict[str, Any]):
-    """Cells of a CSV file, which are all texts; empty ones are left out."""
+    """Cells of a CSV file, which are all texts; empty ones are None."""
 
 
 def _parquet(path: Path) -> Iterator[_Record]:
@@ -225,7 +225,7 @@ def _row(where: str, fields: Mapping[str, Any], columns: _Columns, given: Mappin
     }
     for name, default in (("corrupted", CORRUPTED), ("spans", SPANS)):
         column = getattr(columns, name)
-        if column != default and column not in fields and not isinstance(fields, _Cells):
+        if column != default and column not in fields:
             _column(where, fields, column, name)
     spans = _from_cell(where, fields, columns.spans, values["spans"], dict, '{"subject": "the keys"}')
     if isinstance(spans, Mapping):
@@ -240,9 +240,8 @@ def _row(where: str, fields: Mapping[str, Any], columns: _Columns, given: Mappin
 
 def _column(where: str, fields: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in fields:
-        empty = " or its cell is empty" if isinstance(fields, _Cells) else ""
         raise DataError(
-            f"{where} has no column {name!r}{empty}; its columns are {[str(name) for name in fields]}. Name the one of "
+            f"{where} has no column {name!r}; its columns are {[str(name) for name in fields]}. Name the one of "
             f"the {what} with read_rows({what}=...)."
         )
     return _plain(fields[name])
