@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisRunner, plan_of
-from interpretune.analysis.identity import identify_model
+from interpretune.backends.identity import identify_model
 from interpretune.hashing.code_origin import version_of
 from interpretune.hashing.content_hash import hash_of
 from interpretune.operations import operation
@@ -227,8 +227,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[it.ITSession]:
 
 
 def key_of(model: nn.Module, session: it.ITSession) -> str:
-    module = SimpleNamespace(model=model, backend=session.module.backend, it_cfg=session.module.it_cfg)
-    found = identify_model(module)  # type: ignore[arg-type]
+    noted, library = session.module.backend.passing_model_state, session.module.backend.passing_model_library
+    backend = SimpleNamespace(model=model, passing_model_state=noted, passing_model_library=library)
+    found = identify_model(backend, "")  # type: ignore[arg-type]
     assert found.unknown == ()
     return found.about["sha256"]
 

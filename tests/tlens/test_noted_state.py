@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import interpretune as it
 from interpretune.analysis import AnalysisRunner
-from interpretune.analysis.identity import identify_model, identify_stack
+from interpretune.analysis.identity import identify_stack
+from interpretune.backends.identity import identify_model
 from tests.sessions import make_session
 
 
@@ -36,7 +37,7 @@ def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def keys(session: it.ITSession) -> list[Any]:
-    return [identify_model(session.module).about["sha256"], identify_stack(session.module).about["sha256"]]
+    return [identify_model(session.module.backend, "").about["sha256"], identify_stack(session.module).about["sha256"]]
 
 
 def test_a_run_leaves_the_keys_as_they_were(session: it.ITSession, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who was asked, and on what: identities of models, latent models, tasks and data by their content."""
+"""What an analysis depends on, by content: data, task, stack and session."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from interpretune.backends.identity import Identity, identify_model, versions
 from interpretune.errors import DataError
 from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.content_hash import ContentHash, content_hash, hash_of
-from interpretune.hashing.packages import identify_packages, version_or_unknown
-from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.hashing.packages import identify_packages
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
-
-LIBRARIES = ("torch", "transformers")
-"""Libraries whose version may change a number."""
 
 
 @frozen
@@ -81,58 +77,6 @@ def count_examples(batch: Mapping[str, Any]) -> int:
     return len(batch["labels"])
 
 
-@frozen
-class Identity:
-    """What is known of a part of a run.
-
-    Attributes:
-        about: What a manifest says of it, hashes included.
-        unknown: What cannot be known, in words; if there is anything, equal hashes mean nothing.
-    """
-
-    about: dict[str, Any]
-    unknown: tuple[str, ...] = ()
-
-
-def identify_model(module: ITModule) -> Identity:
-    """The model of a module: where it came from, its class, and a hash of all that it and its configuration hold."""
-    model: Any = module.model
-    configs = [config for name in ("config", "cfg") if (config := getattr(model, name, None)) is not None]
-    about = [_entries(config) for config in configs]
-    named = [entries.get("model_type", entries.get("model_name")) for entries in about]
-    noted, library = module.backend.passing_model_state, module.backend.passing_model_library
-    content = content_hash(model, "The model", noted, configs, library=library)
-    return Identity(
-        {
-            "source": without_folders(str(module.it_cfg.model_name_or_path)),
-            "class": _name_of(type(model)),
-            "type": str(next(filter(None, named), "")),
-            "sha256": content.sha256,
-        },
-        content.unknown,
-    )
-
-
-def identify_latents(latent_model: LatentModel) -> Identity:
-    """A latent model: its places, its class, its plain settings, and a hash of all that it holds, its code included."""
-    settings = {**getattr(latent_model, "__dict__", {}), **_entries(getattr(latent_model, "cfg", None))}
-    noted = getattr(latent_model, "passing_state", ())
-    content = content_hash(latent_model, f"The latent model {latent_model.name}", noted)
-    return Identity(
-        {
-            "name": activation_name(latent_model),
-            "hook_point": latent_model.hook_point,
-            "output_hook_point": latent_model.output_hook_point,
-            "d_sae": latent_model.d_sae,
-            "class": _name_of(type(latent_model)),
-            "settings": _plain(settings),
-            "dashboard_url": latent_model.dashboard_url(),
-            "sha256": content.sha256,
-        },
-        content.unknown,
-    )
-
-
 def identify_task(module: ITModule) -> Identity:
     """What a module makes of logits, and all that operations may read of it.
 
@@ -162,28 +106,6 @@ def identify_stack(module: ITModule) -> Identity:
     return Identity({"packages": code, "sha256": content.sha256}, (*unknown, *content.unknown))
 
 
-def _entries(config: Any) -> Mapping[str, Any]:
-    """A configuration by name, whatever kind it is of."""
-    if isinstance(config, Mapping):
-        return {str(name): value for name, value in config.items()}
-    if hasattr(config, "to_dict"):
-        return dict(config.to_dict())
-    return dict(getattr(config, "__dict__", {}))
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Public settings that are numbers or words, to be read; what counts is the hash."""
-    return {
-        name: value
-        for name, value in sorted(values.items())
-        if not name.startswith("_") and type(value) in (bool, int, float, str) and name not in ("training", "device")
-    }
-
-
-def _name_of(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def identify_session(module: ITModule) -> ContentHash:
     """All that activations of a session's model depend on, but for the batches: model, stack, and libraries.
 
@@ -193,7 +115,7 @@ def identify_session(module: ITModule) -> ContentHash:
         module: The session's module.
     """
     with model_lock(module.model):
-        model, stack = identify_model(module), identify_stack(module)
+        model, stack = identify_model(module.backend, module_source(module)), identify_stack(module)
     parts = {"model": model.about["sha256"], "stack": stack.about, "versions": library_versions(module)}
     found = content_hash(parts, "The session")
     return ContentHash(found.sha256, (*model.unknown, *stack.unknown, *found.unknown))
@@ -203,13 +125,9 @@ def library_versions(module: ITModule) -> dict[str, str]:
     """Versions of the libraries whose code takes part: the stack's distributions, core, and what they compute with."""
     assert module.context is not None, "a composed module has a context"
     stacked = {item.installed.distribution: item.installed.version for item in module.context.adapters}
-    return {**stacked, **{name: version_or_unknown(name) for name in ("interpretune-core", *LIBRARIES)}}
+    return {**stacked, **versions()}
 
 
-def without_folders(place: str) -> str:
-    """The last part of an absolute path; anything else as it is. Stores are shared; folders of a machine need not be.
-
-    Args:
-        place: A path, a hub id, or any text.
-    """
-    return Path(place).name if Path(place).is_absolute() else place
+def module_source(module: ITModule) -> str:
+    """Path or hub id that a module's model was loaded from."""
+    return str(module.it_cfg.model_name_or_path)

@@ -23,14 +23,13 @@ from interpretune.analysis.engine import Job, has_own_step
 from interpretune.analysis.finite_results import check_results
 from interpretune.analysis.identity import (
     DataIdentity,
-    identify_latents,
-    identify_model,
     identify_stack,
     identify_task,
     library_versions,
-    without_folders,
+    module_source,
 )
 from interpretune.analysis.modes import AnalysisCfg
+from interpretune.backends.identity import identify_latents, identify_model, without_folders
 from interpretune.errors import AnalysisError, NotReusedWarning, StoreBusyError
 from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
 from interpretune.operations import Plan, run_summaries
@@ -56,7 +55,8 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
     """What a manifest says of a run: model, latent models, task, data, configurations, seed, stack and versions."""
     assert module.context is not None, "a composed module has a context"
     with model_lock(module.model):  # no other thread's edits are in force
-        parts = {"model": identify_model(module), "task": identify_task(module), "code": identify_stack(module)}
+        model = identify_model(module.backend, module_source(module))
+        parts = {"model": model, "task": identify_task(module), "code": identify_stack(module)}
         latents = [identify_latents(item) for item in module.latent_models]
     return {
         **{name: part.about for name, part in parts.items()},

@@ -297,7 +297,7 @@ def ablation_effects(
     for name, alive in activations.items():
         without = logit_differences(ablated_logits[name].values, orig_labels.unsqueeze(-1))
         effects = base_logit_diffs.to(without.device).unsqueeze(-1) - without
-        found[name] = LatentValues(alive.latents, effects.masked_fill(alive.values <= 0, 0), alive.d_sae)
+        found[name] = LatentValues(alive.latents, effects.masked_fill(alive.values == 0, 0), alive.d_sae)
     return found
 
 

@@ -101,7 +101,7 @@ def integrated_gradients(
     result = {}
     for name in names:
         latents = prefill.latents[name].detach()
-        line = (latents > 0) * (latents - baseline)
+        line = (latents != 0) * (latents - baseline)
         total = torch.zeros_like(latents)
         points = torch.arange(n, device=device).repeat_interleave(steps)
         halves = torch.arange(1, 2 * steps, 2, device=device, dtype=latents.dtype)
@@ -187,7 +187,7 @@ def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: i
             f"No edges from {upstream} to {downstream}: the spliced latent models are, from the lowest up, "
             f"{', '.join(order)}."
         )
-    points, latents = (prefill.latents[downstream] > 0).nonzero().unbind(-1)
+    points, latents = (prefill.latents[downstream] != 0).nonzero().unbind(-1)
     gradients = [
         _downstream_gradients(prefill, upstream, downstream, points[chunk], latents[chunk])
         for chunk in torch.arange(len(points), device=points.device).split(row_budget or replay_budget(prefill, None))
@@ -198,7 +198,7 @@ def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: i
     result = []
     for point in range(len(prefill.points)):
         mine, active = points == point, prefill.latents[upstream][point]
-        ids = (active > 0).nonzero().flatten()
+        ids = (active != 0).nonzero().flatten()
         if entries[upstream].puts_output and isinstance(model, HasDecoderRows):
             written = model.decoder_rows(ids)
             assert written is not None

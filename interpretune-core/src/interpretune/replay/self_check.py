@@ -240,7 +240,7 @@ def strongest_rows(filled: Prefill) -> LatentRows:
     """
     sizes = filled.inputs.attention_mask.sum(-1)[filled.points.examples]
     longest, shortest = int(sizes.argmax()), int(sizes.argmin())
-    active = {name: filled.latents[name].amax(-1) > 0 for name in filled.require_kept().entries}
+    active = {name: (filled.latents[name] != 0).any(-1) for name in filled.require_kept().entries}
     wanted = [(name, longest) for name in active] + [(name, shortest) for name in list(active)[:1]]
     found = [(name, point, int(filled.latents[name][point].argmax())) for name, point in wanted if active[name][point]]
     points = torch.tensor([point for _, point, _ in found], dtype=torch.long, device=filled.logits.device)

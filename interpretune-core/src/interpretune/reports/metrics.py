@@ -104,7 +104,7 @@ def calc_activation_summary(analysis_cache: AnalysisCache) -> ActivationSummary:
     sums = {name: _LatentSums(2) for name in names}
     for batch in analysis_cache.activations:
         for name, item in batch.items():
-            sums[name].add(item.latents, item.values, item.values > 0)
+            sums[name].add(item.latents, item.values, item.values != 0)
     latents = {name: item.latents for name, item in sums.items()}
     counts = {name: item.sums[1].long() for name, item in sums.items()}
     means = {name: item.sums[0] / item.sums[1].clamp(min=1) for name, item in sums.items()}
@@ -195,7 +195,7 @@ def calculate_latent_metrics(
     columns = (analysis_cache.effects, analysis_cache.activations, analysis_cache.orig_labels)
     for keep, effects, activations, labels in zip(chosen, *columns, strict=True):
         for name, item in direction.of(effects, labels).items():
-            sums[name].add(item.latents, item.values[keep], activations[name].values[keep] > 0)
+            sums[name].add(item.latents, item.values[keep], activations[name].values[keep] != 0)
             if item.values[keep].numel():
                 largest = max(largest, item.values[keep].abs().max().item())
     noise = noise_of(analysis_cache.effect_noise)

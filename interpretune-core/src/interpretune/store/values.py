@@ -54,7 +54,7 @@ class Peaks:
 
 
 def alive_at(activations: Tensor) -> Tensor:
-    """Latents with an activation above 0 for some example.
+    """Latents that are active (not 0) for some example.
 
     Args:
         activations: At one position, ``[batch, d_sae]``.
@@ -62,7 +62,7 @@ def alive_at(activations: Tensor) -> Tensor:
     Returns:
         Ids, ascending, ``[n_alive]``.
     """
-    return (activations > 0).any(dim=0).nonzero().flatten()
+    return (activations != 0).any(dim=0).nonzero().flatten()
 
 
 class StoredBatch(Mapping[str, Any]):

@@ -1,0 +1,215 @@
+"""Objectives: one number a row, of the logits at its answer position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from attrs import field, frozen, validators
+from torch import Tensor
+
+from interpretune.errors import ConfigurationError, DataError
+
+Against = Literal["mean", "max", "logsumexp"]
+"""What several other answers are reduced to: mean, maximum, or logarithm of the summed exponentials."""
+
+Reads = Literal["answers", "vocabulary"]
+"""What an objective reads of logits: those of the answers up to a constant for each row, or all."""
+
+
+@frozen(eq=False)
+class Outcome:
+    """What an objective reads, of ``n`` rows.
+
+    Attributes:
+        answers: Log-probability of each answer of the row, ``[n, k]``, of an answer of several tokens the sum of theirs
+            given what stands before each. Where the objective reads ``answers`` only, up to a constant for each row:
+            logits, if all answers are one token. Rows with fewer answers than others end in minus infinity.
+        correct: Index of the correct answer, ``[n]``.
+        log_probs: Of the whole vocabulary at the answer position, ``[n, vocab]``; None unless the objective reads it.
+        clean: The same of the clean run.
+    """
+
+    answers: Tensor
+    correct: Tensor
+    log_probs: Tensor | None = None
+    clean: Tensor | None = None
+
+    @property
+    def of_correct(self) -> Tensor:
+        """What ``answers`` says of the correct one, ``[n]``."""
+        return self.answers.gather(-1, self.correct.unsqueeze(-1)).squeeze(-1)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """One number a row.
+
+    Attributes:
+        name: For tables and manifests.
+        unit: What it is counted in.
+        reads: What it needs of the logits.
+    """
+
+    name: str
+    unit: str
+    reads: Reads
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """The number of each row, ``[n]``, with gradient.
+
+        Raises:
+            DataError: It is not defined for these rows.
+        """
+        ...
+
+
+def _is_against(_: object, __: object, value: object) -> None:
+    if value is not None and value not in get_args(Against):
+        raise ConfigurationError(f"against is {value!r}; it is one of {', '.join(get_args(Against))}, or left out.")
+
+
+@frozen
+class LogitDiff:
+    """Logit of the correct answer minus that of the other, or of what several others are reduced to.
+
+    Of answers of several tokens, their log-probabilities stand for logits; the difference is the same for one token.
+
+    Attributes:
+        against: How several other answers are reduced; None: there is one other.
+    """
+
+    against: Against | None = field(default=None, validator=_is_against)
+    reads: Reads = field(default="answers", init=False)
+    unit: str = field(default="logits", init=False)
+
+    @property
+    def name(self) -> str:
+        """``logit_diff``, with what it is counted against."""
+        return "logit_diff" if self.against is None else f"logit_diff against {self.against}"
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """See ``Objective.measure``."""
+        counts = outcome.answers.isfinite().sum(-1)
+        if bool((counts < 2).any()) or (self.against is None and bool((counts > 2).any())):
+            least, most = int(counts.min()), int(counts.max())
+            raise DataError(
+                f"A logit difference is of the correct answer and others; the rows have {least} to {most} answers. "
+                + (
+                    "Give each row two, or say what several others are reduced to: LogitDiff(against='mean'), 'max' "
+                    "or 'logsumexp'."
+                    if most > 2
+                    else "Give each row two, or ask for log_prob."
+                )
+            )
+        own = torch.zeros_like(outcome.answers, dtype=torch.bool).scatter(-1, outcome.correct.unsqueeze(-1), True)
+        there = outcome.answers.isfinite() & ~own
+        others = outcome.answers.masked_fill(~there, 0 if self.against in (None, "mean") else -torch.inf)
+        if self.against == "max":
+            reduced = others.amax(-1)
+        elif self.against == "logsumexp":
+            reduced = others.logsumexp(-1)
+        else:
+            reduced = others.sum(-1) / there.sum(-1)
+        return outcome.of_correct - reduced
+
+
+@frozen
+class LogProb:
+    """Log-probability of the correct answer over the whole vocabulary."""
+
+    name: str = field(default="log_prob", init=False)
+    unit: str = field(default="nats", init=False)
+    reads: Reads = field(default="vocabulary", init=False)
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """See ``Objective.measure``."""
+        return outcome.of_correct
+
+
+@frozen
+class Prob:
+    """Probability of the correct answer over the whole vocabulary."""
+
+    name: str = field(default="prob", init=False)
+    unit: str = field(default="probability", init=False)
+    reads: Reads = field(default="vocabulary", init=False)
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """See ``Objective.measure``."""
+        return outcome.of_correct.exp()
+
+
+@frozen
+class KL:
+    """Kullback-Leibler divergence of the distribution at the answer position from that of the clean run.
+
+    The sum over the vocabulary of ``p_clean * (log p_clean - log p)``. It is 0 in the clean run, and effects, which are
+    clean minus changed, are negative.
+    """
+
+    name: str = field(default="kl", init=False)
+    unit: str = field(default="nats", init=False)
+    reads: Reads = field(default="vocabulary", init=False)
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """See ``Objective.measure``."""
+        assert outcome.log_probs is not None, "it reads the vocabulary"
+        assert outcome.clean is not None, "it reads the vocabulary"
+        return torch.nn.functional.kl_div(outcome.log_probs, outcome.clean, reduction="none", log_target=True).sum(-1)
+
+
+@frozen
+class OwnObjective:
+    """A function of your own.
+
+    Attributes:
+        function: Of an ``Outcome``, with gradient: ``[n]``.
+        name: For tables and manifests.
+        unit: What it is counted in.
+        reads: ``answers`` where log-probabilities of the answers up to a constant for each row suffice.
+    """
+
+    function: Callable[[Outcome], Tensor]
+    name: str = field()
+    unit: str = ""
+    reads: Reads = field(default="vocabulary", validator=validators.in_(get_args(Reads)))
+
+    @name.default
+    def _name_of_function(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """See ``Objective.measure``.
+
+        Raises:
+            DataError: The function gave something else than one number a row.
+        """
+        found = self.function(outcome)
+        n = len(outcome.correct)
+        if not isinstance(found, Tensor) or found.shape != (n,) or not found.is_floating_point():
+            told = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise DataError(f"The objective {self.name} gave {told} for {n} rows; expected {n} floating-point numbers.")
+        return found
+
+
+OBJECTIVES: dict[str, Callable[[], Objective]] = {"logit_diff": LogitDiff, "log_prob": LogProb, "prob": Prob, "kl": KL}
+"""Objectives that can be asked for by name."""
+
+
+def objective_of(given: Any) -> Objective:
+    """An objective by name, as it is, or of a function.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    if isinstance(given, str):
+        if given not in OBJECTIVES:
+            raise ConfigurationError(f"There is no objective {given!r}; there are {', '.join(OBJECTIVES)}.")
+        return OBJECTIVES[given]()
+    if isinstance(given, Objective):
+        return given
+    if callable(given):
+        return OwnObjective(given)
+    raise ConfigurationError(f"An objective is a name, an Objective or a function; a {type(given).__name__} is none.")

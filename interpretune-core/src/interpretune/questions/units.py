@@ -1,0 +1,223 @@
+"""Units: what is changed. Latents, MLP neurons, attention heads, or the whole vector at a hook point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from attrs import evolve, field, frozen
+from torch import Tensor
+
+from interpretune.activations.hook_names import ATTN_Z, MLP_ACT, canonical, in_layer
+from interpretune.activations.inputs import probe_inputs
+from interpretune.backends.backend import AnalysisBackend
+from interpretune.errors import AnalysisError
+from interpretune.latents.identity import IdentityDictionary
+from interpretune.latents.latent_model import LatentModel, activation_name
+
+
+@frozen(eq=False)
+class UnitSet:
+    """Units of one dictionary: each is a set of its latents that are changed together.
+
+    Attributes:
+        name: For tables, such as ``layers.3.attn_z``.
+        dictionary: The latent model; an ``IdentityDictionary`` where coordinates of a hook point are meant.
+        ids: Id of each unit, ascending, ``[n]``: the latent, neuron or head.
+        members: Latents of each unit, ``[n, k]``.
+        size: Number of units that there are, chosen or not.
+        kind: What a unit is called: ``latent``, ``neuron``, ``head``, ``vector``.
+    """
+
+    name: str
+    dictionary: LatentModel
+    ids: Tensor
+    members: Tensor
+    size: int
+    kind: str
+
+    @property
+    def activation_name(self) -> str:
+        """Name of the dictionary's activations."""
+        return activation_name(self.dictionary)
+
+    def named(self, unit: int) -> str:
+        """A unit in words."""
+        return self.name if self.kind == "vector" else f"{self.name} {self.kind} {unit}"
+
+
+@runtime_checkable
+class Units(Protocol):
+    """A choice of units, which becomes unit sets at a model."""
+
+    def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
+        """The unit sets in a model.
+
+        Raises:
+            AnalysisError: There are no such units; the message says which there are.
+        """
+        ...
+
+
+def _as_ids(only: Any) -> tuple[int, ...] | None:
+    return None if only is None else (int(only),) if isinstance(only, int) else tuple(map(int, only))
+
+
+@frozen
+class Latents:
+    """Latents of a dictionary.
+
+    Attributes:
+        latent_model: An SAE, a transcoder, or any other dictionary.
+        only: Ids; None: all.
+    """
+
+    latent_model: LatentModel
+    only: Sequence[int] | None = field(default=None, converter=_as_ids)
+
+    def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
+        """See ``Units.at``."""
+        model = self.latent_model
+        backend.check_latent_models([model])
+        ids = _chosen(self.only, model.d_sae, "latent", f"The dictionary {model.name!r}")
+        return [UnitSet(model.name, model, ids, ids.unsqueeze(-1), model.d_sae, "latent")]
+
+
+@frozen
+class Neurons:
+    """Neurons of MLPs: the hidden activations after the non-linearity.
+
+    Attributes:
+        layer: The block; None: every block.
+        only: Ids in each block; None: all.
+    """
+
+    layer: int | None = None
+    only: Sequence[int] | None = field(default=None, converter=_as_ids)
+
+    def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
+        """See ``Units.at``."""
+        found = []
+        for name, width in _widths(backend, MLP_ACT, self.layer, "neurons").items():
+            ids = _chosen(self.only, width, "neuron", name)
+            found.append(UnitSet(name, IdentityDictionary(name, width), ids, ids.unsqueeze(-1), width, "neuron"))
+        return found
+
+
+@frozen
+class Heads:
+    """Attention heads: the output of each before the projection, its coordinates set together.
+
+    Attributes:
+        layer: The block; None: every block.
+        only: Ids in each block; None: all.
+    """
+
+    layer: int | None = None
+    only: Sequence[int] | None = field(default=None, converter=_as_ids)
+
+    def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
+        """See ``Units.at``."""
+        found = []
+        for name, width in _widths(backend, ATTN_Z, self.layer, "heads").items():
+            n_heads = heads_of(backend)
+            if width % n_heads:
+                raise AnalysisError(
+                    f"{name} has {width} coordinates, which {n_heads} heads do not share evenly: which belong to a "
+                    "head is unknown. Ask for the whole vector there: Vector(hook_point)."
+                )
+            ids = _chosen(self.only, n_heads, "head", name)
+            members = torch.arange(width).reshape(n_heads, -1)[ids]
+            found.append(UnitSet(name, IdentityDictionary(name, width), ids, members, n_heads, "head"))
+        return found
+
+
+@frozen
+class Vector:
+    """The whole vector at a hook point: what a sublayer adds, or the residual stream.
+
+    Attributes:
+        hook_point: Such as ``layers.3.attn_out``, ``layers.3.mlp_out`` or ``layers.3.resid_post``.
+    """
+
+    hook_point: str
+
+    def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
+        """See ``Units.at``."""
+        backend.check_hook_points([self.hook_point])
+        name = canonical(self.hook_point)
+        width = backend.capture(probe_inputs(backend.model_device), [name])[name].flatten(2).shape[-1]
+        members = torch.arange(width).unsqueeze(0)
+        return [UnitSet(name, IdentityDictionary(name, width), torch.zeros(1, dtype=torch.long), members, 1, "vector")]
+
+
+def unit_sets(units: object, backend: AnalysisBackend) -> list[UnitSet]:
+    """The unit sets of one or several choices of units; a latent model stands for all its latents.
+
+    Raises:
+        AnalysisError: Something is no choice of units, there are no such units, or units are named twice.
+        HookPointError: A latent model does not fit the model.
+    """
+    given = list(units) if isinstance(units, (list, tuple)) else [units]
+    found: list[UnitSet] = []
+    for item in given:
+        choice = Latents(item) if isinstance(item, LatentModel) and not isinstance(item, Units) else item
+        if not isinstance(choice, Units):
+            raise AnalysisError(
+                f"A {type(item).__name__} is no choice of units. Give latent models, Latents(...), Neurons(...), "
+                "Heads(...) or Vector(...), one or a list."
+            )
+        found += choice.at(backend)
+    if not found:
+        raise AnalysisError("There are no units to change: units is an empty list.")
+    names = [item.name for item in found]
+    if len(set(names)) < len(names):  # dictionaries need no names of their own
+        found = [evolve(item, name=item.activation_name) if item.kind == "latent" else item for item in found]
+        names = [item.name for item in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise AnalysisError(f"Units of {', '.join(twice)} are named twice; name each dictionary or hook point once.")
+    return found
+
+
+def heads_of(backend: AnalysisBackend) -> int:
+    """Number of query heads of a block.
+
+    Raises:
+        AnalysisError: The model's configuration does not say.
+    """
+    config: Any = getattr(backend.model, "config", None) or getattr(backend.model, "cfg", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in ("num_attention_heads", "n_heads", "n_head"):
+        if isinstance(number := getattr(config, name, None), int):
+            return number
+    raise AnalysisError(
+        f"The configuration of {type(backend.model).__name__} does not say how many attention heads a block has."
+    )
+
+
+def _chosen(only: Sequence[int] | None, size: int, kind: str, where: str) -> Tensor:
+    ids = range(size) if only is None else sorted(only)
+    if bad := [item for item in ids if not 0 <= item < size]:
+        raise AnalysisError(f"{where} has {size} {kind}s, from 0 to {size - 1}; there is no {kind} {bad[0]}.")
+    if not ids or len(set(ids)) < len(ids):
+        raise AnalysisError(f"{kind}s of {where}: {list(ids)} names none, or one twice.")
+    return torch.tensor(list(ids))
+
+
+def _widths(backend: AnalysisBackend, part: str, layer: int | None, kind: str) -> dict[str, int]:
+    """Width of a hook point of one block or of all, by canonical name."""
+    there = {canonical(name) for name in backend.hook_point_names()}
+    layers = [i for i in range(len(there)) if in_layer(i, part) in there]
+    wanted = layers if layer is None else [layer]
+    if layer not in (None, *layers) or not layers:
+        shown = f"the layers {layers[0]} to {layers[-1]}" if layers else "no layer"
+        raise AnalysisError(
+            f"There are no {kind} of layer {layer}: {type(backend).__name__} has {part} of {shown}."
+            if layer is not None
+            else f"There are no {kind}: {type(backend).__name__} has {part} of no layer."
+        )
+    names = [in_layer(i, part) for i in wanted]
+    backend.check_hook_points(names)
+    seen = backend.capture(probe_inputs(backend.model_device), names)
+    return {name: seen[name].flatten(2).shape[-1] for name in names}
