@@ -98,7 +98,7 @@ def test_a_shared_sublayer_of_a_deep_model_is_refused(dtype: torch.dtype) -> Non
 def test_a_model_that_overflows_by_itself_is_an_error_in_words() -> None:
     model = make_model("llama", torch.float16)
     model.model.embed_tokens.weight.data.fill_(6e4)
-    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: torch.full((1, 2, 32), 6e4).half())
+    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda _, __, output: torch.full_like(output, 6e4))
     model.model.layers[1].register_forward_hook(lambda _, __, output: output * torch.inf)
     with pytest.raises(it.AnalysisError, match=r"block 1 is not finite.*float16; load it in one whose range"):
         HuggingFaceBackend(model).check_hook_points(["layers.1.mlp_out"])

@@ -21,7 +21,7 @@ from tests.tiny_latents import RandomDictionary
 
 LAYERS = 3
 NAMES = [name for name, _ in canonical_names(LAYERS)]
-PLACES_OF_BLOCKS = {"resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post"}
+PLACES_OF_BLOCKS = {"resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "mlp_act", "mlp_out", "resid_post"}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,8 @@ PLACES_OF_BLOCKS = {"resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "m
         ("blocks.3.hook_attn_out", "layers.3.attn_out"),
         ("blocks.3.hook_resid_mid", "layers.3.resid_mid"),
         ("blocks.3.mlp.hook_in", "layers.3.mlp_in"),
+        ("blocks.3.mlp.hook_post", "layers.3.mlp_act"),
+        ("blocks.3.mlp.out.hook_in", "layers.3.mlp_act"),
         ("blocks.3.hook_mlp_out", "layers.3.mlp_out"),
         ("blocks.3.hook_resid_post", "layers.3.resid_post"),
         ("ln_final.hook_out", "final_norm"),
@@ -75,6 +77,7 @@ def plain_hooks(model: Any, kind: str) -> dict[str, tuple[torch.nn.Module, str]]
             in_layer(i, "attn_out"): (attention, "out"),
             in_layer(i, "resid_mid"): (block.ln_2 if kind == "gpt2" else block.post_attention_layernorm, "in"),
             in_layer(i, "mlp_in"): (block.mlp, "in"),
+            in_layer(i, "mlp_act"): (block.mlp.c_proj if kind == "gpt2" else block.mlp.down_proj, "in"),
             in_layer(i, "mlp_out"): (block.mlp, "out"),
             in_layer(i, "resid_post"): (block, "out"),
         }

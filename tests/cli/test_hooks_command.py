@@ -18,11 +18,12 @@ def listed(capsys, *arguments: str) -> dict:
 def test_every_place_of_a_decoder_is_listed_with_its_shape(capsys, llama_folder: Path):
     found = listed(capsys, str(llama_folder))
     rows = {row["name"]: row for row in found["hook_points"]}
-    assert len(rows) == len(found["hook_points"]) == 1 + 3 * 7 + 2
+    assert len(rows) == len(found["hook_points"]) == 1 + 3 * 8 + 2
     assert next(iter(rows)) == "embed"
     assert rows["layers.2.resid_mid"]["shape"] == ["batch", "pos", 32]
     assert rows["layers.2.resid_mid"]["aliases"] == ["blocks.2.hook_resid_mid"]
     assert rows["layers.0.attn_z"]["shape"] == ["batch", "pos", 32]
+    assert rows["layers.1.mlp_act"]["shape"] == ["batch", "pos", 64]
     assert rows["logits"]["shape"] == ["batch", "pos", len(VOCABULARY)]
     assert found["adapters"] == ["core"]
     assert "model.layers.0.self_attn.q_proj:out" in found["own"]

@@ -215,7 +215,7 @@ def test_saes_that_do_not_fit_are_refused_when_the_session_is_made(
 
 
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("hook", ["blocks.1.hook_resid_post", "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z"])
+@pytest.mark.parametrize("hook", [PLACE, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z", ACTIVATIONS])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_spliced_logits_are_those_of_saelens(make: Make, saved: Callable[..., Path], hook: str, side: str) -> None:
     """SAELens's own transformer, one unpadded row at a time."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from interpretune.activations import (
     ATTN_Z,
     FINAL_NORM,
+    MLP_ACT,
     MLP_IN,
     RESID_MID,
     aliases,
@@ -34,12 +35,18 @@ def decoder_places(model: Any) -> Iterator[tuple[str, Hooked]]:
     is_bridge = hasattr(model, "original_model")
     for name, place in canonical_names(len(model.blocks)):
         point = next((points[alias] for alias in aliases(name) if alias in points), None)
+        if place.name == MLP_ACT and point is points.get(f"blocks.{_layer(name)}.mlp.hook_out"):
+            continue  # so bridges have it of a mixture of experts
         if point is not None:
             yield name, _at_point(point, flat=place.name == ATTN_Z, carried=is_bridge and place.name == RESID_MID)
-        elif place.name == MLP_IN and hasattr(block := model.blocks[(split_layer(name) or (0,))[0]], "mlp"):
+        elif place.name == MLP_IN and hasattr(block := model.blocks[_layer(name)], "mlp"):
             yield name, _at_input(block.mlp)
         elif name == FINAL_NORM and "unembed.hook_in" in points:
             yield name, _at_point(points["unembed.hook_in"])
+
+
+def _layer(name: str) -> int:
+    return (split_layer(name) or (0,))[0]
 
 
 def _at_point(point: HookPoint, *, flat: bool = False, carried: bool = False) -> Hooked:

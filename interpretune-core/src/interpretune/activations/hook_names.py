@@ -6,12 +6,14 @@
     layers.{i}.attn_out       what attention adds to the residual stream                 [batch, pos, d_model]
     layers.{i}.resid_mid      residual stream between attention and MLP                  [batch, pos, d_model]
     layers.{i}.mlp_in         what the MLP reads, after its norm                         [batch, pos, d_model]
+    layers.{i}.mlp_act        activations of the MLP, before its last projection         [batch, pos, d_mlp]
     layers.{i}.mlp_out        what the MLP adds to the residual stream                   [batch, pos, d_model]
     layers.{i}.resid_post     residual stream after block i                              [batch, pos, d_model]
     final_norm                output of the last norm                                    [batch, pos, d_model]
     logits                    output of the unembedding, before a soft cap or scale      [batch, pos, vocab]
 
-A block whose attention and MLP read the same input has no ``resid_mid``. Names that are common in the field
+A block whose attention and MLP read the same input has no ``resid_mid``, and an MLP of experts no ``mlp_act``. In a
+gated MLP, ``mlp_act`` is what the gate has multiplied. Names that are common in the field
 (``blocks.{i}.hook_resid_pre``, ``blocks.{i}.attn.hook_z``, ...) are aliases of these.
 """
 
@@ -34,6 +36,8 @@ RESID_MID = "resid_mid"
 """Residual stream of a block between attention and MLP."""
 MLP_IN = "mlp_in"
 """What the MLP of a block reads, after its norm."""
+MLP_ACT = "mlp_act"
+"""Activations of the MLP of a block, after the non-linearity and the gate, before the last projection."""
 MLP_OUT = "mlp_out"
 """What the MLP adds to the residual stream of a block."""
 RESID_POST = "resid_post"
@@ -72,6 +76,12 @@ IN_BLOCK = (
     HookPoint(ATTN_OUT, "what attention adds to the residual stream", ("hook_attn_out",)),
     HookPoint(RESID_MID, "residual stream between attention and MLP", ("hook_resid_mid",)),
     HookPoint(MLP_IN, "what the MLP reads, after its norm", ("mlp.hook_in",)),
+    HookPoint(
+        MLP_ACT,
+        "activations of the MLP, before its last projection",
+        ("mlp.hook_post", "mlp.out.hook_in"),
+        "[batch, pos, d_mlp]",
+    ),
     HookPoint(MLP_OUT, "what the MLP adds to the residual stream", ("hook_mlp_out",)),
     HookPoint(RESID_POST, "residual stream after the block", ("hook_resid_post", "hook_out")),
 )

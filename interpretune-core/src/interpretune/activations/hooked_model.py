@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpretune.activations.block_parts import CHECKED, parts_as_named
+from interpretune.activations.block_parts import CHECKED, expected_at, parts_as_named
 from interpretune.activations.edits import Edit, in_turn
 from interpretune.activations.finite import check_logits
 from interpretune.activations.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
@@ -209,8 +209,8 @@ class HookedModel(ABC):
         if wanted in self._known:
             if found is not None and found[1] in CHECKED and not self._is_as_named(wanted):
                 raise HookPointError(
-                    f"The model has no hook point {name!r}: in block {found[0]}, the activation there is not what is "
-                    "added to the residual stream, or an edit there does not reach it. "
+                    f"The model has no hook point {name!r}: in block {found[0]}, the activation there is not "
+                    f"{expected_at(found[1])}, or an edit there does not reach it. "
                     "`interpretune hooks` lists the hook points."
                 )
             return wanted

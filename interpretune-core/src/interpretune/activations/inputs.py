@@ -81,7 +81,7 @@ class ModelInputs:
         return self.tokens.shape[0]
 
 
-def probe_inputs(device: torch.device) -> ModelInputs:
-    """A batch with one row of two tokens, to find out what a model does at its hook points."""
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+def probe_inputs(device: torch.device, n_tokens: int = 2) -> ModelInputs:
+    """A batch with one row of a few tokens, all different, to find out what a model does at its hook points."""
+    tokens = torch.arange(n_tokens, device=device).unsqueeze(0)
     return ModelInputs(tokens, torch.ones_like(tokens))

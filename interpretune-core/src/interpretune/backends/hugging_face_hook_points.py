@@ -14,6 +14,7 @@ from interpretune.activations.hook_names import (
     EMBED,
     FINAL_NORM,
     LOGITS,
+    MLP_ACT,
     MLP_IN,
     MLP_OUT,
     RESID_MID,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 PROJECTION_NAMES = ("o_proj", "c_proj", "out_proj", "dense")
 MLP_NAMES = ("mlp", "feed_forward")
+LAST_OF_MLP_NAMES = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2", "Wo")
 FINAL_NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 NORM_BEFORE_MLP_NAMES = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "final_layer_norm")
 NORMS_AFTER: Sequence[tuple[str, str, Sequence[str]]] = (
@@ -84,6 +86,9 @@ def _block_hook_points(block: Any) -> Iterator[tuple[str, str]]:
         if attention is not None and (norm is not None or after_mlp != mlp):
             yield RESID_MID, f".{norm or mlp}:{CARRIED}"
         yield MLP_IN, f".{mlp}:{IN}"
+        last = _first(getattr(block, mlp), LAST_OF_MLP_NAMES)
+        if last is not None:
+            yield MLP_ACT, f".{mlp}.{last}:{IN}"
         yield MLP_OUT, f".{after_mlp}:{OUT}"
     yield RESID_POST, f":{OUT}"
 

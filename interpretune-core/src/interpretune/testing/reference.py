@@ -30,6 +30,7 @@ _LLAMA = {
     "attn_z": ("self_attn.o_proj", "in"),
     "attn_out": ("self_attn", "out"),
     "mlp_in": ("post_attention_layernorm", "out"),
+    "mlp_act": ("mlp.down_proj", "in"),
     "mlp_out": ("mlp", "out"),
     "resid_post": ("", "out"),
 }
@@ -39,6 +40,7 @@ _GPT2 = {
     "attn_z": ("attn.c_proj", "in"),
     "attn_out": ("attn", "out"),
     "mlp_in": ("ln_2", "out"),
+    "mlp_act": ("mlp.c_proj", "in"),
     "mlp_out": ("mlp", "out"),
     "resid_post": ("", "out"),
 }
