@@ -16,6 +16,8 @@ from tests.tiny_latents import RandomDictionary
 
 VOCABULARY = 101
 WIDTH = 32
+NEURONS = 48
+"""Width of ``mlp_act`` in the models that have one width for all."""
 BLOCKS = 4
 WINDOW = 5
 """Slots that a token sees in blocks with a sliding window; the texts are longer."""
@@ -24,7 +26,7 @@ WINDOW = 5
 def _common(*without: str, **more: Any) -> dict[str, Any]:
     settings = {
         "hidden_size": WIDTH,
-        "intermediate_size": 48,
+        "intermediate_size": NEURONS,
         "num_hidden_layers": BLOCKS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -144,9 +146,10 @@ def batch_of(lengths: Sequence[int], side: str, seed: int = 0) -> ModelInputs:
 
 def dictionary(hook_point: str, seed: int, *, d_sae: int = 40, **settings: Any) -> RandomDictionary:
     """A random dictionary in float64 whose decoder is declared linear, unless ``linear=False``."""
+    width = NEURONS if hook_point.endswith("mlp.hook_post") else WIDTH
     kind = RandomDictionary if not settings.pop("linear", True) else LinearDictionary
     error = settings.pop("error", False)
-    made = kind(hook_point, WIDTH, d_sae, seed=seed, **settings).double()
+    made = kind(hook_point, width, d_sae, seed=seed, **settings).double()
     made.use_error_term = error
     return made
 

@@ -40,14 +40,20 @@ BACKENDS = {"huggingface": "core", "bridge": "bridge", "hooked": "hooked"}
 if importlib.util.find_spec("interpretune_nnsight"):
     BACKENDS["nnsight"] = "core"
 ADAPTERS = {"huggingface": ("huggingface", "sae_lens"), "nnsight": ("nnsight", "sae_lens")}
-PLACES = ("blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "blocks.2.hook_mlp_out")
+PLACES = {
+    "blocks.0.hook_resid_post": 32,
+    "blocks.1.attn.hook_z": 32,
+    "blocks.1.mlp.hook_post": 64,
+    "blocks.2.hook_mlp_out": 32,
+}
+"""Where SAEs read, and how many numbers."""
 OTHERS = [name for name in BACKENDS if name != "huggingface"]
 
 
 def sae(place: str, seed: int) -> Any:
     cfg = {
         "architecture": "standard",
-        "d_in": 32,
+        "d_in": PLACES[place],
         "d_sae": 20,
         "dtype": "float32",
         "device": "cpu",

@@ -14,6 +14,7 @@ from interpretune.replay import ablation
 from interpretune.replay.ablation import ablate_everywhere
 from tests.replay.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, reference, rows_of, worst_error
 from tests.tiny_architectures import CONFIGS, backend_of, batch_of, dictionary, make_model
+from tests.tiny_latents import FixedDictionary
 
 SPECIAL = (7, 11, 13)
 RAGGED = (9, 4, 12, 1)
@@ -55,6 +56,7 @@ PLACES: dict[str, list[tuple[str, str | None]]] = {
     "last": [("blocks.3.hook_resid_post", None)],
     "hook_z": [("blocks.1.attn.hook_z", None)],
     "attn_out": [("blocks.1.hook_attn_out", None)],
+    "mlp_act": [("blocks.1.mlp.hook_post", None)],
     "mlp_out": [("blocks.1.hook_mlp_out", None)],
     "transcoder": [TRANSCODER],
     "across blocks": [("blocks.1.hook_resid_pre", "blocks.2.hook_mlp_out"), ("blocks.2.hook_resid_pre", None)],
@@ -307,3 +309,33 @@ def test_columns_are_taken_inside_of_the_models_head(kind: str) -> None:
     rows, columns = active_rows(prefill, activation_name(LOWER)), torch.tensor([90, 3, 3, 17])
     narrow, wide = ablate(prefill, rows, columns), ablate(prefill, rows)
     torch.testing.assert_close(narrow, wide[:, columns], rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "qwen3", "neox"])
+def test_ablated_neurons_equal_forwards_without_them(kind: str) -> None:
+    model, inputs, place = make_model(kind, torch.float64), batch_of((9, 9), "left"), "layers.1.mlp_act"
+    each = backend_of(model)
+    block = each.blocks[1][1]
+    last = block.mlp.get_submodule({"gpt2": "c_proj", "neox": "dense_4h_to_h"}.get(kind, "down_proj"))
+    width = each.capture(inputs, [place])[place].shape[-1]
+    prefill = each.prefill(inputs, [FixedDictionary(place, width)])
+    assert each.create_replay().depth(place) == each.create_replay().depth("blocks.1.mlp.hook_post") == 1.5
+    (name,) = prefill.latents
+    neurons = range(0, width, 5)
+    pairs = [(point, neuron) for point in range(2) for neuron in neurons]
+    signs = (prefill.latents[name][:, :width] > 0).tolist()
+    latents = torch.tensor([neuron if signs[point][neuron] else width + neuron for point, neuron in pairs])
+    rows = LatentRows.single(name, torch.stack([torch.tensor([point for point, _ in pairs]), latents], dim=1))
+
+    def without(activations: torch.Tensor, neuron: int) -> torch.Tensor:
+        edited = activations.clone()
+        edited[:, -1, neuron] = 0
+        return edited
+
+    wanted = []
+    for neuron in neurons:
+        with last.register_forward_pre_hook(lambda _, args, neuron=neuron: without(args[0], neuron)), torch.no_grad():
+            wanted.append(model(input_ids=inputs.tokens, use_cache=False).logits[:, -1])
+    expected = torch.stack(wanted, dim=1).flatten(0, 1)
+    assert (expected - prefill.logits[rows.points]).abs().amax() > 1e-3
+    torch.testing.assert_close(ablate(prefill, rows), expected, rtol=0, atol=EAGER_ATOL)

@@ -215,14 +215,15 @@ def test_saes_that_do_not_fit_are_refused_when_the_session_is_made(
 
 
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("hook", [PLACE, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z", ACTIVATIONS])
+@pytest.mark.parametrize("hook", [PLACE, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z", "blocks.1.mlp.hook_post"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_spliced_logits_are_those_of_saelens(make: Make, saved: Callable[..., Path], hook: str, side: str) -> None:
     """SAELens's own transformer, one unpadded row at a time."""
-    session = make(SAELensFromDiskConfig(path=saved(hook=hook, seed=7)))
+    width = 64 if hook.endswith("mlp.hook_post") else 32
+    session = make(SAELensFromDiskConfig(path=saved(hook=hook, seed=7, d_in=width)))
     rows = [tokens for tokens, _ in unpadded_rows(session)[:3]]
     found = spliced(session, rows, side)
-    wanted = with_saelens(session, rows, random_sae(hook, seed=7))
+    wanted = with_saelens(session, rows, random_sae(hook, seed=7, d_in=width))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
     with torch.no_grad():
         clean = torch.stack([last_logits(plain_model("gpt2"), row) for row in rows])

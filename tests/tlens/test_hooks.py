@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+import interpretune as it
+from interpretune.analysis import HuggingFaceBackend
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend
-from tests.tiny_architectures import batch_of, make_model
+from tests.activations.test_mlp_act import ablate_neuron, model_of
+from tests.tiny_architectures import BLOCKS, batch_of, make_model
 from tests.tiny_latents import hooked
 
 NAME, ALIAS = "blocks.1.hook_out", "blocks.1.hook_resid_post"
@@ -69,3 +72,40 @@ def hooks_of(bridge: Any) -> list[list[int]]:
     points = {id(point): point for point in bridge.hook_dict.values()}  # an alias is the same hook point
     assert all(len(p.fwd_hooks) == len(p._forward_hooks) and not p.bwd_hooks for p in points.values())
     return [[*point._forward_hooks, *point._forward_pre_hooks, *point._backward_hooks] for point in points.values()]
+
+
+@pytest.mark.parametrize(
+    ("stack", "kind"),
+    [("bridge", kind) for kind in ("llama", "gpt2", "gemma3", "qwen3", "phi3", "neox", "bloom")]
+    + [("hooked", kind) for kind in ("llama", "gpt2", "qwen3", "phi3", "neox")],
+)
+def test_neurons_are_those_of_the_plain_model(llama_folder: Path, stack: str, kind: str) -> None:
+    backends = [HuggingFaceBackend(model_of(kind)), wrapped(kind, llama_folder, bridge=stack == "bridge")]
+    names = [f"layers.{i}.mlp_act" for i in range(BLOCKS)]
+    found = []
+    for backend in backends:
+        backend.check_hook_points([*names, "blocks.1.mlp.hook_post"])
+        with torch.no_grad():
+            cache = backend.run_with_cache(INPUTS, names)[1]
+            clean, edited = (backend.forward(INPUTS, edits) for edits in ({}, {names[1]: ablate_neuron}))
+        found.append([*cache.values(), (edited - clean) / (edited - clean).abs().max()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=2e-3 * one.abs().max().item())
+
+
+def test_a_mixture_of_experts_has_no_neurons(llama_folder: Path) -> None:
+    backend = wrapped("mixtral", llama_folder, bridge=True)
+    assert "blocks.1.mlp.hook_post" in backend.hook_point_names()  # TransformerLens's name for what experts return
+    with pytest.raises(it.HookPointError, match="no hook point 'layers.1.mlp_act'"):
+        backend.check_hook_points(["layers.1.mlp_act"])
+
+
+def wrapped(kind: str, tokenizer: Path, *, bridge: bool) -> TransformerLensBackend:
+    """The backend of the model as TransformerLens has it."""
+    model = model_of(kind)
+    model.config.architectures = [type(model).__name__]
+    build = loading._bridge if bridge else loading._hooked
+    cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=bridge)
+    return TransformerLensBackend(
+        build(model, AutoTokenizer.from_pretrained(tokenizer), cfg, torch.device("cpu")).eval()
+    )

@@ -145,6 +145,7 @@ PLACES = {
     "embedding": [("blocks.0.hook_resid_pre", None)],
     "last": [("blocks.3.hook_resid_post", None)],
     "hook_z": [("blocks.1.attn.hook_z", None)],
+    "mlp_act": [("blocks.1.mlp.hook_post", None)],
     "attn_out": [("blocks.2.hook_attn_out", None), ("blocks.1.hook_resid_post", None)],
     "transcoder": [("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"), ("blocks.1.hook_mlp_out", None)],
     "all of one block, the highest first": [
