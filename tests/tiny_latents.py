@@ -86,7 +86,7 @@ def activations_of(latent_model: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------- references
 
 
-def place_of(model: Any, hook_point: str) -> tuple[nn.Module, str]:
+def module_and_side(model: Any, hook_point: str) -> tuple[nn.Module, str]:
     """Module of a Hugging Face GPT-2 or Llama and the side of it where a hook point lies."""
     if ":" in hook_point:
         path, side = hook_point.split(":")
@@ -118,7 +118,7 @@ def hooked(model: Any, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
 
     handles = []
     for name, hook in hooks:
-        module, side = place_of(model, name)
+        module, side = module_and_side(model, name)
         if side == "in":
             handles.append(module.register_forward_pre_hook(before(hook)))
         else:

@@ -152,7 +152,7 @@ class NaiveBackend(HuggingFaceBackend):
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
         handles = []
         for name, edit in edits.items():
-            path, side = self.place_of(name)
+            path, side = self.module_and_side(name)
             module, edit = self.modules[path], in_place(edit) if side == CARRIED else edit
             if side == "out":
                 handles.append(module.register_forward_hook(lambda _, args, out, edit=edit: self.changed(out, edit)))

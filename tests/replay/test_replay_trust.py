@@ -60,7 +60,7 @@ REASONS = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused_architectures_warn_once_and_take_the_plain_loop(kind: str) -> None:
     backend, inputs = new_backend(kind), batch_of((9, 9), "left")
-    item = dictionary(":".join(backend.place_of("blocks.1.hook_resid_post")), 1).to(backend.model.dtype)
+    item = dictionary(":".join(backend.module_and_side("blocks.1.hook_resid_post")), 1).to(backend.model.dtype)
     with one_warning(REASONS[kind]):
         prefill = backend.prefill(inputs, [item])
     assert prefill.kept is None

@@ -33,7 +33,7 @@ def test_active_latents_are_chosen():
 
 
 def test_a_seed_chooses_weights_dictionaries_and_rows(tmp_path):
-    from interpretune.testing.places import latents
+    from interpretune.testing.hook_points import latents
 
     benches = [Bench(core("gpt2", seed), tmp_path / f"{i}") for i, seed in enumerate((0, 1, 1))]
     first, other, again = ((b.reference.lm_head.weight, latents(b)[0].w_enc, b.rows[0].tolist()) for b in benches)

@@ -28,7 +28,7 @@ from interpretune_tlens import (
 )
 from tests.sessions import make_session, padded, plain_model, unpadded_rows
 from tests.tiny import VOCABULARY
-from tests.tiny_latents import last_logits, place_of
+from tests.tiny_latents import last_logits, module_and_side
 
 KINDS = ("gpt2", "llama")
 MLP_OUT = "blocks.1.hook_mlp_out"
@@ -63,7 +63,8 @@ def test_the_callers_model_is_not_changed(tmp_path: Path, kind: str, use_bridge:
     wanted = last_logits(before.eval(), tokens).detach()
     torch.testing.assert_close(last_logits(model.eval(), tokens).detach(), wanted, rtol=0, atol=0)
     with torch.no_grad():  # and what happens to it later does not reach the session
-        place_of(model, "blocks.0.hook_mlp_out")[0].apply(lambda module: [p.zero_() for p in module.parameters()])
+        mlp, _ = module_and_side(model, "blocks.0.hook_mlp_out")
+        mlp.apply(lambda module: [p.zero_() for p in module.parameters()])
     torch.testing.assert_close(logits_of(session.module.model, tokens), wanted, rtol=0, atol=1e-4)
 
 

@@ -262,7 +262,7 @@ def test_a_model_that_its_user_has_wrapped_can_be_edited_and_traced(model):
     before = what_modules_hold(model)
     assert torch.equal(backend.forward(inputs, {"layers.0.resid_post": bend}), edited)
     assert what_modules_hold(model) == before
-    mlp = tree.get(backend.place_of(place)[0])
+    mlp = tree.get(backend.module_and_side(place)[0])
     with tree.trace(input_ids=inputs.tokens, attention_mask=inputs.attention_mask):
         found = nnsight.save(mlp.output)
     torch.testing.assert_close(found, plain)

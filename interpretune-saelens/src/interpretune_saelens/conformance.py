@@ -23,7 +23,7 @@ class SAELensConformance(AdapterConformance):
     adapter = "sae_lens"
 
     def reference_latents(self) -> Sequence[ReferenceLatents]:
-        """Random weights at two places."""
+        """Random weights at two hook points."""
         return [
             ReferenceLatents.random(f"layers.{layer}.resid_post", WIDTH, LATENTS, seed=seed, centred=layer == 1)
             for layer, seed in enumerate(range(10 * self.seed, 10 * self.seed + 2))

@@ -17,8 +17,8 @@ from interpretune.activations import LOGITS, blind_tokens_attend
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.models import keep_weights_in_place
 from interpretune.system import OwnContext
+from interpretune_tlens.hook_points import decoder_hook_points, hooked_point
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
-from interpretune_tlens.places import decoder_places, hooked_point
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TransformerLensBackend(AnalysisBackend):
     changed for the skip connection too: its own ``hook_resid_mid`` is the input of the MLP's norm alone.
     """
 
-    passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_places"})
+    passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_canonical"})
     passing_model_state = NOTED_IN_FORWARDS
     passing_model_library = "transformer_lens"
 
@@ -56,7 +56,7 @@ class TransformerLensBackend(AnalysisBackend):
         self.takes_positions = "position_ids" in arguments
         points: Any = self._model.hook_dict  # a bridge resolves all its aliases whenever it is asked for them
         self._points: dict[str, HookPoint] = dict(points)
-        self._places = dict(decoder_places(model))
+        self._canonical = dict(decoder_hook_points(model))
 
     @property
     def model(self) -> nn.Module:
@@ -72,7 +72,7 @@ class TransformerLensBackend(AnalysisBackend):
 
     def hook_point_names(self) -> Sequence[str]:
         """The canonical names, then all names that TransformerLens resolves for this model."""
-        return [*self._places, *self._points]
+        return [*self._canonical, *self._points]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the session's tokenizer, or of the model's where there is no session."""
@@ -107,9 +107,9 @@ class TransformerLensBackend(AnalysisBackend):
         """See ``HookedModel.blind_tokens_attend``."""
         return padding_attends(self._model, inputs.attention_mask)
 
-    def sees_kept_positions_only(self, place: str) -> bool:
+    def sees_kept_positions_only(self, hook_point: str) -> bool:
         """See ``HookedModel``: the unembedding, though not what goes into it."""
-        return place == LOGITS or (place.startswith("unembed.") and place != UNEMBED_IN)
+        return hook_point == LOGITS or (hook_point.startswith("unembed.") and hook_point != UNEMBED_IN)
 
     def create_replay(self) -> ReplayEngine:
         """The replay of a bridge or of a hooked transformer."""
@@ -121,6 +121,6 @@ class TransformerLensBackend(AnalysisBackend):
         """Hooks on the model's hook points for the duration of a block."""
         with contextlib.ExitStack() as stack:
             for name, edit in edits.items():
-                hooked = self._places.get(name)
+                hooked = self._canonical.get(name)
                 stack.enter_context(hooked_point(self._points[name], edit) if hooked is None else hooked(edit))
             yield

@@ -11,7 +11,7 @@ class PrefixBackend(SoundBackend):
     def hooked(self, edits):
         with contextlib.ExitStack() as stack:
             for name, edit in edits.items():
-                path, side = self.place_of(name)
+                path, side = self.module_and_side(name)
                 found = [other for other in self.modules if other == path or is_meant(other, path)]
                 places = [name if other == path else f"{other}:{side}" for other in found]
                 stack.enter_context(super().hooked(dict.fromkeys(places, edit)))

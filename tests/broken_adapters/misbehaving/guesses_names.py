@@ -7,9 +7,9 @@ from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 
 class GuessingBackend(SoundBackend):
-    def place(self, name):
+    def resolve_hook_point(self, name):
         try:
-            return super().place(name)
+            return super().resolve_hook_point(name)
         except it.HookPointError:
             return get_close_matches(name, self.hook_point_names(), n=1)[0]
 

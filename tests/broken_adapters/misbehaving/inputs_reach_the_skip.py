@@ -9,8 +9,8 @@ MODULES = ""
 
 
 class InPlaceBackend(SoundBackend):
-    def place_of(self, hook_point):
-        path, side = super().place_of(hook_point)
+    def module_and_side(self, hook_point):
+        path, side = super().module_and_side(hook_point)
         own = f"{path}:{side}" == hook_point
         return path, CARRIED if own and side == IN and path.endswith(MODULES) else side
 

@@ -7,8 +7,8 @@ SLIP = {"self_attn.q_proj": "self_attn.k_proj"}
 
 
 class SlippingBackend(SoundBackend):
-    def place_of(self, hook_point):
-        path, side = super().place_of(hook_point)
+    def module_and_side(self, hook_point):
+        path, side = super().module_and_side(hook_point)
         if f"{path}:{side}" == hook_point:
             for wrong, other in SLIP.items():
                 if path.endswith(wrong):

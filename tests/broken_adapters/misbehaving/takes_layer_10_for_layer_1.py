@@ -10,10 +10,10 @@ NAMES = r"layers\.\d+\.\w+"
 
 
 class OneDigitBackend(SoundBackend):
-    def place_of(self, hook_point):
+    def module_and_side(self, hook_point):
         if re.fullmatch(NAMES, hook_point):
             hook_point = re.sub(r"\.(\d)\d+\.", r".\1.", hook_point)
-        return super().place_of(hook_point)
+        return super().module_and_side(hook_point)
 
 
 class TakesLayer10ForLayer1(SoundAdapter):

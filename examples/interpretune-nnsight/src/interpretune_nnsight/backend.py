@@ -48,7 +48,7 @@ class NNsightBackend(HuggingFaceBackend):
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
         """Let nnsight make the edits, after those of the blocks around this one; the model is left as it was found."""
-        mine = [_Edited(self, *self.place_of(name), edit) for name, edit in edits.items()]
+        mine = [_Edited(self, *self.module_and_side(name), edit) for name, edit in edits.items()]
 
         def end() -> None:
             _in_force.set(tuple(item for item in _in_force.get() if item not in mine))

@@ -70,12 +70,12 @@ def _watched(backend: HookedModel, edits: Mapping[str, Edit], watch: _Watch) -> 
     """The edits, and an observer at every canonical hook point after the edits there."""
     chains: dict[str, list[Edit]] = {}
     for name, edit in edits.items():
-        chains.setdefault(backend.place(name), []).append(edit)
+        chains.setdefault(backend.resolve_hook_point(name), []).append(edit)
     for name in backend.hook_point_names():
         layer = split_layer(name)
         if name in (EMBED, FINAL_NORM, LOGITS) or (layer is not None and name == in_layer(*layer)):
             try:
-                backend.place(name)
+                backend.resolve_hook_point(name)
             except HookPointError:  # a name that this model's blocks do not bear out
                 continue
             chains.setdefault(name, []).append(watch.at(name))
@@ -129,7 +129,7 @@ class _Watch:
     def cause(self, backend: HookedModel, edits: Mapping[str, Edit]) -> str:
         """The likely cause and what to do, as sentences."""
         limit = torch.finfo(self.dtype).max
-        if self.real is not None and self.real in {backend.place(name) for name in edits}:
+        if self.real is not None and self.real in {backend.resolve_hook_point(name) for name in edits}:
             return (
                 "That is where a latent model or an intervention writes: look at its weights and at the values that it "
                 "puts in."

@@ -139,13 +139,13 @@ class HookedModel(ABC):
             Logits ``[batch, k, vocab]``.
         """
 
-    def sees_kept_positions_only(self, place: str) -> bool:
+    def sees_kept_positions_only(self, hook_point: str) -> bool:
         """Whether a hook point sees only positions whose logits are wanted (``keep`` of ``run_model``).
 
         Args:
-            place: A name from ``hook_point_names``.
+            hook_point: A name from ``hook_point_names``.
         """
-        return place == LOGITS
+        return hook_point == LOGITS
 
     def create_replay(self) -> ReplayEngine:
         """Make the engine that reruns single tokens over stored keys and values.
@@ -198,7 +198,7 @@ class HookedModel(ABC):
                 del self._as_named  # somebody else's edits may have been in force when it was found out
             return name in self._as_named
 
-    def place(self, name: str) -> str:
+    def resolve_hook_point(self, name: str) -> str:
         """The name from ``hook_point_names`` for a hook point that may be given by an alias.
 
         Raises:
@@ -231,7 +231,7 @@ class HookedModel(ABC):
             HookPointError: With the nearest names that exist.
         """
         for name in names:
-            self.place(name)
+            self.resolve_hook_point(name)
 
     def forward(
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None = None, **options: Any
@@ -254,7 +254,8 @@ class HookedModel(ABC):
         with model_lock(self.model), self.counted_hooks(edits):
             if points is None:
                 logits = self.run_model(inputs, None, **options)
-            elif any(self.sees_kept_positions_only(self.place(name)) for name in edits):  # edits see all positions
+            elif any(self.sees_kept_positions_only(self.resolve_hook_point(name)) for name in edits):
+                # edits see all positions
                 logits = points.of(self.run_model(inputs, None, **options))
             else:
                 keep, where = points.positions.unique(return_inverse=True)
@@ -290,7 +291,7 @@ class HookedModel(ABC):
 
         chains: dict[str, list[Edit]] = {}
         for name, edit in edits.items():
-            chains.setdefault(self.place(name), []).append(counted(name, edit))
+            chains.setdefault(self.resolve_hook_point(name), []).append(counted(name, edit))
         with self.hooked({point: in_turn(chain) for point, chain in chains.items()}):
             yield
         if missed := edits.keys() - fired:

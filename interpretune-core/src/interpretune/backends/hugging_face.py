@@ -72,7 +72,7 @@ class HuggingFaceBackend(AnalysisBackend):
         """Whether the model's forward has an argument of this name."""
         return argument in self._forward_arguments
 
-    def place_of(self, hook_point: str) -> tuple[str, str]:
+    def module_and_side(self, hook_point: str) -> tuple[str, str]:
         """Module path and side (``in``, ``out`` or ``carried``) of a known hook point."""
         path, side = self._locations.get(canonical(hook_point), hook_point).rsplit(":", 1)
         return path, side
@@ -106,10 +106,10 @@ class HuggingFaceBackend(AnalysisBackend):
             logits: Tensor = self._model(**arguments).logits
         return logits if keep is None or narrows else logits[:, keep]
 
-    def sees_kept_positions_only(self, place: str) -> bool:
+    def sees_kept_positions_only(self, hook_point: str) -> bool:
         """See ``HookedModel``: the unembedding and what it consists of."""
         head = self._locations.get(LOGITS, ":").rpartition(":")[0]
-        return bool(head) and f"{self.place_of(place)[0]}.".startswith(f"{head}.")
+        return bool(head) and f"{self.module_and_side(hook_point)[0]}.".startswith(f"{head}.")
 
     def create_replay(self) -> HuggingFaceReplay:
         """The replay of models whose attention function can be chosen in transformers."""
@@ -127,7 +127,7 @@ class HuggingFaceBackend(AnalysisBackend):
         try:
             try:
                 for name, edit in edits.items():
-                    path, side = self.place_of(name)
+                    path, side = self.module_and_side(name)
                     handles.append(_attach(self.modules[path], side, edit))
                 yield
             finally:

@@ -100,7 +100,7 @@ class HuggingFaceReplay(ReplayEngine):
 
     def depth(self, hook_point: str) -> float:
         """See ``ReplayEngine.depth``."""
-        path, side = self.backend.place_of(hook_point)
+        path, side = self.backend.module_and_side(hook_point)
         parts = path.removeprefix(f"{self._path}.").split(".")
         if not path.startswith(f"{self._path}.") or not parts[0].isdecimal():
             raise ReplayRefusedError(f"{hook_point} lies in no block.")

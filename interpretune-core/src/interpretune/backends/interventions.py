@@ -269,14 +269,14 @@ def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlot
     untouched = backend.untouched_by(model, slots.inputs)
     if untouched is None or not slots.watched:
         return untouched
-    kept = backend.sees_kept_positions_only(backend.place(model.hook_point))
+    kept = backend.sees_kept_positions_only(backend.resolve_hook_point(model.hook_point))
     return lambda rows, length: slots.here(untouched, rows, length, later=False, kept=kept)
 
 
 def _edit(
     backend: AnalysisBackend, hook_point: str, interventions: Sequence[Intervention], slots: SequenceSlots
 ) -> Callable[[Tensor], Tensor]:
-    kept = backend.sees_kept_positions_only(backend.place(hook_point))
+    kept = backend.sees_kept_positions_only(backend.resolve_hook_point(hook_point))
     changed_at = [_changed_positions(item.positions, slots.inputs) for item in interventions]
 
     def apply(activations: Tensor) -> Tensor:

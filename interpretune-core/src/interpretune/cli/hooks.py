@@ -25,7 +25,7 @@ class HookPointRow:
 
     Attributes:
         name: Canonical name.
-        aliases: Other names of the place, the most usual first.
+        aliases: Other names of the hook point, the most usual first.
         shape: Its axes: ``batch``, ``pos`` and numbers.
         about: What stands there.
     """
@@ -68,9 +68,9 @@ class ModelHooks:
         """Rows of a table in which layers that are alike share one."""
         layers: dict[tuple[Any, ...], list[int]] = {}
         for row in self.rows:
-            layer, place = split_layer(row.name) or (None, row.name)
+            layer, point = split_layer(row.name) or (None, row.name)
             alias = row.aliases[0] if layer is None else row.aliases[0].replace(f".{layer}.", ".{i}.", 1)
-            name = place if layer is None else f"layers.{{i}}.{place}"
+            name = point if layer is None else f"layers.{{i}}.{point}"
             layers.setdefault((name, alias, row.shape, row.about), []).extend([] if layer is None else [layer])
         return [
             {
@@ -85,7 +85,7 @@ class ModelHooks:
 
 
 def find_hooks(model: str, adapters: Sequence[str], cache_dir: Path | None = None) -> ModelHooks:
-    """Load a model and find out which places it has, by a forward of two tokens.
+    """Load a model and find out which hook points it has, by a forward of two tokens.
 
     Args:
         model: Folder, GGUF file or hub id.
@@ -100,19 +100,19 @@ def find_hooks(model: str, adapters: Sequence[str], cache_dir: Path | None = Non
     backend = session.module.backend
     known = backend.hook_point_names()
     n_layers = 1 + max((found[0] for name in known if (found := split_layer(name)) is not None), default=-1)
-    places = {name: place for name, place in canonical_names(n_layers) if _has(backend, name)}
-    shapes = _shapes(backend, list(places))
+    canonical = {name: point for name, point in canonical_names(n_layers) if _has(backend, name)}
+    shapes = _shapes(backend, list(canonical))
     rows = tuple(
-        HookPointRow(name, tuple(aliases(name)), ("batch", "pos", *shapes[name][2:]), place.about)
-        for name, place in places.items()
+        HookPointRow(name, tuple(aliases(name)), ("batch", "pos", *shapes[name][2:]), point.about)
+        for name, point in canonical.items()
     )
-    own = tuple(name for name in known if name not in places and split_layer(name) is None)
+    own = tuple(name for name in known if name not in canonical and split_layer(name) is None)
     return ModelHooks(type(backend.model).__name__, session.context.names, rows, own)
 
 
 def _has(backend: AnalysisBackend, name: str) -> bool:
     with suppress(HookPointError):
-        return backend.place(name) == name
+        return backend.resolve_hook_point(name) == name
     return False
 
 

@@ -13,23 +13,23 @@ from interpretune.backends.interventions import Scale, generate_with_interventio
 from interpretune.latents.latent_model import activation_name
 from interpretune.replay.rows import LatentRows
 from interpretune.testing.comparing import logits_in
-from interpretune.testing.places import offered
+from interpretune.testing.hook_points import offered
 from interpretune.testing.rule import RuleSkipped
 from interpretune.testing.workbench import Bench
 
 
-def capability_runs(bench: Bench, module: Any, models: Sequence[Any], place: str) -> Mapping[str, Callable[[], Any]]:
+def capability_runs(bench: Bench, module: Any, models: Sequence[Any], at: str) -> Mapping[str, Callable[[], Any]]:
     """Runs by what they are called in messages; only those of capabilities that the backend declares.
 
     Args:
         bench: The workbench.
         module: The module that they run on.
         models: Latent models, which all of them splice.
-        place: Where interventions happen.
+        at: Where interventions happen.
     """
     backend, batch = module.backend, bench.even_batch()
     inputs, names = ModelInputs.from_batch(batch), [activation_name(item) for item in models]
-    change = [Scale(at=place, factor=0.0)]
+    change = [Scale(at=at, factor=0.0)]
 
     def steered() -> Any:
         return generate_with_interventions(module, batch, change, models, max_new_tokens=2, do_sample=False)

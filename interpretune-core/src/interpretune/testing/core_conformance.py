@@ -20,16 +20,16 @@ class CoreConformance(AdapterConformance):
     adapter = "core"
 
     def reference_latents(self) -> Sequence[ReferenceLatents]:
-        """Random weights at four places."""
-        places = (
+        """Random weights at four hook points."""
+        hook_points = (
             (in_layer(0, RESID_POST), ""),
             (in_layer(1, RESID_POST), ""),
             (in_layer(1, MLP_IN), in_layer(1, MLP_OUT)),
             (in_layer(2, RESID_MID), ""),
         )
         return [
-            ReferenceLatents.random(place, WIDTH, LATENTS, seed=10 * self.seed + i, output_hook_point=output)
-            for i, (place, output) in enumerate(places)
+            ReferenceLatents.random(read, WIDTH, LATENTS, seed=10 * self.seed + i, output_hook_point=output)
+            for i, (read, output) in enumerate(hook_points)
         ]
 
     def module_settings(self) -> Mapping[str, Any]:

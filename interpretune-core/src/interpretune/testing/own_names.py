@@ -19,19 +19,19 @@ from interpretune.testing.comparing import TOLERANCE
 from interpretune.testing.workbench import Bench
 
 IN, OUT = ":in", ":out"
-_OUTSIDE = {place.name for place in (*BEFORE_BLOCKS, *AFTER_BLOCKS)}
+_OUTSIDE = {point.name for point in (*BEFORE_BLOCKS, *AFTER_BLOCKS)}
 
 Edit = Callable[[Tensor], Tensor]
 
 
 @frozen(eq=False)
 class RowsEdited:
-    """A forward of equal rows, of which each was edited at a place of its own.
+    """A forward of equal rows, of which each was edited at a hook point of its own.
 
     Attributes:
         logits: ``[names, pos, vocab]``.
-        given: What edits were given for their own rows, by name; only of places that a forward came by, with a tensor
-            of numbers for each row.
+        given: What edits were given for their own rows, by name; only of hook points that a forward reached, with a
+            tensor of numbers for each row.
     """
 
     logits: Tensor

@@ -71,7 +71,7 @@ def kind_of(model: Any) -> str:
             block = model.get_submodule(f"{path}.0")
             if all(hasattr(block, member.split(".")[0]) for member, _ in _BLOCKS[name][1].values() if member):
                 return name
-    raise RuleSkipped(f"the reference does not know where the places of a {type(model).__name__} are")
+    raise RuleSkipped(f"the reference does not know where the hook points of a {type(model).__name__} are")
 
 
 def n_layers(model: Any) -> int:
@@ -81,7 +81,7 @@ def n_layers(model: Any) -> int:
 
 @contextlib.contextmanager
 def hooked(model: Any, hooks: Hooks) -> Iterator[None]:
-    """Run a block with functions applied at places, in the given order."""
+    """Run a block with functions applied at hook points, in the given order."""
     handles: list[Any] = []
     try:
         for name, hook in hooks:
@@ -137,7 +137,7 @@ def logits_of(model: Any, tokens: Tensor, hooks: Hooks = ()) -> Tensor:
 
 @torch.no_grad()
 def activations_of(model: Any, tokens: Tensor, names: Sequence[str], hooks: Hooks = ()) -> dict[str, Tensor]:
-    """Activations ``[pos, width]`` of one unpadded row at places."""
+    """Activations ``[pos, width]`` of one unpadded row at hook points."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Hook:

@@ -19,16 +19,7 @@ from interpretune.testing import reference
 from interpretune.testing.backend_runs import ablate, capability_runs
 from interpretune.testing.comparing import same
 from interpretune.testing.global_state import hooks_on, left_behind
-from interpretune.testing.own_names import (
-    IN,
-    RowsEdited,
-    edited_by,
-    edited_in_modules,
-    equal_rows,
-    names_of_modules,
-    own_names,
-)
-from interpretune.testing.places import (
+from interpretune.testing.hook_points import (
     UPPER,
     edited_logits,
     logits_turned_at,
@@ -37,6 +28,15 @@ from interpretune.testing.places import (
     offers,
     shrunk,
     turned,
+)
+from interpretune.testing.own_names import (
+    IN,
+    RowsEdited,
+    edited_by,
+    edited_in_modules,
+    equal_rows,
+    names_of_modules,
+    own_names,
 )
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.tiny_latents import RandomDictionary
@@ -48,9 +48,9 @@ SHOWN = 6
 
 @rule()
 def canonical_names_exist(bench: Bench) -> None:
-    """Every place of a decoder is offered under its canonical name, and under its aliases."""
+    """Every hook point of a decoder is offered under its canonical name, and under its aliases."""
     missing = [name for name in names_of(bench) if name not in offered(bench)]
-    expect(not missing, f"the backend does not offer {_some(missing)}", "all places of a decoder")
+    expect(not missing, f"the backend does not offer {_some(missing)}", "all hook points of a decoder")
     listed = set(bench.backend.hook_point_names())
     unlisted = [name for name in offered(bench) if name not in listed]
     expect(not unlisted, f"hook_point_names() does not list {_some(unlisted)}", "canonical names among them")
@@ -75,7 +75,7 @@ def misspelt_names_refused(bench: Bench) -> None:
 @rule(levels=[Level.framework, Level.model])
 @torch.no_grad()
 def hook_points_fire(bench: Bench) -> None:
-    """Every name that the backend lists is a place that a forward comes by."""
+    """Every name that the backend lists is reached by a forward."""
     names = list(bench.backend.hook_point_names())
     expect(len(set(names)) == len(names), "hook_point_names() lists names twice", "each once")
     fired: dict[str, str] = {}
@@ -140,10 +140,10 @@ def _failing_runs(bench: Bench, module: Any) -> Iterator[tuple[str, Callable[[],
     names, inputs = offered(bench), bench.even_inputs()
     for name in (names[0], names[len(names) // 2], names[-1]):
         yield f"an edit at {name}", functools.partial(module.backend.forward, inputs, {name: stop})
-    place = in_layer(UPPER, RESID_POST)
-    if place not in names:
+    point = in_layer(UPPER, RESID_POST)
+    if point not in names:
         return
-    model = _Stopping(place, bench.width, seed=bench.seed, linear=False).to(module.device)
+    model = _Stopping(point, bench.width, seed=bench.seed, linear=False).to(module.device)
     yield from capability_runs(bench, module, [model], names[0]).items()
     if "ablation" in bench.capabilities:
         model.stops = False
@@ -155,7 +155,7 @@ def _failing_runs(bench: Bench, module: Any) -> Iterator[tuple[str, Callable[[],
 @rule(stack=True, after=["errors-leave-no-hooks", "logits-where-asked"])
 @torch.no_grad()
 def cache_agrees(bench: Bench) -> None:
-    """Cached activations are those of the plain Hugging Face model at each canonical place."""
+    """Cached activations are those of the plain Hugging Face model at each canonical hook point."""
     names = offered(bench)
     wanted = [reference.activations_of(bench.reference, row, names) for row in bench.even_rows]
     logits, cache = bench.backend.run_with_cache(bench.even_inputs(), names)
@@ -195,7 +195,7 @@ def cache_is_a_copy(bench: Bench) -> None:
 @rule(stack=True, after=["cache-agrees"])
 @torch.no_grad()
 def edits_are_made(bench: Bench) -> None:
-    """An edit at a canonical place changes the logits exactly as it changes those of the plain model."""
+    """An edit at a canonical hook point changes the logits exactly as it changes those of the plain model."""
     clean = bench.backend.forward(bench.even_inputs(), {})
     for name in offered(bench):
         found = bench.backend.forward(bench.even_inputs(), {name: turned})
@@ -218,13 +218,13 @@ def edits_do_not_reach_back(bench: Bench) -> None:
 
     _, clean = bench.backend.run_with_cache(bench.even_inputs(), names)
     for index in range(1, len(names)):
-        place, below = names[index], names[:index]
+        point, below = names[index], names[:index]
         held: dict[str, Tensor] = {}
         keep = {name: _hold(held, name) for name in below}
-        bench.backend.forward(bench.even_inputs(), {**keep, place: edit})
-        expect(torch.equal(*given), f"an edit at {place} changed in place what it was given", "a tensor left alone")
+        bench.backend.forward(bench.even_inputs(), {**keep, point: edit})
+        expect(torch.equal(*given), f"an edit at {point} changed in place what it was given", "a tensor left alone")
         for name in below:
-            same(held[name], clean[name], f"activations at {name}, held in a forward with an edit at {place}")
+            same(held[name], clean[name], f"activations at {name}, held in a forward with an edit at {point}")
 
 
 def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
@@ -266,7 +266,7 @@ def nested_edits_add_up(bench: Bench) -> None:
         alias = next(aliases(name), None)
         if alias is not None and name != LOGITS:
             found = backend.forward(inputs, {name: shrunk, alias: turned})
-            same(found, both, f"logits with edits at {name} and at {alias}, the same place")
+            same(found, both, f"logits with edits at {name} and at {alias}, the same hook point")
 
 
 @rule(stack=True, after=["edits-are-made"])

@@ -15,7 +15,7 @@ from interpretune.latents.latent_model import activation_name
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.workbench import BATCH_SIZE, Bench
 

@@ -14,7 +14,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.runner import analysis_step, run_analysis
 from interpretune.session.session import it_session_end
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.step_notes import modes_of, note, notes_of, other_modes
 from interpretune.testing.user_classes import UserModule

@@ -18,7 +18,7 @@ from interpretune.reports.sections import report_sections
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.system.torch_state import eval_mode
 from interpretune.testing.comparing import copies, differing
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from interpretune.activations.hook_names import RESID_POST, RESID_PRE, in_layer, split_layer
 from interpretune.testing.backend_runs import backend_results, results_of
 from interpretune.testing.comparing import copies, logits_in, same
-from interpretune.testing.places import latents, offered, shrunk
+from interpretune.testing.hook_points import latents, offered, shrunk
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 

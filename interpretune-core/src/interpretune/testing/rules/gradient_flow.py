@@ -11,7 +11,7 @@ from torch import Tensor
 from interpretune.activations.hook_names import EMBED, LOGITS
 from interpretune.testing import reference
 from interpretune.testing.comparing import TOLERANCE, same
-from interpretune.testing.places import offered
+from interpretune.testing.hook_points import offered
 from interpretune.testing.rule import RuleBroken, expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -19,8 +19,8 @@ Run = Callable[[Mapping[str, Callable[[Tensor], Tensor]]], Tensor]
 
 
 @rule(stack=True, after=["edits-are-made"])
-def gradients_at_every_place(bench: Bench) -> None:
-    """Gradients reach what an edit adds at every place, and go through it to what comes before."""
+def gradients_at_every_hook_point(bench: Bench) -> None:
+    """Gradients reach what an edit adds at every hook point, and pass through it to the embedding."""
     inputs, names = bench.even_inputs(), offered(bench)
 
     def run(edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
@@ -28,14 +28,14 @@ def gradients_at_every_place(bench: Bench) -> None:
         return logits
 
     for name in names:
-        places = dict.fromkeys([EMBED, name] if EMBED in names and name != LOGITS else [name])
-        found = _gradients(run, places)
-        wanted = [_gradients(_plain_run(bench, row), places) for row in bench.even_rows]
-        for place in places:
-            through = f" through an edit at {name}" if place != name else ""
-            expect(place in found, f"no gradient arrives at {place}{through}", "that of the plain model")
-            expected = torch.cat([row[place] for row in wanted])
-            same(found[place], expected, f"gradients at {place}{through}")
+        points = dict.fromkeys([EMBED, name] if EMBED in names and name != LOGITS else [name])
+        found = _gradients(run, points)
+        wanted = [_gradients(_plain_run(bench, row), points) for row in bench.even_rows]
+        for point in points:
+            through = f" through an edit at {name}" if point != name else ""
+            expect(point in found, f"no gradient arrives at {point}{through}", "that of the plain model")
+            expected = torch.cat([row[point] for row in wanted])
+            same(found[point], expected, f"gradients at {point}{through}")
     _check_parameters(bench)
 
 
@@ -76,7 +76,7 @@ def _plain_run(bench: Bench, row: Tensor) -> Run:
 
 
 def _gradients(run: Run, names: Sequence[str] | Mapping[str, None]) -> dict[str, Tensor]:
-    """Gradients of a sum of the last logits at what is added at places; those that arrive."""
+    """Gradients of a sum of the last logits at what is added at hook points; those that arrive."""
     leaves: dict[str, Tensor] = {}
 
     def adding(name: str) -> Callable[[Tensor], Tensor]:

@@ -13,7 +13,7 @@ from interpretune.backends.interventions import SetTo, run_with_interventions
 from interpretune.latents.latent_model import activation_name
 from interpretune.replay.rows import LatentRows
 from interpretune.testing.comparing import logits_in, same
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.rule import rule
 from interpretune.testing.rules.padding import SIDES
 from interpretune.testing.workbench import Bench
@@ -47,7 +47,7 @@ def _rows(bench: Bench) -> list[Tensor]:
 
 
 def _runs(bench: Bench) -> Iterator[tuple[str, Run]]:
-    backend, place = bench.backend, latents(bench)[0].hook_point
+    backend, point = bench.backend, latents(bench)[0].hook_point
 
     def forward(inputs: ModelInputs) -> Tensor:
         logits = logits_in(bench.module(input_ids=inputs.tokens, attention_mask=inputs.attention_mask), "the forward")
@@ -66,19 +66,19 @@ def _runs(bench: Bench) -> Iterator[tuple[str, Run]]:
             changed[points.examples, points.positions - 2] = 0.0
             return changed
 
-        logits: Tensor = backend.forward(inputs, {place: edit}, inputs.answers)
+        logits: Tensor = backend.forward(inputs, {point: edit}, inputs.answers)
         return logits
 
     def cached(inputs: ModelInputs) -> Tensor:
-        logits, cache = backend.run_with_cache(inputs, [place])
-        return torch.cat([logits, inputs.answers.of(cache[place])], dim=-1)
+        logits, cache = backend.run_with_cache(inputs, [point])
+        return torch.cat([logits, inputs.answers.of(cache[point])], dim=-1)
 
     with torch.no_grad():
         yield "logits of the forward at the answer", forward
         yield "logits of the backend's run", backend.run
         yield "logits of the backend at the token before the answer", before
-        yield f"logits with an edit at {place}, at two tokens of each row", edited
-        yield f"logits and activations at {place}, at the answer", cached
+        yield f"logits with an edit at {point}, at two tokens of each row", edited
+        yield f"logits and activations at {point}, at the answer", cached
     yield from _runs_of_capabilities(bench)
 
 

@@ -40,9 +40,9 @@ def latent_models_decode(bench: Bench) -> None:
     """Encoding gives zeros and positive numbers; decoding can be repeated; decoder rows are what decoding adds."""
     inputs = bench.even_inputs()
     for item in _latent_models(bench):
-        place = bench.backend.run_with_cache(inputs, [item.hook_point])[1][item.hook_point].flatten(2)
-        latents = item.encode(place)
-        shape(latents, (*place.shape[:2], item.d_sae), f"latents of {item.name}")
+        read = bench.backend.run_with_cache(inputs, [item.hook_point])[1][item.hook_point].flatten(2)
+        latents = item.encode(read)
+        shape(latents, (*read.shape[:2], item.d_sae), f"latents of {item.name}")
         expect((latents != 0).any(), f"no latent of {item.name} is active", "some that are")
         expect(bool((latents == 0).any()), f"all latents of {item.name} are active", "inactive latents that are 0")
         once = item.decode(latents).clone()
@@ -140,6 +140,6 @@ def _truth(bench: Bench) -> list[ReferenceLatents]:
 def _models(bench: Bench) -> Iterator[tuple[Any, ReferenceLatents, Tensor]]:
     """Each latent model of the session, the truth about it, and what the plain model has where it reads."""
     for item, truth in zip(bench.module.latent_models, _truth(bench), strict=True):
-        place = canonical(truth.hook_point)
-        seen = [reference.activations_of(bench.reference, row, [place])[place] for row in bench.even_rows]
+        point = canonical(truth.hook_point)
+        seen = [reference.activations_of(bench.reference, row, [point])[point] for row in bench.even_rows]
         yield item, truth, torch.stack(seen).to(bench.module.device)

@@ -11,8 +11,8 @@ from torch import Tensor
 from interpretune.activations.hook_names import RESID_POST, aliases, canonical_names, in_layer, split_layer
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
+from interpretune.testing.hook_points import dictionary, edited_logits, offered, offers, turned
 from interpretune.testing.own_names import own_names
-from interpretune.testing.places import dictionary, edited_logits, offered, offers, turned
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.rules.activations import check_modules
 from interpretune.testing.workbench import Bench
@@ -38,12 +38,12 @@ def layers_of_two_digits(bench: Bench) -> None:
 
 
 def _offered(bench: Bench, backend: Any, plain: Any) -> list[str]:
-    """Names of all places of the model that the backend offers of the small one, too."""
+    """Names of all hook points of the model that the backend offers of the small one, too."""
     small = set(offered(bench))
     names = []
-    for name, place in canonical_names(reference.n_layers(plain)):
-        if (name if split_layer(name) is None else in_layer(1, place.name)) in small:
-            expect(offers(backend, name), f"a model of many layers has no {name}", "the places of the smaller model")
+    for name, point in canonical_names(reference.n_layers(plain)):
+        if (name if split_layer(name) is None else in_layer(1, point.name)) in small:
+            expect(offers(backend, name), f"a model of many layers has no {name}", "those of the smaller model")
             names.append(name)
     return names
 

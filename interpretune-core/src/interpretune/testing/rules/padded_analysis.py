@@ -9,7 +9,7 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.interventions import Add, run_with_interventions
 from interpretune.latents.latent_model import activation_name
 from interpretune.replay.rows import LatentRows
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.rule import rule
 from interpretune.testing.rules.padding import invariant, real_tokens
 from interpretune.testing.workbench import Bench
@@ -69,9 +69,9 @@ def padding_ablation(bench: Bench) -> None:
 @torch.no_grad()
 def padding_interventions(bench: Bench) -> None:
     """Logits with interventions at the answer, or at all real tokens, are those of the unpadded rows."""
-    place = latents(bench)[0].hook_point
+    point = latents(bench)[0].hook_point
     for positions in ("answer", "all"):
-        change = Add(at=place, value=torch.linspace(-1, 1, bench.width), positions=positions)
+        change = Add(at=point, value=torch.linspace(-1, 1, bench.width), positions=positions)
 
         def steered(inputs: ModelInputs, change: Add = change) -> Tensor:
             return run_with_interventions(bench.backend, inputs, [change])

@@ -14,7 +14,7 @@ from torch import Tensor
 from interpretune.activations.inputs import ModelInputs
 from interpretune.models.tokenization import answer_positions
 from interpretune.testing.comparing import logits_in, same
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.reference import logits_of
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.rules.step import NEW_TOKENS, check_generated
@@ -83,16 +83,16 @@ def padding_backend(bench: Bench) -> None:
     """Logits and cached activations of the backend are those of the unpadded rows."""
     backend = bench.backend
     invariant(bench, "logits of the backend's run", backend.run)
-    place = latents(bench)[0].hook_point
+    point = latents(bench)[0].hook_point
 
     def logits(inputs: ModelInputs) -> Tensor:
         return real_tokens(backend.forward(inputs, {}), inputs.attention_mask)
 
     def cached(inputs: ModelInputs) -> Tensor:
-        return real_tokens(backend.run_with_cache(inputs, [place])[1][place], inputs.attention_mask)
+        return real_tokens(backend.run_with_cache(inputs, [point])[1][point], inputs.attention_mask)
 
     invariant(bench, "logits of the backend's forward at real tokens", logits)
-    invariant(bench, f"activations at {place} at real tokens", cached)
+    invariant(bench, f"activations at {point} at real tokens", cached)
 
 
 @rule(after=["padding-forward", "padding-generation", "padding-backend"])

@@ -18,7 +18,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.runner import run_analysis
 from interpretune.session.session import ITSession, it_init, it_session_end
 from interpretune.testing.backend_runs import capability_runs
-from interpretune.testing.places import latents, offered
+from interpretune.testing.hook_points import latents, offered
 from interpretune.testing.rule import RuleBroken, expect, rule
 from interpretune.testing.workbench import Bench
 

@@ -12,7 +12,7 @@ from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.runner import run_analysis
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing.comparing import copies, same
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.recording import hook_calls
 from interpretune.testing.rule import RuleBroken, expect, rule
 from interpretune.testing.workbench import BATCH_SIZE, N_ROWS, Bench

@@ -26,7 +26,7 @@ from interpretune.testing import reference
 from interpretune.testing.backend_runs import capability_runs
 from interpretune.testing.comparing import same
 from interpretune.testing.global_state import hooks_on, left_behind
-from interpretune.testing.places import latents, offered
+from interpretune.testing.hook_points import latents, offered
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -87,7 +87,7 @@ def latent_edits_agree(bench: Bench) -> None:
             same(found, torch.stack(wanted), f"logits with latents {name} changed at position {position}")
 
 
-@rule(stack=True, capabilities=["gradients"], after=["splicing-agrees", "gradients-at-every-place"])
+@rule(stack=True, capabilities=["gradients"], after=["splicing-agrees", "gradients-at-every-hook-point"])
 def gradients_agree(bench: Bench) -> None:
     """Gradients at latents are those of the plain model, at every position and through the latent models above."""
     models, inputs = latents(bench), bench.even_inputs()
@@ -194,9 +194,9 @@ NEW_TOKENS = 3
 def interventions_agree(bench: Bench) -> None:
     """Every kind of intervention, at every kind of position, gives the logits of the plain model with that change."""
     inputs = bench.even_inputs()
-    length, place = inputs.tokens.shape[1], latents(bench)[1].hook_point
+    length, point = inputs.tokens.shape[1], latents(bench)[1].hook_point
     direction = torch.linspace(-1, 1, bench.width)
-    source = bench.backend.run_with_cache(inputs, [place])[1][place].flip(0)
+    source = bench.backend.run_with_cache(inputs, [point])[1][point].flip(0)
     mask = torch.zeros_like(inputs.attention_mask, dtype=torch.bool)
     mask[:, 1::3] = True
     at: dict[str, tuple[object, list[int]]] = {
@@ -217,7 +217,7 @@ def interventions_agree(bench: Bench) -> None:
     }
     for kind, (make, change) in kinds.items():
         for where, (positions, chosen) in at.items():
-            found = run_with_interventions(bench.backend, inputs, [make(at=place, positions=positions)])
+            found = run_with_interventions(bench.backend, inputs, [make(at=point, positions=positions)])
             wanted = []
             for i, row in enumerate(bench.even_rows):
 
@@ -226,8 +226,8 @@ def interventions_agree(bench: Bench) -> None:
                     changed[:, chosen] = change(x, i)[:, chosen]  # noqa: B023
                     return changed
 
-                wanted.append(reference.logits_of(bench.reference, row, [(place, edit)])[-1])
-            same(found, torch.stack(wanted), f"logits with {kind} at {place}, positions: {where}")
+                wanted.append(reference.logits_of(bench.reference, row, [(point, edit)])[-1])
+            same(found, torch.stack(wanted), f"logits with {kind} at {point}, positions: {where}")
 
 
 @rule(stack=True, capabilities=["interventions", "splice"], after=["interventions-agree"])
@@ -249,14 +249,14 @@ def latent_interventions_agree(bench: Bench) -> None:
 @torch.no_grad()
 def steered_generation_agrees(bench: Bench) -> None:
     """Generation under an intervention gives the logits of a loop over the plain model with that change."""
-    place, direction = latents(bench)[1].hook_point, torch.linspace(-1, 1, bench.width)
+    point, direction = latents(bench)[1].hook_point, torch.linspace(-1, 1, bench.width)
     batch = bench.even_batch()
     prompt = batch["input_ids"].shape[1]
     for positions in ("all", "answer", "generated"):
         result = generate_with_interventions(
             bench.module,
             batch,
-            [Add(at=place, value=direction, positions=positions)],
+            [Add(at=point, value=direction, positions=positions)],
             max_new_tokens=NEW_TOKENS,
             do_sample=False,
         )
@@ -270,7 +270,7 @@ def steered_generation_agrees(bench: Bench) -> None:
                     changed[:, where[positions]] += direction
                     return changed
 
-                wanted = reference.logits_of(bench.reference, tokens, [(place, steer)])[-1]
+                wanted = reference.logits_of(bench.reference, tokens, [(point, steer)])[-1]
                 same(logits[i], wanted, f"logits of new token {step} of row {i}, steered at {positions!r}")
                 if int(result.sequences[i, prompt + step]) == bench.eos_token_id:
                     break

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interpretune.testing.backend_runs import results_of
 from interpretune.testing.comparing import same
-from interpretune.testing.places import latents
+from interpretune.testing.hook_points import latents
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.workbench import Bench
 

@@ -15,7 +15,7 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.latents.latent_model import activation_name
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing.comparing import logits_in, same
-from interpretune.testing.places import LOWER, latents, offers
+from interpretune.testing.hook_points import LOWER, latents, offers
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -50,7 +50,7 @@ def threads_stay_apart(bench: Bench) -> None:
 
 def _runs(bench: Bench) -> Mapping[str, Run]:
     """What threads do, by what comes out."""
-    place = in_layer(LOWER, RESID_POST)
+    point = in_layer(LOWER, RESID_POST)
     runs: dict[str, Run] = {
         "logits of the forward": lambda module, batch: logits_in(module(**batch), "the forward"),
         "logits of a generation": lambda module, batch: torch.stack(
@@ -58,17 +58,17 @@ def _runs(bench: Bench) -> Mapping[str, Run]:
         ),
         "logits of the backend": lambda module, batch: module.backend.run(ModelInputs.from_batch(batch)),
     }
-    if not offers(bench.backend, place):
+    if not offers(bench.backend, point):
         return runs
 
     def edited(module: Any, batch: Mapping[str, Tensor]) -> Tensor:
         size = 1.0 + batch["input_ids"].shape[1] % 3  # another edit for each batch
-        logits: Tensor = module.backend.forward(ModelInputs.from_batch(batch), {place: lambda x: x * size})
+        logits: Tensor = module.backend.forward(ModelInputs.from_batch(batch), {point: lambda x: x * size})
         return logits
 
     runs["cached activations"] = lambda module, batch: module.backend.run_with_cache(
-        ModelInputs.from_batch(batch), [place]
-    )[1][place]
+        ModelInputs.from_batch(batch), [point]
+    )[1][point]
     runs["logits with an edit"] = edited
     if "splice" in bench.capabilities:
         models = latents(bench)[:1]

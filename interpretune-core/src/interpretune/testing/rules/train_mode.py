@@ -12,7 +12,7 @@ import torch
 from interpretune.backends.interventions import SetTo, run_with_interventions
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
-from interpretune.testing.places import edited_logits, latents, logits_turned_at, offered, turned
+from interpretune.testing.hook_points import edited_logits, latents, logits_turned_at, offered, turned
 from interpretune.testing.rule import RuleSkipped, rule
 from interpretune.testing.workbench import Bench
 
@@ -40,10 +40,10 @@ def _check_the_rest(bench: Bench, backend: Any) -> None:
         found = backend.run_spliced(inputs, models).answer_logits
         same(found, torch.stack([run[0] for run in runs]), "logits of a spliced run in train mode")
     if "interventions" in bench.capabilities:
-        place, value = offered(bench)[1], torch.linspace(-1, 1, bench.width)
-        found = run_with_interventions(backend, inputs, [SetTo(at=place, value=value)])
-        wanted = edited_logits(bench, [(place, value.expand_as)])
-        same(found, wanted[:, -1], f"logits with an intervention at {place} in train mode")
+        point, value = offered(bench)[1], torch.linspace(-1, 1, bench.width)
+        found = run_with_interventions(backend, inputs, [SetTo(at=point, value=value)])
+        wanted = edited_logits(bench, [(point, value.expand_as)])
+        same(found, wanted[:, -1], f"logits with an intervention at {point} in train mode")
 
 
 def _without_dropout(bench: Bench) -> Path:

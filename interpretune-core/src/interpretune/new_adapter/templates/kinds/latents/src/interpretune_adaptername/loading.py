@@ -52,7 +52,7 @@ def width_at(module: ITModule, hook_point: str) -> int:
     """Numbers at a hook point, for each token: found by a forward of two tokens.
 
     Raises:
-        HookPointError: The model has no such place; the nearest names are given.
+        HookPointError: The model has no such hook point; the nearest names are given.
     """
     seen = module.backend.capture(probe_inputs(module.device), [hook_point])
     return seen[hook_point].flatten(2).shape[-1]

@@ -11,8 +11,8 @@ class AdapterNameBackend(HuggingFaceBackend):
     What a backend of its own must supply, by deriving from ``interpretune.analysis.AnalysisBackend``:
 
     * ``model`` and ``vocab_size``;
-    * ``hook_point_names``: the places of the model at which activations can be read and changed;
-    * ``hooked``: a context in which an edit is applied at each of some of these places, and none is left afterwards;
+    * ``hook_point_names``: the points of the model at which activations can be read and changed;
+    * ``hooked``: a context in which an edit is applied at each of some of them, and none is left afterwards;
     * ``run_model``: logits of a batch, with its mask;
     * ``special_token_ids``: tokens that some latent models leave as they are.
 

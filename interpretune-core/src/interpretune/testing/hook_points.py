@@ -1,4 +1,4 @@
-"""Which of a decoder's places a backend offers, latent models there, and edits that rules make."""
+"""Which of a decoder's hook points a backend offers, latent models there, and edits that rules make."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOWER, UPPER = 0, 1
 
 
 def names_of(bench: Bench) -> list[str]:
-    """The canonical names of all places of the tiny model.
+    """The canonical names of all hook points of the tiny model.
 
     Raises:
         RuleSkipped: The reference does not know the model.
@@ -68,16 +68,16 @@ def latents(bench: Bench) -> list[RandomDictionary]:
     return found
 
 
-def dictionary(bench: Bench, place: str, **options: Any) -> RandomDictionary:
-    """A random dictionary at a place of the residual stream's width, where the module is.
+def dictionary(bench: Bench, hook_point: str, **options: Any) -> RandomDictionary:
+    """A random dictionary at a hook point of the residual stream's width, on the module's device.
 
     Args:
         bench: The workbench.
-        place: Where it reads.
+        hook_point: Where it reads.
         **options: As ``RandomDictionary`` takes them; ``seed`` tells dictionaries of one bench apart.
     """
     seed = options.pop("seed", 0) + SEEDS * bench.seed
-    return RandomDictionary(place, bench.width, seed=seed, **options).to(bench.module.device)
+    return RandomDictionary(hook_point, bench.width, seed=seed, **options).to(bench.module.device)
 
 
 def turned(activations: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def edited_logits(bench: Bench, edits: Sequence[tuple[str, Hook]], model: Any = 
 
 
 def logits_turned_at(bench: Bench, name: str) -> Tensor:
-    """Those with ``turned`` at one place, computed once for all rules."""
+    """Those with ``turned`` at one hook point, computed once for all rules."""
     found: dict[str, Tensor] = bench.notes.setdefault("logits turned at", {})
     if name not in found:
         with torch.no_grad():

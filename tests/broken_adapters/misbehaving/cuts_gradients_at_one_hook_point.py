@@ -1,4 +1,4 @@
-"""Hands a copy without its graph to edits at one place."""
+"""Hands a copy without its graph to edits at one hook point."""
 
 import interpretune as it
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend

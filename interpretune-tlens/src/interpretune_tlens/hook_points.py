@@ -1,4 +1,4 @@
-"""Where the canonical places of a decoder are in a TransformerLens model."""
+"""Where the canonical hook points of a decoder are in a TransformerLens model."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Hooked = Callable[[Edit], AbstractContextManager[None]]
 """Makes an edit for the duration of a block."""
 
 
-def decoder_places(model: Any) -> Iterator[tuple[str, Hooked]]:
-    """Canonical names of the places that a model has, each with what makes an edit there."""
+def decoder_hook_points(model: Any) -> Iterator[tuple[str, Hooked]]:
+    """Canonical names of the hook points that a model has, each with what makes an edit there."""
     points = model.hook_dict
     is_bridge = hasattr(model, "original_model")
-    for name, place in canonical_names(len(model.blocks)):
+    for name, known in canonical_names(len(model.blocks)):
         point = next((points[alias] for alias in aliases(name) if alias in points), None)
-        if place.name == MLP_ACT and point is points.get(f"blocks.{_layer(name)}.mlp.hook_out"):
+        if known.name == MLP_ACT and point is points.get(f"blocks.{_layer(name)}.mlp.hook_out"):
             continue  # so bridges have it of a mixture of experts
         if point is not None:
-            yield name, _at_point(point, flat=place.name == ATTN_Z, carried=is_bridge and place.name == RESID_MID)
-        elif place.name == MLP_IN and hasattr(block := model.blocks[_layer(name)], "mlp"):
+            yield name, _at_point(point, flat=known.name == ATTN_Z, carried=is_bridge and known.name == RESID_MID)
+        elif known.name == MLP_IN and hasattr(block := model.blocks[_layer(name)], "mlp"):
             yield name, _at_input(block.mlp)
         elif name == FINAL_NORM and "unembed.hook_in" in points:
             yield name, _at_point(points["unembed.hook_in"])
