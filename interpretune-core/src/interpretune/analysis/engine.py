@@ -86,7 +86,7 @@ class Job:
 
 
 class AnalysisEngine:
-    """Runs analyses together, batch by batch, whoever has the batches; every way into an analysis comes by here.
+    """Runs analyses together, batch by batch, whoever has the batches; every way to run an analysis uses this.
 
     A step is one analysis on one batch, inside ``it_run_step``. A module with an ``analysis_test_step`` of its own runs
     that; any other asks the stack for the results (``it_run_analysis``). What the plans have in common is computed once

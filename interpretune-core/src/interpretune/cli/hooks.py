@@ -43,7 +43,7 @@ class ModelHooks:
     Attributes:
         model: The model's class.
         adapters: The stack.
-        rows: Canonical hook points, in the order in which a forward comes by.
+        rows: Canonical hook points, in the order in which a forward reaches them.
         own: The backend's own names.
     """
 

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kind",
         choices=("framework", "model", "latents", "extension"),
         default="extension",
-        help="what it shall do: run the steps, load the model, load latent models, or anything else "
+        help="what it should do: run the steps, load the model, load latent models, or anything else "
         "(default: %(default)s)",
     )
     new_adapter.add_argument(

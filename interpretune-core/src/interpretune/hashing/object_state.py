@@ -61,7 +61,7 @@ NO_SETTING = frozenset({"__dict__", "__weakref__"})
 
 @runtime_checkable
 class HasIdentity(Protocol):
-    """What any object may have beside: it says itself what results depend on.
+    """Optional for any object: it says itself what results depend on.
 
     Without it everything that the object holds counts, and if something in it cannot be read (a lock, an open file, an
     object of a C extension), what depends on it is computed again each time.

@@ -257,7 +257,7 @@ def load_checkpoint(
     if differing:
         raise CheckpointError(
             f"{where} belongs to another choice of trained parameters: only one of the two holds, in this shape, "
-            f"{', '.join(differing[:5])}. Freeze and train what was frozen and trained then."
+            f"{', '.join(differing[:5])}. Freeze the same parameters as when the checkpoint was saved."
         )
     if setup:
         _load_training_state(training, setup, where)

@@ -118,7 +118,7 @@ def _at_the_same_time(
 
 @contextlib.contextmanager
 def _gated(sessions: Sequence[ITSession], batch: Mapping[str, Tensor], meet: Callable[[int], None]) -> Iterator[None]:
-    """Hooks on the first and on the last part of each model that a forward comes by."""
+    """Hooks on the first and the last module of each model that a forward runs."""
     handles = []
     for module in {id(session.module): session.module for session in sessions}.values():
         first, last = _ends(module, batch)
@@ -132,7 +132,7 @@ def _gated(sessions: Sequence[ITSession], batch: Mapping[str, Tensor], meet: Cal
 
 
 def _ends(module: Any, batch: Mapping[str, Tensor]) -> tuple[nn.Module, nn.Module]:
-    """The first and the last part of a module's model that a forward comes by."""
+    """The first and the last module of a session's model that a forward runs."""
     fired: list[nn.Module] = []
     parts = [part for part in module.model.modules() if next(part.children(), None) is None]
     handles = [part.register_forward_hook(lambda part, *_: fired.append(part)) for part in parts]
