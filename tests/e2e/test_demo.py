@@ -135,7 +135,7 @@ def test_ctrl_c_from_a_terminal_ends_the_process_with_130(tiny_demo, tmp_path):
 @pytest.mark.real_model
 def test_the_real_model_gives_faithful_latents_and_agreeing_effects(tmp_path, capsys, monkeypatch):
     cache = os.environ.get("INTERPRETUNE_TEST_CACHE", str(tmp_path / "cache"))
-    arguments = ["demo", "--json", "--limit", "8", "--batch-size", "2"]
+    arguments = ["demo", "--json", "--limit", "4", "--batch-size", "2", "--training-scale", "0.4"]
     assert main([*arguments, "--output", str(tmp_path / "out"), "--cache-dir", cache]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["stack"] == ["core", "transformer_lens", "sae_lens"]

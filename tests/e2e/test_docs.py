@@ -143,6 +143,8 @@ def test_pages_have_runnable_blocks_with_output() -> None:
         "training.md",
         "writing.md",
         "operations.md",
+        "questions.md",
+        "tasks.md",
         "threads.md",
     }
 

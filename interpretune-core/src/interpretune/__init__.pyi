@@ -47,6 +47,7 @@ from .plugins.contributions import ClassContribution, OptimizerSetup, ReportSect
 from .plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from .plugins.discovery import Adapter, installed_adapters
 from .plugins.stack import ExecutionContext, build_context
+from .questions import Effects, Heads, Latents, LogitDiff, Neurons, PromptRow, Vector, effects
 from .session.datamodule import ITDataModule
 from .session.module import STEP_OUTPUT, ITModule
 from .session.session import ITSession, ITSessionConfig, it_init, it_session_end
@@ -82,10 +83,12 @@ __all__ = [
     "DataError",
     "DuplicateAdapterError",
     "EarlyStopping",
+    "Effects",
     "ExecutionContext",
     "GenerativeClassificationConfig",
     "HFFromPretrainedConfig",
     "HFGenerationConfig",
+    "Heads",
     "HookPointError",
     "ITConfig",
     "ITDataModule",
@@ -99,10 +102,13 @@ __all__ = [
     "LatentRequest",
     "LatentTrainingConfig",
     "LatentTrainingModule",
+    "Latents",
     "Level",
+    "LogitDiff",
     "LoopConfig",
     "LoopResult",
     "ModelLoadError",
+    "Neurons",
     "NotFiniteError",
     "NotReusedWarning",
     "OptimizerSetup",
@@ -111,6 +117,7 @@ __all__ = [
     "Positive",
     "ProfilerHooksMixin",
     "PromptConfig",
+    "PromptRow",
     "ReplayRefusedError",
     "ReportSection",
     "SchedulerSetup",
@@ -124,10 +131,12 @@ __all__ = [
     "TrainingError",
     "UnknownAdapterError",
     "UnknownContentError",
+    "Vector",
     "analysis",
     "build_context",
     "build_once",
     "cache_root",
+    "effects",
     "fit",
     "hookimpl",
     "hookspec",

@@ -262,16 +262,49 @@ class AnalysisBackend(HookedModel):
         Returns:
             The run (detached) and the gradients ``[batch, pos, d_sae]`` by name.
         """
+        return self._gradients(inputs, latent_models, objective, names, inputs.answers)
+
+    def gradients_at(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        objective: Callable[[Tensor], Tensor],
+        names: Sequence[str],
+        points: Points,
+    ) -> dict[str, Tensor]:
+        """Gradients of a scalar of the logits at some points; the rest as ``gradients``.
+
+        Args:
+            inputs: The batch.
+            latent_models: Spliced in together.
+            objective: Scalar of the logits at the points, ``[n, vocab]``.
+            names: Activation names.
+            points: Where the objective reads logits.
+
+        Returns:
+            ``[batch, pos, d_sae]`` by name.
+        """
+        return self._gradients(inputs, latent_models, objective, names, points)[1]
+
+    def _gradients(
+        self,
+        inputs: ModelInputs,
+        latent_models: Sequence[LatentModel],
+        objective: Callable[[Tensor], Tensor],
+        names: Sequence[str],
+        points: Points,
+    ) -> tuple[SplicedRun, dict[str, Tensor]]:
         leaves: dict[str, Tensor] = {}
         with model_lock(self.model), torch.enable_grad(), frozen_parameters(self.model, *latent_models):
-            run = self.run_spliced(inputs, latent_models, {name: watch(name, leaves) for name in names})
-            grads = gradients_of(objective(run.answer_logits), [leaves[name] for name in names])
+            edits, _ = self.splice_edits(inputs, latent_models, {name: watch(name, leaves) for name in names})
+            logits = self.forward(inputs, edits, points)
+            grads = gradients_of(objective(logits), [leaves[name] for name in names])
         activations = {name: leaf.detach() for name, leaf in leaves.items()}
         real = inputs.attention_mask.bool()
         for name, grad in zip(names, grads, strict=True):
             at_real = grad.masked_fill(~real.unsqueeze(-1), 0)
             check_rows(at_real, f"Gradients at {name}", "Look at the objective, which may have no gradient there.")
-        return SplicedRun(run.answer_logits.detach(), activations), dict(zip(names, grads, strict=True))
+        return SplicedRun(logits.detach(), activations), dict(zip(names, grads, strict=True))
 
 
 def reads_where_it_writes(latent_model: LatentModel) -> bool:

@@ -1,15 +1,30 @@
-from interpretune.questions.batching import AnsweredBatch, QuestionBatch, batches, with_answers
 from interpretune.questions.encoding import EncodedRow, encode
+from interpretune.questions.objectives import KL, LogitDiff, LogProb, Objective, Outcome, OwnObjective, Prob
+from interpretune.questions.one_call import backend_of, effects
 from interpretune.questions.prompt_row import PromptRow
+from interpretune.questions.result import Effects
 from interpretune.questions.sources import read_rows
+from interpretune.questions.units import Heads, Latents, Neurons, Units, UnitSet, Vector
 
 __all__ = [
-    "AnsweredBatch",
+    "KL",
+    "Effects",
     "EncodedRow",
+    "Heads",
+    "Latents",
+    "LogProb",
+    "LogitDiff",
+    "Neurons",
+    "Objective",
+    "Outcome",
+    "OwnObjective",
+    "Prob",
     "PromptRow",
-    "QuestionBatch",
-    "batches",
+    "UnitSet",
+    "Units",
+    "Vector",
+    "backend_of",
+    "effects",
     "encode",
     "read_rows",
-    "with_answers",
 ]

@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from interpretune.activations.finite import check_rows
-from interpretune.activations.inputs import ModelInputs
+from interpretune.activations.inputs import Points
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.latents.latent_model import LatentModel
+from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.objectives import Objective, Outcome
-from interpretune.replay.gradients import attribute
+from interpretune.questions.sequences import Sequences
 from interpretune.replay.rows import LatentRows
 
 MOST_LOGITS = 2**26
-"""Logits of changed rows that are in memory at a time; of a vocabulary of 50,000, those of some 1,300 rows."""
+"""Logits of changed rows that are in memory at a time; of a vocabulary of 50,000, those of some 1,300 tokens."""
 
 
 class MeasuredBatch:
-    """A batch of rows whose answers are one token each, run once.
+    """A batch of rows, run once, and what an objective makes of it.
+
+    A point is a token of a row's prompt at which units are changed.
 
     Attributes:
         prefill: The clean run, dictionaries spliced in.
         clean: The objective of each row in it, ``[batch]``.
         answers: What the objective reads of each answer in it, ``[batch, k]``.
+        latents: Latents at the points in it, ``[p, d_sae]`` by activation name.
     """
 
     def __init__(
         self,
         backend: AnalysisBackend,
         dictionaries: Sequence[LatentModel],
-        inputs: ModelInputs,
-        answers: Sequence[Sequence[int]],
-        correct: Sequence[int],
+        rows: Sequence[EncodedRow],
+        sequences: Sequences,
+        points: Points,
         objective: Objective,
         row_budget: int | None = None,
     ) -> None:
@@ -43,66 +47,129 @@ class MeasuredBatch:
         Args:
             backend: Runs the model.
             dictionaries: Spliced in together.
-            inputs: The batch.
-            answers: Tokens of the answers of each row.
-            correct: Index of the correct one.
+            rows: The rows.
+            sequences: What is run for them.
+            points: Rows, and tokens of their prompts, at which units are changed.
             objective: What is measured.
             row_budget: Most changed rows that run at a time; None: chosen from the free memory.
         """
-        self._backend, self._objective, self._row_budget = backend, objective, row_budget
-        device = inputs.tokens.device
-        most = max(map(len, answers), default=0)
-        padded = torch.tensor([[*ids, *[-1] * (most - len(ids))] for ids in answers], device=device).reshape(-1, most)
-        self._there = padded >= 0
-        self._correct = torch.tensor(correct, device=device)
-        columns, places = padded.clamp(min=0).unique(return_inverse=True)
-        self._columns: Tensor | None = columns if objective.reads == "answers" else None
-        self._places = places.reshape(padded.shape) if objective.reads == "answers" else padded.clamp(min=0)
-        self.prefill = backend.prefill(inputs, dictionaries)
-        self._clean_logits = self.prefill.logits if self._columns is None else self.prefill.logits[:, self._columns]
-        everywhere = torch.arange(len(inputs), device=device)
-        self.answers = self._outcome(self._clean_logits, everywhere).answers
-        self.clean = self._measure(self._clean_logits, everywhere)
+        self._backend, self._objective, self._row_budget, self._sequences = backend, objective, row_budget, sequences
+        self._points, device = points, sequences.rows.device
+        most = max((len(row.answers) for row in rows), default=0)
+        self._there = torch.tensor([[j < len(row.answers) for j in range(most)] for row in rows], device=device)
+        self._there = self._there.reshape(len(rows), most)
+        self._correct = torch.tensor([row.correct for row in rows], device=device)
+        first = [[*(ids[0] for ids in row.answers), *[0] * (most - len(row.answers))] for row in rows]
+        self._ids = torch.tensor(first, dtype=torch.long, device=device).reshape(len(rows), most)
+        self._columns: Tensor | None = None
+        if objective.reads == "answers" and not sequences.several:
+            self._columns, self._ids = self._ids.unique(return_inverse=True)
+        self._at, self._point = sequences.points(points.examples, points.positions)
+        self.prefill = backend.prefill(sequences.inputs, dictionaries, self._at)
+        leading = torch.searchsorted(self._point, torch.arange(len(points), device=device))
+        self.latents = {name: values[leading] for name, values in self.prefill.latents.items()}
+        self._at_answers = torch.equal(self._at.positions, sequences.wanted[self._at.examples, 0])
+        self._clean_logits = self._run_clean(dictionaries)
+        everywhere = torch.arange(len(rows), device=device)
+        outcome = self._outcome(self._clean_logits, everywhere, sequences.answers, sequences.rows)
+        self.answers = outcome.answers
+        self.clean = self._measured(outcome, everywhere)
 
     def changed(self, rows: LatentRows) -> Tensor:
-        """The objective of rows in which latents are set at the answer position, ``[n]``."""
-        found = []
-        width = self._backend.vocab_size if self._columns is None else max(len(self._columns), 1)
-        for chunk in torch.arange(len(rows), device=rows.points.device).split(max(1, MOST_LOGITS // width)):
-            part = rows.select(chunk)
-            logits = self._backend.ablate(self.prefill, part, self._columns, self._row_budget)
-            found.append(self._measure(logits, part.points))
+        """The objective of rows in which latents are set at points, ``[n]``; ``rows.points`` are indices of points."""
+        found = [self._changed(rows.select(chunk)) for chunk in self._chunks(rows)]
         return torch.cat(found) if found else self.clean[:0]
 
-    def gradients(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Gradients of the objective with respect to latents at the answer positions, ``[batch, d_sae]`` by name."""
-        if self.prefill.kept is not None:
-            return attribute(
-                self.prefill, lambda logits, points: self._measure(logits, points).sum(), names, self._columns
-            )
-        models, everywhere = list(self.prefill.latent_models.values()), torch.arange(len(self.clean))
+    def _changed(self, rows: LatentRows) -> Tensor:
+        which, at = (rows.points.unsqueeze(-1) == self._point).nonzero().unbind(-1)
+        repeated = rows.repeated(which, at)
+        sequences = self._at.examples[at]
+        if self._at_answers and not self._sequences.several:
+            logits = self._backend.ablate(self.prefill, repeated, self._columns, self._row_budget).unsqueeze(1)
+        else:
+            wanted = self._sequences.wanted[sequences]
+            logits = self._backend.ablate_from(self.prefill, repeated, wanted, self._columns, self._row_budget)
+        examples = self._points.examples[rows.points]
+        return self._measured(self._outcome(logits, examples, self._sequences.answers[sequences], which), examples)
 
-        def objective(logits: Tensor) -> Tensor:
-            wanted = logits if self._columns is None else logits[:, self._columns]
-            return self._measure(wanted, everywhere.to(logits.device)).sum()
+    def _chunks(self, rows: LatentRows) -> Iterator[Tensor]:
+        """Indices of rows whose logits fit into memory together."""
+        width = self._backend.vocab_size if self._columns is None else max(len(self._columns), 1)
+        each = width * self._sequences.wanted.shape[1] * (max(self._ids.shape[1], 1) if self._sequences.several else 1)
+        yield from torch.arange(len(rows), device=rows.points.device).split(max(1, MOST_LOGITS // each))
 
-        _, found = self._backend.gradients(self.prefill.inputs, models, objective, names)
-        return {name: self.prefill.points.of(values) for name, values in found.items()}
+    @torch.no_grad()
+    def _run_clean(self, dictionaries: Sequence[LatentModel]) -> Tensor:
+        """Logits at the wanted slots of each sequence, ``[s, w, c]``."""
+        wanted = self._sequences.wanted
+        if self._at_answers and not self._sequences.several and len(self._at) == len(wanted):
+            logits = self.prefill.logits.unsqueeze(1)
+        else:
+            inputs = self._sequences.inputs
+            edits, _ = self._backend.splice_edits(inputs, dictionaries)
+            owner = torch.arange(len(wanted), device=wanted.device).repeat_interleave(wanted.shape[1])
+            logits = self._backend.forward(inputs, edits, Points(owner, wanted.flatten())).unflatten(0, wanted.shape)
+        return logits if self._columns is None else logits[..., self._columns]
 
-    def _outcome(self, logits: Tensor, examples: Tensor) -> Outcome:
-        clean = log_probs = None
-        read = logits
+    def _outcome(self, logits: Tensor, examples: Tensor, answers: Tensor, owner: Tensor) -> Outcome:
+        """What an objective reads.
+
+        Args:
+            logits: ``[m, w, c]``.
+            examples: Row of the batch, ``[n]``.
+            answers: Which answer is run, ``[m]``.
+            owner: Which of the ``n`` it belongs to, ascending, ``[m]``.
+        """
+        read, log_probs, clean = logits, None, None
+        if self._columns is None:
+            read = log_probs_of(logits)
         if self._objective.reads == "vocabulary":
-            read = log_probs = log_probs_of(logits)
-            clean = log_probs_of(self._clean_logits)[examples]
-        answers = read.gather(-1, self._places[examples]).masked_fill(~self._there[examples], -torch.inf)
-        return Outcome(answers, self._correct[examples], log_probs, clean)
+            first = torch.searchsorted(owner, torch.arange(len(examples), device=owner.device))
+            log_probs = read[first, 0]
+            sequence = torch.searchsorted(self._sequences.rows, examples)
+            clean = log_probs_of(self._clean_logits[sequence, 0])
+        if self._sequences.several:
+            sequence = torch.searchsorted(self._sequences.rows, examples)[owner] + answers
+            tokens = self._sequences.tokens[sequence]
+            each = read.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1).masked_fill(tokens < 0, 0)
+            found = read.new_full((len(examples), self._ids.shape[1]), -torch.inf)
+            found = found.index_put((owner, answers), each.sum(-1))
+        else:
+            found = read[:, 0].gather(-1, self._ids[examples]).masked_fill(~self._there[examples], -torch.inf)
+        return Outcome(found, self._correct[examples], log_probs, clean)
 
-    def _measure(self, logits: Tensor, examples: Tensor) -> Tensor:
-        found = self._objective.measure(self._outcome(logits, examples))
+    def _measured(self, outcome: Outcome, examples: Tensor) -> Tensor:
+        found = self._objective.measure(outcome)
         reason = "The logits are finite: look at the objective, and at whether the model rules out an answer."
         check_rows(found.detach(), f"The objective {self._objective.name}", reason, examples)
         return found
+
+    # ------------------------------------------------------------------------------------------------------- gradients
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradients of the objective with respect to latents at the points, ``[p, d_sae]`` by activation name."""
+        names = list(self.prefill.latent_models)
+        wanted, sequences = self._sequences.wanted, self._sequences
+        everywhere = torch.arange(len(self.clean), device=wanted.device)
+        owner = torch.arange(len(wanted), device=wanted.device).repeat_interleave(wanted.shape[1])
+
+        def objective(logits: Tensor) -> Tensor:
+            read = logits.unflatten(0, wanted.shape)
+            read = read if self._columns is None else read[..., self._columns]
+            return self._measured(self._outcome(read, everywhere, sequences.answers, sequences.rows), everywhere).sum()
+
+        found = self._backend.gradients_at(
+            sequences.inputs,
+            list(self.prefill.latent_models.values()),
+            objective,
+            names,
+            Points(owner, wanted.flatten()),
+        )
+        return {name: self._summed(self._at.of(values)) for name, values in found.items()}
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """The sum over all sequences of each point, ``[m, d]`` to ``[p, d]``."""
+        return values.new_zeros(len(self._points), values.shape[-1]).index_add(0, self._point, values)
 
 
 def log_probs_of(logits: Tensor) -> Tensor:

@@ -44,17 +44,22 @@ class Outcome:
 
 @runtime_checkable
 class Objective(Protocol):
-    """One number a row.
+    """One number a row; plain attributes work as the properties."""
 
-    Attributes:
-        name: For tables and manifests.
-        unit: What it is counted in.
-        reads: What it needs of the logits.
-    """
+    @property
+    def name(self) -> str:
+        """For tables and manifests."""
+        ...
 
-    name: str
-    unit: str
-    reads: Reads
+    @property
+    def unit(self) -> str:
+        """What it is counted in."""
+        ...
+
+    @property
+    def reads(self) -> Reads:
+        """What it needs of the logits."""
+        ...
 
     def measure(self, outcome: Outcome) -> Tensor:
         """The number of each row, ``[n]``, with gradient.

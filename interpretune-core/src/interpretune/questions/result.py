@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from interpretune.errors import StoreError
 from interpretune.store.fields import Field, Per
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIELDS = (
+    Field("row", "int64", about="row of the question"),
+    Field("position", "int64", about="token of the prompt at which units are changed"),
+    Field("token", "string", about="text of that token"),
     Field("prompts", "string", about="text of the prompt"),
     Field("answers", "string", ragged=True, about="texts that may follow"),
     Field("correct", "int64", about="index of the correct answer"),
     Field("predicted", "int64", about="index of the answer that the model rates highest; -1 where there is none"),
     Field("objective", "float64", about="of the model as it is"),
     Field("objective_spliced", "float64", about="with all dictionaries spliced in; the same where there are none"),
-    Field("effects", "float64", Per.latent, about="objective of the clean run minus that with the unit changed"),
+    Field("screened_out", "int64", about="units whose exact effects were left out for the budget"),
+    Field("largest_screened", "float64", about="size of the largest gradient effect among them"),
+    Field("effects", "float64", Per.latent, about="objective, clean minus with the unit changed; NaN where left out"),
     Field("activations", "float64", Per.latent, about="of the unit in the clean run; the norm of several coordinates"),
 )
 
@@ -62,37 +68,52 @@ class Effects:
 
     def rows(self) -> pd.DataFrame:
         """A line for each row: prompt, answers, what the model answers, and the objective."""
-        names = [item.name for item in FIELDS if item.per is Per.example]
-        table = pa.Table.from_batches(list(self.store.record_batches(names)))
-        return table.drop_columns(["batch"]).sort_by("example").to_pandas()
+        names = ["row", "prompts", "answers", "correct", "predicted", "objective", "objective_spliced"]
+        table = pa.Table.from_batches(list(self.store.record_batches(names))).sort_by("example")
+        return table.select(names).to_pandas().drop_duplicates("row").reset_index(drop=True)
+
+    def points(self) -> pd.DataFrame:
+        """A line for each row and token at which units are changed, with what was left out there."""
+        names = ["row", "position", "token", "screened_out", "largest_screened"]
+        table = pa.Table.from_batches(list(self.store.record_batches(names))).sort_by("example")
+        return table.select(names).to_pandas()
 
     def to_arrow(self) -> pa.Table:
-        """A line for each row and unit whose change moves something: ``example, units, unit, effect, activation``."""
-        table = pa.Table.from_batches(list(self.store.latents(["effects", "activations"])))
-        table = table.rename_columns(["example", "units", "unit", "effect", "activation"])
-        return table.sort_by([(name, "ascending") for name in ("example", "units", "unit")])
+        """A line for each row, token and unit that was changed: ``row, position, units, unit, effect, activation``.
+
+        Units that have the value already are left out, their effects are 0; so are those beyond the budget.
+        """
+        entries = pa.Table.from_batches(list(self.store.latents(["effects", "activations"])))
+        entries = entries.filter(pc.invert(pc.is_nan(entries["effects"])))
+        points = pa.Table.from_batches(list(self.store.record_batches(["row", "position"]))).sort_by("example")
+        found = points.select(["row", "position"]).take(entries["example"])
+        columns = {"units": "hook", "unit": "latent", "effect": "effects", "activation": "activations"}
+        for name, column in columns.items():
+            found = found.append_column(name, entries[column])
+        units = found["units"].cast(pa.string())
+        return found.set_column(2, "units", units).sort_by([("row", "ascending"), ("position", "ascending")])
 
     def to_pandas(self) -> pd.DataFrame:
         """The same as a data frame."""
         return self.to_arrow().to_pandas()
 
     def top(self, n: int = 10) -> pd.DataFrame:
-        """The units with the largest effects, by the mean size of their effects over all rows.
+        """The units with the largest effects, by the mean size of their effects over all rows and tokens.
 
         Args:
             n: How many.
 
         Returns:
             ``unit``; ``mean_effect``; ``mean_size``, the mean of effects without their sign; ``largest``, the effect
-            of the largest size; ``rows``, in how many rows its change has an effect.
+            of the largest size; ``points``, how many of these have one.
         """
         grouped = self.to_pandas().groupby(["units", "unit"], observed=True).effect
-        n_rows = self.store.n_examples
+        n_points = self.store.n_examples
         found = grouped.agg(
-            mean_effect=lambda effect: effect.sum() / n_rows,
-            mean_size=lambda effect: effect.abs().sum() / n_rows,
+            mean_effect=lambda effect: effect.sum() / n_points,
+            mean_size=lambda effect: effect.abs().sum() / n_points,
             largest=lambda effect: effect.loc[effect.abs().idxmax()],
-            rows=lambda effect: int((effect != 0).sum()),
+            points=lambda effect: int((effect != 0).sum()),
         ).reset_index()
         kinds = {item["name"]: item["kind"] for item in self.question["units"]}
         found.insert(

@@ -38,6 +38,21 @@ class Changes:
         kept = new[self.rows] >= 0
         return Changes(new[self.rows][kept], self.latents[kept], self.values[kept])
 
+    def repeated(self, rows: Tensor, total: int) -> Changes:
+        """The changes of rows, which may repeat, as those of new rows in this order.
+
+        Args:
+            rows: Ids, ``[m]``.
+            total: Number of rows before.
+        """
+        order = self.rows.argsort(stable=True)
+        counts = torch.bincount(self.rows, minlength=total)
+        starts, sizes = (counts.cumsum(0) - counts)[rows], counts[rows]
+        new = torch.arange(len(rows), device=rows.device).repeat_interleave(sizes)
+        within = torch.arange(len(new), device=rows.device) - (sizes.cumsum(0) - sizes)[new]
+        which = order[starts[new] + within]
+        return Changes(new, self.latents[which], self.values[which])
+
     def edit(self, positions: Tensor | None = None) -> Edit:
         """An edit of latents ``[n, pos, d_sae]`` that makes the changes.
 
@@ -131,6 +146,15 @@ class LatentRows:
         """Some rows, ``[k]``, distinct, in the given order."""
         changes = {name: item.select(rows, len(self)) for name, item in self.changes.items()}
         return LatentRows(self.points[rows], {name: item for name, item in changes.items() if len(item.rows)})
+
+    def repeated(self, rows: Tensor, points: Tensor) -> LatentRows:
+        """The changes of rows at other points.
+
+        Args:
+            rows: Which row of these, any number of times, ``[m]``.
+            points: Its new point, ``[m]``.
+        """
+        return LatentRows(points, {name: item.repeated(rows, len(self)) for name, item in self.changes.items()})
 
     def check(self, points: int, widths: Mapping[str, int]) -> None:
         """Refuse rows that name something that does not exist.

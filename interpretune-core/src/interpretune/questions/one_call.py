@@ -1,0 +1,130 @@
+"""One call: what units of a model do to an objective, over rows of prompts and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from interpretune.backends.backend import AnalysisBackend
+from interpretune.backends.hugging_face import HuggingFaceBackend
+from interpretune.errors import AnalysisError, ConfigurationError, DataError
+from interpretune.questions.encoding import encode
+from interpretune.questions.objectives import objective_of
+from interpretune.questions.question import Method, Positions, Question
+from interpretune.questions.result import Effects
+from interpretune.questions.set_values import Value, check_value
+from interpretune.questions.sources import read_rows
+from interpretune.questions.units import unit_sets
+from interpretune.system.model_lock import model_lock
+from interpretune.system.torch_state import eval_mode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def effects(
+    model: PreTrainedModel | AnalysisBackend,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Any,
+    answers: Any = "answers",
+    *,
+    correct: Any = "correct",
+    units: Any,
+    objective: Any = "logit_diff",
+    value: Value = "zero",
+    mean_over: Any = None,
+    positions: Positions = "answer",
+    method: Method = "exact",
+    budget: int | None = None,
+    batch_size: int = 8,
+    row_budget: int | None = None,
+    store: str | Path | None = None,
+) -> Effects:
+    """Effect of each unit on the objective of each row, by changing the unit at a token of the prompt.
+
+    An effect is the objective in the clean run minus that with the unit changed, everything after it computed anew.
+    At the answer position all effects of a batch cost about as much as a forward, since only that token runs again; at
+    earlier positions the tokens from there on do.
+
+    Neurons, heads and vectors are changed in the model as it is. Latents are changed in a run in which all given
+    dictionaries are spliced in, and their effects are counted from that run.
+
+    Args:
+        model: A causal model of transformers, or the backend of another library's model.
+        tokenizer: Its tokenizer.
+        prompts: Rows: texts, chats, ``PromptRow``, a data frame, a dataset, or a file; see ``read_rows``.
+        answers: Texts for all rows, or the name of the column that has those of each row.
+        correct: Index or text of the correct answer: for all rows, one for each, or the name of a column.
+        units: Latent models, ``Latents``, ``Neurons``, ``Heads``, ``Vector``: one or a list.
+        objective: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, an ``Objective``, or a function of an ``Outcome``.
+        value: What units are set to: ``zero``, ``mean`` (over the points of the question, or of ``mean_over``),
+            ``corrupted`` (of the row's corrupted prompt), a number, or numbers for each latent by unit set.
+        mean_over: Other rows for ``mean``, as ``prompts``.
+        positions: Where units are changed: at the ``answer`` position, at each token of a named span, or at ``each``
+            token of the prompt; always one token at a time.
+        method: ``exact``, or ``gradient``: (activation - value) x gradient, to be judged against it.
+        budget: Most exact effects of the whole call, of a unit at a token each. Those with the largest gradient effects
+            are computed, and the result says what was left out; None: all.
+        batch_size: Rows of one forward.
+        row_budget: Most changed rows that run at a time; None: chosen from the free memory.
+        store: Folder for the results, in which an interrupted call goes on; None: in memory.
+
+    Returns:
+        A store of results, with tables and figures.
+
+    Raises:
+        AnalysisError: There are no such units, or no such value.
+        ConfigurationError: There is no such objective or method, or a number is out of range.
+        DataError: Rows cannot be read, lack what is asked for, or the objective is not defined for them.
+        HookPointError: A dictionary does not fit the model.
+        NotFiniteError: A number is NaN or infinite.
+        StoreError: The folder holds other results.
+    """
+    if method not in ("exact", "gradient"):
+        raise ConfigurationError(f"There is no method {method!r}; there are exact and gradient.")
+    for name, number in (("batch_size", batch_size), ("budget", budget), ("row_budget", row_budget)):
+        if number is not None and (type(number) is not int or number < 1):
+            raise ConfigurationError(f"{name} is {number!r}; it must be a whole number, and at least 1.")
+    backend = backend_of(model, tokenizer)
+    rows, others = [
+        encode(read_rows(given, answers=answers, correct=correct), tokenizer) if given is not None else None
+        for given in (prompts, mean_over)
+    ]
+    if not rows:
+        raise DataError("There are no rows to ask about: prompts is empty.")
+    with model_lock(backend.model), eval_mode(backend.model):
+        sets = unit_sets(units, backend)
+        check_value(value, sets)
+        question = Question(
+            backend=backend,
+            tokenizer=tokenizer,
+            rows=rows,
+            sets=sets,
+            objective=objective_of(objective),
+            value=value,
+            mean_over=others,
+            positions=positions,
+            method=method,
+            budget=budget,
+            batch_size=batch_size,
+            row_budget=row_budget,
+        )
+        return question.answered(store)
+
+
+def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBackend:
+    """The backend of a model; a backend is its own.
+
+    Raises:
+        AnalysisError: Core has no backend for such a model.
+    """
+    if isinstance(model, AnalysisBackend):
+        return model
+    if isinstance(model, PreTrainedModel):
+        return HuggingFaceBackend(model, tokenizer)
+    raise AnalysisError(
+        f"A {type(model).__name__} is neither a model of transformers nor a backend. Pass the backend that the adapter "
+        "of its library makes: `session.module.backend`, or an AnalysisBackend of your own."
+    )

@@ -1,0 +1,354 @@
+"""A question with all that its answer depends on, and how it is answered batch by batch into a store."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from attrs import define, frozen
+from torch import Tensor
+
+from interpretune.activations.inputs import Points
+from interpretune.backends.backend import AnalysisBackend
+from interpretune.backends.identity import identify_latents, identify_model, versions
+from interpretune.errors import DataError, NotReusedWarning
+from interpretune.hashing.code_origin import CORE
+from interpretune.hashing.content_hash import content_hash
+from interpretune.hashing.packages import identify_packages
+from interpretune.latents.identity import IdentityDictionary
+from interpretune.questions.encoding import EncodedRow
+from interpretune.questions.measured_batch import MeasuredBatch
+from interpretune.questions.objectives import Objective
+from interpretune.questions.result import FIELDS, Effects
+from interpretune.questions.sequences import Sequences, padded
+from interpretune.questions.set_values import Value, mean_of, set_values
+from interpretune.questions.units import UnitSet
+from interpretune.replay.prefill import prefill
+from interpretune.replay.rows import Changes, LatentRows
+from interpretune.store.values import LatentValues
+from interpretune.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Method = Literal["exact", "gradient"]
+Positions = str
+"""``answer``, ``each``, or the name of a span."""
+
+
+@frozen(eq=False)
+class _Batch:
+    """Rows that run together, and the points at which units are changed: rows, and tokens of their prompts."""
+
+    rows: Sequence[EncodedRow]
+    first: int
+    sequences: Sequences
+    points: Points
+
+
+@frozen(eq=False)
+class _Part:
+    """What is known of a unit set in a batch, all ``[p, n_units]``; effects that were screened out are NaN."""
+
+    effects: Tensor
+    sizes: Tensor
+    moved: Tensor
+    screened: Tensor
+    largest: Tensor
+
+
+@define(eq=False, kw_only=True)
+class Question:
+    """What ``effects`` is asked; its arguments say what each attribute means.
+
+    Attributes:
+        backend: Runs the model.
+        tokenizer: Its tokenizer.
+        rows: The rows, encoded.
+        sets: What is changed.
+        objective: What is measured.
+        value: What units are set to.
+        mean_over: Rows over which means are taken; None: those of the question.
+        positions: Where units are changed.
+        method: How effects are found.
+        budget: Most exact effects; None: all.
+        batch_size: Rows of one forward.
+        row_budget: Most changed rows that run at a time.
+    """
+
+    backend: AnalysisBackend
+    tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[EncodedRow]
+    sets: Sequence[UnitSet]
+    objective: Objective
+    value: Value
+    mean_over: Sequence[EncodedRow] | None
+    positions: Positions
+    method: Method
+    budget: int | None
+    batch_size: int
+    row_budget: int | None
+
+    def answered(self, folder: str | Path | None) -> Effects:
+        """Compute what is not in the store yet.
+
+        Args:
+            folder: The store; None: in memory.
+        """
+        batches = list(self._batches(self.rows))
+        if folder is None:
+            _, writer = StoreWriter.in_memory(FIELDS, self._about())
+        else:
+            writer = StoreWriter.create(folder, FIELDS, self._about(), key=self._key(), n_batches=len(batches))
+        with writer:
+            start = 0
+            for number, batch in enumerate(batches):
+                examples = range(start, start := start + len(batch.points))
+                if number not in writer.done:
+                    writer.write(number, examples, self._computed(batch))
+            return Effects(writer.seal())
+
+    def _batches(self, rows: Sequence[EncodedRow]) -> Iterator[_Batch]:
+        device, side = self.backend.model_device, getattr(self.tokenizer, "padding_side", "left")
+        for first in range(0, len(rows), self.batch_size):
+            part = rows[first : first + self.batch_size]
+            where = [(i, token) for i, row in enumerate(part) for token in self._tokens(row, first + i)]
+            at = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
+            sequences = Sequences.of(part, self._pad, side, device)
+            yield _Batch(part, first, sequences, Points(at[:, 0], at[:, 1]))
+
+    @property
+    def _pad(self) -> int:
+        tokenizer: Any = self.tokenizer
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        return next(int(item) for item in known if item is not None)
+
+    def _tokens(self, row: EncodedRow, number: int) -> range:
+        """Tokens of a prompt at which units are changed."""
+        if self.positions == "answer":
+            return range(len(row.tokens) - 1, len(row.tokens))
+        if self.positions == "each":
+            return range(len(row.tokens))
+        if self.positions not in row.spans:
+            raise DataError(
+                f"positions is {self.positions!r}, and row {number} has the spans {', '.join(row.spans) or 'none'}. "
+                "Give answer, each, or a span that all rows have."
+            )
+        return range(*row.spans[self.positions])
+
+    # ------------------------------------------------------------------------------------------------------- one batch
+
+    @cached_property
+    def _groups(self) -> list[list[UnitSet]]:
+        """Unit sets that run together: those of the model as it is, then those of dictionaries, spliced in together."""
+        plain = [item for item in self.sets if isinstance(item.dictionary, IdentityDictionary)]
+        spliced = [item for item in self.sets if item not in plain]
+        return [plain, spliced] if spliced else [plain]
+
+    def _computed(self, batch: _Batch) -> dict[str, Any]:
+        runs = [
+            MeasuredBatch(
+                self.backend,
+                [item.dictionary for item in group],
+                batch.rows,
+                batch.sequences,
+                batch.points,
+                self.objective,
+                self.row_budget,
+            )
+            for group in self._groups
+        ]
+        parts: dict[str, _Part] = {}
+        for group, run in zip(self._groups, runs, strict=True):
+            parts |= self._parts(batch, run, group)
+        owners, tokens = batch.points.examples, batch.points.positions
+        rows = [batch.rows[i] for i in owners.tolist()]
+        plain = runs[0]
+        rated = plain.answers.argmax(-1) if plain.answers.shape[-1] else torch.full_like(plain.clean, -1).long()
+        at = [int(row.tokens[token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
+        nothing = torch.zeros(len(rows), dtype=torch.long, device=owners.device)
+        return {
+            "row": owners + batch.first,
+            "position": tokens,
+            "token": [self.tokenizer.decode([token]) for token in at],
+            "prompts": [self.tokenizer.decode(row.tokens) for row in rows],
+            "answers": [list(row.row.answers) for row in rows],
+            "correct": torch.tensor([row.correct for row in rows]),
+            "predicted": rated[owners],
+            "objective": plain.clean[owners].double(),
+            "objective_spliced": runs[-1].clean[owners].double(),
+            "screened_out": sum((part.screened.sum(-1) for part in parts.values()), nothing),
+            "largest_screened": torch.stack([nothing.double(), *(p.largest for p in parts.values())]).amax(0),
+            "effects": {item.name: _stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
+            "activations": {item.name: _stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
+        }
+
+    def _parts(self, batch: _Batch, run: MeasuredBatch, group: list[UnitSet]) -> dict[str, _Part]:
+        """Effects of the units of sets that run together, by name."""
+        if not group:
+            return {}
+        clean = {item.name: run.latents[item.activation_name] for item in group}
+        chosen = set_values(
+            self.value,
+            clean,
+            lambda: self._corrupted(batch, group),
+            lambda: self._means[self._groups.index(group)],
+        )
+        moved = {item.name: _any_of(item, clean[item.name] != chosen[item.name]) for item in group}
+        runs, rough = dict(moved), None
+        if self.method == "gradient" or self.budget is not None:
+            slopes = run.gradients()
+            rough = {
+                item.name: _sum_of(item, (clean[item.name] - chosen[item.name]) * slopes[item.activation_name])
+                for item in group
+            }
+            if self.method == "exact":
+                runs = self._screened(moved, rough)
+        found = rough if self.method == "gradient" else _exact(run, batch.points, group, runs, chosen)
+        assert found is not None
+        parts = {}
+        for item in group:
+            out = moved[item.name] & ~runs[item.name]
+            largest = torch.zeros_like(run.clean[batch.points.examples], dtype=torch.float64)
+            if rough is not None and bool(out.any()):
+                largest = rough[item.name].abs().masked_fill(~out, 0).amax(-1).double()
+            effects = found[item.name].double().masked_fill(out, torch.nan)
+            parts[item.name] = _Part(effects, _sizes(item, clean[item.name]), moved[item.name], out, largest)
+        return parts
+
+    def _screened(self, moved: Mapping[str, Tensor], rough: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of what is moved, that with the largest gradient effects, as many as the batch's share of the budget."""
+        assert self.budget is not None
+        flat = torch.cat([rough[name].abs().masked_fill(~moved[name], -1).flatten() for name in moved])
+        batches = -(-len(self.rows) // self.batch_size) * len(self._groups)
+        share = min(max(self.budget // batches, 1), len(flat))
+        keep = torch.zeros_like(flat, dtype=torch.bool)
+        keep[flat.topk(share).indices] = True
+        split = keep.split([item.numel() for item in moved.values()])
+        return {name: part.reshape(item.shape) & item for (name, item), part in zip(moved.items(), split, strict=True)}
+
+    @cached_property
+    def _means(self) -> list[dict[str, Tensor]]:
+        """For each group, the mean of latents over all points, by name."""
+        batches = list(self._batches(self.rows if self.mean_over is None else self.mean_over))
+        return [mean_of(self._latents(b, [r.tokens for r in b.rows], group) for b in batches) for group in self._groups]
+
+    def _corrupted(self, batch: _Batch, group: Sequence[UnitSet]) -> dict[str, Tensor]:
+        tokens = [row.corrupted for row in batch.rows if row.corrupted is not None]
+        if len(tokens) < len(batch.rows):
+            lacking = next(i for i, row in enumerate(batch.rows) if row.corrupted is None) + batch.first
+            raise DataError(f"Units are to be set to corrupted values, and row {lacking} has no corrupted prompt.")
+        return self._latents(batch, tokens, group)
+
+    def _latents(self, batch: _Batch, prompts: Sequence[Tensor], group: Sequence[UnitSet]) -> dict[str, Tensor]:
+        """Latents at the points of a batch when other prompts of the same lengths run, ``[p, d_sae]`` by name."""
+        side = getattr(self.tokenizer, "padding_side", "left")
+        inputs, first = padded(prompts, self._pad, side, self.backend.model_device)
+        points = Points(batch.points.examples, batch.points.positions + first[batch.points.examples])
+        run = prefill(self.backend, inputs, [item.dictionary for item in group], points)
+        return {item.name: run.latents[item.activation_name] for item in group}
+
+    # -------------------------------------------------------------------------------------------------------- manifest
+
+    def _about(self) -> dict[str, Any]:
+        sets = [
+            {"name": item.name, "kind": item.kind, "size": item.size, "chosen": len(item.ids)} for item in self.sets
+        ]
+        return {
+            "question": {
+                "objective": self.objective.name,
+                "unit": self.objective.unit,
+                "value": self.value if isinstance(self.value, (str, int, float)) else "given",
+                "positions": self.positions,
+                "method": self.method,
+                "budget": self.budget,
+                "rows": len(self.rows),
+                "units": sets,
+            },
+            "versions": versions(),
+        }
+
+    def _key(self) -> str:
+        """Hash of all that the results depend on.
+
+        Where something cannot be hashed, a key of its own: nothing is reused then, and a warning says why.
+        """
+        source = str(getattr(getattr(self.backend.model, "config", None), "_name_or_path", ""))
+        parts = [identify_model(self.backend, source), *(identify_latents(item.dictionary) for item in self.sets)]
+        packages, edited = identify_packages({CORE})
+        told = content_hash(
+            {
+                "about": self._about(),
+                "hashes": [item.about for item in parts],
+                "units": [(item.ids, item.members) for item in self.sets],
+                "rows": [list(map(_told, rows)) for rows in (self.rows, self.mean_over or ())],
+                "objective": self.objective,
+                "value": self.value,
+                "backend": self.backend,
+                "batch_size": self.batch_size,
+                "code": packages,
+            },
+            "The question",
+        )
+        if unknown := [*(text for item in parts for text in item.unknown), *edited, *told.unknown]:
+            warnings.warn(f"These results will not be reused: {unknown[0]}", NotReusedWarning, stacklevel=5)
+            return uuid.uuid4().hex
+        return told.sha256
+
+
+def _exact(
+    run: MeasuredBatch,
+    points: Points,
+    group: Sequence[UnitSet],
+    wanted: Mapping[str, Tensor],
+    chosen: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Effects of units at points, ``[p, n_units]`` by name; 0 where none is wanted."""
+    rows = [_rows(item, wanted[item.name], chosen[item.name]) for item in group]
+    changed = run.changed(LatentRows.joined(rows)).split([len(part) for part in rows])
+    found = {}
+    for item, part, mine in zip(group, rows, changed, strict=True):
+        effects = run.clean.new_zeros(wanted[item.name].shape)
+        effects[wanted[item.name]] = run.clean[points.examples[part.points]] - mine
+        found[item.name] = effects
+    return found
+
+
+def _rows(item: UnitSet, wanted: Tensor, chosen: Tensor) -> LatentRows:
+    """A row for each point and unit that is wanted, in which the latents of the unit are set."""
+    points, units = wanted.nonzero().unbind(-1)
+    members = item.members.to(chosen.device)[units]
+    rows = torch.arange(len(points), device=chosen.device).repeat_interleave(members.shape[1])
+    values = chosen[points.unsqueeze(-1), members].flatten()
+    return LatentRows(points, {item.activation_name: Changes(rows, members.flatten(), values)})
+
+
+def _any_of(item: UnitSet, latents: Tensor) -> Tensor:
+    """Whether something holds for a latent of each unit, ``[p, d_sae]`` to ``[p, n_units]``."""
+    return latents[:, item.members.to(latents.device)].any(-1)
+
+
+def _sum_of(item: UnitSet, latents: Tensor) -> Tensor:
+    """The sum over the latents of each unit, ``[p, d_sae]`` to ``[p, n_units]``."""
+    return latents[:, item.members.to(latents.device)].sum(-1)
+
+
+def _sizes(item: UnitSet, latents: Tensor) -> Tensor:
+    """The activation of each unit: that of its latent, or the norm of several, ``[p, n_units]``."""
+    members = latents[:, item.members.to(latents.device)].double()
+    return members.squeeze(-1) if members.shape[-1] == 1 else members.norm(dim=-1)
+
+
+def _stored(item: UnitSet, part: _Part, values: Tensor) -> LatentValues:
+    """Values of the units that are moved at some point of the batch."""
+    alive = part.moved.any(0)
+    return LatentValues(item.ids[alive.cpu()], values[:, alive].masked_fill(~part.moved[:, alive], 0), item.size)
+
+
+def _told(row: EncodedRow) -> list[Any]:
+    return [row.tokens, row.corrupted, row.answers, row.correct, row.row.answers, dict(row.spans)]
