@@ -88,12 +88,14 @@ def effects(
         if number is not None and (type(number) is not int or number < 1):
             raise ConfigurationError(f"{name} is {number!r}; it must be a whole number, and at least 1.")
     backend = backend_of(model, tokenizer)
-    rows, others = [
-        encode(read_rows(given, answers=answers, correct=correct), tokenizer) if given is not None else None
-        for given in (prompts, mean_over)
-    ]
-    if not rows:
+    given = read_rows(prompts, answers=answers, correct=correct)
+    if not given:
         raise DataError("There are no rows to ask about: prompts is empty.")
+    rows, others = encode(given, tokenizer), None
+    if mean_over is not None:  # where answers play no part
+        others = encode(read_rows(mean_over, answers=given[0].answers, correct=0), tokenizer)
+        if not others:
+            raise DataError("A mean over no rows: mean_over is empty.")
     with model_lock(backend.model), eval_mode(backend.model):
         sets = unit_sets(units, backend)
         check_value(value, sets)
