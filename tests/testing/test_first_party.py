@@ -25,7 +25,7 @@ OF_RUNS = (
     *("generation-ends-at-eos", "sampling-follows-its-options", "sampling-follows-the-seed"),
 )
 OF_EDITS = (
-    *("layers-of-two-digits", "larger-batches-agree", "nested-edits-add-up", "gradients-at-every-place"),
+    *("layers-of-two-digits", "larger-batches-agree", "nested-edits-add-up", "gradients-at-every-hook-point"),
     *("logits-in-the-models-dtype", "edits-in-the-models-dtype", "positions-count-real-tokens"),
 )
 
