@@ -71,6 +71,10 @@ class MeasuredBatch:
         self._at_answers = torch.equal(self._at.positions, sequences.wanted[self._at.examples, 0])
         self._clean_logits = self._run_clean(dictionaries)
         everywhere = torch.arange(len(rows), device=device)
+        self._clean_log_probs: Tensor | None = None
+        if objective.reads == "vocabulary":
+            of_row = torch.searchsorted(sequences.rows, everywhere)  # all sequences of a row have it alike
+            self._clean_log_probs = log_probs_of(self._clean_logits[of_row, 0])
         outcome = self._outcome(self._clean_logits, everywhere, sequences.answers, sequences.rows)
         self.answers = outcome.answers
         self.clean = self._measured(outcome, everywhere)
@@ -123,11 +127,9 @@ class MeasuredBatch:
         read, log_probs, clean = logits, None, None
         if self._columns is None:
             read = log_probs_of(logits)
-        if self._objective.reads == "vocabulary":
+        if self._clean_log_probs is not None:
             first = torch.searchsorted(owner, torch.arange(len(examples), device=owner.device))
-            log_probs = read[first, 0]
-            sequence = torch.searchsorted(self._sequences.rows, examples)
-            clean = log_probs_of(self._clean_logits[sequence, 0])
+            log_probs, clean = read[first, 0], self._clean_log_probs[examples]
         if self._sequences.several:
             sequence = torch.searchsorted(self._sequences.rows, examples)[owner] + answers
             tokens = self._sequences.tokens[sequence]

@@ -145,9 +145,8 @@ class Vector:
 
     def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
         """See ``Units.at``."""
-        backend.check_hook_points([self.hook_point])
         name = canonical(self.hook_point)
-        width = backend.capture(probe_inputs(backend.model_device), [name])[name].flatten(2).shape[-1]
+        width = _widths_at(backend, [name])[name]
         members = torch.arange(width).unsqueeze(0)
         return [UnitSet(name, IdentityDictionary(name, width), torch.zeros(1, dtype=torch.long), members, 1, "vector")]
 
@@ -218,6 +217,11 @@ def _widths(backend: AnalysisBackend, part: str, layer: int | None, kind: str) -
             else f"There are no {kind}: {type(backend).__name__} has {part} of no layer."
         )
     names = [in_layer(i, part) for i in wanted]
+    return _widths_at(backend, names)
+
+
+def _widths_at(backend: AnalysisBackend, names: Sequence[str]) -> dict[str, int]:
+    """Width of hook points, by name, from a forward of a few tokens."""
     backend.check_hook_points(names)
     seen = backend.capture(probe_inputs(backend.model_device), names)
     return {name: seen[name].flatten(2).shape[-1] for name in names}
