@@ -316,6 +316,13 @@ def test_answers_become_tokens_in_setup(make_session):
     module, encode = session.module, session.datamodule.tokenizer.encode
     expected = [encode(word, add_special_tokens=False)[0] for word in ("Yes", "No")]
     assert module.answer_token_ids.tolist() == expected
+    batch = next(iter(session.datamodule.test_dataloader()))
+    assert module.answer_tokens(batch).tolist() == [expected] * len(batch["labels"])
+    own = torch.tensor([[[4, -1], [5, -1], [6, -1]], [[7, -1], [8, -1], [-1, -1]]])
+    assert module.answer_tokens({"answer_tokens": own}).tolist() == [[4, 5, 6], [7, 8, -1]]
+    own[1, 0, 1] = 9
+    with pytest.raises(it.DataError, match=r"Row 1 .* several tokens.*question"):
+        module.answer_tokens({"answer_tokens": own})
     ids, labels = module.labels_to_ids(torch.tensor([1, 0, 1]))
     assert ids.tolist() == [expected[1], expected[0], expected[1]]
     assert labels.tolist() == [1, 0, 1]

@@ -20,6 +20,8 @@ ATTENTION_MASK = "attention_mask"
 """Name of the attention mask in batches."""
 INPUT_NAMES = ("input_ids", "input")
 """Names of the tokens in batches: Hugging Face's, and that of models whose argument is ``input``."""
+ANSWER_TOKENS = "answer_tokens"
+"""Tokens of each row's own answers in batches, ``[batch, k, t]``, -1 where a row or an answer has fewer."""
 
 
 def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:

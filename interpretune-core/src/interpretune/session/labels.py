@@ -56,3 +56,19 @@ def check_labels_have_answers(splits: Mapping[str, datasets.Dataset], answers: S
                 f"{len(answers)} answers, {tuple(answers)}, for the labels from 0. Name an answer for each label, or "
                 "drop such rows."
             )
+
+
+def one_token_each(answers: Tensor) -> Tensor:
+    """The tokens of answers that are one token each, ``[batch, k]`` from ``[batch, k, t]``.
+
+    Raises:
+        DataError: An answer has several.
+    """
+    longer = (answers[..., 1:] >= 0).any(-1).any(-1).nonzero().flatten().tolist()
+    if longer:
+        raise DataError(
+            f"Row {longer[0]} of the batch has an answer of several tokens, and steps and the modes of analyses look "
+            "at the token after the prompt alone. Ask with a question, which reads whole answers: "
+            "it.effects(session.module.backend, ...), or an analysis with units in a configuration file."
+        )
+    return answers[..., 0]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
 from interpretune.models.answer_tokens import warn_of_other_tokens
-from interpretune.models.tokenization import ATTENTION_MASK, single_token_ids
-from interpretune.session.labels import answer_ids, check_labels_have_answers
+from interpretune.models.tokenization import ANSWER_TOKENS, ATTENTION_MASK, single_token_ids, tokens_of
+from interpretune.session.labels import answer_ids, check_labels_have_answers, one_token_each
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.system.model_lock import model_lock
 
@@ -246,6 +246,21 @@ class ITModule(nn.Module):
             )
         tokens: Tensor = ids
         return tokens
+
+    def answer_tokens(self, batch: Mapping[str, Any]) -> Tensor:
+        """Token of each answer of each row, ``[batch, k]``; -1 where a row has fewer than ``k`` answers.
+
+        The correct one is at the index that ``labels`` say.
+
+        Args:
+            batch: As the data module gives it, with or without labels.
+
+        Raises:
+            ConfigurationError: The rows have no answers, and the module names none.
+            DataError: An answer has several tokens.
+        """
+        own = batch.get(ANSWER_TOKENS)
+        return self.answer_token_ids.expand(len(tokens_of(batch)[1]), -1) if own is None else one_token_each(own)
 
     def labels_to_ids(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Answer tokens of labels ``[batch]``, and the labels themselves, int64.
