@@ -185,7 +185,8 @@ def members_of(kind: str, width: int) -> list[list[int]]:
 
 def check(model: PreTrainedModel, kind: str, name: str, value: Any, rows: list[PromptRow], **options: Any) -> None:
     units, part = UNITS[kind]
-    objective = {"max": LogitDiff("max"), "logsumexp": LogitDiff("logsumexp")}.get(name, name)
+    named: dict[str, Any] = {"max": LogitDiff("max"), "logsumexp": {"logit_diff": {"against": "logsumexp"}}}
+    objective = named.get(name, name)
     found = effects(model, tiny_tokenizer(), rows, units=units, objective=objective, value=value, **options)
     plain = Plain(model)
     width = len(plain.seen(rows[0].prompt, part))

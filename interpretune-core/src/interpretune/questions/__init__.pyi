@@ -1,5 +1,5 @@
+from interpretune.operations.objectives import KL, LogitDiff, LogProb, Objective, Outcome, OwnObjective, Prob
 from interpretune.questions.encoding import EncodedRow, encode
-from interpretune.questions.objectives import KL, LogitDiff, LogProb, Objective, Outcome, OwnObjective, Prob
 from interpretune.questions.one_call import backend_of, effects
 from interpretune.questions.prompt_row import PromptRow
 from interpretune.questions.result import Effects

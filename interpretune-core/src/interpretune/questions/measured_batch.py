@@ -11,8 +11,8 @@ from interpretune.activations.finite import check_rows
 from interpretune.activations.inputs import Points
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.latents.latent_model import LatentModel
+from interpretune.operations.objectives import Objective, Outcome
 from interpretune.questions.encoding import EncodedRow
-from interpretune.questions.objectives import Objective, Outcome
 from interpretune.questions.sequences import Sequences
 from interpretune.replay.rows import LatentRows
 

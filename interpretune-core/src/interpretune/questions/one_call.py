@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face import HuggingFaceBackend
 from interpretune.errors import AnalysisError, ConfigurationError, DataError
+from interpretune.operations.objectives import objective_of
 from interpretune.questions.encoding import encode
-from interpretune.questions.objectives import objective_of
 from interpretune.questions.question import Method, Positions, Question
 from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, check_value
@@ -58,7 +58,8 @@ def effects(
         answers: Texts for all rows, or the name of the column that has those of each row.
         correct: Index or text of the correct answer: for all rows, one for each, or the name of a column.
         units: Latent models, ``Latents``, ``Neurons``, ``Heads``, ``Vector``: one or a list.
-        objective: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, an ``Objective``, or a function of an ``Outcome``.
+        objective: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, ``{name: options}``, an ``Objective``, or a function
+            of an ``Outcome``.
         value: What units are set to: ``zero``, ``mean`` (over the points of the question, or of ``mean_over``),
             ``corrupted`` (of the row's corrupted prompt), a number, or numbers for each latent by unit set.
         mean_over: Other rows for ``mean``, as ``prompts``.

@@ -21,9 +21,9 @@ from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.content_hash import content_hash
 from interpretune.hashing.packages import identify_packages
 from interpretune.latents.identity import IdentityDictionary
+from interpretune.operations.objectives import Objective
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.measured_batch import MeasuredBatch
-from interpretune.questions.objectives import Objective
 from interpretune.questions.result import FIELDS, Effects
 from interpretune.questions.sequences import Sequences, padded
 from interpretune.questions.set_values import Value, mean_of, set_values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -199,22 +200,47 @@ class OwnObjective:
         return found
 
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"logit_diff": LogitDiff, "log_prob": LogProb, "prob": Prob, "kl": KL}
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
+    "logit_diff": LogitDiff,
+    "log_prob": LogProb,
+    "prob": Prob,
+    "kl": KL,
+}
 """Objectives that can be asked for by name."""
 
 
 def objective_of(given: Any) -> Objective:
-    """An objective by name, as it is, or of a function.
+    """An objective by name, by name with options, as it is, or of a function.
+
+    Args:
+        given: ``"log_prob"``, or ``{"logit_diff": {"against": "mean"}}`` as files say it, or an ``Objective``, or a
+            function of an ``Outcome``.
 
     Raises:
-        ConfigurationError: There is none of that name.
+        ConfigurationError: There is none of that name, or it has no such option.
     """
+    if isinstance(given, Mapping) and len(given) == 1:
+        ((given, options),) = given.items()
+        return _named(given, options or {})
     if isinstance(given, str):
-        if given not in OBJECTIVES:
-            raise ConfigurationError(f"There is no objective {given!r}; there are {', '.join(OBJECTIVES)}.")
-        return OBJECTIVES[given]()
+        return _named(given, {})
     if isinstance(given, Objective):
         return given
     if callable(given):
         return OwnObjective(given)
-    raise ConfigurationError(f"An objective is a name, an Objective or a function; a {type(given).__name__} is none.")
+    raise ConfigurationError(
+        f"{given!r} is no objective. Give a name, {{name: options}}, an Objective, or a function of an Outcome."
+    )
+
+
+def _named(name: object, options: Any) -> Objective:
+    if name not in OBJECTIVES:
+        raise ConfigurationError(f"There is no objective {name!r}; there are {', '.join(OBJECTIVES)}.")
+    made = OBJECTIVES[str(name)]
+    known = list(inspect.signature(made).parameters)
+    if not isinstance(options, Mapping) or (unknown := [item for item in options if item not in known]):
+        wrong = repr(unknown[0]) if isinstance(options, Mapping) else repr(options)
+        raise ConfigurationError(
+            f"The objective {name} has no option {wrong}; its options are {', '.join(known) or 'none'}."
+        )
+    return made(**options)
