@@ -276,3 +276,12 @@ def test_a_model_is_freed_when_nobody_holds_it():
     del model, backend
     gc.collect()
     assert gone() is None
+
+
+@torch.no_grad()
+def test_the_last_stream_gives_the_models_logits(model):
+    backend = NNsightBackend(model)
+    tokens = torch.arange(3, 9).reshape(2, 3)
+    own, seen = backend.run_with_cache(ModelInputs(tokens, torch.ones_like(tokens)), ["layers.2.resid_post"])
+    stream = seen["layers.2.resid_post"][:, -1]
+    torch.testing.assert_close(backend.unembed(backend.final_norm(stream)), own, **CLOSE)

@@ -85,3 +85,9 @@ def probe_inputs(device: torch.device, n_tokens: int = 2) -> ModelInputs:
     """A batch with one row of a few tokens, all different, to find out what a model does at its hook points."""
     tokens = torch.arange(n_tokens, device=device).unsqueeze(0)
     return ModelInputs(tokens, torch.ones_like(tokens))
+
+
+def lone_tokens(vectors: Tensor) -> ModelInputs:
+    """A batch with a row of one token for each vector ``[n, ...]``, which takes the place of what the token becomes."""
+    tokens = torch.zeros(len(vectors), 1, dtype=torch.long, device=vectors.device)
+    return ModelInputs(tokens, torch.ones_like(tokens))

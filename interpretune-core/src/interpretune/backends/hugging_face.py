@@ -7,6 +7,7 @@ module paths of the model with ``:in`` or ``:out`` appended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 
 from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import LOGITS, canonical
-from interpretune.activations.inputs import ModelInputs
+from interpretune.activations.inputs import ModelInputs, lone_tokens, probe_inputs
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face_hook_points import decoder_blocks, decoder_hook_points
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
 from interpretune.models.quantization import keep_weights_in_place
 from interpretune.models.tokenization import position_ids
+from interpretune.replay.engine import blocks_below_skipped
+from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,6 +113,31 @@ class HuggingFaceBackend(AnalysisBackend):
         """See ``HookedModel``: the unembedding and what it consists of."""
         head = self._locations.get(LOGITS, ":").rpartition(":")[0]
         return bool(head) and f"{self.module_and_side(hook_point)[0]}.".startswith(f"{head}.")
+
+    def run_above_blocks(self, residual: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """See ``AnalysisBackend.run_above_blocks``; no block runs."""
+        if self.blocks is None:
+            return super().run_above_blocks(residual, edits)
+        blocks, hidden = list(self.blocks[1]), residual.unsqueeze(1)
+        _ = self._as_named  # found out while all blocks run
+        with (
+            model_lock(self.model),
+            blocks_below_skipped(blocks, len(blocks), hidden, in_tuple=self._blocks_return_tuples),
+        ):
+            return self.forward(lone_tokens(residual), edits)[:, 0]
+
+    @functools.cached_property
+    def _blocks_return_tuples(self) -> bool:
+        assert self.blocks is not None, "asked of models with blocks"
+        found: list[bool] = []
+        block = self.blocks[1][-1]
+        with model_lock(self.model), torch.no_grad():
+            handle = block.register_forward_hook(lambda _, __, output: found.append(isinstance(output, tuple)))
+            try:
+                self.forward(probe_inputs(self.model_device), {})
+            finally:
+                handle.remove()
+        return found[0]
 
     def create_replay(self) -> HuggingFaceReplay:
         """The replay of models whose attention function can be chosen in transformers."""
