@@ -18,8 +18,14 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
 import pytest
 
 import interpretune as it
+from tests.other_process import begin_here
 from tests.sessions import make_session
 from tests.tiny import save_tiny_model
+
+
+def pytest_collection_finish() -> None:
+    """Scripts that tests run begin with what has been imported until now."""
+    begin_here()
 
 
 def pytest_unconfigure() -> None:

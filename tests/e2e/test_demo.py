@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +10,7 @@ import torch
 
 from interpretune.analysis import AnalysisCache
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
+from tests.other_process import run_script
 from tests.tiny import nli_rows, save_tiny_model
 
 MODES = ("clean_no_sae", "clean_w_sae", "attr_patching", "ablation")
@@ -124,10 +123,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_ctrl_c_from_a_terminal_ends_the_process_with_130(tiny_demo, tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED_IN_TRAINING, *tiny_demo]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == EXIT_INTERRUPTED, done.stderr
-    assert "nothing is half-written" in done.stderr
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED_IN_TRAINING)
+    _, errors = run_script(script, *tiny_demo, returncode=EXIT_INTERRUPTED)
+    assert "nothing is half-written" in errors
     assert not list((tmp_path / "cache").rglob("*.partial"))
     assert not list((tmp_path / "cache").rglob("sae_weights.safetensors"))
 

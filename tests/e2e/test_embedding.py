@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisMode, run_analysis
+from tests.other_process import run_ranks
 from tests.sessions import STACKS, make_session
 from tests.tiny import VOCABULARY, save_tiny_model
 from tests.tiny_latents import RandomDictionary
@@ -152,18 +152,7 @@ def test_accelerate(stack, tmp_path):
 
 def test_two_processes_train_one_model(tmp_path):
     make(tmp_path, dropout=0.0)  # writes the model and the rows
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        __file__,
-        str(tmp_path),
-    ]
-    run = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=200)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_ranks(Path(__file__), tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     _, logit_diffs = expected(tmp_path, "core", steps=3, accumulate=2, every=3)

@@ -16,7 +16,7 @@ from interpretune.analysis.runner import analysis_step
 from interpretune_lightning import AnalysisCallback
 from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
 from tests.lightning.ddp_analysis import analyse
-from tests.other_process import one_thread, run_script
+from tests.other_process import one_thread, run_ranks
 from tests.sessions import STACKS, make_session, stack_options
 from tests.tiny_latents import RandomDictionary
 
@@ -121,7 +121,7 @@ def test_processes_share_the_batches_and_merge_row_for_row(tmp_path, processes, 
     """7 rows in batches of 3 are 3 batches for 2 processes, which does not divide evenly."""
     with one_thread():
         _, expected = analyse(tmp_path, 1, n_rows)
-    run_script(Path(__file__).with_name("ddp_analysis.py"), tmp_path, processes, n_rows)
+    run_ranks(Path(__file__).with_name("ddp_analysis.py"), tmp_path, processes, n_rows, processes=processes)
     for cfg in expected:
         alone = tables(cfg.analysis_cache)
         assert len(alone["examples"]) == n_rows

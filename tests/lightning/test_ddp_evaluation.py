@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.lightning.ddp_evaluation import SIZES, numbers
-from tests.other_process import one_thread, run_script
+from tests.other_process import one_thread, run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def alone(folder: Path) -> dict[str, Any]:
 def test_every_row_counts_once(folder: Path, alone: dict[str, Any]) -> None:
     processes = 2
     script = Path(__file__).with_name("ddp_evaluation.py")
-    run_script(script, folder, processes, INTERPRETUNE_CACHE=str(folder / "interpretune-cache"))
+    run_ranks(script, folder, processes, processes=processes, INTERPRETUNE_CACHE=str(folder / "interpretune-cache"))
     for rank in range(processes):
         found = json.loads((folder / f"found-{processes}-{rank}.json").read_text())
         assert found.keys() == alone.keys()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.lightning.ddp_training import WHAT, alone, make, trained
-from tests.other_process import run_script
+from tests.other_process import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ddp")
     make(folder, WHAT[0])  # writes the model and the rows
     script = Path(__file__).with_name("ddp_training.py")
-    run_script(script, folder, INTERPRETUNE_CACHE=str(folder / "interpretune-cache"))
+    run_ranks(script, folder, INTERPRETUNE_CACHE=str(folder / "interpretune-cache"))
     return folder
 
 
