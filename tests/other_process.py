@@ -1,7 +1,7 @@
 """Test scripts in processes of their own, and the number of threads that they have.
 
-Processes are forked from one that is forked itself when all tests are collected: libraries and tests are imported, which
-takes seconds, and no test has run. What is about imports starts another interpreter instead.
+Processes are forked from one that is forked itself when all tests are collected: libraries and tests are imported,
+which takes seconds, and no test has run. What is about imports starts another interpreter instead.
 """
 
 from __future__ import annotations
@@ -93,8 +93,12 @@ def run_ranks(script: Path, *arguments: object, processes: int = 2, **environmen
         port = free.getsockname()[1]
     shared = {
         **environment,
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests"},
-        **{"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)},
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "tests",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
     }
     ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     _run([script, *arguments], ranks, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -630,14 +629,11 @@ def test_an_interrupted_run_says_that_it_goes_on(
     assert run_json([file], capsys)["analyses"][0]["rows"] == N_ROWS
 
 
-def test_the_command_finds_modules_of_the_current_directory(write: Write, here: Path) -> None:
-    file = write(put("session/module_cls", "mine.Module"))
-    command = [sys.executable, "-P", "-m", "interpretune.cli.main"] if sys.version_info >= (3, 11) else None
-    if command is None:
-        pytest.skip("needs python -P")
-    done = subprocess.run([*command, "run", file, "--json"], capture_output=True, text=True, check=False, cwd=here)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["analyses"][0]["rows"] == N_ROWS
+def test_the_command_finds_modules_of_the_current_directory(
+    write: Write, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [item for item in sys.path if item not in ("", str(here))])
+    assert run_json([write(put("session/module_cls", "mine.Module"))], capsys)["analyses"][0]["rows"] == N_ROWS
 
 
 def test_the_example_of_the_docs_runs(
