@@ -9,6 +9,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from interpretune.models.row_columns import without_row_columns
 from interpretune.models.tokenization import ATTENTION_MASK, answer_positions, mask_of, tokens_of
 
 
@@ -58,7 +59,8 @@ class ModelInputs:
             DataError: The batch has no tokens or no attention mask.
         """
         name, tokens = tokens_of(batch)
-        rest = {key: value for key, value in batch.items() if key not in {name, ATTENTION_MASK, "labels"}}
+        known = {name, ATTENTION_MASK, "labels"}
+        rest = {key: value for key, value in without_row_columns(batch).items() if key not in known}
         return cls(tokens=tokens, attention_mask=mask_of(batch), extra=rest)
 
     @property

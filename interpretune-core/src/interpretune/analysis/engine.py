@@ -22,6 +22,7 @@ from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import analyse_batch, dashboard_urls, sources_of
 from interpretune.operations import Plan, PlanRun
 from interpretune.operations.execution import draw_from
+from interpretune.session.answers import answer_words, take_labels
 from interpretune.session.step_routing import ANALYSIS_STEP
 from interpretune.system.model_lock import model_lock
 from interpretune.system.progress import progress_bar
@@ -62,7 +63,7 @@ class Job:
             plan.check_backend(module.backend, module.latent_models)
         urls = dashboard_urls(module.latent_models) if plan is not None and cfg.mode.splices else {}
         kept = [item for known in (plan, cfg.plan) if known is not None for item in known.kept]
-        cfg.analysis_cache.begin(module.it_cfg.generative_step_cfg.answers, urls, kept)
+        cfg.analysis_cache.begin(answer_words(module), urls, kept)
         return cls(analysis=AnalysisRun(name=str(cfg.mode), plan=plan, cfg=cfg), cfg=cfg, plan=plan)
 
     def lacks(self, number: int) -> bool:
@@ -181,7 +182,7 @@ class AnalysisEngine:
 
     def _take(self, number: int, batch: Any, jobs: list[Job]) -> tuple[dict[str, Any], BatchRun]:
         """What operations can read of a batch, and the plans at that batch."""
-        label_ids, labels = self.module.labels_to_ids(batch.pop("labels"))
+        label_ids, labels = take_labels(self.module, batch)
         sources = sources_of(self.module, label_ids, labels, batch, number)
         together = tuple(map(id, jobs))
         if together not in self._together:

@@ -15,6 +15,7 @@ from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.config.checked import check_argument
 from interpretune.errors import ConfigurationError
+from interpretune.session.answers import take_labels
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def analysis_step(module: ITModule, batch: Any, batch_idx: int, analysis_cfg: AnalysisCfg) -> None:
     """A step to call yourself, in a trainer's test for one: the calls that a step of your own consists of."""
-    label_ids, labels = module.labels_to_ids(batch.pop("labels"))
+    label_ids, labels = take_labels(module, batch)
     analysis_batch = AnalysisBatch(labels=label_ids, orig_labels=labels)
     run_with_ctx(module, analysis_batch, analysis_cfg, batch, batch_idx)
     loss_and_logit_diffs(module, analysis_batch, analysis_cfg, batch, batch_idx)

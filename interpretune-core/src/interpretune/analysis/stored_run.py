@@ -33,6 +33,8 @@ from interpretune.backends.identity import identify_latents, identify_model, wit
 from interpretune.errors import AnalysisError, NotReusedWarning, StoreBusyError
 from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
 from interpretune.operations import Plan, run_summaries
+from interpretune.session.answers import answer_words
+from interpretune.session.question_rows import source_in_words
 from interpretune.session.step_routing import ANALYSIS_STEP
 from interpretune.store import AnalysisStore, Manifest, StoreWriter
 from interpretune.store.contents import batches_there
@@ -54,6 +56,8 @@ MOST_TOLD, LONGEST_TOLD = 100, 200
 def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity, seed: int) -> dict[str, Any]:
     """What a manifest says of a run: model, latent models, task, data, configurations, seed, stack and versions."""
     assert module.context is not None, "a composed module has a context"
+    cfg = datamodule.itdm_cfg
+    rows = source_in_words(cfg.rows)
     with model_lock(module.model):  # no other thread's edits are in force
         model = identify_model(module.backend, module_source(module))
         parts = {"model": model, "task": identify_task(module), "code": identify_stack(module)}
@@ -63,12 +67,13 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
         "latent_models": [item.about for item in latents],
         "unknown": list(dict.fromkeys(text for part in (*parts.values(), *latents) for text in part.unknown)),
         "data": {
-            "source": _told(datamodule.itdm_cfg.data),
+            "source": _told(cfg.data if cfg.data is not None else rows),
             "loader": "test_dataloader",
             "fingerprint": data.fingerprint,
             "examples": sum(data.sizes),
         },
-        "configs": {"module": _told(module.it_cfg), "datamodule": _told(datamodule.itdm_cfg)},
+        "configs": {"module": _told(module.it_cfg), "datamodule": {**_told(cfg), "rows": _told(rows)}},
+        **({"answers": list(answer_words(module))} if cfg.rows is not None else {}),
         "seed": seed,
         "stack": list(module.context.names),
         "versions": library_versions(module),

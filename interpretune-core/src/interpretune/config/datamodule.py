@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from interpretune.config.checked import Between, CheckedConfig, Positive
 from interpretune.config.shared import ITSharedConfig
-from interpretune.errors import ConfigurationError
+from interpretune.errors import ConfigurationError, ConfigurationFieldError
 
 
 @dataclass(kw_only=True)
@@ -52,6 +52,12 @@ class ITDataModuleConfig(ITSharedConfig, checks_types=True):
         data: What the default ``prepare_data`` reads: a mapping from split to JSONL file (``train``, ``validation``,
             ``test``), a JSONL file alone, which becomes ``validation``, a folder saved by ``datasets``, or a hub data
             set and its subset such as ``super_glue/rte``.
+        rows: In the place of ``data``: rows of a question, with answers of their own. A list, a frame, a data set, a
+            file or a hub id (see ``interpretune.questions.read_rows``), the name of a task, or a mapping from split to
+            such. Rows alone become ``validation``; a task has ``train`` too. Fields that make prompts or choose columns
+            have no effect on them.
+        answers: Of ``rows``: column of the answers, or the answers themselves, for all rows or by row.
+        correct: Of ``rows``: column of the correct answers, or the index or text of the correct one, or one a row.
         text_fields: Columns that make up the prompt.
         label_field: Column of the integer labels.
         num_labels: Number of labels; rows with a label outside ``range(num_labels)`` are refused.
@@ -70,6 +76,9 @@ class ITDataModuleConfig(ITSharedConfig, checks_types=True):
     """
 
     data: str | Path | Mapping[str, str | Path] | None = None
+    rows: Any = None
+    answers: str | Sequence[Any] = "answers"
+    correct: str | int | Sequence[Any] = "correct"
     text_fields: tuple[str, ...] | None = None
     label_field: str = "label"
     num_labels: Positive | None = None
@@ -84,3 +93,12 @@ class ITDataModuleConfig(ITSharedConfig, checks_types=True):
     force_prepare_data: bool = False
     dataloader_kwargs: dict[str, Any] = field(default_factory=dict)
     limit_rows: Annotated[int, Between(0)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        beside = [name for name in ("data", "text_fields") if getattr(self, name) is not None]
+        if self.rows is not None and beside:
+            raise ConfigurationFieldError(
+                f"{type(self).__qualname__}.rows is given beside {' and '.join(beside)}. Rows have prompts of their "
+                "own; leave one of the two out."
+            )

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding
 
 from interpretune.errors import ConfigurationError, DataError, ModelLoadError, TokenizationError
+from interpretune.models.row_columns import collate_row_columns, without_row_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,8 +21,6 @@ ATTENTION_MASK = "attention_mask"
 """Name of the attention mask in batches."""
 INPUT_NAMES = ("input_ids", "input")
 """Names of the tokens in batches: Hugging Face's, and that of models whose argument is ``input``."""
-ANSWER_TOKENS = "answer_tokens"
-"""Tokens of each row's own answers in batches, ``[batch, k, t]``, -1 where a row or an answer has fewer."""
 
 
 def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
@@ -198,10 +197,10 @@ class PaddingCollator:
         """Collate rows.
 
         Args:
-            rows: Mappings with tokens, ``attention_mask`` and, optionally, ``labels``.
+            rows: Mappings with tokens, ``attention_mask`` and, optionally, ``labels``; rows of questions have more.
 
         Returns:
-            Tensors: tokens and mask ``[batch, pos]``, every other column ``[batch, ...]``.
+            Tensors: tokens and mask ``[batch, pos]``, every other column ``[batch, ...]``; see ``row_columns``.
 
         Raises:
             DataError: A row has no attention mask.
@@ -221,8 +220,10 @@ class PaddingCollator:
         used = batch[ATTENTION_MASK].any(dim=0)
         for name in list(batch):
             batch[name] = batch[name][:, used]
-        for name in rows[0]:
+        own = collate_row_columns(rows, batch[ATTENTION_MASK], batch[main_input])
+        for name in without_row_columns(rows[0]) if own else rows[0]:
             if name not in padded_names:
                 column = torch.tensor([row[name] for row in rows])
                 batch[name] = column.long() if name == "labels" and column.dtype == torch.bool else column
+        batch.update(own)
         return batch

@@ -21,7 +21,8 @@ from interpretune.errors import ConfigurationError, DataError, NotReusedWarning,
 from interpretune.hashing.content_hash import WHAT_TO_DO, ContentHash
 from interpretune.models.tokenization import ATTENTION_MASK, PaddingCollator, load_tokenizer
 from interpretune.session.prepared_content import prepared_content
-from interpretune.session.prompts import encode_prompts, read_rows
+from interpretune.session.prompts import encode_prompts, longest_prompt, read_rows
+from interpretune.session.question_rows import encode_question_rows, read_question_rows, rows_fingerprint, rows_of
 from interpretune.system.cache_folder import build_once, cache_root
 from interpretune.system.plain_files import file_sha256
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from interpretune.plugins.stack import ExecutionContext
+    from interpretune.questions import PromptRow
     from interpretune.session.module import ITModule
 
 ALWAYS_KEPT = (ATTENTION_MASK, "labels")
@@ -38,9 +40,9 @@ ALWAYS_KEPT = (ATTENTION_MASK, "labels")
 class ITDataModule:
     """A tokenized data set with train, validation, test and predict loaders.
 
-    The default ``prepare_data`` reads rows with text fields and labels from ``itdm_cfg.data``. Override it to prepare
-    anything else: save a ``datasets.DatasetDict`` with tokens, ``attention_mask`` and ``labels`` to
-    ``self.itdm_cfg.dataset_path``.
+    The default ``prepare_data`` reads rows of a question from ``itdm_cfg.rows``, or rows with text fields and labels
+    from ``itdm_cfg.data``. Override it to prepare anything else: save a ``datasets.DatasetDict`` with tokens,
+    ``attention_mask`` and ``labels`` to ``self.itdm_cfg.dataset_path``.
 
     Attributes:
         itdm_cfg: The configuration.
@@ -63,28 +65,33 @@ class ITDataModule:
         self.module: ITModule | None = None
 
     def prepare_data(self, target_model: nn.Module | None = None) -> None:
-        """Read, check and tokenize ``itdm_cfg.data`` and save it to ``itdm_cfg.dataset_path``.
+        """Read, check and tokenize ``itdm_cfg.rows`` or ``itdm_cfg.data`` and save it to ``itdm_cfg.dataset_path``.
 
         Args:
             target_model: The model whose forward decides which columns are kept, if ``signature_columns`` is None.
 
         Raises:
             ConfigurationError: No data is configured.
-            DataError: Rows lack text fields, or have labels outside the mapping.
+            DataError: Rows cannot be read, lack text fields, or have labels outside the mapping.
             TokenizationError: A prompt is empty or too long.
         """
-        if self.itdm_cfg.data is None:
+        cfg = self.itdm_cfg
+        if cfg.data is None and cfg.rows is None:
             raise ConfigurationError(
-                f"{type(self).__name__} has nothing to prepare: set ITDataModuleConfig.data to a JSONL file, a "
-                "folder or a hub id, or override prepare_data."
+                f"{type(self).__name__} has nothing to prepare: set ITDataModuleConfig.rows to rows of a question, or "
+                "ITDataModuleConfig.data to a JSONL file, a folder or a hub id, or override prepare_data."
             )
-        rows = read_rows(self.itdm_cfg)
         context_length = getattr(target_model, "context_length", None)
         prepared = {}
-        for split, dataset in rows.items():
-            encoded = encode_prompts(dataset, self.tokenizer, self.itdm_cfg, split, context_length)
-            prepared[split] = self._remove_unused_columns(encoded, target_model)
-        datasets.DatasetDict(prepared).save_to_disk(str(self.itdm_cfg.dataset_path))
+        if cfg.rows is not None:
+            limit = longest_prompt(cfg, self.tokenizer, context_length)
+            for split, questions in read_question_rows(cfg).items():
+                prepared[split] = encode_question_rows(questions, self.tokenizer, limit, split)
+        else:
+            for split, dataset in read_rows(cfg).items():
+                encoded = encode_prompts(dataset, self.tokenizer, cfg, split, context_length)
+                prepared[split] = self._remove_unused_columns(encoded, target_model)
+        datasets.DatasetDict(prepared).save_to_disk(str(cfg.dataset_path))
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """Load the prepared data set."""
@@ -130,8 +137,11 @@ class ITDataModule:
 
         Returns:
             For each split of ``itdm_cfg.data`` the hash of its JSONL file, or of the state files of its folder (they
-            hold the fingerprints of ``datasets``), or its hub id.
+            hold the fingerprints of ``datasets``), or its hub id; for each split of ``itdm_cfg.rows`` the hash of its
+            rows.
         """
+        if self.itdm_cfg.rows is not None:
+            return rows_fingerprint(self.itdm_cfg)
         data = self.itdm_cfg.data
         files: Mapping[str, Any] = data if isinstance(data, Mapping) else {"": data}
         return " ".join(f"{split}={_file_fingerprint(Path(str(file)).expanduser())}" for split, file in files.items())
@@ -142,12 +152,7 @@ class ITDataModule:
         Raises:
             DataError: The data set has no such split.
         """
-        if split not in self.dataset:
-            raise DataError(
-                f"The data set has no split {split!r}; it has {sorted(self.dataset)}. "
-                "Call it_init(**session) first where it was not, and give every split a source: "
-                'data={"train": ..., "validation": ...}. (A file alone becomes \'validation\'.)'
-            )
+        self._check_split(split)
         options: dict[str, Any] = {
             "batch_size": batch_size,
             "shuffle": shuffle,
@@ -159,6 +164,15 @@ class ITDataModule:
             return DataLoader(self.dataset[split], **options)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"ITDataModuleConfig.dataloader_kwargs does not fit: {error}.") from error
+
+    def rows(self, split: str = "validation") -> list[PromptRow]:
+        """The rows of a question as they were prepared: ``effects(module.backend, tokenizer, datamodule.rows())``.
+
+        Raises:
+            DataError: There is no such split, or it was made of text fields and labels.
+        """
+        self._check_split(split)
+        return rows_of(self.dataset[split], split)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of ``train``."""
@@ -184,6 +198,14 @@ class ITDataModule:
             forward = getattr(getattr(target_model, "model", target_model), "forward", None)
             kept = list(inspect.signature(forward).parameters) if forward else self.tokenizer.model_input_names
         return [*kept, *self.tokenizer.model_input_names[:1], *ALWAYS_KEPT]
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.dataset:
+            raise DataError(
+                f"The data set has no split {split!r}; it has {sorted(self.dataset)}. "
+                "Call it_init(**session) first where it was not, and give every split a source: "
+                'data={"train": ..., "validation": ...}. (A file alone becomes \'validation\'.)'
+            )
 
     def _remove_unused_columns(
         self, dataset: datasets.Dataset, target_model: nn.Module | None = None

@@ -17,12 +17,12 @@ LABELS = "labels"
 """Name of the labels in prepared rows and batches."""
 
 
-def answer_ids(labels: Tensor, count: int) -> Tensor:
+def answer_ids(labels: Tensor, count: int | Tensor) -> Tensor:
     """The labels of a batch, ``[batch]``, as int64.
 
     Args:
         labels: Whole numbers or booleans, ``[batch]``.
-        count: Number of answers.
+        count: Number of answers, of all rows or of each, ``[batch]``.
 
     Raises:
         DataError: A label has no answer.
@@ -30,8 +30,9 @@ def answer_ids(labels: Tensor, count: int) -> Tensor:
     ids = labels.long()
     wrong = ((ids < 0) | (ids >= count)).nonzero().flatten().tolist()
     if wrong:
+        most = int(count if isinstance(count, int) else count[wrong[0]])
         raise DataError(
-            f"Row {wrong[0]} of the batch has the label {int(ids[wrong[0]])}; expected one of range({count}), one for "
+            f"Row {wrong[0]} of the batch has the label {int(ids[wrong[0]])}; expected one of range({most}), one for "
             f"each answer{f' (rows {wrong} are wrong)' if len(wrong) > 1 else ''}. Hidden labels cannot be tested."
         )
     return ids
@@ -56,19 +57,3 @@ def check_labels_have_answers(splits: Mapping[str, datasets.Dataset], answers: S
                 f"{len(answers)} answers, {tuple(answers)}, for the labels from 0. Name an answer for each label, or "
                 "drop such rows."
             )
-
-
-def one_token_each(answers: Tensor) -> Tensor:
-    """The tokens of answers that are one token each, ``[batch, k]`` from ``[batch, k, t]``.
-
-    Raises:
-        DataError: An answer has several.
-    """
-    longer = (answers[..., 1:] >= 0).any(-1).any(-1).nonzero().flatten().tolist()
-    if longer:
-        raise DataError(
-            f"Row {longer[0]} of the batch has an answer of several tokens, and steps and the modes of analyses look "
-            "at the token after the prompt alone. Ask with a question, which reads whole answers: "
-            "it.effects(session.module.backend, ...), or an analysis with units in a configuration file."
-        )
-    return answers[..., 0]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
-from interpretune.models.answer_tokens import warn_of_other_tokens
-from interpretune.models.tokenization import ANSWER_TOKENS, ATTENTION_MASK, single_token_ids, tokens_of
-from interpretune.session.labels import answer_ids, check_labels_have_answers, one_token_each
+from interpretune.models.row_columns import without_row_columns
+from interpretune.models.tokenization import ATTENTION_MASK, tokens_of
+from interpretune.session.answers import answers_of_all_rows, logits_of, own_answers
+from interpretune.session.labels import answer_ids
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.system.model_lock import model_lock
 
@@ -125,24 +126,11 @@ class ITModule(nn.Module):
             self.datamodule = datamodule
             self._it_state.backend = None  # one made before knew no tokenizer, hence no special tokens
             name_padding(self.model, datamodule.tokenizer.pad_token_id)
-        answers = self.it_cfg.generative_step_cfg.answers
-        if answers:
-            self._check_answers(self.require_datamodule().itdm_cfg.num_labels, answers)
-            check_labels_have_answers(self.require_datamodule().dataset, answers)
-            tokenizer, known = self.require_datamodule().tokenizer, getattr(self, "_answer_token_ids", None)
-            ids = single_token_ids(tokenizer, answers)
-            if known is None:  # a session says it once
-                warn_of_other_tokens(tokenizer, answers, ids, self.require_datamodule().dataset)
-            self.register_buffer("_answer_token_ids", torch.tensor(ids), persistent=False)
+        if self.datamodule is not None or self.it_cfg.generative_step_cfg.answers:
+            ids = answers_of_all_rows(self)
+            self.register_buffer("_answer_token_ids", None if ids is None else torch.tensor(ids), persistent=False)
             self.to(self.device)
         self.load_metric()
-
-    def _check_answers(self, num_labels: int | None, answers: Sequence[str]) -> None:
-        if num_labels is not None and len(answers) != num_labels:
-            raise ConfigurationError(
-                f"GenerativeClassificationConfig.answers has {len(answers)} words, {tuple(answers)}, and "
-                f"ITDataModuleConfig.num_labels is {num_labels}. Name one answer for each label, in the labels' order."
-            )
 
     def load_metric(self) -> None:
         """Load ``self.metric``; override it to use one."""
@@ -192,7 +180,7 @@ class ITModule(nn.Module):
         if args:
             batch = {"input_ids": args[0], **batch}
         with model_lock(self.model):
-            outputs = self.hook.it_forward(module=self, batch=batch)
+            outputs = self.hook.it_forward(module=self, batch=without_row_columns(batch))
         check_outputs(self.model, outputs, batch.get(ATTENTION_MASK))
         return outputs
 
@@ -208,7 +196,9 @@ class ITModule(nn.Module):
         from interpretune.activations.finite import check_generated  # analyses know modules
 
         with model_lock(self.model):
-            generated = self.hook.it_generate(module=self, batch=batch, generation_kwargs=generation_kwargs)
+            generated = self.hook.it_generate(
+                module=self, batch=without_row_columns(batch), generation_kwargs=generation_kwargs
+            )
         check_generated(self.model, generated)
         return generated
 
@@ -231,21 +221,25 @@ class ITModule(nn.Module):
     def answer_token_ids(self) -> Tensor:
         """Token of each label's answer, ``[num_labels]``.
 
-        Read from ``generative_step_cfg.answers``, or from ``it_cfg.entailment_mapping_indices`` if a user's
-        configuration has it.
+        Read from ``generative_step_cfg.answers``, from rows of a question that all have the same, or from
+        ``it_cfg.entailment_mapping_indices`` if a user's configuration has it.
 
         Raises:
-            ConfigurationError: Neither is set.
+            ConfigurationError: None of these says them.
         """
-        own = getattr(self, "_answer_token_ids", None)
-        ids = own if own is not None else getattr(self.it_cfg, "entailment_mapping_indices", None)
+        ids = self._same_answers
         if ids is None:
             raise ConfigurationError(
                 "The tokens of the answers are unknown. Set GenerativeClassificationConfig(answers=(' Yes', ' No')), "
-                "in the order of the labels, and call it_init(**session)."
+                "in the order of the labels, and call it_init(**session). Where answers differ by row, "
+                "answer_tokens(batch) has them."
             )
-        tokens: Tensor = ids
-        return tokens
+        return ids
+
+    @property
+    def _same_answers(self) -> Tensor | None:
+        own: Tensor | None = getattr(self, "_answer_token_ids", None)
+        return own if own is not None else getattr(self.it_cfg, "entailment_mapping_indices", None)
 
     def answer_tokens(self, batch: Mapping[str, Any]) -> Tensor:
         """Token of each answer of each row, ``[batch, k]``; -1 where a row has fewer than ``k`` answers.
@@ -259,42 +253,51 @@ class ITModule(nn.Module):
             ConfigurationError: The rows have no answers, and the module names none.
             DataError: An answer has several tokens.
         """
-        own = batch.get(ANSWER_TOKENS)
-        return self.answer_token_ids.expand(len(tokens_of(batch)[1]), -1) if own is None else one_token_each(own)
+        own = own_answers(batch)
+        return self.answer_token_ids.expand(len(tokens_of(batch)[1]), -1) if own is None else own
 
-    def labels_to_ids(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def labels_to_ids(self, labels: Tensor, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Answer tokens of labels ``[batch]``, and the labels themselves, int64.
+
+        Args:
+            labels: ``[batch]``.
+            answers: Of each row, as ``answer_tokens`` gives them; None: all rows have the same.
 
         Raises:
             DataError: A label has no answer.
         """
-        tokens = self.answer_token_ids.to(labels.device)
-        ids = answer_ids(labels, len(tokens))
-        return tokens[ids], ids
+        if answers is None:
+            answers = self.answer_token_ids.expand(len(labels), -1)
+        tokens = answers.to(labels.device)
+        ids = answer_ids(labels, (tokens >= 0).sum(-1))
+        return tokens.gather(-1, ids.unsqueeze(-1)).squeeze(-1), ids
 
-    def standardize_logits(self, logits: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def standardize_logits(self, logits: Tensor | tuple[Tensor, ...], answers: Tensor | None = None) -> Tensor:
         """Reduce logits to the answers.
 
         Args:
             logits: ``[batch, vocab]``, ``[batch, pos, vocab]``, or a tuple of ``[batch, vocab]``.
+            answers: Of each row, as ``answer_tokens`` gives them; None: all rows have the same.
 
         Returns:
-            ``[batch, pos, num_labels]``.
+            ``[batch, pos, num_labels]``; minus infinity where a row has fewer answers than others.
         """
         if isinstance(logits, tuple):
             logits = torch.stack(logits, dim=1)
         if logits.ndim == 2:
             logits = logits.unsqueeze(1)
+        if answers is not None:
+            return logits_of(logits, answers)
         return logits.index_select(-1, self.answer_token_ids.to(logits.device))
 
     @property
     def answer_columns(self) -> Tensor | None:
         """Ids of the only logits that ``standardize_logits`` reads, ``[num_labels]``.
 
-        None if a class standardizes logits in its own way, which may read all of them.
+        None if a class standardizes logits in its own way, which may read all of them, or if answers differ by row.
         """
         own = type(self).standardize_logits is not ITModule.standardize_logits
-        return None if own else self.answer_token_ids
+        return None if own else self._same_answers
 
     # ---------------------------------------------------------------------------------------------------------- logging
 

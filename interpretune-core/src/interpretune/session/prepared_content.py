@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 WITHOUT_EFFECT = frozenset(
     {
-        *("data", "cache_dir", "dataset_path"),  # where rows come from and go to; their content counts
+        *("data", "rows", "answers", "correct"),  # where rows come from; their content counts
+        *("cache_dir", "dataset_path"),  # where they go to
         *("force_prepare_data", "train_batch_size", "eval_batch_size", "dataloader_kwargs"),
     }
 )

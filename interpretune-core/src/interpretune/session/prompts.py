@@ -87,6 +87,14 @@ def task_prompt(row: Mapping[str, Any], text_fields: tuple[str, ...], prompt_cfg
     return prompt_cfg.ctx_question_join.join(texts) + prompt_cfg.question_suffix
 
 
+def longest_prompt(
+    cfg: ITDataModuleConfig, tokenizer: PreTrainedTokenizerBase, context_length: int | None
+) -> int | None:
+    """Most tokens of a prompt; None: nobody knows a limit."""
+    limits = (cfg.max_length, context_length, tokenizer.model_max_length)
+    return min((length for length in limits if length is not None and length < UNBOUNDED), default=None)
+
+
 def encode_prompts(
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -100,8 +108,7 @@ def encode_prompts(
         TokenizationError: A prompt is empty, or longer than ``cfg.max_length`` or the model's context.
     """
     text_fields = tuple(cfg.text_fields or ())
-    limits = (cfg.max_length, context_length, tokenizer.model_max_length)
-    limit = min((length for length in limits if length is not None and length < UNBOUNDED), default=None)
+    limit = longest_prompt(cfg, tokenizer, context_length)
 
     def encode(row: Mapping[str, Any], index: int) -> dict[str, Any]:
         absent = [name for name in text_fields if row[name] is None]

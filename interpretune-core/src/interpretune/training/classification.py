@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from interpretune.activations.finite import check_rows
 from interpretune.models.tokenization import answer_positions, mask_of
+from interpretune.session.answers import logits_of
 from interpretune.session.labels import LABELS, answer_ids
 from interpretune.session.module import ITModule
 
@@ -20,21 +21,27 @@ class ClassificationModule(ITModule):
 
     Which of the two follows from the model: a head that gives ``[batch, num_labels]`` is a classification head
     (``HFFromPretrainedConfig(model_head="transformers.AutoModelForSequenceClassification")`` and ``num_labels``);
-    otherwise ``GenerativeClassificationConfig(answers=...)`` names an answer token for each label.
+    otherwise ``GenerativeClassificationConfig(answers=...)`` names an answer token for each label, or the rows have
+    answers of their own.
     """
 
     def class_logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits of the labels, ``[batch, num_labels]``, taken at the answer position from a language-model head.
+
+        Minus infinity where a row has fewer answers than others.
 
         Raises:
             NotFiniteError: One of them is NaN or infinite: there would be no loss, and NaN would count as label 0.
         """
         outputs = self(**{name: value for name, value in batch.items() if name != LABELS})
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
+        seen = logits
         if logits.ndim != 2:
             rows = torch.arange(len(logits), device=logits.device)
-            logits = logits[rows, answer_positions(mask_of(batch))][:, self.answer_token_ids.to(logits.device)]
-        check_rows(logits, "Logits of the answers", "Does the model rule out an answer? Choose other answers.")
+            answers = self.answer_tokens(batch).to(logits.device)
+            logits = logits_of(logits[rows, answer_positions(mask_of(batch))], answers)
+            seen = logits.masked_fill(answers < 0, 0)
+        check_rows(seen, "Logits of the answers", "Does the model rule out an answer? Choose other answers.")
         return logits
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
