@@ -45,11 +45,13 @@ class ModelInputs:
         tokens: ``[batch, pos]``.
         attention_mask: ``[batch, pos]``, 1 for real tokens.
         extra: Other inputs of the model, each ``[batch, ...]``.
+        prompt_ends: Last position of each prompt where tokens of an answer follow it, ``[batch]``; None where none do.
     """
 
     tokens: Tensor
     attention_mask: Tensor
     extra: Mapping[str, Tensor] = field(factory=dict)
+    prompt_ends: Tensor | None = None
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any]) -> ModelInputs:
@@ -76,7 +78,10 @@ class ModelInputs:
     def select(self, rows: Tensor) -> ModelInputs:
         """The given rows, ``[n]``, in the given order; rows may repeat."""
         return ModelInputs(
-            self.tokens[rows], self.attention_mask[rows], {name: value[rows] for name, value in self.extra.items()}
+            self.tokens[rows],
+            self.attention_mask[rows],
+            {name: value[rows] for name, value in self.extra.items()},
+            None if self.prompt_ends is None else self.prompt_ends[rows],
         )
 
     def __len__(self) -> int:

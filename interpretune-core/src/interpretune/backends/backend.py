@@ -178,7 +178,8 @@ class AnalysisBackend(HookedModel):
         """
         mask = inputs.attention_mask.bool()
         untouched = ~mask | (mask.cumsum(-1) == 1) | torch.isin(inputs.tokens, self.special_token_ids())
-        untouched[torch.arange(len(inputs), device=untouched.device), inputs.answer_positions] = False
+        ends = inputs.answer_positions if inputs.prompt_ends is None else inputs.prompt_ends
+        untouched[torch.arange(len(inputs), device=untouched.device), ends] = False
         return untouched
 
     # ------------------------------------------------------------------------------------------------ above the blocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs, Points
@@ -65,6 +65,7 @@ class Sequences:
         ]
         owner, answers, lengths = (torch.tensor(column, dtype=torch.long, device=device) for column in columns)
         tokens = [[*ids, *[-1] * (width - len(ids))] for _, _, _, ids, _ in told]
+        inputs = evolve(inputs, prompt_ends=first + lengths - 1)
         return cls(
             inputs, owner, answers, first, lengths, torch.tensor(tokens, device=device).reshape(len(told), width)
         )

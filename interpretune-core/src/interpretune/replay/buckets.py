@@ -58,7 +58,11 @@ def length_buckets(inputs: ModelInputs, points: Points) -> list[Bucket]:
 def _cut(inputs: ModelInputs, points: Points, rows: Tensor, first: Tensor, last: Tensor) -> Bucket:
     start, stop = int(first[rows].min()), int(last[rows].max())
     selected = inputs.select(rows)
-    part = ModelInputs(selected.tokens[:, start:stop], selected.attention_mask[:, start:stop])
+    part = ModelInputs(
+        selected.tokens[:, start:stop],
+        selected.attention_mask[:, start:stop],
+        prompt_ends=None if selected.prompt_ends is None else selected.prompt_ends - start,
+    )
     new = torch.full((len(inputs),), -1, device=rows.device)
     new[rows] = torch.arange(len(rows), device=rows.device)
     mine = (new[points.examples] >= 0).nonzero().flatten()
