@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from interpretune import ModelLoadError
 from interpretune.activations import (
     CARRIED,
     OUT,
@@ -26,7 +28,7 @@ from interpretune.system import Changed, OwnContext
 from interpretune_nnsight.library import import_nnsight
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 WORK = compile("work()", __name__, "exec")
 """What a worker of nnsight runs is a block of code."""
@@ -119,6 +121,27 @@ class NNsightBackend(HuggingFaceBackend):
                 _running.set(before)  # an interrupt may have come in the first
 
         return run
+
+
+def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> NNsightBackend:
+    """The backend of a model that nnsight wraps; its weights are loaded, if that was not done.
+
+    Args:
+        model: Such as ``nnsight.LanguageModel``.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelLoadError: What it wraps is no model of transformers.
+    """
+    if hasattr(model, "dispatch"):
+        model.dispatch()
+    wrapped = vars(model)["_module"]  # nnsight names it so in its documentation, and has no other name for it
+    if not isinstance(wrapped, PreTrainedModel):
+        raise ModelLoadError(
+            f"The {type(model).__name__} wraps a {type(wrapped).__name__}; the adapter nnsight runs models of "
+            "transformers. Wrap one, such as nnsight.LanguageModel does."
+        )
+    return NNsightBackend(wrapped, tokenizer)
 
 
 @frozen(eq=False)

@@ -22,6 +22,15 @@ ATTENTION_MASK = "attention_mask"
 INPUT_NAMES = ("input_ids", "input")
 """Names of the tokens in batches: Hugging Face's, and that of models whose argument is ``input``."""
 
+CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
+
+
+def context_length(model: Any) -> int | None:
+    """Largest number of tokens that a model takes, if its configuration says so."""
+    configs = (getattr(model, "config", None), getattr(model, "cfg", None))
+    found = [getattr(config, name, None) for config in configs for name in CONTEXT_LENGTH_NAMES]
+    return next((length for length in found if isinstance(length, int)), None)
+
 
 def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer that a configuration describes.

@@ -1,6 +1,7 @@
+from interpretune.backends.finding import backend_of
 from interpretune.operations.objectives import KL, LogitDiff, LogProb, Objective, Outcome, OwnObjective, Prob
 from interpretune.questions.encoding import EncodedRow, encode
-from interpretune.questions.one_call import backend_of, effects
+from interpretune.questions.one_call import effects
 from interpretune.questions.prompt_row import PromptRow
 from interpretune.questions.result import Effects
 from interpretune.questions.sources import read_rows

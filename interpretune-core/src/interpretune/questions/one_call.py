@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
-
-from interpretune.backends.backend import AnalysisBackend
-from interpretune.backends.hugging_face import HuggingFaceBackend
-from interpretune.errors import AnalysisError, ConfigurationError, DataError
+from interpretune.backends.finding import backend_of
+from interpretune.errors import ConfigurationError, DataError
+from interpretune.models.tokenization import context_length
 from interpretune.operations.objectives import objective_of
 from interpretune.questions.encoding import encode
 from interpretune.questions.question import Method, Positions, Question
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def effects(
-    model: PreTrainedModel | AnalysisBackend,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Any,
     answers: Any = "answers",
@@ -52,7 +50,7 @@ def effects(
     dictionaries are spliced in, and their effects are counted from that run.
 
     Args:
-        model: A causal model of transformers, or the backend of another library's model.
+        model: A causal model of transformers, of a library whose adapter is installed, or an ``AnalysisBackend``.
         tokenizer: Its tokenizer.
         prompts: Rows: texts, chats, ``PromptRow``, a data frame, a dataset, or a file; see ``read_rows``.
         answers: Texts for all rows, or the name of the column that has those of each row.
@@ -92,9 +90,10 @@ def effects(
     given = read_rows(prompts, answers=answers, correct=correct)
     if not given:
         raise DataError("There are no rows to ask about: prompts is empty.")
-    rows, others = encode(given, tokenizer), None
+    most = context_length(backend.model)
+    rows, others = encode(given, tokenizer, most_tokens=most), None
     if mean_over is not None:  # where answers play no part
-        others = encode(read_rows(mean_over, answers=given[0].answers, correct=0), tokenizer)
+        others = encode(read_rows(mean_over, answers=given[0].answers, correct=0), tokenizer, most_tokens=most)
         if not others:
             raise DataError("A mean over no rows: mean_over is empty.")
     with model_lock(backend.model), eval_mode(backend.model):
@@ -115,19 +114,3 @@ def effects(
             row_budget=row_budget,
         )
         return question.answered(store)
-
-
-def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBackend:
-    """The backend of a model; a backend is its own.
-
-    Raises:
-        AnalysisError: Core has no backend for such a model.
-    """
-    if isinstance(model, AnalysisBackend):
-        return model
-    if isinstance(model, PreTrainedModel):
-        return HuggingFaceBackend(model, tokenizer)
-    raise AnalysisError(
-        f"A {type(model).__name__} is neither a model of transformers nor a backend. Pass the backend that the adapter "
-        "of its library makes: `session.module.backend`, or an AnalysisBackend of your own."
-    )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
 from interpretune.models.row_columns import without_row_columns
-from interpretune.models.tokenization import ATTENTION_MASK, tokens_of
+from interpretune.models.tokenization import ATTENTION_MASK, context_length, tokens_of
 from interpretune.session.answers import answers_of_all_rows, logits_of, own_answers
 from interpretune.session.labels import answer_ids
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
     from interpretune.training.metric_log import MetricLog
 
-CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
 """Names under which model configurations store the context length."""
 
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
@@ -347,9 +346,7 @@ class ITModule(nn.Module):
     @property
     def context_length(self) -> int | None:
         """Largest number of tokens that the model takes, if its configuration says so."""
-        configs = (getattr(self.model, "config", None), getattr(self.model, "cfg", None))
-        found = [getattr(config, name, None) for config in configs for name in CONTEXT_LENGTH_NAMES]
-        return next((length for length in found if isinstance(length, int)), None)
+        return context_length(self.model)
 
     @property
     def output_device(self) -> torch.device:

@@ -1,0 +1,88 @@
+"""The backend of a model in memory: core's own, or one of an installed adapter, which is imported only then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from interpretune.backends.backend import AnalysisBackend
+from interpretune.backends.hugging_face import HuggingFaceBackend
+from interpretune.errors import AdapterImportError, AnalysisError, DuplicateAdapterError
+from interpretune.system.entry_points import load_registered, owner_of, registered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GROUP = "interpretune.backends"
+"""Entry points with the name of a package whose models they take: called with a model and a tokenizer."""
+
+
+def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBackend:
+    """The backend of a model; a backend is its own.
+
+    Models of transformers have core's, also beneath what peft or a compiler puts around them. For a model of another
+    library the adapter is asked that names the package of the model's class, or of one that this inherits from.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        AdapterImportError: The adapter for the model cannot be imported.
+        AnalysisError: There is no backend for such a model.
+        DuplicateAdapterError: Two distributions offer one for it.
+    """
+    if isinstance(model, AnalysisBackend):
+        return model
+    if (plain := _plain(model)) is not None:
+        return HuggingFaceBackend(plain, tokenizer)
+    offered = registered(GROUP)
+    for library in dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(model).__mro__):
+        if mine := {item.value: item for item in offered if item.name == library}:
+            if len(mine) > 1:
+                owners = " and ".join(sorted(owner_of(item)[0] for item in mine.values()))
+                raise DuplicateAdapterError(f"{owners} offer a backend for models of {library}; uninstall one.")
+            return _made(next(iter(mine.values())), model, tokenizer)
+    names = sorted({item.name for item in offered})
+    raise AnalysisError(
+        f"A {type(model).__name__} is neither a model of transformers nor a backend, and there is no adapter for it; "
+        f"those that are installed take models of {', '.join(names) or 'no other library'}. Install the adapter for "
+        "its library, or pass an AnalysisBackend of your own."
+    )
+
+
+def _plain(model: Any) -> PreTrainedModel | None:
+    """The model of transformers, without what wraps it.
+
+    Raises:
+        AnalysisError: What wraps it does more than run it.
+    """
+    while not isinstance(model, PreTrainedModel):
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise AnalysisError(
+                f"The {type(model).__name__} puts tokens of its own before each prompt, which have no place in the "
+                "rows of a question. Use an adapter that changes the weights, such as LoRA, or the model without it."
+            )
+        unwrap = getattr(model, "get_base_model", None)
+        model = unwrap() if unwrap is not None else getattr(model, "_orig_mod", None)
+        if model is None:
+            return None
+    return model
+
+
+def _made(item: Any, model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBackend:
+    owner = " ".join(owner_of(item))
+    make = load_registered(
+        item,
+        lambda told: AdapterImportError(
+            f"The backend of {owner} for models of {item.name} cannot be imported from {item.value!r}: {told}. "
+            "Repair or uninstall it."
+        ),
+    )
+    backend = make(model, tokenizer)
+    if not isinstance(backend, AnalysisBackend):
+        raise AnalysisError(
+            f"{owner} made a {type(backend).__name__} for a {type(model).__name__}; expected an AnalysisBackend."
+        )
+    return backend
