@@ -119,8 +119,8 @@ def test_latents_that_an_edit_overwrites_are_edited(grad: bool) -> None:
 
 def test_gradients_do_not_flow_through_the_error_term() -> None:
     item = made(RandomDictionary, "blocks.1.hook_resid_post", 1, error=True)
-    read, write = Splice(item, edit=lambda latents: 2 * latents).edits()
-    assert read is not None
+    splicing = Splice(item, edit=lambda latents: 2 * latents).begin()
+    ((_, read),), ((_, write),) = splicing.reads, splicing.writes
     write(read(torch.rand(2, 3, 32).double())).sum().backward()
     assert item.b_dec.grad is not None
     assert item.b_dec.grad.tolist() == [2.0 * 3] * 32
@@ -160,10 +160,6 @@ OVERWRITTEN: dict[str, Callable[[], list[RandomDictionary]]] = {
     "by a transcoder around it": lambda: [
         dictionary("blocks.1.hook_mlp_out", 1),
         dictionary("blocks.1.hook_resid_pre", 2, output="blocks.1.hook_resid_post"),
-    ],
-    "by another that writes there": lambda: [
-        dictionary("blocks.1.mlp.hook_in", 1, output="blocks.1.hook_mlp_out"),
-        dictionary("blocks.1.hook_resid_mid", 2, output="blocks.1.hook_mlp_out"),
     ],
     "by a constant above": lambda: [
         dictionary("blocks.1.hook_mlp_out", 1),

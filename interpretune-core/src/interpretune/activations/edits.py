@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
+
+from interpretune.errors import AnalysisError
 
 Edit = Callable[[Tensor], Tensor]
 """Takes the activations at a hook point, ``[batch, pos, ...]``, and returns their replacement."""
@@ -81,11 +84,29 @@ def in_turn(edits: Sequence[Edit]) -> Edit:
 
 
 def watch(name: str, leaves: dict[str, Tensor]) -> Edit:
-    """An edit that changes nothing and records the activations, to take gradients with respect to them."""
+    """An edit that changes nothing and records the activations, to take gradients with respect to them.
+
+    In a second run (``Splice.reads_ahead``), activations are the same tensor as in the first, so that gradients add up.
+
+    Raises:
+        AnalysisError: They differ from those of the first run.
+    """
 
     def require(activations: Tensor) -> Tensor:
+        if name in leaves:
+            _check_same(name, leaves[name].detach(), activations.detach())
+            return leaves[name]
         leaf = activations if activations.requires_grad else activations.detach().requires_grad_()
         leaves[name] = leaf
         return leaf
 
     return require
+
+
+def _check_same(name: str, before: Tensor, now: Tensor) -> None:
+    least = torch.finfo(now.dtype).eps ** 0.5
+    if not torch.allclose(before, now, rtol=0, atol=least * max(1.0, before.abs().max().item())):
+        raise AnalysisError(
+            f"{name} are other latents before a latent model that reads at several hook points has written than after: "
+            "they lie between its hook points, and their gradient is that of two numbers. Ask for them without it."
+        )

@@ -15,14 +15,21 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from interpretune.activations.edits import Edit, Observer, in_turn, watch
+from interpretune.activations.edits import Edit, Observer, watch
 from interpretune.activations.finite import check_rows
 from interpretune.activations.hook_names import FINAL_NORM, LOGITS, RESID_POST, canonical, in_layer, split_layer
 from interpretune.activations.hooked_model import HookedModel
 from interpretune.activations.inputs import ModelInputs, Points, lone_tokens, probe_inputs
 from interpretune.errors import HookPointError
-from interpretune.latents.latent_model import LatentModel, activation_name
-from interpretune.latents.splicing import Splice, reads_after_it_writes
+from interpretune.latents.latent_model import LatentModel, activation_name, read_points, written_points
+from interpretune.latents.splicing import (
+    RunsEdits,
+    Splice,
+    check_width,
+    edits_of,
+    reads_after_it_writes,
+    reads_where_it_writes,
+)
 from interpretune.system.model_lock import model_lock
 from interpretune.system.torch_state import frozen_parameters, gradients_of
 
@@ -67,29 +74,28 @@ class AnalysisBackend(HookedModel):
                 one reads above where it writes.
         """
         _check_distinct(latent_models)
-        names = [name for item in latent_models for name in (item.hook_point, item.output_hook_point)]
+        names = [name for item in latent_models for name in (*read_points(item), *written_points(item))]
         self.check_hook_points(names)
         seen = self.capture(probe_inputs(self.model_device), names)
         reached = list(seen)
         for item in latent_models:
-            order = [reached.index(name) for name in (item.hook_point, item.output_hook_point)]
-            if order[0] > order[1] and not reads_where_it_writes(item):
+            reads, writes = read_points(item), written_points(item)
+            check_width(item, sum(seen[name].flatten(2).shape[-1] for name in reads))
+            order = [reached.index(name) for name in writes]
+            if len(reads) == 1 and reached.index(reads[0]) > order[0] and not reads_where_it_writes(item):
                 raise reads_after_it_writes(item)
-            width = seen[item.hook_point].flatten(2).shape[-1]
-            if width != item.d_in:
+            if order != sorted(set(order)) or (reads[0], writes[0]) != (item.hook_point, item.output_hook_point):
                 raise HookPointError(
-                    f"The latent model {item.name!r} reads {item.d_in} numbers at {item.hook_point}, where this "
-                    f"model has {width}. Was it trained on another model?"
+                    f"The latent model {item.name!r} names the hook points that it writes as {', '.join(writes)}: not "
+                    "in the order in which this model reaches them, or one twice, or hook_point and output_hook_point "
+                    "are not the first that it reads and writes."
                 )
-            output = item.output_hook_point
-            width, written = (
-                x.flatten(2).shape[-1]
-                for x in (seen[output], item.decode(item.encode(seen[item.hook_point].flatten(2))))
-            )
-            if width != written:
+            read = torch.cat([seen[name].flatten(2) for name in reads], dim=-1)
+            width, written = sum(seen[name].flatten(2).shape[-1] for name in writes), item.decode(item.encode(read))
+            if width != written.shape[-1]:
                 raise HookPointError(
-                    f"The latent model {item.name!r} writes {written} numbers at {output}, where this model has "
-                    f"{width}. Was it trained on another model?"
+                    f"The latent model {item.name!r} writes {written.shape[-1]} numbers at {', '.join(writes)}, where "
+                    f"this model has {width}. Was it trained on another model?"
                 )
 
     def run_spliced(
@@ -121,8 +127,16 @@ class AnalysisBackend(HookedModel):
         latent_models: Sequence[LatentModel],
         latent_edits: Mapping[str, Edit] | None = None,
         record: Sequence[str] = (),
+        run: RunsEdits | None = None,
     ) -> tuple[dict[str, Edit], dict[str, Tensor]]:
         """Edits that splice latent models in, and a mapping that a forward with them fills with activations.
+
+        Args:
+            inputs: The batch; the edits are for one forward of it.
+            latent_models: Spliced in together.
+            latent_edits: As ``run_spliced``.
+            record: As ``run_spliced``.
+            run: Runs the batch with edits; None: ``forward``. See ``chain``.
 
         Raises:
             HookPointError: As ``run_spliced``.
@@ -141,30 +155,32 @@ class AnalysisBackend(HookedModel):
             Splice(item, self.untouched_by(item, inputs), latent_edits.get(name), recorder(name))
             for name, item in zip(names, latent_models, strict=True)
         ]
-        return self.chain(splices), recorded
+        return self.chain(splices, run=run or (lambda edits: self.forward(inputs, edits, inputs.answers))), recorded
 
-    def chain(self, splices: Sequence[Splice], first: Mapping[str, Edit] | None = None) -> dict[str, Edit]:
-        """One edit per hook point from several splices.
+    def chain(
+        self, splices: Sequence[Splice], first: Mapping[str, Edit] | None = None, run: RunsEdits | None = None
+    ) -> dict[str, Edit]:
+        """One edit per hook point from several splices, for one forward.
 
-        If a transcoder writes at a hook point where an autoencoder reads, the autoencoder reads what it wrote.
+        What latent models without an error term write at the same hook point is summed, unless one reads there too: it
+        reads what the others wrote.
+
+        A latent model that reads at several hook points is encoded before, by a run in which it writes nothing, with
+        the other splices in place.
 
         Args:
             splices: The splices.
             first: Edits that come before all splices at their hook points.
+            run: Makes such a run with the edits that it is given; None: it cannot be made.
 
         Raises:
-            HookPointError: A hook point is missing, or two latent models read at one hook point.
+            HookPointError: A hook point is missing, two latent models read at one hook point, or a run is needed and
+                cannot be made.
         """
         models = [splice.latent_model for splice in splices]
         _check_distinct(models)
-        self.check_hook_points([n for item in models for n in (item.hook_point, item.output_hook_point)])
-        chains: dict[str, list[Edit]] = {canonical(name): [edit] for name, edit in (first or {}).items()}
-        for splice in sorted(splices, key=lambda s: reads_where_it_writes(s.latent_model)):
-            read, write = splice.edits()
-            if read is not None:
-                chains.setdefault(canonical(splice.latent_model.hook_point), []).append(read)
-            chains.setdefault(canonical(splice.latent_model.output_hook_point), []).append(write)
-        return {point: in_turn(chain) for point, chain in chains.items()}
+        self.check_hook_points([n for item in models for n in (*read_points(item), *written_points(item))])
+        return edits_of(splices, first, run)
 
     def untouched_by(self, latent_model: LatentModel, inputs: ModelInputs) -> Tensor | None:
         """``untouched_positions`` for a latent model that skips special tokens, None for any other."""
@@ -361,11 +377,6 @@ class AnalysisBackend(HookedModel):
             at_real = grad.masked_fill(~real.unsqueeze(-1), 0)
             check_rows(at_real, f"Gradients at {name}", "Look at the objective, which may have no gradient there.")
         return SplicedRun(logits.detach(), activations), dict(zip(names, grads, strict=True))
-
-
-def reads_where_it_writes(latent_model: LatentModel) -> bool:
-    """Whether it is an autoencoder, not a transcoder."""
-    return canonical(latent_model.hook_point) == canonical(latent_model.output_hook_point)
 
 
 def _check_distinct(latent_models: Sequence[LatentModel]) -> None:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from interpretune.hashing.content_hash import content_hash
 from interpretune.hashing.packages import version_or_unknown
-from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.latents.latent_model import HasHookPoints, LatentModel, activation_name, read_points, written_points
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
@@ -66,6 +66,7 @@ def identify_latents(latent_model: LatentModel) -> Identity:
             "name": activation_name(latent_model),
             "hook_point": latent_model.hook_point,
             "output_hook_point": latent_model.output_hook_point,
+            **_several_points(latent_model),
             "d_sae": latent_model.d_sae,
             "class": _name_of(type(latent_model)),
             "settings": _plain(settings),
@@ -74,6 +75,14 @@ def identify_latents(latent_model: LatentModel) -> Identity:
         },
         content.unknown,
     )
+
+
+def _several_points(latent_model: LatentModel) -> dict[str, list[str]]:
+    """Its hook points if there are several."""
+    if not isinstance(latent_model, HasHookPoints):
+        return {}
+    points = {"hook_points": read_points(latent_model), "output_hook_points": written_points(latent_model)}
+    return {name: list(found) for name, found in points.items()}
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from interpretune.activations.sequence_slots import SequenceSlots
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError, HookPointError
 from interpretune.latents.latent_model import LatentModel, activation_name
-from interpretune.latents.splicing import Splice, WhichSlots
+from interpretune.latents.splicing import RunsEdits, Splice, WhichSlots
 from interpretune.models.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
 from interpretune.system.model_lock import model_lock
 
@@ -155,8 +155,12 @@ def run_with_interventions(
         HookPointError: A name is neither a hook point nor the activations of a spliced latent model.
         AnalysisError: Positions or values do not fit.
     """
-    edits = intervention_edits(backend, SequenceSlots(inputs), interventions, latent_models)
-    return backend.forward(inputs, edits, inputs.answers if points is None else points)
+    wanted = inputs.answers if points is None else points
+
+    def run(edits: dict[str, Edit]) -> Tensor:
+        return backend.forward(inputs, edits, wanted)
+
+    return run(intervention_edits(backend, SequenceSlots(inputs), interventions, latent_models, run))
 
 
 @contextmanager
@@ -235,8 +239,9 @@ def intervention_edits(
     slots: SequenceSlots,
     interventions: Sequence[Intervention],
     latent_models: Sequence[LatentModel],
+    run: RunsEdits | None = None,
 ) -> dict[str, Edit]:
-    """Edits that make the changes, by hook point."""
+    """Edits that make the changes, by hook point; for ``run``, see ``AnalysisBackend.chain``."""
     models = {activation_name(item): item for item in latent_models}
     latent_edits: dict[str, list[Intervention]] = {}
     point_edits: dict[str, list[Intervention]] = {}
@@ -261,7 +266,8 @@ def intervention_edits(
         )
         for name, model in models.items()
     ]
-    return backend.chain(splices, {name: _edit(backend, name, items, slots) for name, items in point_edits.items()})
+    first = {name: _edit(backend, name, items, slots) for name, items in point_edits.items()}
+    return backend.chain(splices, first, run)
 
 
 def _untouched(backend: AnalysisBackend, model: LatentModel, slots: SequenceSlots) -> Tensor | WhichSlots | None:

@@ -2,6 +2,7 @@ from interpretune.latents.latent_model import (
     ACTIVATION_HOOK,
     HasDecoderNorms,
     HasDecoderRows,
+    HasHookPoints,
     HasPassingState,
     HasSave,
     HasTrainingLoss,
@@ -9,12 +10,15 @@ from interpretune.latents.latent_model import (
     LatentModel,
     activation_name,
     layer_of,
+    read_points,
+    written_points,
 )
 
 __all__ = [
     "ACTIVATION_HOOK",
     "HasDecoderNorms",
     "HasDecoderRows",
+    "HasHookPoints",
     "HasPassingState",
     "HasSave",
     "HasTrainingLoss",
@@ -22,4 +26,6 @@ __all__ = [
     "LatentModel",
     "activation_name",
     "layer_of",
+    "read_points",
+    "written_points",
 ]

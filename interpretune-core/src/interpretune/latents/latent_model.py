@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -63,6 +63,29 @@ class LatentModel(Protocol):
 
     def dashboard_url(self) -> str | None:
         """Address of a page for each latent, with the placeholder ``{latent}``, if one is published."""
+        ...
+
+
+@runtime_checkable
+class HasHookPoints(Protocol):
+    """Optional for a latent model: that it reads or writes at several hook points, as crosscoders do.
+
+    ``encode`` gets the activations of all ``hook_points`` side by side, ``[batch, pos, d_in]``, and ``decode`` returns
+    what is written at all ``output_hook_points`` side by side, ``[batch, pos, d_out]``. ``decoder_rows``, likewise,
+    gives ``[n, d_out]``.
+
+    One that reads at several is encoded in a run in which it writes nothing. A cross-layer transcoder is one latent
+    model for each layer at which it reads: what they write at a hook point is summed.
+    """
+
+    @property
+    def hook_points(self) -> Sequence[str]:
+        """Hook points it reads, in the order of their activations in ``encode``; the first is ``hook_point``."""
+        ...
+
+    @property
+    def output_hook_points(self) -> Sequence[str]:
+        """Hook points it writes, in the order in which a model reaches them; the first is ``output_hook_point``."""
         ...
 
 
@@ -152,8 +175,22 @@ def has_error_term(latent_model: LatentModel) -> bool:
     return bool(getattr(latent_model, "use_error_term", False))
 
 
+def read_points(latent_model: LatentModel) -> tuple[str, ...]:
+    """The hook points it reads, of most latent models one."""
+    if isinstance(latent_model, HasHookPoints):
+        return tuple(latent_model.hook_points)
+    return (latent_model.hook_point,)
+
+
+def written_points(latent_model: LatentModel) -> tuple[str, ...]:
+    """The hook points it writes, of most latent models one."""
+    if isinstance(latent_model, HasHookPoints):
+        return tuple(latent_model.output_hook_points)
+    return (latent_model.output_hook_point,)
+
+
 def activation_name(latent_model: LatentModel) -> str:
-    """Name of a latent model's activations: its hook point with ``hook_sae_acts_post`` appended."""
+    """Name of a latent model's activations: its (first) hook point with ``hook_sae_acts_post`` appended."""
     return f"{latent_model.hook_point}.{ACTIVATION_HOOK}"
 
 

@@ -7,8 +7,9 @@ from .engine import (
     columns_only,
     positions_only,
 )
+from .entries import Entry
 from .gradients import LatentEdges, attribute, integrated_gradients, latent_edges
-from .prefill import CleanRun, Entry, Kept, Prefill
+from .prefill import CleanRun, Kept, Prefill
 from .prefix import LayerKeys, Prefix, Rows, attend, seen_slots, slots_of, visible_slots
 from .rows import Changes, LatentRows
 from .self_check import SelfCheck

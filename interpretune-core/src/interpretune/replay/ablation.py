@@ -16,7 +16,8 @@ from interpretune.activations.hook_names import RESID_PRE, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError, NotFiniteError
-from interpretune.latents.latent_model import HasDecoderRows
+from interpretune.latents.latent_model import HasDecoderRows, written_points
+from interpretune.replay.entries import span_of
 from interpretune.replay.prefill import Kept, Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.replay.rows import Changes, LatentRows
@@ -250,30 +251,32 @@ def _ablate_everywhere(prefill: Prefill, rows: LatentRows, columns: Tensor | Non
     engine = None if prefill.kept is None else prefill.kept.engine
     start, hidden = 0, prefill.logits
     if engine is not None:
-        depths = {name: engine.depth(model.hook_point) for name, model in prefill.latent_models.items()}
-        start = int(min(depths[name] for name in names))
-        while below := [
-            depths[key]
-            for key, model in prefill.latent_models.items()
-            if depths[key] < start <= engine.depth(model.output_hook_point)
-        ]:
-            start = int(min(below))
+        spans = {name: span_of(engine, model) for name, model in prefill.latent_models.items()}
+        start = int(min(spans[name].first for name in names))
+        while below := [int(span.first) for span in spans.values() if span.first < start <= span.last]:
+            start = min(below)
+        models = [model for name, model in prefill.latent_models.items() if spans[name].first < start]
         edits, _ = backend.splice_edits(prefill.inputs, models)
         hidden = _residual_before(prefill, edits, start)
-        models = [model for name, model in prefill.latent_models.items() if depths[name] >= start]
+        models = [model for name, model in prefill.latent_models.items() if spans[name].first >= start]
     results = []
     for chunk in torch.arange(len(rows), device=rows.points.device).split(row_budget or naive_budget(prefill)):
         part = rows.select(chunk)
         points = prefill.points.select(part.points)
         examples = points.examples if engine is not None else _with_longest(prefill, points.examples)
         inputs = prefill.inputs.select(examples)
-        edits, _ = backend.splice_edits(inputs, models, {name: item.edit() for name, item in part.changes.items()})
         here = _in_own_row(points)
-        with rows_named(examples):
+
+        def run(
+            edits: Mapping[str, Edit], inputs: Any = inputs, points: Points = points, here: Points = here
+        ) -> Tensor:
             if engine is None:
-                logits = backend.forward(inputs, edits, here)
-            else:
-                logits = engine.run_from(inputs, start, hidden[points.examples], edits, here)
+                return backend.forward(inputs, edits, here)
+            return engine.run_from(inputs, start, hidden[points.examples], edits, here)
+
+        latent_edits = {name: item.edit() for name, item in part.changes.items()}
+        with rows_named(examples):
+            logits = run(backend.splice_edits(inputs, models, latent_edits, run=run)[0])
         results.append(logits if columns is None else logits[:, columns])
     width = prefill.backend.vocab_size if columns is None else len(columns)
     return torch.cat(results) if results else prefill.logits.new_empty(0, width)
@@ -323,7 +326,7 @@ def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     size = torch.finfo(prefill.logits.dtype).bits // 8
     config: Any = getattr(prefill.backend.model, "config", None) or getattr(prefill.backend.model, "cfg", None)
     heads = int(getattr(config, "num_attention_heads", 0) or getattr(config, "n_heads", 16))
-    width = max((item.d_in for item in prefill.latent_models.values()), default=1024)
+    width = max((item.d_in * len(written_points(item)) for item in prefill.latent_models.values()), default=1024)
     latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
     logits = prefill.backend.vocab_size if columns is None else len(columns)
     numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from interpretune.activations.edits import Edit, Observer, in_turn
 from interpretune.activations.finite import check_rows, rows_named
-from interpretune.activations.hook_names import RESID_PRE, canonical, in_layer
+from interpretune.activations.hook_names import RESID_PRE, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import HookPointError, ReplayRefusedError
-from interpretune.latents.latent_model import HasDecoderRows, LatentModel, activation_name, has_error_term
+from interpretune.latents.latent_model import LatentModel, activation_name, has_error_term
 from interpretune.latents.splicing import Splice
 from interpretune.replay.buckets import Bucket, length_buckets, one_prefix, together
 from interpretune.replay.engine import ReadyContext, ReplayEngine
+from interpretune.replay.entries import Entry, find_entries
 from interpretune.replay.prefix import Prefix, Rows
 from interpretune.system.model_lock import model_lock
 
@@ -30,24 +30,6 @@ if TYPE_CHECKING:
 
 LatentObserver = Callable[[Tensor, ModelInputs, Tensor], None]
 """Receives latents ``[b, pos, d_sae]`` of some examples of a batch, their inputs, and their ids ``[b]``."""
-
-
-@frozen(eq=False)
-class Entry:
-    """Where a replay begins that changes latents of one latent model, and of none below it.
-
-    Attributes:
-        start: First block to run.
-        hands_in: Whether the latent model's output is the residual stream before that block.
-        puts_output: Whether the output is computed from the stored one; False: the latent model is spliced in, and its
-            latents are edited.
-        above: Activation names of the other latent models that run.
-    """
-
-    start: int
-    hands_in: bool
-    puts_output: bool
-    above: tuple[str, ...]
 
 
 @frozen(eq=False)
@@ -141,9 +123,13 @@ class Prefill:
         hidden = output if output is not None and hands_in else kept.hidden[entry.start][rows.points]
         runs = {*entry.above} if hands_in else {*entry.above, name}
         spliced = [key for key in self.latent_models if key in runs]  # where two write, the order decides who is last
-        edits = self.backend.chain(self._splices(spliced, rows, {name: output}, latent_edits, observers or {}))
-        with model_lock(self.backend.model), kept.ready():
+
+        def run(edits: Mapping[str, Edit]) -> Tensor:
             return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
+
+        splices = self._splices(spliced, rows, {name: output}, latent_edits, observers or {})
+        with model_lock(self.backend.model), kept.ready():
+            return run(self.backend.chain(splices, run=run))
 
     def run_rows_up_to(self, upper: str, name: str, rows: Rows, output: Tensor) -> Tensor:
         """Run rows from one latent model up to a higher one; both write the residual stream.
@@ -166,10 +152,14 @@ class Prefill:
         seen: list[Tensor] = []
         stop = noted_last(seen)
         below = [key for key in entry.above if key not in end.above]
-        edits = self.backend.chain(self._splices(below, rows, {}, {}, {}))
-        edits[at] = in_turn([edits[at], stop]) if at in edits else stop
-        with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
+
+        def run(edits: Mapping[str, Edit]) -> None:
             kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
+
+        with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
+            edits = self.backend.chain(self._splices(below, rows, {}, {}, {}), run=run)
+            edits[at] = in_turn([edits[at], stop]) if at in edits else stop
+            run(edits)
         return seen[0].squeeze(1)
 
     def _splices(
@@ -244,7 +234,6 @@ def prefill(
     for name in observers:
         if name not in models:
             raise HookPointError(f"No spliced latent model has the activations {name!r}. Spliced: {list(models)}.")
-    backend.check_hook_points([point for item in latent_models for point in (item.hook_point, item.output_hook_point)])
     entries = find_entries(engine, latent_models) if engine is not None else {}
     whole = Bucket(inputs.answers.examples, inputs, points, torch.arange(len(points), device=points.examples.device))
     splits = buckets and backend.follows_longest_row(inputs) is None  # of which there is one for each bucket
@@ -330,7 +319,7 @@ def _run_bucket(
     ]
     starts = {entry.start for entry in entries.values() if not (entry.hands_in and entry.puts_output)}
     first = {in_layer(block, RESID_PRE): keep_hidden(block) for block in starts if engine and block < engine.n_blocks}
-    edits = backend.chain(splices, first)
+    edits = backend.chain(splices, first, lambda edits: backend.forward(inputs, edits, points))
     if engine is None:
         return _Seen(backend.forward(inputs, edits, points), None, latents, outputs, hidden)
     logits, prefix = engine.prefill(inputs, edits, points, _lowest_start(entries, engine))
@@ -339,32 +328,3 @@ def _run_bucket(
 
 def _lowest_start(entries: Mapping[str, Entry], engine: ReplayEngine) -> int:
     return min((entry.start for entry in entries.values()), default=engine.n_blocks)
-
-
-def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> dict[str, Entry]:
-    """Where replays begin, by activation name.
-
-    Raises:
-        ReplayRefusedError: A latent model is outside all blocks.
-    """
-    depths = {
-        activation_name(item): (engine.depth(item.hook_point), engine.depth(item.output_hook_point))
-        for item in latent_models
-    }
-    hook_points = {
-        activation_name(item): (canonical(item.hook_point), canonical(item.output_hook_point)) for item in latent_models
-    }
-    entries = {}
-    for item in latent_models:
-        name = activation_name(item)
-        others = [other for other in depths if other != name]
-        linear = isinstance(item, HasDecoderRows) and item.decoder_rows(torch.zeros(0, dtype=torch.long)) is not None
-        depth = depths[name][1] if linear else depths[name][0]
-        alone = not any(hook_points[name][1] in hook_points[other] for other in others)
-        hands_in = linear and alone and not math.isclose(depth % 1, 0.5)
-        start = math.ceil(depth) if hands_in else math.floor(depth)
-        # a latent model that reads below the first block and writes above it must run too
-        while spanning := [int(depths[other][0]) for other in others if depths[other][0] < start <= depths[other][1]]:
-            start, hands_in = min(spanning), False
-        entries[name] = Entry(start, hands_in, linear, tuple(other for other in others if depths[other][1] >= start))
-    return entries

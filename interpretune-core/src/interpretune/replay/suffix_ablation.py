@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -155,9 +155,12 @@ def _replay_suffixes(
             left = prefill.backend.untouched_by(model, prefill.inputs)
             left = None if left is None else suffixes.of_tokens(left)
             splices.append(Splice(model, left, edits.get(name), output=output if name == lowest else None))
-    chain = prefill.backend.chain(splices)
+
+    def run(edits: Mapping[str, Edit]) -> Tensor:
+        return kept.engine.replay_suffixes(kept.prefix, suffixes, entry.start, hidden, edits, columns)
+
     with kept.ready():
-        return kept.engine.replay_suffixes(kept.prefix, suffixes, entry.start, hidden, chain, columns)
+        return run(prefill.backend.chain(splices, run=run))
 
 
 def _clean_run(prefill: Prefill, name: str) -> CleanRun:
@@ -182,11 +185,11 @@ def _clean_run(prefill: Prefill, name: str) -> CleanRun:
             for key, model in prefill.latent_models.items()
         ]
         before = keep if needs_output else noted_last(hidden)
-        edits = backend.chain(splices, {in_layer(entry.start, RESID_PRE): before} if needs_hidden else {})
+        first = {in_layer(entry.start, RESID_PRE): before} if needs_hidden else {}
         with contextlib.suppress(AllCaptured):
-            backend.forward(inputs, edits)
+            backend.forward(inputs, backend.chain(splices, first, lambda edits: backend.forward(inputs, edits)))
         kept.everywhere[name] = CleanRun(
-            hidden[0] if needs_hidden else None, output[0].flatten(2).clone() if needs_output else None
+            hidden[-1] if needs_hidden else None, output[0].flatten(2).clone() if needs_output else None
         )
     return kept.everywhere[name]
 
