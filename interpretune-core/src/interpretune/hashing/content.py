@@ -59,8 +59,8 @@ class Noted:
 def leaf_of(value: Any) -> bytes | None:
     """Bytes that tell a plain value from all others; None: it is not plain."""
     kind = type(value)
-    if kind in _EMPTY and not value:  # most of what a model of many parts holds
-        return _EMPTY[kind]
+    if kind in _EMPTY:  # most of what a model of many parts holds is empty
+        return None if value else _EMPTY[kind]
     if kind in _BY_REPR:
         return f"{kind.__name__} {value!r}".encode()
     if kind is str:
@@ -68,7 +68,7 @@ def leaf_of(value: Any) -> bytes | None:
     if kind is bytes:
         return b"bytes " + value
     if kind is Raw:
-        return b"digest " + value.digest
+        return DIGEST + value.digest
     if isinstance(value, np.generic) and kind is not np.void and kind is not np.object_:
         return f"numpy {value.dtype.str} ".encode() + value.tobytes()
     if isinstance(value, PurePath):
@@ -82,6 +82,7 @@ def leaf_of(value: Any) -> bytes | None:
     return None
 
 
+DIGEST = b"digest "
 _EMPTY: dict[type[Any], bytes] = {
     list: b"empty list",
     tuple: b"empty tuple",

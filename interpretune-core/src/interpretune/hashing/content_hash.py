@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from torch import nn
 
 from interpretune.errors import UnknownContentError
-from interpretune.hashing.content import Content, Noted, Raw, UnknownState, leaf_of
+from interpretune.hashing.content import DIGEST, Content, Noted, Raw, UnknownState, leaf_of
 from interpretune.hashing.object_state import content_of, tells_identity
 from interpretune.hashing.tensor_content import digests_of_weights, is_plain_tensor, tensor_digest
 
@@ -91,22 +91,23 @@ WHAT_TO_DO = (
 
 @define(eq=False)
 class _Frame:
-    """A thing whose parts are being hashed."""
+    """A thing whose parts are being told."""
 
     key: int | None
     content: Content
     depth: int
     lowest: int
-    digests: list[bytes] = field(factory=list)
+    told: list[bytes] = field(factory=list)
+
+    def tell(self, known: bytes) -> None:
+        """Take down the next part: its label, and a plain value or a digest."""
+        label = self.content.parts[len(self.told)][0].encode()
+        self.told.append(b"%d %d " % (len(label), len(known)) + label + known)
 
     def digest(self) -> bytes:
-        labelled = [
-            len(label).to_bytes(4, "big") + label + digest
-            for label, digest in zip((label.encode() for label, _ in self.content.parts), self.digests, strict=True)
-        ]
         head = self.content.kind.encode()
-        told = [len(head).to_bytes(4, "big"), head, len(labelled).to_bytes(8, "big")]
-        return hashlib.sha256(b"".join([*told, *(sorted(labelled) if self.content.unordered else labelled)])).digest()
+        told = sorted(self.told) if self.content.unordered else self.told
+        return hashlib.sha256(b"".join([b"%d %d " % (len(head), len(told)), head, *told])).digest()
 
 
 class _Hasher:
@@ -133,41 +134,41 @@ class _Hasher:
 
     def of(self, value: Any) -> bytes:
         """Digest of a value, 32 bytes."""
-        root = _Frame(None, Content("root", [("", value)]), len(self._open), len(self._open))
-        frames = [root]
+        frames = [_Frame(None, Content("root", [("", value)]), len(self._open), len(self._open))]
         while True:
             frame = frames[-1]
-            if len(frame.digests) == len(frame.content.parts):
+            if len(frame.told) == len(frame.content.parts):
                 digest = self._finish(frames)
                 if not frames:
                     self._lowest = frame.lowest
                     return digest
-                frames[-1].digests.append(digest)
+                frames[-1].tell(DIGEST + digest)
                 continue
-            entered = self._enter(frame.content.parts[len(frame.digests)][1], frames)
+            entered = self._enter(frame.content.parts[len(frame.told)][1], frames)
             if isinstance(entered, bytes):
-                frame.digests.append(entered)
+                frame.tell(entered)
             else:
                 frames.append(entered)
 
     def _enter(self, value: Any, frames: list[_Frame]) -> bytes | _Frame:
+        """Bytes of what is plain or known, or a thing to tell first."""
+        if type(value) is Content:
+            return self._frame(None, value, frames)
         leaf = leaf_of(value)
         if leaf is not None:
-            return hashlib.sha256(leaf).digest()
-        if isinstance(value, Content):
-            return self._frame(None, value, frames)
+            return leaf
         key = id(value)
         if key in self._open:
             frames[-1].lowest = min(frames[-1].lowest, self._open[key])
-            return hashlib.sha256(f"inside itself {self._open[key]}".encode()).digest()
+            return f"inside itself {self._open[key]}".encode()
         if key in self._cyclic:
-            return hashlib.sha256(f"cycle {self._cyclic[key]}".encode()).digest()
+            return f"cycle {self._cyclic[key]}".encode()
         if key not in self._done:
             self._kept.append(value)
             if not is_plain_tensor(value):
                 return self._frame(key, self._content(value, frames), frames)
             self._done[key] = tensor_digest(value)
-        return self._done[key]
+        return DIGEST + self._done[key]
 
     def _frame(self, key: int | None, content: Content, frames: list[_Frame]) -> _Frame:
         depth = lowest = len(self._open)
@@ -227,4 +228,4 @@ class _Hasher:
 
     def _path(self, frames: list[_Frame]) -> str:
         """Where the part is that is being entered, as one would write it."""
-        return self._outer + "".join(frame.content.parts[len(frame.digests)][0] for frame in frames)
+        return self._outer + "".join(frame.content.parts[len(frame.told)][0] for frame in frames)

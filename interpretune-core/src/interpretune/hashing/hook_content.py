@@ -26,12 +26,13 @@ def hooks_of(module: nn.Module, ignored: Noted) -> list[tuple[str, Any]]:
         module: The module.
         ignored: What a library hooks in on the way.
     """
-    parts = [part for table in ON_ALL for part in _entries(vars(all_modules), table, Noted())]
-    return [*parts, *(part for table in COUNTED for part in _entries(vars(module), table, ignored))]
+    state, everywhere = vars(module), vars(all_modules)
+    parts = [part for table in ON_ALL if everywhere[table] for part in _entries(everywhere, table, Noted())]
+    return [*parts, *(part for table in COUNTED if state.get(table) for part in _entries(state, table, ignored))]
 
 
 def _entries(state: Mapping[str, Any], table: str, ignored: Noted) -> Iterator[tuple[str, Any]]:
-    for number, (key, hook) in enumerate((state.get(table) or {}).items()):
+    for number, (key, hook) in enumerate(state[table].items()):
         names = str(getattr(hook, "__qualname__", "")).split(".")
         if ignored.of(getattr(hook, "__module__", "")).isdisjoint(names):
             known = [name for name in sorted(state) if name.startswith(f"{table}_")]

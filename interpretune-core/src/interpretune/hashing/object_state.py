@@ -47,6 +47,7 @@ MODULE_BOOKKEEPING = BOOKKEEPING | {
     "_non_persistent_buffers_set",
     "_compiled_call_impl",
     "call_super_init",
+    *HOOK_TABLES,
 }
 TOKENIZER_BOOKKEEPING = frozenset({"_tokenizer", "deprecation_warnings", "_in_target_context_manager", "verbose"})
 FILES_OF_TOKENIZERS = frozenset(
@@ -137,15 +138,15 @@ def state_of(value: Any, skipped: Collection[str] = ()) -> list[tuple[str, Any]]
     found = {**_slots(value), **getattr(value, "__dict__", {})}
     return [
         (f".{name}", item)
-        for name, item in sorted(found.items(), key=lambda pair: str(pair[0]))
-        if name not in skipped and not _passes(value, str(name), item)
+        for name in sorted(found.keys() - skipped, key=str)
+        if not _passes(value, str(name), item := found[name])
     ]
 
 
 def attributes_of(value: Any, skipped: Collection[str] = ()) -> dict[str, Any]:
     """``state_of`` by name; of a module with its parameters, buffers and parts, and without torch's bookkeeping."""
     if isinstance(value, nn.Module):
-        skipped = {*skipped, *MODULE_BOOKKEEPING, *HOOK_TABLES}
+        skipped = {*skipped, *MODULE_BOOKKEEPING}
     found = {label[1:]: item for label, item in state_of(value, skipped)}
     for group in ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ():
         found |= {name: item for name, item in vars(value)[group].items() if name not in skipped}
@@ -160,8 +161,11 @@ def passing_of(kind: type) -> frozenset[str]:
 def _passes(owner: Any, name: str, value: Any) -> bool:
     if name == "device" and (value is None or isinstance(value, (str, torch.device))):
         return True
-    cached = next((vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind)), None)
-    return isinstance(cached, functools.cached_property) and _follows(owner, cached, value)
+    for kind in type(owner).__mro__:
+        if name in vars(kind):
+            cached = vars(kind)[name]
+            return isinstance(cached, functools.cached_property) and _follows(owner, cached, value)
+    return False
 
 
 def _follows(owner: Any, cached: functools.cached_property[Any], value: Any) -> bool:
@@ -200,9 +204,9 @@ def _slots(value: Any) -> dict[str, Any]:
 
 def _module_content(module: nn.Module, ignored: Noted) -> Content:
     state = vars(module)
-    skipped = {*MODULE_BOOKKEEPING, *HOOK_TABLES, *ignored.of(type(module).__module__)}
+    skipped = MODULE_BOOKKEEPING | ignored.of(type(module).__module__)
     if isinstance(module, PreTrainedModel):
-        skipped.add("name_or_path")
+        skipped |= {"name_or_path"}
     parts: list[tuple[str, Any]] = [(".class", type(module)), *state_of(module, skipped)]
     for group in ("_parameters", "_buffers"):
         parts += [(f".{name}", item) for name, item in sorted(state[group].items())]
