@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from interpretune.analysis import HuggingFaceBackend, LatentRows, Prefill, ablate, activation_name
+from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Prefill, ablate, activation_name
+from interpretune.latents.identity import IdentityDictionary
 from interpretune.replay import Changes
 from tests.replay.ablated_rows import ATOL, active_rows, worst_error
-from tests.tiny_architectures import backend_of, batch_of, dictionary, make_model
+from tests.tiny_architectures import NEURONS, WIDTH, backend_of, batch_of, dictionary, make_model
 
 LENGTHS = (9, 4, 12, 1)
 LOW, MIDDLE, HIGH = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
@@ -54,6 +55,23 @@ def test_rows_of_what_stands_in_a_block_or_after_the_last_one_run_alone(backend:
     prefill = prefilled(backend, LOW, "blocks.1.hook_mlp_out", HIGH, "blocks.3.hook_resid_post")
     assert runs_of_blocks(backend, prefill, rows_of_all(prefill)) == [0, 2, 2, 2]
     assert worst_error(prefill) < ATOL
+
+
+def test_rows_within_a_block_join_where_others_stay_as_they_are(backend: HuggingFaceBackend) -> None:
+    """Neurons and heads of several blocks, a dictionary that is spliced in, one with its error added, and one above."""
+    models: list[LatentModel] = [
+        IdentityDictionary("layers.1.mlp_act", NEURONS),
+        IdentityDictionary("layers.0.attn_z", WIDTH),
+        dictionary(LOW, 0),
+        IdentityDictionary("layers.1.attn_z", WIDTH),
+        dictionary("blocks.2.hook_mlp_out", 1, error=True),
+    ]
+    prefill = backend.prefill(batch_of(LENGTHS, "left"), models, self_check=False)
+    rows = rows_of_all(prefill)
+    assert runs_of_blocks(backend, prefill, rows) == [1, 1, 1, 1]
+    assert worst_error(prefill) < ATOL
+    assert runs_of_blocks(backend, prefill, rows, naive=True) == [3, 3, 3, 3]  # neurons and heads are one forward
+    torch.testing.assert_close(ablate(prefill, rows, naive=True), ablate(prefill, rows), rtol=0, atol=ATOL)
 
 
 def test_decoders_that_are_not_linear_run_alone(backend: HuggingFaceBackend) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import psutil
@@ -16,9 +17,10 @@ from interpretune.activations.hook_names import RESID_PRE, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError, NotFiniteError
+from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import HasDecoderRows, written_points
 from interpretune.replay.entries import span_of
-from interpretune.replay.prefill import Kept, Prefill
+from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.replay.rows import Changes, LatentRows
 from interpretune.system.model_lock import model_lock
@@ -67,10 +69,13 @@ def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budg
     clean = prefill.logits if columns is None else prefill.logits[:, columns]
     result = clean[rows.points]
     run: Callable[[Prefill, LatentRows, tuple[str, ...], Tensor | None], Tensor] = run_naively
-    size, groups = row_budget, dict(groups_of(prefill, rows))
-    if prefill.kept is not None and not naive:
+    replays = prefill.kept is not None and not naive
+    size, groups = row_budget, groups_of(prefill, rows, whole=not replays)
+    if prefill.kept is not None and replays:
         run, size = _replay, size or replay_budget(prefill, columns)
-        joining = {name: groups.pop((name,)) for name in _joining(prefill.kept) if (name,) in groups}
+        entries = prefill.kept.entries
+        joins = [name for name in sorted(entries, key=lambda name: entries[name].start) if entries[name].joins]
+        joining = {name: groups.pop((name,)) for name in joins if (name,) in groups}
         for parts in _chunks(joining, size):
             chunk = torch.cat(list(parts.values()))
             result[chunk] = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
@@ -100,12 +105,6 @@ def check_finite(prefill: Prefill, rows: LatentRows, logits: Tensor) -> None:
     )
 
 
-def _joining(kept: Kept) -> list[str]:
-    """Latent models whose rows can join rows from below, lowest first: they write the residual stream."""
-    n_blocks = kept.engine.n_blocks
-    return [name for name, entry in kept.entries.items() if entry.hands_in and entry.start < n_blocks]
-
-
 def _chunks(groups: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
     """At most this many rows at a time, group by group."""
     for start in range(0, sum(map(len, groups.values())), size):
@@ -117,12 +116,26 @@ def _chunks(groups: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tenso
         yield parts
 
 
-def groups_of(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+def groups_of(prefill: Prefill, rows: LatentRows, *, whole: bool) -> dict[tuple[str, ...], Tensor]:
     """Rows that change something, grouped by the latent models whose latents they set.
 
     In a row that changes something, every latent that is set counts: one that is 0 in the clean run may become active
     through what the row changes below.
+
+    Args:
+        prefill: The clean run.
+        rows: What is set where.
+        whole: Whether whole forwards run; then rows that set coordinates of hook points are one group.
     """
+    groups = dict(_groups(prefill, rows))
+    plain = [names for names in groups if all(isinstance(prefill.latent_models[n], IdentityDictionary) for n in names)]
+    if whole and len(plain) > 1:
+        together = tuple(dict.fromkeys(name for names in plain for name in names))
+        groups[together] = torch.cat([groups.pop(names) for names in plain])
+    return groups
+
+
+def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     names = list(rows.changes)
     touched = torch.zeros(len(rows), len(names), dtype=torch.bool, device=rows.points.device)
     changing = torch.zeros(len(rows), dtype=torch.bool, device=rows.points.device)
@@ -150,21 +163,26 @@ def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns:
 
 
 def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None) -> Tensor:
-    """Rows of several latent models, lowest first: each part runs up to the next one, whose rows join it."""
-    points, found = prefill.points.positions.new_empty(0), None
-    for (name, rows), upper in zip(parts.items(), [*list(parts)[1:], None], strict=True):
-        output = changed_output(prefill, name, rows.points, rows.changes[name])
-        hidden = output if found is None else torch.cat([found, output])
-        points = torch.cat([points, rows.points])
+    """Rows of several latent models, by the block where they begin, lowest first: there they join those from below."""
+    kept = prefill.require_kept()
+    begin = [list(names) for _, names in groupby(parts, lambda name: (kept.entries[name].start, prefill.running(name)))]
+    ends: list[str | None] = [*(names[0] for names in begin[1:]), None]
+    points, found = prefill.points.positions.new_empty(0), list[Tensor]()
+    for names, end in zip(begin, ends, strict=True):
+        outputs = {}
+        for name in names:
+            rows, entry = parts[name], kept.entries[name]
+            output = changed_output(prefill, name, rows.points, rows.changes[name])
+            if not entry.hands_in:
+                outputs[name] = torch.arange(len(points), len(points) + len(rows), device=points.device), output
+            found.append(output if entry.hands_in else kept.hidden[entry.start][rows.points])
+            points = torch.cat([points, rows.points])
         order = points.argsort(stable=True)
-        run = Rows.of(points[order])
-        if upper is None:
-            ran = prefill.run_rows(name, run, hidden[order], {}, columns)
-        else:
-            ran = prefill.run_rows_up_to(upper, name, run, hidden[order])
-        found = ran[order.argsort()]
-    assert found is not None
-    return found
+        back = order.argsort()
+        within = {name: (back[ids], output) for name, (ids, output) in outputs.items()}
+        ran = prefill.run_joined(names, end, Rows.of(points[order]), torch.cat(found)[order], within, columns)
+        found = [ran[back]]
+    return found[0]
 
 
 def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes) -> Tensor:
@@ -173,8 +191,10 @@ def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes
     ``output + sum over changed latents of (new - old activation) * decoder row``.
     """
     model: Any = prefill.latent_models[name]
-    assert isinstance(model, HasDecoderRows)
     output = prefill.require_kept().outputs[name].flatten(1)[points]
+    if isinstance(model, IdentityDictionary):
+        return output.index_put((changes.rows, changes.latents), changes.values.to(output.dtype))
+    assert isinstance(model, HasDecoderRows)
     before = prefill.latents[name][points[changes.rows], changes.latents]
     written = model.decoder_rows(changes.latents)
     assert written is not None
@@ -207,7 +227,7 @@ def run_naively(
     edits, _ = prefill.backend.splice_edits(
         inputs,
         list(prefill.latent_models.values()),
-        {name: rows.changes[name].edit(points.positions) for name in names},
+        {name: rows.changes[name].edit(points.positions) for name in names if name in rows.changes},
     )
     at = _in_own_row(points)
     if wanted is not None:

@@ -30,12 +30,15 @@ class Entry:
         hands_in: Whether the latent model's output is the residual stream before that block.
         puts_output: Whether the output is computed from the stored one; False: the latent model is spliced in, and its
             latents are edited.
+        joins: Whether its rows can run beside rows from below: they begin with a residual stream of their own, or the
+            latent model leaves rows from below as they are.
         above: Activation names of the other latent models that run.
     """
 
     start: int
     hands_in: bool
     puts_output: bool
+    joins: bool
     above: tuple[str, ...]
 
 
@@ -64,7 +67,9 @@ def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> 
         while spanning := [int(spans[other].first) for other in others if spans[other].reaches(start)]:
             start, hands_in = min(spanning), False
         above = tuple(other for other in others if start <= spans[other].last and not spans[other].rests(start))
-        entries[name] = Entry(start, hands_in, linear, above)
+        begins = any(spans[other].last == start for other in others)  # rows of those begin with what it writes
+        joins = hands_in or (linear and alone and has_error_term(item) and not begins)
+        entries[name] = Entry(start, hands_in, linear, joins and start < engine.n_blocks, above)
     return entries
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interpretune.activations.edits import Edit, Observer, in_turn
 from interpretune.activations.finite import check_rows, rows_named
-from interpretune.activations.hook_names import RESID_PRE, in_layer
+from interpretune.activations.hook_names import RESID_PRE, canonical, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import HookPointError, ReplayRefusedError
@@ -131,36 +131,52 @@ class Prefill:
         with model_lock(self.backend.model), kept.ready():
             return run(self.backend.chain(splices, run=run))
 
-    def run_rows_up_to(self, upper: str, name: str, rows: Rows, output: Tensor) -> Tensor:
-        """Run rows from one latent model up to a higher one; both write the residual stream.
+    def run_joined(
+        self,
+        names: Sequence[str],
+        upper: str | None,
+        rows: Rows,
+        hidden: Tensor,
+        outputs: Mapping[str, tuple[Tensor, Tensor]],
+        columns: Tensor | None,
+    ) -> Tensor:
+        """Run rows of several latent models from the block at which they begin, or have come to, up to a higher one.
 
         Args:
-            upper: Activation name of the higher latent model, which is spliced in.
-            name: Activation name of the lower one, whose output is handed in (``Entry.hands_in``, as for ``upper``).
+            names: Activation names of those whose rows begin at the block; all of them join (``Entry.joins``).
+            upper: Activation name of the one at whose block to stop; None: run up to the logits.
             rows: Which points.
-            output: What the lower latent model writes, ``[n, d_model]``.
+            hidden: Residual stream before the block, ``[n, d_model]``.
+            outputs: What latent models within the block write, and in which rows, ``[m]`` and ``[m, d_out]``.
+            columns: Ids of the logits wanted, ``[c]``; None: all.
 
         Returns:
-            The residual stream that the higher latent model writes, ``[n, d_model]``.
+            The residual stream before the block of ``upper``, ``[n, d_model]``, or logits, ``[n, c]``.
 
         Raises:
             ReplayRefusedError: The model cannot be replayed.
         """
         kept = self.require_kept()
-        entry, end = kept.entries[name], kept.entries[upper]
-        at = in_layer(end.start, RESID_PRE)
-        seen: list[Tensor] = []
-        stop = noted_last(seen)
-        below = [key for key in entry.above if key not in end.above]
+        start, seen = kept.entries[names[0]].start, list[Tensor]()
+        runs = self.running(names[0]) - (set() if upper is None else self.running(upper))
+        splices = self._splices([key for key in self.latent_models if key in runs], rows, {}, {}, {})
+        puts = {canonical(self.latent_models[name].output_hook_point): _put(*given) for name, given in outputs.items()}
 
-        def run(edits: Mapping[str, Edit]) -> None:
-            kept.engine.replay(kept.prefix, rows, entry.start, output, edits, None)
+        def run(edits: Mapping[str, Edit]) -> Tensor:
+            return kept.engine.replay(kept.prefix, rows, start, hidden, edits, columns)
 
         with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
-            edits = self.backend.chain(self._splices(below, rows, {}, {}, {}), run=run)
-            edits[at] = in_turn([edits[at], stop]) if at in edits else stop
-            run(edits)
+            edits = self.backend.chain(splices, puts, run)
+            if upper is not None:
+                at, stop = in_layer(kept.entries[upper].start, RESID_PRE), noted_last(seen)
+                edits[at] = in_turn([edits[at], stop]) if at in edits else stop
+            return run(edits)
         return seen[0].squeeze(1)
+
+    def running(self, name: str) -> set[str]:
+        """Activation names of the latent models that run in rows of one of them."""
+        entry = self.require_kept().entries[name]
+        return {*entry.above} if entry.hands_in else {*entry.above, name}
 
     def _splices(
         self,
@@ -199,6 +215,13 @@ class Prefill:
     def _untouched_rows(self, name: str, rows: Rows) -> Tensor | None:
         untouched = self.untouched[name][rows.points]
         return untouched.unsqueeze(-1) if bool(untouched.any()) else None
+
+
+def _put(rows: Tensor, output: Tensor) -> Edit:
+    """An edit that writes ``[m, d_out]`` in some rows of ``[n, 1, ...]``."""
+    return lambda activations: activations.index_put(
+        (rows,), output.reshape(len(rows), *activations.shape[1:]).to(activations.dtype)
+    )
 
 
 @torch.no_grad()

@@ -73,9 +73,9 @@ def ablate_from(
     with model_lock(prefill.backend.model):
         check_rows_and_budget(prefill, rows, row_budget)
         at = _wanted_positions(prefill, rows, wanted)
-        groups = dict(groups_of(prefill, rows))
-        replays = bool(groups) and not naive and prefill.kept is not None
-        if replays and self_check:
+        replays = not naive and prefill.kept is not None
+        groups = groups_of(prefill, rows, whole=not replays)
+        if groups and replays and self_check:
             replays = prefill.backend.replays.trusts_suffixes(prefill)
         width = prefill.backend.vocab_size if columns is None else len(columns)
         result = prefill.logits.new_empty(len(rows), at.shape[1], width)
