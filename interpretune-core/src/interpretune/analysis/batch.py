@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from interpretune.operations import latent_analyses
+from interpretune.operations import latent_analyses, objective_analyses
 from interpretune.operations.definition import SOURCES, Operation
 from interpretune.store.fields import Field
 from interpretune.store.values import LatentValues, Peaks
@@ -25,15 +25,19 @@ class AnalysisBatch:
         answer_logits: Logits at the answer position, ``[batch, vocab]``.
         loss: Mean loss of the batch, in nats where the module has no loss function of its own.
         logit_diffs: Logit of the correct answer minus that of the other, ``[batch]``.
+        objective: What is measured in the place of logit differences, where that is something else, ``[batch]``.
         preds: Predicted label, ``[batch]``.
         alive_latents: Latents active at the answer position of some example, by activation name, ``[n_alive]``.
         activations: Latent activations at the answer position, by activation name.
-        gradients: Gradient of the summed logit differences at the answer position, by activation name.
+        gradients: Gradient of the summed objective at the answer position, by activation name; of integrated gradients,
+            its mean over the steps.
         ablated_logits: For each alive latent the answers' logits without it, ``[batch, n_alive, num_labels]``, by
             activation name.
-        effects: Effect of each alive latent on the logit difference, in logits, by activation name.
-        effect_noise: What rounding alone does to an effect, in logits (``effect_noise.measure_noise``); 0 where it was
-            not measured in this batch.
+        ablated_objective: For each alive latent the objective without it, where that is no logit difference, by
+            activation name.
+        effects: Effect of each alive latent on the objective, in its units, by activation name.
+        effect_noise: What rounding alone does to an effect, in the same units (``effect_noise.measure_noise``); 0 where
+            it was not measured in this batch.
         peak_values: Highest activation of each alive latent in each prompt, by activation name.
         peak_positions: Its position, counted without padding, by activation name.
         dashboard_urls: Published page of each latent, with the placeholder ``{latent}``, by activation name.
@@ -49,11 +53,13 @@ class AnalysisBatch:
     answer_logits: Tensor | None = None
     loss: Tensor | None = None
     logit_diffs: Tensor | None = None
+    objective: Tensor | None = None
     preds: Tensor | None = None
     alive_latents: Mapping[str, Tensor] = field(default_factory=dict)
     activations: Mapping[str, LatentValues] = field(default_factory=dict)
     gradients: Mapping[str, LatentValues] = field(default_factory=dict)
     ablated_logits: Mapping[str, LatentValues] = field(default_factory=dict)
+    ablated_objective: Mapping[str, LatentValues] = field(default_factory=dict)
     effects: Mapping[str, LatentValues] = field(default_factory=dict)
     effect_noise: Tensor | float | None = None
     peak_values: Mapping[str, LatentValues] = field(default_factory=dict)
@@ -65,7 +71,7 @@ class AnalysisBatch:
     further: Mapping[str, Any] = field(default_factory=dict)
 
     counted_from = cast("object", None)  # without an annotation, and so no field: it is no result
-    """What loss, predictions, logit differences and effects were computed from; None: nobody knows."""
+    """What loss, predictions, objective and effects were computed from; None: nobody knows."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -92,7 +98,10 @@ class AnalysisBatch:
 
 BATCH_FIELDS = frozenset(item.name for item in fields(AnalysisBatch))
 _DECLARED = {**SOURCES} | {
-    item.name: item for op in vars(latent_analyses).values() if isinstance(op, Operation) for item in op.writes
+    item.name: item
+    for op in (vars(objective_analyses) | vars(latent_analyses)).values()
+    if isinstance(op, Operation)
+    for item in op.writes
 }
 FIELDS: Mapping[str, Field] = {
     item.name: _DECLARED[item.name]
@@ -100,5 +109,5 @@ FIELDS: Mapping[str, Field] = {
     if item.name in _DECLARED and _DECLARED[item.name].stored
 }
 """What a batch of an analysis is stored as."""
-INTERMEDIATES = ("answer_logits", "gradients", "ablated_logits")
+INTERMEDIATES = ("answer_logits", "gradients", "ablated_logits", "ablated_objective")
 """Large results that no report reads: logits over the vocabulary and what effects are computed from."""

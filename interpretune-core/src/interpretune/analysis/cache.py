@@ -16,6 +16,7 @@ from interpretune.analysis.finite_results import check_results
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import AnalysisError, StoreError
 from interpretune.models.tokenization import mask_of, real_tokens, token_texts, tokens_of
+from interpretune.operations.objectives import LOGIT_DIFF, Objective
 from interpretune.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.store.fields import Field, Per
 from interpretune.store.folder import MANIFEST
@@ -31,6 +32,7 @@ LABELS = ("labels", "orig_labels")
 READ = {"peaks": ("peak_values", "peak_positions"), "alive_latents": ("activations",)}
 """What is read of a store for attributes that are not named like one field."""
 OF_LATENTS = frozenset([*READ, *(name for name, item in FIELDS.items() if item.per is Per.latent)])
+PLAIN = (LOGIT_DIFF.name, LOGIT_DIFF.unit)
 ATTRIBUTES = BATCH_FIELDS | READ.keys()
 
 
@@ -61,6 +63,8 @@ class AnalysisCache:
         save_cfg: What is kept.
         answers: The answer words by label, where they are known: of the store, or as an analysis that fills the cache
             finds them in the session.
+        objective_name: What effects are measured by, where it is known, as ``answers`` is.
+        unit: What that is counted in.
         analysis: The analysis of an ``AnalysisRunner`` whose step saves into this cache; None: there is none.
     """
 
@@ -82,6 +86,7 @@ class AnalysisCache:
         self._declared: dict[str, Field] = {}
         self._urls: dict[str, str] = {} if store is None else _urls_of(store)
         self.answers: tuple[str, ...] = () if store is None else answers_of(store)
+        self.objective_name, self.unit = (None if store is None else objective_noted(store)) or PLAIN
         for batch in batches:
             self.append(batch)
 
@@ -195,14 +200,22 @@ class AnalysisCache:
         with torch.inference_mode(mode=False):  # what a trainer's test made can be used without restrictions later
             self._writer.write(self._store.n_batches, range(first, first + examples), values)
 
-    def begin(self, answers: Iterable[str], dashboard_urls: Mapping[str, str], kept: Iterable[Field]) -> None:
+    def begin(
+        self,
+        answers: Iterable[str],
+        dashboard_urls: Mapping[str, str],
+        kept: Iterable[Field],
+        objective: Objective = LOGIT_DIFF,
+    ) -> None:
         """Note what an analysis that fills the cache finds in the session.
 
         Args:
             answers: The answer words by label.
             dashboard_urls: Published page of each latent, with the placeholder ``{latent}``, by activation name.
             kept: Fields that come beside those of ``AnalysisBatch``, or in their place.
+            objective: What effects are measured by.
         """
+        self.objective_name, self.unit = objective.name, objective.unit
         self.answers = self.answers or tuple(answers)
         self._urls |= dashboard_urls
         self._declared |= {item.name: item for item in kept}
@@ -242,7 +255,9 @@ class AnalysisCache:
         if (Path(folder) / MANIFEST).exists():
             raise StoreError(f"{folder} holds results already. Write to another folder, or remove it.")
         noted: dict[str, Any] = {
-            "latent_models": [{"name": name, "dashboard_url": url} for name, url in self._urls.items()]
+            "objective": self.objective_name,
+            "unit": self.unit,
+            "latent_models": [{"name": name, "dashboard_url": url} for name, url in self._urls.items()],
         }
         if self.answers:
             noted["answers"] = list(self.answers)
@@ -274,6 +289,13 @@ def _batch_of(batch: StoredBatch, urls: Mapping[str, str]) -> AnalysisBatch:
 def _urls_of(store: AnalysisStore) -> dict[str, str]:
     listed = store.manifest.about.get("latent_models", [])
     return {item["name"]: item["dashboard_url"] for item in listed if item.get("dashboard_url")}
+
+
+def objective_noted(store: AnalysisStore) -> tuple[str, str] | None:
+    """The objective that a store's manifest notes, of an analysis or of ``effects``, and its unit."""
+    about: Any = store.manifest.about
+    told = about.get("question", about)
+    return (told["objective"], told.get("unit", "")) if "objective" in told else None
 
 
 def answers_of(store: AnalysisStore) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.errors import AnalysisError
+from interpretune.operations.objectives import LOGIT_DIFF
 from interpretune.store.values import LatentValues
 
 CORRECT = "correct"
@@ -73,18 +74,25 @@ class Direction:
 TOWARDS_CORRECT = Direction()
 
 
-def direction_of(towards: str | int, answers: Sequence[str] = ()) -> Direction:
+def direction_of(towards: str | int, answers: Sequence[str] = (), objective: str = LOGIT_DIFF.name) -> Direction:
     """The direction that a user asks for.
 
     Args:
         towards: ``"correct"``, or an answer: its label, or its word, with or without its leading space.
         answers: The answer words by label, where they are known.
+        objective: What the effects are measured by.
 
     Raises:
-        AnalysisError: There is no such answer, or there are more than two.
+        AnalysisError: There is no such answer, there are more than two, or the effects are no differences of logits: a
+            loss of probability of one answer does not say which answer gains.
     """
     if towards == CORRECT:
         return TOWARDS_CORRECT
+    if objective != LOGIT_DIFF.name:
+        raise AnalysisError(
+            f"Effects towards one answer follow from effects on the difference of two logits; these are on {objective}."
+            f" Use towards={CORRECT!r}, or measure by logit_diff."
+        )
     if answers and len(answers) != 2:
         raise AnalysisError(
             f"Effects towards one answer are defined for two answers; this task has {len(answers)}: {list(answers)}. "

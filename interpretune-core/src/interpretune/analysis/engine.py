@@ -16,12 +16,13 @@ from rich.console import Console
 from interpretune.activations.finite import rows_named
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.finite_results import check_results
-from interpretune.analysis.mode_plans import plan_of
+from interpretune.analysis.mode_plans import measured_by, plan_of
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.analysis.steps import analyse_batch, dashboard_urls, sources_of
 from interpretune.operations import Plan, PlanRun
 from interpretune.operations.execution import draw_from
+from interpretune.operations.objectives import objective_of
 from interpretune.session.answers import answer_words, take_labels
 from interpretune.session.step_routing import ANALYSIS_STEP
 from interpretune.system.model_lock import model_lock
@@ -63,7 +64,8 @@ class Job:
             plan.check_backend(module.backend, module.latent_models)
         urls = dashboard_urls(module.latent_models) if plan is not None and cfg.mode.splices else {}
         kept = [item for known in (plan, cfg.plan) if known is not None for item in known.kept]
-        cfg.analysis_cache.begin(answer_words(module), urls, kept)
+        objective = (measured_by(plan) if plan is not None else None) or objective_of(cfg.objective)
+        cfg.analysis_cache.begin(answer_words(module), urls, kept, objective)
         return cls(analysis=AnalysisRun(name=str(cfg.mode), plan=plan, cfg=cfg), cfg=cfg, plan=plan)
 
     def lacks(self, number: int) -> bool:

@@ -14,7 +14,7 @@ from interpretune.store.values import LatentValues
 if TYPE_CHECKING:
     from interpretune.analysis.cache import AnalysisCache
 
-RESULTS = ("logit_diffs", "loss", "activations", "peak_values", "gradients", "effects")
+RESULTS = ("logit_diffs", "objective", "loss", "activations", "peak_values", "gradients", "effects")
 """Results of a batch that must be finite. Logits need not be: a model may rule out tokens with minus infinity."""
 
 

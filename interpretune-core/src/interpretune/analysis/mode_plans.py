@@ -12,7 +12,9 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.operations import latent_analyses as parts
+from interpretune.operations import objective_analyses as measured
 from interpretune.operations.definition import SOURCES, Operation
+from interpretune.operations.objectives import LOGIT_DIFF, Objective, objective_of
 from interpretune.operations.plan import Plan
 
 NUMBERS = frozenset(
@@ -20,6 +22,7 @@ NUMBERS = frozenset(
     for op in (
         *(parts.answer_columns, parts.mean_loss, parts.predict_answers, parts.differ_answers),
         *(parts.count_from_clean, parts.ablation_effects, parts.attribution_effects),
+        *(measured.measure_objective, measured.effects_on_objective),
     )
 )
 
@@ -44,7 +47,10 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
         HookPointError: The configuration chooses latent activations that are not there.
     """
     passes: list[Operation] = [parts.answer_positions.with_options(known=cfg.answer_indices)]
-    numbers = [parts.answer_columns, parts.mean_loss, parts.predict_answers, parts.differ_answers]
+    objective = objective_of(cfg.objective)
+    plain, chosen = objective == LOGIT_DIFF, {"objective": objective}
+    measure = measured.named(measured.measure_objective.with_options(**chosen), objective)
+    numbers = [parts.answer_columns, parts.mean_loss, parts.predict_answers, parts.differ_answers if plain else measure]
     if cfg.mode is AnalysisMode.clean_no_sae:
         return ModeOperations([*passes, parts.plain_forward], numbers)
     if not latent_models:
@@ -61,11 +67,18 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
         parts.peaks_of_alive,
     ]
     if cfg.mode is AnalysisMode.ablation:
-        passes += [parts.ablate_alive.with_options(row_budget=cfg.row_budget), parts.noise_of_effects]
-        numbers += [parts.count_from_clean.with_options(known=cfg.base_logit_diffs), parts.ablation_effects]
+        ablate = parts.ablate_alive if plain else measured.measure_ablated.with_options(**chosen)
+        ablate = ablate.with_options(row_budget=cfg.row_budget)
+        passes += [ablate if plain else measured.named(ablate, objective, "without the latent: ")]
+        effects = parts.ablation_effects if plain else measured.effects_on_objective
+        numbers += [parts.count_from_clean.with_options(known=cfg.base_logit_diffs)] if plain else []
     elif cfg.mode is AnalysisMode.attr_patching:
-        passes += [parts.gradients_of_alive, parts.noise_of_effects]
-        numbers.append(parts.attribution_effects)
+        passes += [parts.gradients_of_alive.with_options(**chosen, steps=cfg.steps)]
+        effects = parts.attribution_effects
+    else:
+        return ModeOperations(passes, numbers)
+    passes.append(parts.noise_of_effects.with_options(**chosen))
+    numbers.append(effects if plain else measured.named(effects, objective, "effect on "))
     return ModeOperations(passes, numbers)
 
 
@@ -81,10 +94,17 @@ def with_alive(plan: Plan, alive_latents: Sequence[Mapping[str, Tensor]]) -> Pla
     return evolve(plan, operations=tuple(chosen))
 
 
+def measured_by(plan: Plan) -> Objective | None:
+    """The objective of a plan's effects; None: it has none of the modes' operations."""
+    named = [op.options["objective"] for op in plan.operations if "objective" in op.options]
+    plain = any(op.name == parts.differ_answers.name for op in plan.operations)
+    return objective_of(named[0]) if named else LOGIT_DIFF if plain else None
+
+
 def mode_of(plan: Plan) -> AnalysisMode:
     """The mode whose operations a plan has, the one with most of them."""
     there = {op.name for op in plan.operations}
-    if parts.ablation_effects.name in there:
+    if there & {parts.ablation_effects.name, measured.effects_on_objective.name}:
         return AnalysisMode.ablation
     if parts.attribution_effects.name in there:
         return AnalysisMode.attr_patching

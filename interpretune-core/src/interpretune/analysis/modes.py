@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from interpretune.analysis.cache import AnalysisCache
 from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
 from interpretune.latents.latent_model import activation_name, layer_of
+from interpretune.operations.objectives import LOGIT_DIFF, Objective, check_gradient, objective_of
 from interpretune.operations.plan import Plan
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ NamesFilter = Callable[[str], bool]
 class AnalysisMode(str, Enum):
     """What an analysis does with each batch; all quantities are taken at the answer position.
 
-    ``clean_no_sae``: one forward without latent models: loss, predictions, logit differences.
+    ``clean_no_sae``: one forward without latent models: loss, predictions, objective (logit differences).
     ``clean_w_sae``: the same with all latent models spliced in, and the alive latents with their activations.
-    ``ablation``: each alive latent set to zero; effect = clean logit difference - ablated logit difference.
-    ``attr_patching``: effect = activation x gradient of the summed logit differences.
+    ``ablation``: each alive latent set to zero; effect = clean objective - ablated objective.
+    ``attr_patching``: effect = activation x gradient of the summed objective.
     """
 
     clean_no_sae = "clean_no_sae"
@@ -53,6 +54,10 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
         analysis_cache: Takes the result of each batch.
         names_filter: Chooses the latent activations that are recorded: their names, or a predicate on names, such as
             ``construct_names_filter`` makes; None: all. All latent models are spliced in.
+        objective: What is measured: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, ``{name: options}``, an
+            ``Objective``, or a function of an ``Outcome``.
+        steps: For ``attr_patching``: integrated gradients over so many steps from zero to the activations; None: the
+            gradient at the activations.
         base_logit_diffs: For ``ablation``: clean logit differences with latent models, ``[batch]`` for each batch;
             None: computed.
         answer_indices: For ``ablation``: answer positions, ``[batch]`` for each batch; None: computed.
@@ -65,6 +70,8 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
     mode: AnalysisMode = AnalysisMode.clean_no_sae
     analysis_cache: AnalysisCache = field(default_factory=AnalysisCache)
     names_filter: NamesFilter | str | Collection[str] | None = None
+    objective: Objective | str | Mapping[str, Any] = "logit_diff"
+    steps: Positive | None = None
     base_logit_diffs: Sequence[Tensor] | None = None
     answer_indices: Sequence[Tensor] | None = None
     alive_latents: Sequence[Mapping[str, Tensor]] | None = None
@@ -79,6 +86,10 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
             raise ConfigurationError(
                 f"AnalysisCfg.mode is {self.mode!r}; the modes are {', '.join(map(repr, map(str, AnalysisMode)))}."
             ) from error
+        self.objective = objective_of(self.objective)
+        self._check_objective(self.objective)
+        if self.analysis_cache.store is None:
+            self.analysis_cache.objective_name, self.analysis_cache.unit = self.objective.name, self.objective.unit
         if isinstance(self.names_filter, str):
             self.names_filter = [self.names_filter]
         names = self.names_filter
@@ -88,6 +99,20 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
             raise ConfigurationError(
                 f"AnalysisCfg.names_filter is {names!r}; give it names of activations, or a predicate on names such as "
                 "construct_names_filter(module, (layers, ['hook_sae_acts_post']))."
+            )
+
+    def _check_objective(self, objective: Objective) -> None:
+        if objective.reads == "row":
+            raise ConfigurationError(
+                f"AnalysisCfg.objective is {objective.name}: analyses change latents at the last token of a row, which "
+                "changes the loss of none of its tokens. Use log_prob, or it.effects at earlier positions."
+            )
+        if self.mode is AnalysisMode.attr_patching and self.steps is None:
+            check_gradient(objective, "AnalysisCfg(steps=10)")
+        if self.base_logit_diffs is not None and objective != LOGIT_DIFF:
+            raise ConfigurationError(
+                f"AnalysisCfg.base_logit_diffs are differences of two logits, and the objective is {objective.name}. "
+                "Leave them out: it is computed."
             )
 
     def choose_names(self, names: Sequence[str]) -> list[str]:

@@ -75,7 +75,7 @@ def loss_and_logit_diffs(
         module: Its ``standardize_logits`` reduces logits to the answers; its ``loss_fn``, where it has one, is used.
         analysis_batch: Filled in place.
         analysis_cfg: The mode, and clean logit differences for ``ablation``.
-        batch: Not used; present so that all parts of a step are called alike.
+        batch: May hold the rows' own answers.
         batch_idx: Index into ``analysis_cfg.base_logit_diffs``.
     """
     if analysis_batch.counted_from == _what_counts(analysis_batch, analysis_cfg, batch_idx):
@@ -86,16 +86,16 @@ def loss_and_logit_diffs(
     given = {name: FIELDS[name] for name in ("activations", *INTERMEDIATES)}
     plan = Plan.of(numbers, sources={**SOURCES, **given})
     there = {name: getattr(analysis_batch, name) for name in given}
-    sources = {**_sources(module, analysis_batch, None), "batch_idx": batch_idx}
+    sources = {**_sources(module, analysis_batch, None), "batch": batch, "batch_idx": batch_idx}
     values = run_plan(plan, {**there, **sources}, len(analysis_batch))
-    for name in ("loss", "preds", "logit_diffs", "effects"):
+    for name in ("loss", "preds", "logit_diffs", "objective", "effects"):
         if name in values:
             setattr(analysis_batch, name, values[name])
 
 
 def _what_counts(analysis_batch: AnalysisBatch, analysis_cfg: AnalysisCfg, batch_idx: int) -> list[Any]:
     """Which tensors, in which state, loss, differences and effects follow from."""
-    by_name = (analysis_batch.activations, analysis_batch.gradients, analysis_batch.ablated_logits)
+    by_name = (analysis_batch.activations, *(getattr(analysis_batch, name) for name in INTERMEDIATES[1:]))
     of_latents = [item for values in by_name for item in values.values()]
     tensors = [
         *(analysis_batch.labels, analysis_batch.orig_labels, analysis_batch.answer_logits),

@@ -28,11 +28,13 @@ from interpretune.analysis.identity import (
     library_versions,
     module_source,
 )
+from interpretune.analysis.mode_plans import measured_by
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.backends.identity import identify_latents, identify_model, without_folders
 from interpretune.errors import AnalysisError, NotReusedWarning, StoreBusyError
 from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
 from interpretune.operations import Plan, run_summaries
+from interpretune.operations.objectives import Objective
 from interpretune.session.answers import answer_words
 from interpretune.session.question_rows import source_in_words
 from interpretune.session.step_routing import ANALYSIS_STEP
@@ -151,7 +153,9 @@ class StoredRun(Job):
         folder = known[0] if known else root / f"{name}-{key[:12]}"
         own = "step" in about
         analysis = AnalysisRun(name=name, plan=None if own else plan, cfg=cfg if given else None, folder=folder)
-        about = {"analysis": name, **about, "plan": operations}
+        objective = measured_by(plan)
+        measured = {} if objective is None else {"objective": objective.name, "unit": objective.unit}
+        about = {"analysis": name, **measured, **about, "plan": operations}
         run = cls(analysis=analysis, cfg=copy.copy(cfg), plan=plan, data=data, about=about, folder=folder, key=key)
         run.cfg.analysis_cache = _StepCache(run, cfg.analysis_cache.save_cfg)
         return run
@@ -291,6 +295,8 @@ def _told(value: Any) -> Any:
         return value
     if isinstance(value, (str, Path)):
         return without_folders(str(value))
+    if isinstance(value, Objective):
+        return value.name
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _told(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):

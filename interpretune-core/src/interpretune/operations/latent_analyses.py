@@ -10,14 +10,16 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
-from interpretune.activations.finite import check_rows, rows_named, rows_not_finite
+from interpretune.activations.finite import check_rows, rows_named
 from interpretune.activations.inputs import ModelInputs
-from interpretune.errors import AnalysisError, DataError, NotFiniteError
+from interpretune.errors import AnalysisError, DataError
 from interpretune.latents.latent_model import activation_name
 from interpretune.models.tokenization import real_tokens, token_texts
 from interpretune.operations.definition import operation
+from interpretune.operations.measure import Measure
+from interpretune.operations.objectives import LOGIT_DIFF, Objective
 from interpretune.replay.effect_noise import is_measured, measure_noise
-from interpretune.replay.gradients import attribute
+from interpretune.replay.gradients import attribute, mean_gradients
 from interpretune.replay.prefill import LatentObserver, Prefill
 from interpretune.replay.prefill import prefill as run_once
 from interpretune.replay.rows import LatentRows
@@ -33,16 +35,11 @@ ANSWER_LOGITS = Field("answer_logits", shape=("vocab",), about="logits at the an
 LOGIT_DIFFS = Field("logit_diffs", about="logit of the correct answer minus that of the other, logits")
 BASE_LOGIT_DIFFS = Field("base_logit_diffs", about="logit differences that effects are counted from, logits")
 ACTIVATIONS = Field("activations", per=Per.latent, about="at the answer position")
-GRADIENTS = Field("gradients", per=Per.latent, about="of the summed logit differences, at the answer position")
+GRADIENTS = Field("gradients", per=Per.latent, about="of the summed objective, at the answer position")
 ABLATED_LOGITS = Field("ablated_logits", per=Per.latent, shape=("answer",), about="answers' logits without the latent")
 EFFECTS = Field("effects", per=Per.latent, about="effect on the logit difference, logits")
 EFFECT_NOISE = Field(
     "effect_noise", "float64", Per.batch, about="what rounding alone does to an effect, logits; 0 where not measured"
-)
-
-RULED_OUT = (
-    "Does the model rule out one of the answers (a logit of minus infinity), or does the module's standardize_logits "
-    "divide by zero? Choose other answers, or mend it."
 )
 
 # ------------------------------------------------------------------------------------------------------------ passes
@@ -171,23 +168,30 @@ def ablate_alive(
     module: ITModule,
     clean: Prefill,
     activations: Mapping[str, LatentValues],
+    batch: Any,
     *,
     row_budget: int | None = None,
 ) -> dict[str, LatentValues]:
     """Answers' logits with each alive latent set to zero at the answer position."""
+    measure, parts = Measure(module, batch), alive_rows(activations)
+    columns = measure.columns
+    logits = clean.backend.ablate(clean, LatentRows.joined(parts), columns, row_budget).split(list(map(len, parts)))
+    found = {}
+    for (name, alive), rows, mine in zip(activations.items(), parts, logits, strict=True):
+        with rows_named(rows.points):
+            answers = measure.answers(mine, rows.points, columns)
+        found[name] = LatentValues(alive.latents, answers.reshape(*alive.values.shape, answers.shape[-1]), alive.d_sae)
+    return found
+
+
+def alive_rows(activations: Mapping[str, LatentValues]) -> list[LatentRows]:
+    """For each latent model a row for each example and alive latent, which is set to zero."""
     parts = []
     for name, alive in activations.items():
         batch, n_alive = alive.values.shape
         examples = torch.arange(batch, device=alive.latents.device).repeat_interleave(n_alive)
         parts.append(LatentRows.single(name, torch.stack([examples, alive.latents.repeat(batch)], dim=-1)))
-    columns = module.answer_columns
-    logits = clean.backend.ablate(clean, LatentRows.joined(parts), columns, row_budget).split(list(map(len, parts)))
-    found = {}
-    for (name, alive), mine in zip(activations.items(), logits, strict=True):
-        with rows_named(torch.arange(len(mine)) // max(len(alive.latents), 1)):
-            answers = answers_of(module, mine, columns)
-        found[name] = LatentValues(alive.latents, answers.reshape(*alive.values.shape, -1), alive.d_sae)
-    return found
+    return parts
 
 
 @operation(
@@ -195,22 +199,31 @@ def ablate_alive(
     needs={"gradients", "latent_models"},
 )
 def gradients_of_alive(
-    module: ITModule, clean: Prefill, orig_labels: Tensor, alive_latents: Mapping[str, Tensor]
+    module: ITModule,
+    clean: Prefill,
+    orig_labels: Tensor,
+    alive_latents: Mapping[str, Tensor],
+    batch: Any,
+    *,
+    objective: Objective = LOGIT_DIFF,
+    steps: int | None = None,
 ) -> dict[str, LatentValues]:
-    """Gradients of the summed logit differences by the alive latents' activations."""
-    columns, names = module.answer_columns, list(alive_latents)
-    if clean.kept is not None:
-        found = attribute(
-            clean,
-            lambda logits, points: logit_differences(answers_of(module, logits, columns), orig_labels[points]).sum(),
-            names,
-            columns,
-        )
+    """Gradients of the summed objective by the alive latents' activations, or their means over steps from zero on."""
+    measure, names = Measure(module, batch, orig_labels, objective, clean.logits), list(alive_latents)
+    columns = measure.columns
+
+    def total(logits: Tensor, points: Tensor) -> Tensor:
+        return measure(logits, points, columns).sum()
+
+    if steps is not None:
+        found = mean_gradients(clean, total, names, columns, steps)
+    elif clean.kept is not None:
+        found = attribute(clean, total, names, columns)
     else:
         _, everywhere = clean.backend.gradients(
             clean.inputs,
             list(clean.latent_models.values()),
-            lambda logits: logit_differences(answers_of(module, logits, None), orig_labels).sum(),
+            lambda logits: measure(logits).sum(),
             names,
         )
         found = {name: clean.points.of(values) for name, values in everywhere.items()}
@@ -218,14 +231,19 @@ def gradients_of_alive(
 
 
 @operation(writes=EFFECT_NOISE, needs={"splice", "latent_models"})
-def noise_of_effects(module: ITModule, clean: Prefill, orig_labels: Tensor, batch_idx: int) -> float:
+def noise_of_effects(
+    module: ITModule,
+    clean: Prefill,
+    orig_labels: Tensor,
+    batch: Any,
+    batch_idx: int,
+    *,
+    objective: Objective = LOGIT_DIFF,
+) -> float:
     """Standard deviation of an effect by rounding, measured in the first batch and, in 16 bits, in some later ones."""
     if not is_measured(batch_idx, clean.logits.dtype):
         return 0.0
-    return measure_noise(
-        clean,
-        lambda logits, examples: logit_differences(answers_of(module, logits, None), orig_labels[examples]),
-    )
+    return measure_noise(clean, Measure(module, batch, orig_labels, objective, clean.logits))
 
 
 # -------------------------------------------------------------------------------------------------------------- texts
@@ -253,10 +271,12 @@ def prompt_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- numbers
 
 
-@operation(writes=Field("answers", shape=("answer",), about="logits of the answers"), reads=("module", ANSWER_LOGITS))
-def answer_columns(module: ITModule, answer_logits: Tensor) -> Tensor:
-    """Logits reduced to the answers, as the module says."""
-    return answers_of(module, answer_logits, None)
+@operation(
+    writes=Field("answers", shape=("answer",), about="logits of the answers"), reads=("module", ANSWER_LOGITS, "batch")
+)
+def answer_columns(module: ITModule, answer_logits: Tensor, batch: Any) -> Tensor:
+    """Logits reduced to the answers, as the module says, or as rows with their own answers do."""
+    return Measure(module, batch).answers(answer_logits)
 
 
 @operation(writes=Field("loss", per=Per.batch, about="mean of the batch, nats unless the module has its own loss"))
@@ -348,18 +368,6 @@ def entry_of(known: Sequence[Any], batch_idx: int, name: str) -> Any:
             "least as many batches."
         )
     return known[batch_idx]
-
-
-def answers_of(module: ITModule, logits: Tensor, columns: Tensor | None) -> Tensor:
-    """Logits of the answers, ``[n, num_labels]``, from all logits or from the computed columns.
-
-    Raises:
-        NotFiniteError: One of them is NaN or infinite: a model that rules out an answer has no logit difference.
-    """
-    answers = module.standardize_logits(logits)[:, -1, :] if columns is None else logits
-    if not bool(answers.detach().isfinite().all()):
-        raise NotFiniteError("Logits of the answers", rows_not_finite(answers), RULED_OUT)
-    return answers
 
 
 def _of_alive(values: Tensor, latents: Tensor) -> LatentValues:

@@ -15,8 +15,11 @@ from interpretune.errors import ConfigurationError, DataError
 Against = Literal["mean", "max", "logsumexp"]
 """What several other answers are reduced to: mean, maximum, or logarithm of the summed exponentials."""
 
-Reads = Literal["answers", "vocabulary"]
-"""What an objective reads of logits: those of the answers up to a constant for each row, or all."""
+Reads = Literal["answers", "vocabulary", "row"]
+"""What an objective reads of logits: of the answers up to a constant for each row, all, or of the row's own tokens."""
+
+MOST_LOGITS = 2**26
+"""Logits of changed rows that are in memory at a time; of a vocabulary of 50,000, those of some 1,300 tokens."""
 
 
 @frozen(eq=False)
@@ -200,6 +203,9 @@ class OwnObjective:
         return found
 
 
+LOGIT_DIFF = LogitDiff()
+"""The objective of analyses that name none."""
+
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "logit_diff": LogitDiff,
     "log_prob": LogProb,
@@ -244,3 +250,25 @@ def _named(name: object, options: Any) -> Objective:
             f"The objective {name} has no option {wrong}; its options are {', '.join(known) or 'none'}."
         )
     return made(**options)
+
+
+def check_gradient(objective: Objective, instead: str) -> None:
+    """Refuse gradients at the clean run that are 0 by definition.
+
+    Args:
+        objective: What is measured.
+        instead: How to ask for integrated gradients, for the error.
+
+    Raises:
+        ConfigurationError: It is the divergence from the clean run, which is least there.
+    """
+    if isinstance(objective, KL):
+        raise ConfigurationError(
+            "The divergence from the clean run is 0 there and nowhere less, so that its gradient there is 0 and ranks "
+            f"nothing. Ask for exact effects, or for integrated gradients: {instead}."
+        )
+
+
+def log_probs_of(logits: Tensor) -> Tensor:
+    """Log-probabilities over the last axis, in float32 at least."""
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -11,13 +11,10 @@ from interpretune.activations.finite import check_rows
 from interpretune.activations.inputs import Points
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.latents.latent_model import LatentModel
-from interpretune.operations.objectives import Objective, Outcome
+from interpretune.operations.objectives import MOST_LOGITS, Objective, Outcome, log_probs_of
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.sequences import Sequences
 from interpretune.replay.rows import LatentRows
-
-MOST_LOGITS = 2**26
-"""Logits of changed rows that are in memory at a time; of a vocabulary of 50,000, those of some 1,300 tokens."""
 
 
 class MeasuredBatch:
@@ -172,8 +169,3 @@ class MeasuredBatch:
     def _summed(self, values: Tensor) -> Tensor:
         """The sum over all sequences of each point, ``[m, d]`` to ``[p, d]``."""
         return values.new_zeros(len(self._points), values.shape[-1]).index_add(0, self._point, values)
-
-
-def log_probs_of(logits: Tensor) -> Tensor:
-    """Log-probabilities over the last axis, in float32 at least."""
-    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

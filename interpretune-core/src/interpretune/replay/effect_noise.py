@@ -41,14 +41,14 @@ def is_measured(batch_idx: int, dtype: torch.dtype = torch.bfloat16) -> bool:
 
 
 @torch.no_grad()
-def measure_noise(clean: Prefill, differences: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Standard deviation that rounding alone gives an effect on a logit difference, in logits.
+def measure_noise(clean: Prefill, objective: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Standard deviation that rounding alone gives an effect, in units of the objective.
 
-    That of a logit difference of the spliced run, times the square root of 2, as an effect is the difference of two.
+    That of the objective of the spliced run, times the square root of 2, as an effect is the difference of two.
 
     Args:
         clean: The spliced run, with one point for each example.
-        differences: From logits ``[n, vocab]`` and their examples ``[n]`` to ``[n]``.
+        objective: From logits ``[n, vocab]`` and their examples ``[n]`` to ``[n]``.
     """
     sizes = clean.inputs.attention_mask.sum(-1)
     examples = torch.stack([sizes.argmax(), sizes.argmin()]).repeat(REPEATS)
@@ -59,7 +59,7 @@ def measure_noise(clean: Prefill, differences: Callable[[Tensor, Tensor], Tensor
     with backend.hooked({name: _rounding(draw) for name in names if name == in_layer(*_known(name))}):
         edits, _ = backend.splice_edits(inputs, list(clean.latent_models.values()))
         logits = backend.forward(inputs, edits, points)
-    change = differences(logits, examples).double() - differences(clean.logits[examples], examples).double()
+    change = objective(logits, examples).double() - objective(clean.logits[examples], examples).double()
     return math.sqrt(2) * change.square().mean().sqrt().item()
 
 
@@ -83,21 +83,22 @@ def noise_of(measured: Iterable[Tensor | float | None]) -> float | None:
     return max((float(item) for item in measured if item), default=None)
 
 
-def noise_text(noise: float | None) -> str:
+def noise_text(noise: float | None, unit: str = "logits") -> str:
     """The text for titles and below tables; empty if nothing was measured."""
-    return "" if noise is None else f"rounding alone changes an effect by about {noise:.2g} logits"
+    return "" if noise is None else f"rounding alone changes an effect by about {noise:.2g} {unit}".rstrip()
 
 
-def warn_of_noise(noise: float | None, largest: float) -> None:
+def warn_of_noise(noise: float | None, largest: float, unit: str = "logits") -> None:
     """Warn if noise is more than ``SMALL`` of the largest effect on one example.
 
     Args:
-        noise: As measured, in logits.
-        largest: The largest effect on one example, in logits.
+        noise: As measured.
+        largest: The largest effect on one example.
+        unit: What both are counted in.
     """
     if noise is not None and noise > SMALL * largest > 0:
         warnings.warn(
-            f"Rounding alone changes an effect on one example by about {noise:.2g} logits, and the largest is "
+            f"Rounding alone changes an effect on one example by about {noise:.2g} {unit}, and the largest is "
             f"{largest:.2g}: effects are known only roughly. Run the model in float32, or look at means over many "
             "examples.",
             UserWarning,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from attrs import frozen
@@ -70,7 +70,7 @@ def integrated_gradients(
     names: Sequence[str],
     columns: Tensor | None = None,
     steps: int = 10,
-    baseline: float = 0.0,
+    baseline: float | Mapping[str, Tensor] = 0.0,
     row_budget: int | None = None,
 ) -> dict[str, Tensor]:
     """Integrated gradients over the latents of one latent model at a time (Sundararajan et al. 2017, equation 1).
@@ -84,7 +84,8 @@ def integrated_gradients(
         names: Activation names.
         columns: Ids of the logits that the objective gets, ``[c]``; None: all.
         steps: Points on the line; they run as rows of one batch.
-        baseline: The value from which every active latent starts.
+        baseline: The value from which every active latent starts; or where all latents start, ``[n, d_sae]`` by
+            activation name.
         row_budget: Most rows that run at a time; None: chosen from the free memory.
 
     Returns:
@@ -94,25 +95,51 @@ def integrated_gradients(
         AnalysisError: Less than one step.
         ReplayRefusedError: The model cannot be replayed.
     """
+    means = mean_gradients(prefill, objective, names, columns, steps, baseline, row_budget)
+    result = {name: _line(prefill, name, baseline) * mean for name, mean in means.items()}
+    for name, values in result.items():
+        check_rows(values, f"Integrated gradients at {name}", WHY, prefill.points.examples)
+    return result
+
+
+def mean_gradients(
+    prefill: Prefill,
+    objective: Objective,
+    names: Sequence[str],
+    columns: Tensor | None = None,
+    steps: int = 10,
+    baseline: float | Mapping[str, Tensor] = 0.0,
+    row_budget: int | None = None,
+) -> dict[str, Tensor]:
+    """The mean over the steps of ``integrated_gradients``, which takes and raises the same; ``[n, d_sae]`` by name."""
     if steps < 1:
         raise AnalysisError(f"Integrated gradients over {steps} steps; at least one is needed.")
     budget = row_budget or replay_budget(prefill, columns)
     n, device = len(prefill.points), prefill.logits.device
     result = {}
     for name in names:
-        latents = prefill.latents[name].detach()
-        line = (latents != 0) * (latents - baseline)
+        latents, line = prefill.latents[name].detach(), _line(prefill, name, baseline)
         total = torch.zeros_like(latents)
         points = torch.arange(n, device=device).repeat_interleave(steps)
-        halves = torch.arange(1, 2 * steps, 2, device=device, dtype=latents.dtype)
-        shares = (halves / (2 * steps)).repeat(n)
+        shares = midpoints(steps, latents).repeat(n)
         for chunk in torch.arange(n * steps, device=device).split(budget):
             where, share = points[chunk], shares[chunk].unsqueeze(-1)
             leaf = (latents[where] - (1 - share) * line[where]).requires_grad_()
             total.index_add_(0, where, _gradient_at(prefill, name, objective, columns, where, leaf))
-        result[name] = line * total / steps
+        result[name] = total / steps
         check_rows(result[name], f"Integrated gradients at {name}", WHY, prefill.points.examples)
     return result
+
+
+def midpoints(steps: int, like: Tensor) -> Tensor:
+    """The middles of equal parts of the line from 0 to 1, ``[steps]``."""
+    return torch.arange(1, 2 * steps, 2, device=like.device, dtype=like.dtype) / (2 * steps)
+
+
+def _line(prefill: Prefill, name: str, baseline: float | Mapping[str, Tensor]) -> Tensor:
+    """What latents move from the baseline to their activations, ``[n, d_sae]``."""
+    latents = prefill.latents[name].detach()
+    return latents - baseline[name] if isinstance(baseline, Mapping) else (latents != 0) * (latents - baseline)
 
 
 def _gradient_at(

@@ -41,7 +41,7 @@ def display_latent_dashboards(
     """
     print(f"{title}" + (f" ({sae_release})" if sae_release else ""))
     signs: tuple[Sign, ...] = ("positive", "negative")
-    towards = metrics.direction.suffix
+    towards = metrics.told
     shown = []
     for name, table in metrics.tables.items():
         url = metrics.summary.dashboard_urls.get(name)

@@ -14,6 +14,7 @@ from interpretune.analysis.direction import CORRECT, TOWARDS_CORRECT, Direction,
 from interpretune.analysis.finite_results import check_stored
 from interpretune.analysis.modes import AnalysisMode
 from interpretune.errors import AnalysisError
+from interpretune.operations.objectives import LOGIT_DIFF
 from interpretune.replay.effect_noise import noise_of, warn_of_noise
 
 CONTEXTS_KEPT = 3
@@ -41,11 +42,12 @@ def compute_correct(analysis_cache: AnalysisCache, mode: AnalysisMode | None = N
 
     Raises:
         AnalysisError: The cache is empty.
-        NotFiniteError: It holds logit differences that are NaN, of which no answer follows.
+        NotFiniteError: It holds logit differences, or numbers in their place, that are NaN.
     """
     if not analysis_cache.batches:
         raise AnalysisError(f"The cache of {mode or 'the analysis'} is empty: run the analysis first.")
-    check_stored(analysis_cache, "logit_diffs")
+    for name in ("logit_diffs", "objective"):
+        check_stored(analysis_cache, name)
     predictions: list[Tensor] = analysis_cache.preds
     labels = torch.cat(analysis_cache.orig_labels)
     correct = int((torch.cat(predictions) == labels).sum())
@@ -120,7 +122,7 @@ class LatentTable:
 
     Attributes:
         latents: Ids of the latents that are alive in some example, ascending.
-        total_effect: Sum of the effects over the selected examples, in logits.
+        total_effect: Sum of the effects over the selected examples, in units of the objective.
         mean_effect: The same divided by the number of selected examples in which the latent is active. (Divided by the
             number of all examples it is the ``effect per example`` of ``plot_latent_effects``.)
         mean_activation: Mean activation over the examples in which the latent is active.
@@ -146,8 +148,10 @@ class LatentMetrics:
         summary: The activations that belong to it.
         selection: Which examples the effects were taken from, in words.
         direction: The answer towards which effects count.
-        effect_noise: What rounding alone does to an effect on one example (standard deviation), in logits, as it was
-            measured in the run; None where it was not.
+        effect_noise: What rounding alone does to an effect on one example (standard deviation), as it was measured in
+            the run; None where it was not.
+        objective: What effects are measured by.
+        unit: What that is counted in.
     """
 
     run_name: str
@@ -156,6 +160,23 @@ class LatentMetrics:
     selection: str
     direction: Direction = TOWARDS_CORRECT
     effect_noise: float | None = None
+    objective: str = LOGIT_DIFF.name
+    unit: str = LOGIT_DIFF.unit
+
+    @property
+    def told(self) -> str:
+        """What titles add of objective and direction: nothing for the difference of logits of the correct answer."""
+        return of_objective(self.objective) + self.direction.suffix
+
+    @property
+    def in_units(self) -> str:
+        """The unit in brackets, where there is one."""
+        return f" ({self.unit})" if self.unit else ""
+
+
+def of_objective(objective: str) -> str:
+    """What titles of effects add for an objective: nothing for the difference of two logits."""
+    return "" if objective == LOGIT_DIFF.name else f" on {objective}"
 
 
 def calculate_latent_metrics(
@@ -182,7 +203,7 @@ def calculate_latent_metrics(
         AnalysisError: The cache has no effects, or there is no such answer.
         NotFiniteError: Some of them are NaN.
     """
-    direction = direction_of(towards, analysis_cache.answers)
+    direction = direction_of(towards, analysis_cache.answers, analysis_cache.objective_name)
     names = names_with(analysis_cache, "effects")
     check_stored(analysis_cache, "effects")
     summary = activation_summary or calc_activation_summary(analysis_cache)
@@ -199,7 +220,7 @@ def calculate_latent_metrics(
             if item.values[keep].numel():
                 largest = max(largest, item.values[keep].abs().max().item())
     noise = noise_of(analysis_cache.effect_noise)
-    warn_of_noise(noise, largest)
+    warn_of_noise(noise, largest, analysis_cache.unit)
     tables = {}
     for name in names:
         ids, (total, times) = sums[name].latents, sums[name].sums
@@ -215,15 +236,21 @@ def calculate_latent_metrics(
     used = sum(int(keep.sum()) for keep in chosen)
     of = sum(len(keep) for keep in chosen)
     what = "correctly answered examples" if filter_by_correct and pred_summ is not None else "examples"
-    return LatentMetrics(run_name, tables, summary, f"{used} {what} of {of}", direction, noise)
+    selection, measured = f"{used} {what} of {of}", (analysis_cache.objective_name, analysis_cache.unit)
+    return LatentMetrics(run_name, tables, summary, selection, direction, noise, *measured)
 
 
 def effect_correlations(first: LatentMetrics, second: LatentMetrics) -> dict[str, float]:
     """Pearson correlation of two analyses' total effects, over the latents that both know, by activation name.
 
     Raises:
-        AnalysisError: They count effects towards different answers.
+        AnalysisError: They count effects towards different answers, or on different objectives.
     """
+    if first.objective != second.objective:
+        raise AnalysisError(
+            f"Effects on {first.objective} are not compared with effects on {second.objective}: run both analyses with "
+            "the same AnalysisCfg(objective=...)."
+        )
     if first.direction != second.direction:
         raise AnalysisError(
             f"Effects towards {first.direction.name} are not compared with effects towards {second.direction.name}: "

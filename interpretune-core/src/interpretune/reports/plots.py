@@ -20,6 +20,7 @@ from interpretune.analysis.direction import CORRECT, direction_of
 from interpretune.analysis.finite_results import check_stored
 from interpretune.comparison.result import StoreComparison
 from interpretune.errors import StoreError
+from interpretune.operations.objectives import LOGIT_DIFF
 from interpretune.replay.effect_noise import noise_of, noise_text
 from interpretune.reports.metrics import ActivationSummary, LatentMetrics, LatentTable, effect_correlations, names_with
 from interpretune.store.values import LatentValues
@@ -80,7 +81,7 @@ def _write_plotly(path: Path) -> None:
 def plot_latent_effects(
     analysis_cache: AnalysisCache,
     per_batch: bool = False,
-    title: str = "Effect of latents on the logit difference",
+    title: str | None = None,
     figure_dir: Path | None = None,
     towards: str | int = CORRECT,
 ) -> list[go.Figure]:
@@ -92,7 +93,7 @@ def plot_latent_effects(
     Args:
         analysis_cache: Results of ``ablation`` or ``attr_patching``.
         per_batch: A figure for each batch instead of one for all.
-        title: Title, and name of the file.
+        title: Title, and name of the file; None: what is plotted.
         figure_dir: Where to save; see ``show_or_save``.
         towards: The answer towards which effects count; see ``calculate_latent_metrics``.
 
@@ -105,23 +106,26 @@ def plot_latent_effects(
     """
     names_with(analysis_cache, "effects")
     check_stored(analysis_cache, "effects")
-    direction = direction_of(towards, analysis_cache.answers)
+    objective, unit = analysis_cache.objective_name, analysis_cache.unit
+    direction = direction_of(towards, analysis_cache.answers, objective)
+    on = "the logit difference" if objective == LOGIT_DIFF.name else objective
+    title = title or f"Effect of latents on {on}"
     batches = list(analysis_cache.effects)
     if direction.label is not None:
         pairs = zip(batches, analysis_cache.orig_labels, strict=True)
         batches = [direction.of(effects, labels) for effects, labels in pairs]
-    noise = noise_text(noise_of(analysis_cache.effect_noise))
+    noise = noise_text(noise_of(analysis_cache.effect_noise), unit)
     groups = [[batch] for batch in batches] if per_batch else [batches]
     figures = []
     for i, group in enumerate(groups):
         suffix = direction.suffix + (f", batch {i}" if per_batch else "")
-        figure = _effects_figure(group, title + suffix, noise)
+        figure = _effects_figure(group, title + suffix, noise, unit)
         show_or_save(figure, _file_name(title + suffix), figure_dir)
         figures.append(figure)
     return figures
 
 
-def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str, noise: str) -> go.Figure:
+def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str, noise: str, unit: str) -> go.Figure:
     names = list(dict.fromkeys(name for batch in batches for name in batch))
     figure = make_subplots(rows=len(names), cols=1, subplot_titles=names, vertical_spacing=0.3 / max(len(names), 1))
     for row, name in enumerate(names, start=1):
@@ -147,7 +151,7 @@ def _effects_figure(batches: list[Mapping[str, LatentValues]], title: str, noise
             col=1,
         )
         figure.update_xaxes(title_text="alive latents, by effect", row=row, col=1)
-        figure.update_yaxes(title_text="effect per example (logits)", row=row, col=1)
+        figure.update_yaxes(title_text=f"effect per example ({unit})" if unit else "effect per example", row=row, col=1)
     figure.update_layout(
         title={"text": title, "subtitle": {"text": noise}},
         showlegend=False,
@@ -194,7 +198,7 @@ def latent_metrics_scatter(
         The figure; each panel states the Pearson correlation.
     """
     correlations = effect_correlations(metrics1, metrics2)
-    what = what or f"total effect{metrics1.direction.suffix} (logits)"
+    what = what or f"total effect{metrics1.told}{metrics1.in_units}"
     titles = [f"{name}<br>Pearson r = {r:.3f}" for name, r in correlations.items()]
     figure = make_subplots(rows=1, cols=max(len(titles), 1), subplot_titles=titles, horizontal_spacing=0.12)
     for column, name in enumerate(correlations, start=1):
@@ -229,7 +233,7 @@ def latent_metrics_scatter(
         figure.update_xaxes(title_text=f"{label1}: {what}", row=1, col=column)
         figure.update_yaxes(title_text=f"{label2}: {what}", row=1, col=column)
     title = f"{label1} against {label2}"
-    noise = noise_text(noise_of([metrics1.effect_noise, metrics2.effect_noise]))
+    noise = noise_text(noise_of([metrics1.effect_noise, metrics2.effect_noise]), metrics1.unit)
     figure.update_layout(
         title={"text": title, "subtitle": {"text": noise}},
         showlegend=False,

@@ -12,6 +12,7 @@ from torch import Tensor
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.finite_results import check_stored
 from interpretune.errors import AnalysisError
+from interpretune.operations.objectives import LOGIT_DIFF
 from interpretune.replay.effect_noise import noise_text
 from interpretune.reports.metrics import LatentMetrics, LatentTable
 
@@ -30,7 +31,7 @@ def display_ref_vs_sae_logit_diffs(
     tokenizer: PreTrainedTokenizerBase | None = None,
     top_k: int = 10,
 ) -> str:
-    """Print the examples whose logit difference the latent models change most.
+    """Print the examples whose logit difference, or other objective, the latent models change most.
 
     Args:
         sae: Results of ``clean_w_sae``.
@@ -42,12 +43,16 @@ def display_ref_vs_sae_logit_diffs(
         The printed table.
 
     Raises:
-        AnalysisError: The two caches have different numbers of examples.
-        NotFiniteError: One of them holds logit differences that are NaN.
+        AnalysisError: The two caches have different numbers of examples, or measure different things.
+        NotFiniteError: One of them holds numbers that are NaN.
     """
+    if sae.objective_name != no_sae_ref.objective_name:
+        raise AnalysisError(f"One analysis measures {sae.objective_name}, the other {no_sae_ref.objective_name}.")
+    plain = sae.objective_name == LOGIT_DIFF.name
+    field, told = ("logit_diffs", "logit diff") if plain else ("objective", sae.objective_name)
     for cache in (sae, no_sae_ref):
-        check_stored(cache, "logit_diffs")
-    spliced, clean = torch.cat(sae.logit_diffs), torch.cat(no_sae_ref.logit_diffs)
+        check_stored(cache, field)
+    spliced, clean = torch.cat(getattr(sae, field)), torch.cat(getattr(no_sae_ref, field))
     if spliced.shape != clean.shape:
         raise AnalysisError(
             f"The analyses have {len(spliced)} and {len(clean)} examples; run both over the same batches to "
@@ -60,7 +65,7 @@ def display_ref_vs_sae_logit_diffs(
         [i, shorten(prompts[i], PROMPT_WIDTH), int(labels[i]), clean[i].item(), spliced[i].item(), change[i].item()]
         for i in change.abs().argsort(descending=True, stable=True)[:top_k].tolist()
     ]
-    headers = ["example", "prompt", "label", "clean logit diff", "SAE logit diff", "change"]
+    headers = ["example", "prompt", "label", f"clean {told}", f"SAE {told}", "change"]
     table = tabulate(rows, headers=headers, tablefmt="grid", floatfmt=".3f")
     print(table)
     return table
@@ -91,11 +96,11 @@ def create_attribution_tables(
             rows = [row for name in names for row in _effect_rows(name, metrics.tables[name], top_k, sign)]
             rows = sorted(rows, key=lambda row: row[2], reverse=sign == "positive")[:top_k]
             where = f" at {names[0]}" if per_sae else ""
-            title = f"Top {sign} {metrics.run_name} effects{metrics.direction.suffix}{where} ({metrics.selection})"
+            title = f"Top {sign} {metrics.run_name} effects{metrics.told}{where} ({metrics.selection})"
             shown = [row[1:] for row in rows] if per_sae else rows
             headers = EFFECT_COLUMNS if per_sae else ("hook", *EFFECT_COLUMNS)
             table = tabulate(shown, headers=headers, tablefmt="grid", floatfmt=".4f")
-            noise = noise_text(metrics.effect_noise)
+            noise = noise_text(metrics.effect_noise, metrics.unit)
             tables[title] = f"{table}\n({noise})" if noise else table
     return tables
 

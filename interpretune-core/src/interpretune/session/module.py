@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
-from interpretune.models.row_columns import without_row_columns
+from interpretune.models.row_columns import ANSWER_TOKENS, without_row_columns
 from interpretune.models.tokenization import ATTENTION_MASK, context_length, tokens_of
 from interpretune.session.answers import answers_of_all_rows, logits_of, own_answers
 from interpretune.session.labels import answer_ids
@@ -255,6 +255,10 @@ class ITModule(nn.Module):
         own = own_answers(batch)
         return self.answer_token_ids.expand(len(tokens_of(batch)[1]), -1) if own is None else own
 
+    def differing_answers(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """The same where answers differ by row; None: all rows have the same."""
+        return self.answer_tokens(batch) if self._same_answers is None and ANSWER_TOKENS in batch else None
+
     def labels_to_ids(self, labels: Tensor, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Answer tokens of labels ``[batch]``, and the labels themselves, int64.
 
@@ -295,8 +299,19 @@ class ITModule(nn.Module):
 
         None if a class standardizes logits in its own way, which may read all of them, or if answers differ by row.
         """
-        own = type(self).standardize_logits is not ITModule.standardize_logits
-        return None if own else self._same_answers
+        return None if self._same_answers is None else self.columns_of(self.answer_token_ids)
+
+    def columns_of(self, answers: Tensor) -> Tensor | None:
+        """Ids of the only logits that ``standardize_logits`` reads for some answers, ``[c]``.
+
+        None if a class standardizes logits in its own way, which may read all of them.
+
+        Args:
+            answers: Of all rows, ``[num_labels]``, or of each, ``[batch, k]``, -1 beyond the last.
+        """
+        if type(self).standardize_logits is not ITModule.standardize_logits:
+            return None
+        return answers if answers.ndim == 1 else answers[answers >= 0].unique()
 
     # ---------------------------------------------------------------------------------------------------------- logging
 
