@@ -105,13 +105,19 @@ def make_model(kind: str, dtype: torch.dtype = torch.float64) -> Any:
                 parameter.data.normal_(std=0.25)
     model.to(dtype)
     if dtype == torch.float64:
-        probe = torch.tensor([[5, 6, 7]])
-        with torch.no_grad():
-            before = model(input_ids=probe).logits
-            for module in model.modules():
-                if type(module).__module__.startswith("transformers.") and type(module).__name__.endswith("Norm"):
-                    module.__class__ = _in_float64(type(module))
-            torch.testing.assert_close(model(input_ids=probe).logits, before, rtol=0, atol=1e-4)
+        norms_in_float64(model)
+    return model
+
+
+@torch.no_grad()
+def norms_in_float64(model: Any) -> Any:
+    """Let norms of a float64 model compute in float64."""
+    probe = torch.tensor([[5, 6, 7]])
+    before = model(input_ids=probe).logits
+    for module in model.modules():
+        if type(module).__module__.startswith("transformers.") and type(module).__name__.endswith("Norm"):
+            module.__class__ = _in_float64(type(module))
+    torch.testing.assert_close(model(input_ids=probe).logits, before, rtol=0, atol=1e-4)
     return model
 
 

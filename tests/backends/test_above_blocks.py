@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interpretune.activations.hook_names import in_layer
-from interpretune.analysis import AnalysisBackend
+from interpretune.backends.unembedding import UnembeddingModel
 from tests.tiny_architectures import BLOCKS, WIDTH, backend_of, batch_of, make_model
 
 LENGTHS = (9, 2, 6)
@@ -30,7 +30,7 @@ class Plainly:
         self._backend = backend
 
     def __getattr__(self, name):
-        method = vars(AnalysisBackend).get(name)
+        method = vars(UnembeddingModel).get(name)
         return method.__get__(self) if callable(method) else getattr(self._backend, name)
 
 

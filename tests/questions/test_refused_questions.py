@@ -64,7 +64,7 @@ def test_an_interrupted_call_goes_on_and_another_question_is_refused(model, tmp_
     whole = it.effects(model, tiny_tokenizer(), TWO, **asked)
     from interpretune.questions.question import Question
 
-    compute, calls = Question._computed, []
+    compute, calls = Question.computed, []
 
     def interrupted(self, batch):
         calls.append(batch.first)
@@ -72,7 +72,7 @@ def test_an_interrupted_call_goes_on_and_another_question_is_refused(model, tmp_
             raise KeyboardInterrupt
         return compute(self, batch)
 
-    monkeypatch.setattr(Question, "_computed", interrupted)
+    monkeypatch.setattr(Question, "computed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         it.effects(model, tiny_tokenizer(), TWO, store=folder, **asked)
     again = it.effects(model, tiny_tokenizer(), TWO, store=folder, **asked)

@@ -47,7 +47,19 @@ from .plugins.contributions import ClassContribution, OptimizerSetup, ReportSect
 from .plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from .plugins.discovery import Adapter, installed_adapters
 from .plugins.stack import ExecutionContext, build_context
-from .questions import Effects, Heads, Latents, LogitDiff, Neurons, PromptRow, Vector, effects
+from .questions import (
+    Effects,
+    Heads,
+    Latents,
+    LogitDiff,
+    LogitLens,
+    Neurons,
+    PromptRow,
+    Vector,
+    direct_logit_attribution,
+    effects,
+    logit_lens,
+)
 from .session.datamodule import ITDataModule
 from .session.module import STEP_OUTPUT, ITModule
 from .session.session import ITSession, ITSessionConfig, it_init, it_session_end
@@ -105,6 +117,7 @@ __all__ = [
     "Latents",
     "Level",
     "LogitDiff",
+    "LogitLens",
     "LoopConfig",
     "LoopResult",
     "ModelLoadError",
@@ -136,6 +149,7 @@ __all__ = [
     "build_context",
     "build_once",
     "cache_root",
+    "direct_logit_attribution",
     "effects",
     "fit",
     "hookimpl",
@@ -146,6 +160,7 @@ __all__ = [
     "load_hf_model",
     "load_metric",
     "load_tokenizer",
+    "logit_lens",
     "model_lock",
     "pad_left",
     "predict",

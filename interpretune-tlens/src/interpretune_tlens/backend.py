@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformer_lens import TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
-from interpretune.activations import LOGITS, blind_tokens_attend
+from interpretune.activations import ATTN_Z, LOGITS, blind_tokens_attend, split_layer
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.models import keep_weights_in_place
 from interpretune.system import OwnContext
@@ -110,6 +110,31 @@ class TransformerLensBackend(AnalysisBackend):
     def sees_kept_positions_only(self, hook_point: str) -> bool:
         """See ``HookedModel``: the unembedding, though not what goes into it."""
         return hook_point == LOGITS or (hook_point.startswith("unembed.") and hook_point != UNEMBED_IN)
+
+    def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
+        """See ``AnalysisBackend.written_by``; the projection alone."""
+        block, is_attention = self._block_of(hook_point)
+        part = getattr(block, "attn" if is_attention else "mlp", None)
+        projection = getattr(part, "o" if is_attention else "out", None)
+        if isinstance(projection, nn.Module):  # of a bridge
+            return projection(activations.unsqueeze(1)).squeeze(1)
+        names = ("W_O", "b_O") if is_attention else ("W_out", "b_out")
+        weight, bias = (getattr(part, name, None) for name in names)
+        if isinstance(weight, Tensor) and weight.is_floating_point() and isinstance(bias, Tensor):
+            return activations @ weight.reshape(activations.shape[-1], -1) + bias
+        return super().written_by(hook_point, activations)
+
+    def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
+        """See ``AnalysisBackend.norm_after``."""
+        block, is_attention = self._block_of(hook_point)
+        norm = getattr(block, "ln1_post" if is_attention else "ln2_post", None)
+        return norm and (lambda vectors: norm(vectors.unsqueeze(1)).squeeze(1))
+
+    def _block_of(self, hook_point: str) -> tuple[nn.Module, bool]:
+        """The block of an ``attn_z`` or ``mlp_act``, and whether it is the former."""
+        layer, part = split_layer(hook_point) or (0, hook_point)
+        block: nn.Module = self._model.blocks[layer]
+        return block, part == ATTN_Z
 
     def create_replay(self) -> ReplayEngine:
         """The replay of a bridge or of a hooked transformer."""

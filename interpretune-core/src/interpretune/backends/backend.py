@@ -17,9 +17,9 @@ from torch import Tensor
 
 from interpretune.activations.edits import Edit, Observer, watch
 from interpretune.activations.finite import check_rows
-from interpretune.activations.hook_names import FINAL_NORM, LOGITS, RESID_POST, canonical, in_layer, split_layer
-from interpretune.activations.hooked_model import HookedModel
-from interpretune.activations.inputs import ModelInputs, Points, lone_tokens, probe_inputs
+from interpretune.activations.hook_names import canonical
+from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
+from interpretune.backends.unembedding import UnembeddingModel
 from interpretune.errors import HookPointError
 from interpretune.latents.latent_model import LatentModel, activation_name, read_points, written_points
 from interpretune.latents.splicing import (
@@ -56,7 +56,7 @@ CAPABILITIES = frozenset({"forward", "splice", "gradients", "ablation", "interve
 """What operations can need from a backend; one that can edit activations at hook points has them all."""
 
 
-class AnalysisBackend(HookedModel):
+class AnalysisBackend(UnembeddingModel):
     """Runs a model with latent models spliced in and with edits at named hook points.
 
     Attributes:
@@ -197,61 +197,6 @@ class AnalysisBackend(HookedModel):
         ends = inputs.answer_positions if inputs.prompt_ends is None else inputs.prompt_ends
         untouched[torch.arange(len(inputs), device=untouched.device), ends] = False
         return untouched
-
-    # ------------------------------------------------------------------------------------------------ above the blocks
-
-    @functools.cached_property
-    def n_layers(self) -> int:
-        """Number of blocks."""
-        return 1 + max((found[0] for name in self.hook_point_names() if (found := split_layer(name))), default=-1)
-
-    def final_norm(self, residual: Tensor) -> Tensor:
-        """The model's own last norm of the residual stream after the last block, ``[n, d_model]`` to the same.
-
-        Raises:
-            HookPointError: The model has no hook point ``final_norm``.
-        """
-        normed: list[Tensor] = []
-
-        def note(activations: Tensor) -> Tensor:
-            normed.append(activations[:, 0])
-            return activations
-
-        self.run_above_blocks(residual, {FINAL_NORM: note})
-        return normed[0]
-
-    def unembed(self, normed: Tensor, *, before_cap: bool = False) -> Tensor:
-        """Logits of what the last norm returns, as the model makes them, ``[n, d_model]`` to ``[n, vocab]``.
-
-        Args:
-            normed: In the dtype of the model; what is computed can be differentiated by it.
-            before_cap: Those of the unembedding itself, before a soft cap or a scale.
-
-        Raises:
-            HookPointError: The model has no hook point ``final_norm`` or ``logits``.
-        """
-        raw: list[Tensor] = []
-
-        def note(activations: Tensor) -> Tensor:
-            raw.append(activations[:, 0])
-            return activations
-
-        edits: dict[str, Edit] = {FINAL_NORM: lambda _: normed.unsqueeze(1)}
-        logits = self.run_above_blocks(normed.detach(), {**edits, LOGITS: note} if before_cap else edits)
-        return raw[0] if before_cap else logits
-
-    def run_above_blocks(self, residual: Tensor, edits: Mapping[str, Edit]) -> Tensor:
-        """Run what the model has above its blocks; backends that can leave the blocks out do so here.
-
-        Args:
-            residual: The residual stream after the last block, ``[n, d_model]``.
-            edits: At hook points above the blocks, where activations are ``[n, 1, ...]``.
-
-        Returns:
-            Logits ``[n, vocab]``.
-        """
-        last = in_layer(self.n_layers - 1, RESID_POST)
-        return self.forward(lone_tokens(residual), {last: lambda _: residual.unsqueeze(1), **edits})[:, 0]
 
     # ------------------------------------------------------------------------------------------------------- ablations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face_hook_points import decoder_blocks, decoder_hook_points
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
+from interpretune.backends.unembedding import output_of
 from interpretune.models.quantization import keep_weights_in_place
 from interpretune.models.tokenization import position_ids
 from interpretune.replay.engine import blocks_below_skipped
@@ -138,6 +139,17 @@ class HuggingFaceBackend(AnalysisBackend):
             finally:
                 handle.remove()
         return found[0]
+
+    def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
+        """See ``AnalysisBackend.written_by``; the projection's own module."""
+        written: Tensor = self.modules[self.module_and_side(hook_point)[0]](activations)
+        return written
+
+    def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
+        """See ``AnalysisBackend.norm_after``."""
+        output = self.module_and_side(output_of(hook_point))[0]
+        inside = self.module_and_side(hook_point)[0].startswith(f"{output}.")
+        return None if inside else self.modules[output]
 
     def create_replay(self) -> HuggingFaceReplay:
         """The replay of models whose attention function can be chosen in transformers."""

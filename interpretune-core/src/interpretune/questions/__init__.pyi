@@ -1,6 +1,8 @@
 from interpretune.backends.finding import backend_of
 from interpretune.operations.objectives import KL, LogitDiff, LogProb, Objective, Outcome, OwnObjective, Prob
 from interpretune.questions.encoding import EncodedRow, encode
+from interpretune.questions.layers import LogitLens
+from interpretune.questions.lenses import direct_logit_attribution, logit_lens
 from interpretune.questions.one_call import effects
 from interpretune.questions.prompt_row import PromptRow
 from interpretune.questions.result import Effects
@@ -15,6 +17,7 @@ __all__ = [
     "Latents",
     "LogProb",
     "LogitDiff",
+    "LogitLens",
     "Neurons",
     "Objective",
     "Outcome",
@@ -25,7 +28,9 @@ __all__ = [
     "Units",
     "Vector",
     "backend_of",
+    "direct_logit_attribution",
     "effects",
     "encode",
+    "logit_lens",
     "read_rows",
 ]

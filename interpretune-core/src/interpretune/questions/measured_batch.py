@@ -108,9 +108,19 @@ class MeasuredBatch:
         else:
             inputs = self._sequences.inputs
             edits, _ = self._backend.splice_edits(inputs, dictionaries)
-            owner = torch.arange(len(wanted), device=wanted.device).repeat_interleave(wanted.shape[1])
-            logits = self._backend.forward(inputs, edits, Points(owner, wanted.flatten())).unflatten(0, wanted.shape)
+            logits = self._backend.forward(inputs, edits, self._sequences.wanted_points).unflatten(0, wanted.shape)
         return logits if self._columns is None else logits[..., self._columns]
+
+    def outcome_of(self, logits: Tensor) -> Outcome:
+        """What the objective would read if these were the logits at the wanted points, ``[m, vocab]``."""
+        wanted, sequences = self._sequences.wanted, self._sequences
+        read = logits.unflatten(0, wanted.shape)
+        read = read if self._columns is None else read[..., self._columns]
+        return self._outcome(read, torch.arange(len(self.clean)).to(wanted), sequences.answers, sequences.rows)
+
+    def measured(self, logits: Tensor) -> Tensor:
+        """The objective of each row of such logits, ``[batch]``, with gradient."""
+        return self._measured(self.outcome_of(logits), torch.arange(len(self.clean), device=logits.device))
 
     def _outcome(self, logits: Tensor, examples: Tensor, answers: Tensor, owner: Tensor) -> Outcome:
         """What an objective reads.
@@ -148,21 +158,12 @@ class MeasuredBatch:
     def gradients(self) -> dict[str, Tensor]:
         """Gradients of the objective with respect to latents at the points, ``[p, d_sae]`` by activation name."""
         names = list(self.prefill.latent_models)
-        wanted, sequences = self._sequences.wanted, self._sequences
-        everywhere = torch.arange(len(self.clean), device=wanted.device)
-        owner = torch.arange(len(wanted), device=wanted.device).repeat_interleave(wanted.shape[1])
-
-        def objective(logits: Tensor) -> Tensor:
-            read = logits.unflatten(0, wanted.shape)
-            read = read if self._columns is None else read[..., self._columns]
-            return self._measured(self._outcome(read, everywhere, sequences.answers, sequences.rows), everywhere).sum()
-
         found = self._backend.gradients_at(
-            sequences.inputs,
+            self._sequences.inputs,
             list(self.prefill.latent_models.values()),
-            objective,
+            lambda logits: self.measured(logits).sum(),
             names,
-            Points(owner, wanted.flatten()),
+            self._sequences.wanted_points,
         )
         return {name: self._summed(self._at.of(values)) for name, values in found.items()}
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interpretune.backends.finding import backend_of
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.models.tokenization import context_length
 from interpretune.operations.objectives import objective_of
 from interpretune.questions.encoding import encode
+from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.question import Method, Positions, Question
 from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, check_value
 from interpretune.questions.sources import read_rows
 from interpretune.questions.units import unit_sets
-from interpretune.system.model_lock import model_lock
-from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,26 +80,21 @@ def effects(
     """
     if method not in ("exact", "gradient"):
         raise ConfigurationError(f"There is no method {method!r}; there are exact and gradient.")
-    for name, number in (("batch_size", batch_size), ("budget", budget), ("row_budget", row_budget)):
-        if number is not None and (type(number) is not int or number < 1):
-            raise ConfigurationError(f"{name} is {number!r}; it must be a whole number, and at least 1.")
-    backend = backend_of(model, tokenizer)
-    given = read_rows(prompts, answers=answers, correct=correct)
-    if not given:
-        raise DataError("There are no rows to ask about: prompts is empty.")
-    most = context_length(backend.model)
-    rows, others = encode(given, tokenizer, most_tokens=most), None
+    for name, number in (("budget", budget), ("row_budget", row_budget)):
+        check_count(name, number)
+    asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
+    others = None
     if mean_over is not None:  # where answers play no part
-        others = encode(read_rows(mean_over, answers=given[0].answers, correct=0), tokenizer, most_tokens=most)
+        others = encode(
+            read_rows(mean_over, answers=asked.rows[0].row.answers, correct=0), tokenizer, most_tokens=asked.most_tokens
+        )
         if not others:
             raise DataError("A mean over no rows: mean_over is empty.")
-    with model_lock(backend.model), eval_mode(backend.model):
-        sets = unit_sets(units, backend)
+    with asked.held():
+        sets = unit_sets(units, asked.backend)
         check_value(value, sets)
         question = Question(
-            backend=backend,
-            tokenizer=tokenizer,
-            rows=rows,
+            **asked.parts,
             sets=sets,
             objective=objective_of(objective),
             value=value,
@@ -110,7 +102,7 @@ def effects(
             positions=positions,
             method=method,
             budget=budget,
-            batch_size=batch_size,
             row_budget=row_budget,
         )
-        return question.answered(store)
+        found: Effects = question.answered(store)
+        return found

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from attrs import define, frozen
@@ -24,25 +24,27 @@ from interpretune.latents.identity import IdentityDictionary
 from interpretune.operations.objectives import Objective
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.measured_batch import MeasuredBatch
-from interpretune.questions.result import FIELDS, Effects
+from interpretune.questions.result import FIELDS, Effects, Results
 from interpretune.questions.sequences import Sequences, padded
 from interpretune.questions.set_values import Value, mean_of, set_values
 from interpretune.questions.units import UnitSet
 from interpretune.replay.prefill import prefill
 from interpretune.replay.rows import Changes, LatentRows
+from interpretune.store.fields import Field
 from interpretune.store.values import LatentValues
 from interpretune.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Method = Literal["exact", "gradient"]
+Method = Literal["exact", "gradient", "direct", "lens"]
+"""Exact and gradient effects; contributions that go straight to the logits; layers read as if they were the last."""
 Positions = str
 """``answer``, ``each``, or the name of a span."""
 
 
 @frozen(eq=False)
-class _Batch:
+class RowsAsked:
     """Rows that run together, and the points at which units are changed: rows, and tokens of their prompts."""
 
     rows: Sequence[EncodedRow]
@@ -81,6 +83,9 @@ class Question:
         row_budget: Most changed rows that run at a time.
     """
 
+    fields: ClassVar[tuple[Field, ...]] = FIELDS
+    result: ClassVar[type[Results]] = Effects
+
     backend: AnalysisBackend
     tokenizer: PreTrainedTokenizerBase
     rows: Sequence[EncodedRow]
@@ -94,7 +99,7 @@ class Question:
     batch_size: int
     row_budget: int | None
 
-    def answered(self, folder: str | Path | None) -> Effects:
+    def answered(self, folder: str | Path | None) -> Any:
         """Compute what is not in the store yet.
 
         Args:
@@ -102,25 +107,25 @@ class Question:
         """
         batches = list(self._batches(self.rows))
         if folder is None:
-            _, writer = StoreWriter.in_memory(FIELDS, self._about())
+            _, writer = StoreWriter.in_memory(self.fields, self._about())
         else:
-            writer = StoreWriter.create(folder, FIELDS, self._about(), key=self._key(), n_batches=len(batches))
+            writer = StoreWriter.create(folder, self.fields, self._about(), key=self._key(), n_batches=len(batches))
         with writer:
             start = 0
             for number, batch in enumerate(batches):
                 examples = range(start, start := start + len(batch.points))
                 if number not in writer.done:
-                    writer.write(number, examples, self._computed(batch))
-            return Effects(writer.seal())
+                    writer.write(number, examples, self.computed(batch))
+            return self.result(writer.seal())
 
-    def _batches(self, rows: Sequence[EncodedRow]) -> Iterator[_Batch]:
+    def _batches(self, rows: Sequence[EncodedRow]) -> Iterator[RowsAsked]:
         device, side = self.backend.model_device, getattr(self.tokenizer, "padding_side", "left")
         for first in range(0, len(rows), self.batch_size):
             part = rows[first : first + self.batch_size]
             where = [(i, token) for i, row in enumerate(part) for token in self._tokens(row, first + i)]
             at = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
             sequences = Sequences.of(part, self._pad, side, device)
-            yield _Batch(part, first, sequences, Points(at[:, 0], at[:, 1]))
+            yield RowsAsked(part, first, sequences, Points(at[:, 0], at[:, 1]))
 
     @property
     def _pad(self) -> int:
@@ -150,7 +155,8 @@ class Question:
         spliced = [item for item in self.sets if item not in plain]
         return [plain, spliced] if spliced else [plain]
 
-    def _computed(self, batch: _Batch) -> dict[str, Any]:
+    def computed(self, batch: RowsAsked) -> dict[str, Any]:
+        """What is stored of a batch."""
         runs = [
             MeasuredBatch(
                 self.backend,
@@ -166,12 +172,23 @@ class Question:
         parts: dict[str, _Part] = {}
         for group, run in zip(self._groups, runs, strict=True):
             parts |= self._parts(batch, run, group)
+        owners = batch.points.examples
+        nothing = torch.zeros(len(owners), dtype=torch.long, device=owners.device)
+        return {
+            **self.told_of(batch, runs[0]),
+            "objective_spliced": runs[-1].clean[owners].double(),
+            "screened_out": sum((part.screened.sum(-1) for part in parts.values()), nothing),
+            "largest_screened": torch.stack([nothing.double(), *(p.largest for p in parts.values())]).amax(0),
+            "effects": {item.name: _stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
+            "activations": {item.name: _stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
+        }
+
+    def told_of(self, batch: RowsAsked, plain: MeasuredBatch) -> dict[str, Any]:
+        """What is stored of rows and points, whatever is asked of them; ``plain`` is the model as it is."""
         owners, tokens = batch.points.examples, batch.points.positions
         rows = [batch.rows[i] for i in owners.tolist()]
-        plain = runs[0]
         rated = plain.answers.argmax(-1) if plain.answers.shape[-1] else torch.full_like(plain.clean, -1).long()
         at = [int(row.tokens[token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
-        nothing = torch.zeros(len(rows), dtype=torch.long, device=owners.device)
         return {
             "row": owners + batch.first,
             "position": tokens,
@@ -181,14 +198,9 @@ class Question:
             "correct": torch.tensor([row.correct for row in rows]),
             "predicted": rated[owners],
             "objective": plain.clean[owners].double(),
-            "objective_spliced": runs[-1].clean[owners].double(),
-            "screened_out": sum((part.screened.sum(-1) for part in parts.values()), nothing),
-            "largest_screened": torch.stack([nothing.double(), *(p.largest for p in parts.values())]).amax(0),
-            "effects": {item.name: _stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
-            "activations": {item.name: _stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
         }
 
-    def _parts(self, batch: _Batch, run: MeasuredBatch, group: list[UnitSet]) -> dict[str, _Part]:
+    def _parts(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> dict[str, _Part]:
         """Effects of the units of sets that run together, by name."""
         if not group:
             return {}
@@ -238,14 +250,14 @@ class Question:
         batches = list(self._batches(self.rows if self.mean_over is None else self.mean_over))
         return [mean_of(self._latents(b, [r.tokens for r in b.rows], group) for b in batches) for group in self._groups]
 
-    def _corrupted(self, batch: _Batch, group: Sequence[UnitSet]) -> dict[str, Tensor]:
+    def _corrupted(self, batch: RowsAsked, group: Sequence[UnitSet]) -> dict[str, Tensor]:
         tokens = [row.corrupted for row in batch.rows if row.corrupted is not None]
         if len(tokens) < len(batch.rows):
             lacking = next(i for i, row in enumerate(batch.rows) if row.corrupted is None) + batch.first
             raise DataError(f"Units are to be set to corrupted values, and row {lacking} has no corrupted prompt.")
         return self._latents(batch, tokens, group)
 
-    def _latents(self, batch: _Batch, prompts: Sequence[Tensor], group: Sequence[UnitSet]) -> dict[str, Tensor]:
+    def _latents(self, batch: RowsAsked, prompts: Sequence[Tensor], group: Sequence[UnitSet]) -> dict[str, Tensor]:
         """Latents at the points of a batch when other prompts of the same lengths run, ``[p, d_sae]`` by name."""
         side = getattr(self.tokenizer, "padding_side", "left")
         inputs, first = padded(prompts, self._pad, side, self.backend.model_device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,7 +18,7 @@ from interpretune.store.store import AnalysisStore
 if TYPE_CHECKING:
     import pandas as pd
 
-FIELDS = (
+ROW_FIELDS = (
     Field("row", "int64", about="row of the question"),
     Field("position", "int64", about="token of the prompt at which units are changed"),
     Field("token", "string", about="text of that token"),
@@ -27,6 +27,11 @@ FIELDS = (
     Field("correct", "int64", about="index of the correct answer"),
     Field("predicted", "int64", about="index of the answer that the model rates highest; -1 where there is none"),
     Field("objective", "float64", about="of the model as it is"),
+)
+"""What is stored of rows and points, whatever is asked of them."""
+
+FIELDS = (
+    *ROW_FIELDS,
     Field("objective_spliced", "float64", about="with all dictionaries spliced in; the same where there are none"),
     Field("screened_out", "int64", about="units whose exact effects were left out for the budget"),
     Field("largest_screened", "float64", about="size of the largest gradient effect among them"),
@@ -35,26 +40,40 @@ FIELDS = (
 )
 
 
-class Effects:
-    """Effects of units on an objective, in a store.
+R = TypeVar("R", bound="Results")
+
+
+class Results:
+    """Results of a question, in a store.
 
     Attributes:
         store: The store; ``hook`` is the name of a unit set, and ``latent`` the id of a unit.
     """
 
+    methods: ClassVar[tuple[str, ...]] = ()
+    """Of the questions whose results it reads."""
+    of_rows: ClassVar[tuple[str, ...]] = ()
+    """Fields of rows, besides those of all questions."""
+    columns: ClassVar[Mapping[str, str]] = {}
+    """Columns of units, each with the field that it is."""
+
     def __init__(self, store: AnalysisStore) -> None:
-        """Read a store of effects.
+        """Read a store.
 
         Raises:
             StoreError: It holds something else.
         """
-        if "question" not in store.manifest.about:
-            raise StoreError(f"{store} holds no effects of units: its manifest names no question.")
         self.store = store
+        if "question" not in store.manifest.about:
+            raise StoreError(f"{store} holds no {type(self).__name__}: its manifest names no question.")
+        if (method := self.question["method"]) not in self.methods:
+            raise StoreError(
+                f"{store} holds no {type(self).__name__}, but the results of a question of method {method}."
+            )
 
     @classmethod
-    def open(cls, folder: str | Path) -> Effects:
-        """Open effects in a folder.
+    def open(cls: type[R], folder: str | Path) -> R:
+        """Open results in a folder.
 
         Raises:
             StoreError: There are none.
@@ -67,14 +86,49 @@ class Effects:
         return dict(self.store.manifest.about["question"])
 
     def rows(self) -> pd.DataFrame:
-        """A line for each row: prompt, answers, what the model answers, and the objective."""
-        names = ["row", "prompts", "answers", "correct", "predicted", "objective", "objective_spliced"]
+        """A line for each row: prompt, answers, what the model answers, the objective, and what belongs to the row."""
+        own = [name for name in self.of_rows if name in self.store.fields]
+        names = ["row", "prompts", "answers", "correct", "predicted", "objective", *own]
         table = pa.Table.from_batches(list(self.store.record_batches(names))).sort_by("example")
         return table.select(names).to_pandas().drop_duplicates("row").reset_index(drop=True)
+
+    @property
+    def share_correct(self) -> float:
+        """Share of rows in which the model rates the correct answer highest."""
+        rows = self.rows()
+        return float(np.mean(rows.correct == rows.predicted))
+
+    def to_arrow(self) -> pa.Table:
+        """A line for each row, token and unit: ``row, position, units, unit``, and what is known of the unit there."""
+        there = {name: column for name, column in self.columns.items() if column in self.store.fields}
+        entries = pa.Table.from_batches(list(self.store.latents([*there.values()])))
+        points = pa.Table.from_batches(list(self.store.record_batches(["row", "position"]))).sort_by("example")
+        found = points.select(["row", "position"]).take(entries["example"])
+        for name, column in {"units": "hook", "unit": "latent", **there}.items():
+            found = found.append_column(name, entries[column])
+        units = found["units"].cast(pa.string())
+        return found.set_column(2, "units", units).sort_by([("row", "ascending"), ("position", "ascending")])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a data frame."""
+        return self.to_arrow().to_pandas()
+
+
+class Effects(Results):
+    """Effects of units on an objective, in a store.
+
+    Effects that go straight to the logits (``direct_logit_attribution``) have a column ``alone`` too, and in ``rows``
+    what they sum to.
+    """
+
+    methods = ("exact", "gradient", "direct")
+    of_rows = ("objective_spliced", "before_cap", "bias", "rest")
+    columns = {"effect": "effects", "activation": "activations", "alone": "alone"}  # noqa: RUF012
 
     def points(self) -> pd.DataFrame:
         """A line for each row and token at which units are changed, with what was left out there."""
         names = ["row", "position", "token", "screened_out", "largest_screened"]
+        names = [name for name in names if name in self.store.fields]
         table = pa.Table.from_batches(list(self.store.record_batches(names))).sort_by("example")
         return table.select(names).to_pandas()
 
@@ -83,19 +137,8 @@ class Effects:
 
         Units that have the value already are left out, their effects are 0; so are those beyond the budget.
         """
-        entries = pa.Table.from_batches(list(self.store.latents(["effects", "activations"])))
-        entries = entries.filter(pc.invert(pc.is_nan(entries["effects"])))
-        points = pa.Table.from_batches(list(self.store.record_batches(["row", "position"]))).sort_by("example")
-        found = points.select(["row", "position"]).take(entries["example"])
-        columns = {"units": "hook", "unit": "latent", "effect": "effects", "activation": "activations"}
-        for name, column in columns.items():
-            found = found.append_column(name, entries[column])
-        units = found["units"].cast(pa.string())
-        return found.set_column(2, "units", units).sort_by([("row", "ascending"), ("position", "ascending")])
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The same as a data frame."""
-        return self.to_arrow().to_pandas()
+        found = super().to_arrow()
+        return found.filter(pc.invert(pc.is_nan(found["effect"])))
 
     def top(self, n: int = 10) -> pd.DataFrame:
         """The units with the largest effects, by the mean size of their effects over all rows and tokens.
@@ -121,12 +164,6 @@ class Effects:
         )
         return found.sort_values("mean_size", ascending=False, kind="stable").head(n).reset_index(drop=True)
 
-    @property
-    def share_correct(self) -> float:
-        """Share of rows in which the model rates the correct answer highest."""
-        rows = self.rows()
-        return float(np.mean(rows.correct == rows.predicted))
-
     def plot(self, n: int = 20) -> go.Figure:
         """Bars of the mean effects of the top units.
 
@@ -138,18 +175,23 @@ class Effects:
         figure = go.Figure(go.Bar(x=top.mean_effect, y=top.name, orientation="h", customdata=top.mean_size))
         figure.update_traces(hovertemplate="%{y}<br>mean effect %{x:.4g}<br>mean size %{customdata:.4g}<extra></extra>")
         figure.update_layout(
-            title=f"{told['objective']}: effects of units set to {told['value']}, {told['rows']} rows",
+            title=f"{told['objective']}: effects of units {self._kind}, {told['rows']} rows",
             xaxis_title=f"mean effect, {told['unit']}" if told["unit"] else "mean effect",
             yaxis={"autorange": "reversed"},
             template="plotly_white",
         )
         return figure
 
+    @property
+    def _kind(self) -> str:
+        told = self.question
+        return "straight to the logits" if told["method"] == "direct" else f"set to {told['value']}"
+
     def __repr__(self) -> str:
         told = self.question
         units = ", ".join(f"{item['chosen']} {item['kind']}s of {item['name']}" for item in told["units"][:3])
         more = f" and {len(told['units']) - 3} more" if len(told["units"]) > 3 else ""
-        return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, set to {told['value']}"
+        return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}"
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>{self.top()._repr_html_()}"

@@ -82,6 +82,12 @@ class Sequences:
         within = torch.minimum(steps, ((self.tokens >= 0).sum(-1, keepdim=True) - 1).clamp(min=0))
         return (self.first + self.lengths - 1).unsqueeze(-1) + within
 
+    @property
+    def wanted_points(self) -> Points:
+        """The same as points, ``[s * w]``."""
+        wanted = self.wanted
+        return Points(torch.arange(len(wanted)).to(wanted).repeat_interleave(wanted.shape[1]), wanted.flatten())
+
     def points(self, rows: Tensor, positions: Tensor) -> tuple[Points, Tensor]:
         """Points of the batch in all sequences of their rows.
 

@@ -1,0 +1,115 @@
+"""What a model makes of vectors of its residual stream, and what its sublayers write there.
+
+Everything here is made by the model itself, by forwards with edits at its hook points. A backend that has the parts of
+the model in its hands can spare itself most of the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from interpretune.activations.edits import Edit
+from interpretune.activations.hook_names import (
+    ATTN_OUT,
+    ATTN_Z,
+    FINAL_NORM,
+    LOGITS,
+    MLP_OUT,
+    RESID_POST,
+    in_layer,
+    split_layer,
+)
+from interpretune.activations.hooked_model import AllCaptured, HookedModel, noted_last
+from interpretune.activations.inputs import lone_tokens
+
+
+class UnembeddingModel(HookedModel):
+    """A model whose last norm, unembedding and last projections of sublayers take any vectors."""
+
+    @functools.cached_property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return 1 + max((found[0] for name in self.hook_point_names() if (found := split_layer(name))), default=-1)
+
+    def final_norm(self, residual: Tensor) -> Tensor:
+        """The model's own last norm of the residual stream after the last block, ``[n, d_model]`` to the same.
+
+        Raises:
+            HookPointError: The model has no hook point ``final_norm``.
+        """
+        normed: list[Tensor] = []
+        with contextlib.suppress(AllCaptured):
+            self.run_above_blocks(residual, {FINAL_NORM: noted_last(normed)})
+        return normed[0][:, 0]
+
+    def unembed(self, normed: Tensor, *, before_cap: bool = False) -> Tensor:
+        """Logits of what the last norm returns, as the model makes them, ``[n, d_model]`` to ``[n, vocab]``.
+
+        Args:
+            normed: In the dtype of the model; what is computed can be differentiated by it.
+            before_cap: Those of the unembedding itself, before a soft cap or a scale.
+
+        Raises:
+            HookPointError: The model has no hook point ``final_norm`` or ``logits``.
+        """
+        raw: list[Tensor] = []
+
+        def note(activations: Tensor) -> Tensor:
+            raw.append(activations[:, 0])
+            return activations
+
+        edits: dict[str, Edit] = {FINAL_NORM: lambda _: normed.unsqueeze(1)}
+        logits = self.run_above_blocks(normed.detach(), {**edits, LOGITS: note} if before_cap else edits)
+        return raw[0] if before_cap else logits
+
+    def run_above_blocks(self, residual: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """Run what the model has above its blocks; backends that can leave the blocks out do so here.
+
+        Args:
+            residual: The residual stream after the last block, ``[n, d_model]``.
+            edits: At hook points above the blocks, where activations are ``[n, 1, ...]``.
+
+        Returns:
+            Logits ``[n, vocab]``.
+        """
+        last = in_layer(self.n_layers - 1, RESID_POST)
+        return self.forward(lone_tokens(residual), {last: lambda _: residual.unsqueeze(1), **edits})[:, 0]
+
+    def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
+        """What the last projection of attention or MLP makes of activations, before a norm that may follow.
+
+        Backends that have the projection itself need run nothing else.
+
+        Args:
+            hook_point: ``attn_z`` or ``mlp_act`` of a block.
+            activations: There, ``[n, width]``.
+
+        Returns:
+            ``[n, d_model]``, with gradient.
+        """
+        written: list[Tensor] = []
+
+        def put(there: Tensor) -> Tensor:
+            return activations.reshape(there.shape)
+
+        with contextlib.suppress(AllCaptured):
+            self.forward(lone_tokens(activations), {hook_point: put, output_of(hook_point): noted_last(written)})
+        return written[0][:, 0]
+
+    def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
+        """The norm between that projection and the residual stream, ``[n, d_model]`` to the same; None: there is none.
+
+        Args:
+            hook_point: ``attn_z`` or ``mlp_act`` of a block.
+        """
+        return None
+
+
+def output_of(hook_point: str) -> str:
+    """Where a sublayer's output is, from the name of its ``attn_z`` or ``mlp_act``."""
+    layer, part = split_layer(hook_point) or (0, hook_point)
+    return in_layer(layer, ATTN_OUT if part == ATTN_Z else MLP_OUT)
