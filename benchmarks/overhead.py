@@ -27,7 +27,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 import interpretune as it
-from interpretune.models.tokenization import answer_positions, position_ids
+from interpretune.models.padding import answer_positions, position_ids
 from interpretune_lightning import Trainer
 
 WORDS = 64

@@ -219,13 +219,13 @@ def test_what_is_not_public_is_found():
 import interpretune as it
 import interpretune.session.module
 from interpretune.models import position_ids, tokens
-from interpretune.models.tokenization import position_ids
+from interpretune.models.padding import position_ids
 it.ITModule, it.analysis.AnalysisCfg, it.plugins
 """
     modules = ["interpretune.session.module", "interpretune.models.tokens"]
-    assert private_uses(source) == [*modules, "interpretune.models.tokenization.position_ids", "interpretune.plugins"]
+    assert private_uses(source) == [*modules, "interpretune.models.padding.position_ids", "interpretune.plugins"]
     assert private_attributes("module._it_state.backend, self._own, torch._C", {"_own"}) == ["_it_state"]
-    assert not is_public("interpretune.models.tokenization.mask_of")
+    assert not is_public("interpretune.models.padding.mask_of")
     assert is_public("interpretune.analysis.AnalysisCfg.mode")
     constants = 'A = 1\nB, C = 2, 3\n"""Both."""'
     assert [has_docstring(constants, name) for name in "ABC"] == [False, True, True]

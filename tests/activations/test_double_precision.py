@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import interpretune as it
 from interpretune.analysis import ModelInputs, activation_name, integrated_gradients, measure_latent_quality
-from interpretune.session.task_metrics import Accuracy
+from interpretune.session.evaluate_metrics import Accuracy
 from interpretune.training.latent_training import LatentSample
 from interpretune.training.metric_log import MetricLog
 from tests.sessions import make_session, unpadded_rows

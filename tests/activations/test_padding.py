@@ -12,7 +12,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune.analysis import ModelInputs
-from interpretune.models.tokenization import answer_positions
+from interpretune.models.padding import answer_positions
 from tests.sessions import STACKS, padded, plain_model, unpadded_rows
 from tests.tiny_latents import last_logits
 

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
 import interpretune as it
-from interpretune.models.answer_tokens import other_tokens
-from interpretune.models.tokenization import single_token_ids
+from interpretune.models.answer_tokens import other_tokens, single_token_ids
 
 WORDS = ("Yes", "No", "Is", "it", "so", "?", ":", "(", "是")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import interpretune as it
-from interpretune.session.task_metrics import Accuracy
+from interpretune.session.evaluate_metrics import Accuracy
 
 
 @pytest.fixture(params=["offline", "not installed"])

@@ -42,7 +42,8 @@ from .errors import (
 )
 from .markers import hookimpl, hookspec
 from .models.loading import load_hf_model
-from .models.tokenization import load_tokenizer, pad_left, sanitize_input_name
+from .models.padding import pad_left
+from .models.tokenizer import load_tokenizer, sanitize_input_name
 from .plugins.contributions import ClassContribution, OptimizerSetup, ReportSection, SchedulerSetup
 from .plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from .plugins.discovery import Adapter, installed_adapters
@@ -61,9 +62,9 @@ from .questions import (
     logit_lens,
 )
 from .session.datamodule import ITDataModule
+from .session.evaluate_metrics import load_metric
 from .session.module import STEP_OUTPUT, ITModule
 from .session.session import ITSession, ITSessionConfig, it_init, it_session_end
-from .session.task_metrics import load_metric
 from .system.cache_folder import build_once, cache_root
 from .system.model_lock import model_lock
 from .system.profiling import ProfilerHooksMixin
@@ -71,7 +72,7 @@ from .system.ranks import rank_zero_warn
 from .training.classification import ClassificationModule
 from .training.config import EarlyStopping, LoopConfig, LoopResult
 from .training.latent_training import LatentTrainingConfig, LatentTrainingModule
-from .training.start import fit, predict, test, validate
+from .training.loops import fit, predict, test, validate
 from .training.step_module import StepModule
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import interpretune as it
 from interpretune.training.evaluation import evaluate
-from interpretune.training.fit import FitLoop
+from interpretune.training.fit_loop import FitLoop
 
 
 class WeighsAlike:

@@ -2,7 +2,7 @@
 
 import interpretune as it
 from interpretune.activations.hooked_model import HookedModel
-from interpretune.models.tokenization import mask_of, position_ids, tokens_of
+from interpretune.models.padding import mask_of, position_ids, tokens_of
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 

@@ -1,7 +1,7 @@
 """Generates from rows padded on the right."""
 
 import interpretune as it
-from interpretune.models.tokenization import mask_of, tokens_of
+from interpretune.models.padding import mask_of, tokens_of
 from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 

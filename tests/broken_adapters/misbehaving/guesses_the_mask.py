@@ -1,7 +1,7 @@
 """Takes every padding token for padding where there is no mask."""
 
 import interpretune as it
-from interpretune.models.tokenization import tokens_of
+from interpretune.models.padding import tokens_of
 from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 

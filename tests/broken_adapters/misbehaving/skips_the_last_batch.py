@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import interpretune as it
 from interpretune.training.evaluation import evaluate
-from interpretune.training.fit import FitLoop
+from interpretune.training.fit_loop import FitLoop
 
 
 class SkipsTheLastBatch:

@@ -4,7 +4,7 @@ import torch
 
 import interpretune as it
 from interpretune.analysis import HuggingFaceBackend
-from interpretune.models.tokenization import mask_of, pad_left, position_ids, tokens_of
+from interpretune.models.padding import mask_of, pad_left, position_ids, tokens_of
 
 
 class SoundBackend(HuggingFaceBackend):

@@ -1,7 +1,7 @@
 """A backend that runs the model itself, takes no turns with others, and notes on itself what it runs."""
 
 import interpretune as it
-from interpretune.models.tokenization import position_ids
+from interpretune.models.padding import position_ids
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
 

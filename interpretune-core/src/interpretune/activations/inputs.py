@@ -9,8 +9,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from interpretune.models.padding import ATTENTION_MASK, answer_positions, mask_of, tokens_of
 from interpretune.models.row_columns import without_row_columns
-from interpretune.models.tokenization import ATTENTION_MASK, answer_positions, mask_of, tokens_of
 
 
 @frozen(eq=False)

@@ -18,7 +18,7 @@ from interpretune.markers import hookimpl
 from interpretune.models.answer_pooling import pooled_at_answer
 from interpretune.models.batch_keys import check_batch_keys, forward_signature
 from interpretune.models.loading import load_hf_model
-from interpretune.models.tokenization import ATTENTION_MASK, mask_of, pad_left, position_ids, tokens_of
+from interpretune.models.padding import ATTENTION_MASK, mask_of, pad_left, position_ids, tokens_of
 from interpretune.operations import Operation, latent_analyses
 from interpretune.plugins.contributions import ClassContribution, OptimizerSetup
 from interpretune.plugins.declaration import AdapterDeclaration
@@ -28,7 +28,7 @@ from interpretune.session.module import ITModule
 from interpretune.session.optimization import build_optimizers
 from interpretune.training.config import LoopConfig, LoopResult
 from interpretune.training.evaluation import evaluate
-from interpretune.training.fit import FitLoop
+from interpretune.training.fit_loop import FitLoop
 
 
 class CoreAdapter:

@@ -15,7 +15,8 @@ from interpretune.analysis.batch import BATCH_FIELDS, FIELDS, INTERMEDIATES, Ana
 from interpretune.analysis.finite_results import check_results
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import AnalysisError, StoreError
-from interpretune.models.tokenization import mask_of, real_tokens, token_texts, tokens_of
+from interpretune.models.padding import mask_of, real_tokens, tokens_of
+from interpretune.models.tokenizer import token_texts
 from interpretune.operations.objectives import LOGIT_DIFF, Objective
 from interpretune.store import AnalysisStore, StoredBatch, StoreWriter
 from interpretune.store.fields import Field, Per

@@ -24,8 +24,8 @@ from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face_hook_points import decoder_blocks, decoder_hook_points
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
 from interpretune.backends.unembedding import output_of
+from interpretune.models.padding import position_ids
 from interpretune.models.quantization import keep_weights_in_place
-from interpretune.models.tokenization import position_ids
 from interpretune.replay.engine import blocks_below_skipped
 from interpretune.system.model_lock import model_lock
 

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, DynamicCache
 from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import ReplayRefusedError
-from interpretune.models.tokenization import position_ids
+from interpretune.models.padding import position_ids
 from interpretune.replay.engine import (
     ReplayEngine,
     blocks_below_skipped,

@@ -23,7 +23,7 @@ from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError, HookPointError
 from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.latents.splicing import RunsEdits, Splice, WhichSlots
-from interpretune.models.tokenization import ATTENTION_MASK, mask_of, pad_left, tokens_of
+from interpretune.models.padding import ATTENTION_MASK, mask_of, pad_left, tokens_of
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from interpretune.demo.offline_model import is_cached, offline_model
 from interpretune.demo.report import asked_answer, write_report
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.latents.quality import measure_latent_quality
-from interpretune.models.tokenization import load_tokenizer
+from interpretune.models.tokenizer import load_tokenizer
 from interpretune.plugins.declaration import Level
 from interpretune.plugins.discovery import installed_adapters
 from interpretune.plugins.stack import ExecutionContext, build_context

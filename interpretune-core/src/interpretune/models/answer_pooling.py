@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
-from interpretune.models.tokenization import answer_positions
+from interpretune.models.padding import answer_positions
 from interpretune.system.own_context import OwnContext
 
 HEADS = ("score", "classifier")

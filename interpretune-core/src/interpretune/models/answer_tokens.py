@@ -1,4 +1,4 @@
-"""Which token an answer becomes after the prompt. It can differ from the token of the word alone."""
+"""The token of each answer: of the word alone, and after the prompt, which can differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+
+from interpretune.errors import TokenizationError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,3 +108,32 @@ def warn_of_other_tokens(
             UserWarning,
             stacklevel=2,
         )
+
+
+def single_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+    """The token of each answer word.
+
+    Raises:
+        TokenizationError: A word is not one token in this tokenizer, or is not in its vocabulary; the message shows its
+            pieces.
+    """
+    ids = []
+    for word in words:
+        pieces = tokenizer.encode(word, add_special_tokens=False)
+        if getattr(tokenizer, "unk_token_id", None) in pieces and str(tokenizer.unk_token) not in word:
+            raise TokenizationError(
+                f"The answer {word!r} is not in this tokenizer's vocabulary: it becomes "
+                f"{tokenizer.convert_ids_to_tokens(pieces)}. Use a word that is one token."
+            )
+        if len(pieces) != 1:
+            shown = tokenizer.convert_ids_to_tokens(pieces)
+            near = [variant for variant in (word.strip(), f" {word.strip()}") if variant != word]
+            single = [v for v in near if len(tokenizer.encode(v, add_special_tokens=False)) == 1]
+            raise TokenizationError(
+                f"The answer {word!r} is {len(pieces)} tokens in this tokenizer: {shown}. "
+                + (f"{single[0]!r} is one token; use it." if single else "Use a word that is one token.")
+            )
+        ids.append(int(pieces[0]))
+    if len(set(ids)) != len(ids):
+        raise TokenizationError(f"The answers {list(words)} share a token: ids {ids}. Use words that differ.")
+    return ids

@@ -14,7 +14,8 @@ from interpretune.activations.finite import check_rows, rows_named
 from interpretune.activations.inputs import ModelInputs
 from interpretune.errors import AnalysisError, DataError
 from interpretune.latents.latent_model import activation_name
-from interpretune.models.tokenization import real_tokens, token_texts
+from interpretune.models.padding import real_tokens
+from interpretune.models.tokenizer import token_texts
 from interpretune.operations.definition import operation
 from interpretune.operations.measure import Measure
 from interpretune.operations.objectives import LOGIT_DIFF, Objective

@@ -11,7 +11,7 @@ from attrs import asdict, frozen
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.finding import backend_of
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.models.tokenization import context_length
+from interpretune.models.tokenizer import context_length
 from interpretune.questions.encoding import EncodedRow, encode
 from interpretune.questions.sources import read_rows
 from interpretune.system.model_lock import model_lock

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs
-from interpretune.models.tokenization import position_ids
+from interpretune.models.padding import position_ids
 from interpretune.replay.prefix import LayerKeys, Prefix
 
 

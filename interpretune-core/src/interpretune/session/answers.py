@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.models.answer_tokens import warn_of_other_tokens
+from interpretune.models.answer_tokens import single_token_ids, warn_of_other_tokens
 from interpretune.models.row_columns import ANSWER_TOKENS, ROW
-from interpretune.models.tokenization import single_token_ids
 from interpretune.session.labels import LABELS, check_labels_have_answers
 
 if TYPE_CHECKING:

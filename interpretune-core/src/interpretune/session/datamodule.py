@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.errors import ConfigurationError, DataError, NotReusedWarning, UnknownContentError
 from interpretune.hashing.content_hash import WHAT_TO_DO, ContentHash
-from interpretune.models.tokenization import ATTENTION_MASK, PaddingCollator, load_tokenizer
+from interpretune.models.padding import ATTENTION_MASK, PaddingCollator
+from interpretune.models.tokenizer import load_tokenizer
 from interpretune.session.prepared_content import prepared_content
 from interpretune.session.prompts import encode_prompts, longest_prompt, read_rows
 from interpretune.session.question_rows import encode_question_rows, read_question_rows, rows_fingerprint, rows_of

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
+from interpretune.models.padding import ATTENTION_MASK, tokens_of
 from interpretune.models.row_columns import ANSWER_TOKENS, without_row_columns
-from interpretune.models.tokenization import ATTENTION_MASK, context_length, tokens_of
+from interpretune.models.tokenizer import context_length
 from interpretune.session.answers import answers_of_all_rows, logits_of, own_answers
 from interpretune.session.labels import answer_ids
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars

@@ -11,7 +11,7 @@ import datasets
 
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.errors import ConfigurationError, DataError, TokenizationError
-from interpretune.models.tokenization import sanitize_input_name
+from interpretune.models.tokenizer import sanitize_input_name
 from interpretune.questions.json_lines import json_table
 from interpretune.questions.splits import load_splits
 

@@ -12,8 +12,9 @@ import datasets
 from attrs import asdict
 
 from interpretune.errors import DataError, TokenizationError
+from interpretune.models.padding import ATTENTION_MASK
 from interpretune.models.row_columns import ANSWER_TOKENS, CORRUPTED_TOKENS, ROW, SPAN
-from interpretune.models.tokenization import ATTENTION_MASK, sanitize_input_name
+from interpretune.models.tokenizer import sanitize_input_name
 from interpretune.questions import PromptRow, encode, read_rows
 from interpretune.questions.sources import FILES
 from interpretune.questions.splits import load_splits

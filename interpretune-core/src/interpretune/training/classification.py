@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interpretune.activations.finite import check_rows
-from interpretune.models.tokenization import answer_positions, mask_of
+from interpretune.models.padding import answer_positions, mask_of
 from interpretune.session.answers import logits_of
 from interpretune.session.labels import LABELS, answer_ids
 from interpretune.session.module import ITModule

@@ -25,7 +25,7 @@ from interpretune.testing.step_notes import KEPT_MOST, NotingModule, notes_of, o
 from interpretune.testing.user_classes import calls_of
 from interpretune.testing.workbench import ADAM, BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
 from interpretune.training.config import LoopConfig, LoopResult
-from interpretune.training.start import fit, predict, test, validate
+from interpretune.training.loops import fit, predict, test, validate
 
 N_BATCHES = math.ceil(N_ROWS / BATCH_SIZE)
 

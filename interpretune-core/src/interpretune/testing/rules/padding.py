@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs
-from interpretune.models.tokenization import answer_positions
+from interpretune.models.padding import answer_positions
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.hook_points import latents
 from interpretune.testing.reference import logits_of

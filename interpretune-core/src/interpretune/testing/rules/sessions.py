@@ -27,7 +27,7 @@ from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule, calls_of, error_raised_by, failing
 from interpretune.testing.workbench import Bench
 from interpretune.training.config import LoopConfig
-from interpretune.training.start import test
+from interpretune.training.loops import test
 
 LIFE = (
     "it_load_model",

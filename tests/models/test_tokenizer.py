@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interpretune as it
-from interpretune.models.tokenization import (
-    PaddingCollator,
-    answer_positions,
-    mask_of,
-    position_ids,
-    single_token_ids,
-    tokens_of,
-)
+from interpretune.models.answer_tokens import single_token_ids
+from interpretune.models.padding import PaddingCollator, answer_positions, mask_of, position_ids, tokens_of
 from tests.tiny import VOCABULARY, tiny_tokenizer
 
 SIDES = pytest.mark.parametrize("side", ["left", "right"])

@@ -1,0 +1,94 @@
+"""Tokenizers: how they are loaded, the inputs that they make, the text of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from interpretune.errors import ConfigurationError, ModelLoadError, TokenizationError
+from interpretune.models.padding import ATTENTION_MASK
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from interpretune.config.shared import ITSharedConfig
+
+CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
+
+
+def context_length(model: Any) -> int | None:
+    """Largest number of tokens that a model takes, if its configuration says so."""
+    configs = (getattr(model, "config", None), getattr(model, "cfg", None))
+    found = [getattr(config, name, None) for config in configs for name in CONTEXT_LENGTH_NAMES]
+    return next((length for length in found if isinstance(length, int)), None)
+
+
+def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a configuration describes.
+
+    The tokenizer always produces attention masks, whatever ``model_input_names`` says: where padding and BOS share an
+    id, a mask cannot be recovered from the tokens.
+
+    Raises:
+        ModelLoadError: The tokenizer cannot be found or loaded.
+    """
+    from interpretune.models.loading import resolve_source  # avoids a cycle: models need tokenizers too
+
+    if not cfg.tokenizer_name and not cfg.model_name_or_path:
+        raise ConfigurationError(
+            "No tokenizer is configured. Set model_name_or_path or tokenizer_name in shared_cfg to a folder or id."
+        )
+    source = str(cfg.tokenizer_name or resolve_source(cfg.model_name_or_path, cfg.cache_dir))
+    options = dict(cfg.tokenizer_kwargs)
+    input_names = options.pop("model_input_names", None)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=cfg.trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"No tokenizer can be loaded from {source!r}: {error}. Give `model_name_or_path` or `tokenizer_name` a "
+            "local folder with the tokenizer's files, or check the network."
+        ) from error
+    if input_names:
+        tokenizer.model_input_names = list(input_names)
+    if ATTENTION_MASK not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, ATTENTION_MASK]
+    for name, token_id in cfg.tokenizer_id_overrides.items():
+        token = tokenizer.convert_ids_to_tokens(token_id)
+        if token is None or not name.endswith("_id"):
+            raise TokenizationError(
+                f"tokenizer_id_overrides sets {name} to {token_id}, which this tokenizer of {len(tokenizer)} tokens "
+                "cannot do. Use names such as 'pad_token_id' and ids of the vocabulary."
+            )
+        setattr(tokenizer, name.removesuffix("_id"), token)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise TokenizationError(
+                f"The tokenizer of {source!r} has neither a padding nor an end token. Name one: "
+                "tokenizer_id_overrides={'pad_token_id': ...}."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def sanitize_input_name(model_input_names: Sequence[str], features: MutableMapping[str, Any]) -> Any:
+    """Rename ``input_ids`` to the first of ``model_input_names``, for models whose argument has another name.
+
+    Args:
+        model_input_names: ``tokenizer.model_input_names``.
+        features: What the tokenizer returned; changed in place.
+
+    Returns:
+        ``features``.
+    """
+    wanted = model_input_names[0]
+    if wanted != "input_ids" and "input_ids" in features:
+        features[wanted] = features.pop("input_ids")
+    return features
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Tensor]) -> list[list[str]]:
+    """The text of each token of each row."""
+    return [[tokenizer.decode([token]) for token in row.tolist()] for row in rows]
