@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -31,6 +32,11 @@ def model():
         (TWO, {"units": it.Neurons(-1)}, it.AnalysisError, "no neurons of layer -1"),
         (TWO, {"units": it.Vector("layers.1.nowhere")}, it.HookPointError, "nowhere"),
         (TWO, {"units": "heads"}, it.AnalysisError, "A str is no choice of units"),
+        (TWO, {"units": it.Heads}, it.AnalysisError, "The class Heads is no choice of units"),
+        (["Ada sees"], {}, it.DataError, "the answers with answers=..., or give the answers themselves"),
+        ([it.PromptRow("Ada " * 127, (" house", " tree in June"))], {}, it.TokenizationError, "the most is 128"),
+        ([it.PromptRow("Ada", (" a", " a"))], {}, it.TokenizationError, "cannot be told apart"),
+        ([it.PromptRow("Ada", (" a",))], {}, it.DataError, "rows of 1 answers. Give each row two, or ask for log_prob"),
         (TWO, {"units": []}, it.AnalysisError, "an empty list"),
         (TWO, {"units": [it.Heads(1), it.Vector("blocks.1.attn.hook_z")]}, it.AnalysisError, "named twice"),
         (TWO, {"objective": "logits"}, it.ConfigurationError, "logit_diff, log_prob, prob, kl"),
@@ -39,6 +45,9 @@ def model():
         (TWO, {"objective": lambda outcome: outcome.answers}, it.DataError, "expected 2 floating-point numbers"),
         (ROWS, {}, it.DataError, "LogitDiff\\(against='mean'\\)"),
         (TWO, {"value": "average"}, it.AnalysisError, "zero, mean, corrupted"),
+        (TWO, {"value": float("nan")}, it.AnalysisError, "to a finite number"),
+        (TWO, {"value": torch.zeros(1000)}, it.AnalysisError, r"cannot be set to tensor\(.{,60}: units are"),
+        (TWO, {"value": {"layers.1.attn_z": torch.full((32,), torch.nan)}}, it.AnalysisError, "NaN or infinite"),
         (TWO, {"value": "corrupted"}, it.DataError, "row 0 has no corrupted prompt"),
         (TWO, {"value": {"layers.1.attn_z": torch.zeros(3)}}, it.AnalysisError, "shapes"),
         (ROWS, {"positions": "what", "objective": KL()}, it.DataError, "row 0 has the spans none"),
@@ -52,6 +61,21 @@ def model():
 def test_what_cannot_be_asked_is_refused(model, rows, given, error, told):
     with pytest.raises(error, match=told):
         it.effects(model, tiny_tokenizer(), rows, **{"units": it.Heads(1), **given})
+
+
+@pytest.mark.parametrize("only", ["one", 1.5, [1, 2.0]])
+def test_units_are_chosen_by_whole_numbers(only):
+    with pytest.raises(it.AnalysisError, match="whole numbers"):
+        it.Neurons(1, only)
+
+
+def test_numbers_of_other_libraries_are_numbers(model):
+    one, other = (
+        it.effects(model, tiny_tokenizer(), TWO, units=it.Neurons(1, only), value=value)
+        for only, value in ((3, 0.5), (np.array([3]), np.float32(0.5)))
+    )
+    pd.testing.assert_frame_equal(one.to_pandas(), other.to_pandas())
+    assert other.question["value"] == 0.5
 
 
 def test_a_model_of_no_known_library_is_refused():

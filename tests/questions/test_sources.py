@@ -122,6 +122,19 @@ def test_the_correct_answer_by_index_text_or_column(correct, wanted):
         assert [row.correct for row in found] == wanted
 
 
+def test_answers_that_are_given_replace_those_of_rows():
+    rows = [PromptRow("a", (" is", " are"), 1, spans={"all": "a"})]
+    assert read_rows(rows, answers=(" x", " y", " z")) == [PromptRow("a", (" x", " y", " z"), 1, spans={"all": "a"})]
+    assert (
+        read_rows(rows, correct=[0])
+        == read_rows(rows, correct=" is")
+        == [PromptRow("a", (" is", " are"), 0, spans={"all": "a"})]
+    )
+    assert read_rows(rows, answers="column") == rows
+    with pytest.raises(DataError, match="Row 0: The correct answer ' no'"):
+        read_rows(rows, correct=" no")
+
+
 def test_answers_may_be_a_list_of_texts_a_row():
     rows = read_rows(["a", "b"], answers=[(" x", " y"), (" z",)], correct=[" y", " z"])
     assert [(row.answers, row.correct) for row in rows] == [((" x", " y"), 1), ((" z",), 0)]
@@ -203,10 +216,10 @@ def test_a_column_that_is_named_must_be_in_the_file(tmp_path):
         (["a"], {"answers": (" b",), "correct": " c"}, r"neither a column .* nor one of the answers \[' b'\]"),
         (["a"], {"answers": (" b",), "correct": 1}, "Row 0: The correct answer of the row 'a' is 1, which is"),
         (["a"], {"answers": (" b",), "correct": [0, 0]}, "2 values for 1 rows"),
-        (["a"], {"answers": 5}, r"answers=...\) is 5; give the name of a column, texts"),
+        (["a"], {"answers": 5}, r"answers=... is 5; give the name of a column, texts"),
         (["a"], {"answers": (" b",), "corrupted": "other"}, "no column 'other'"),
         (["a"], {"answers": (" b",), "spans": "other"}, "no column 'other'"),
-        (["a"], {"prompt": 3}, r"prompt=...\) takes the name of a column, not 3"),
+        (["a"], {"prompt": 3}, r"prompt=... takes the name of a column, not 3"),
         (["a"], {"split": "train"}, "A split is for files and data sets with splits, not for list"),
         (Path("no.csv"), {}, "no.csv does not exist"),
         (Path("no.csv"), {"split": "train"}, "no.csv is one file, which has no split 'train'"),

@@ -36,7 +36,7 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBacken
     if isinstance(model, AnalysisBackend):
         return model
     if (plain := _plain(model)) is not None:
-        return HuggingFaceBackend(plain, tokenizer)
+        return HuggingFaceBackend(_checked(plain), tokenizer)
     offered = registered(GROUP)
     for library in dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(model).__mro__):
         if mine := {item.value: item for item in offered if item.name == library}:
@@ -68,6 +68,30 @@ def _plain(model: Any) -> PreTrainedModel | None:
         model = unwrap() if unwrap is not None else getattr(model, "_orig_mod", None)
         if model is None:
             return None
+    return model
+
+
+def _checked(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, if it gives logits of next tokens and its modules can be reached.
+
+    Raises:
+        AnalysisError: It does not, or they cannot.
+    """
+    name = type(model).__name__
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise AnalysisError(
+            f"A {name} gives no logits of the token that follows a prompt. Load the model with AutoModelForCausalLM."
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise AnalysisError(
+            f"Weights of the {name} are not in memory: they are offloaded, or were never loaded. Load the model on one "
+            "device, in a smaller dtype if it does not fit."
+        )
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
+        raise AnalysisError(
+            f"The {name} was compiled in place (Module.compile), and in compiled code activations cannot be changed. "
+            "Ask before you compile, or compile a wrapper: torch.compile(model)."
+        )
     return model
 
 

@@ -104,12 +104,13 @@ class LogitDiff:
         if bool((counts < 2).any()) or (self.against is None and bool((counts > 2).any())):
             least, most = int(counts.min()), int(counts.max())
             raise DataError(
-                f"A logit difference is of the correct answer and others; the rows have {least} to {most} answers. "
+                "A logit difference is of the correct answer and others; there are rows of "
+                f"{least if least == most else f'{least} to {most}'} answers. "
                 + (
-                    "Give each row two, or say what several others are reduced to: LogitDiff(against='mean'), 'max' "
-                    "or 'logsumexp'."
-                    if most > 2
-                    else "Give each row two, or ask for log_prob."
+                    "Give each row two, or ask for log_prob."
+                    if least < 2
+                    else "Give each row two, or say what several others are reduced to: LogitDiff(against='mean'), "
+                    "'max' or 'logsumexp'."
                 )
             )
         own = torch.zeros_like(outcome.answers, dtype=torch.bool).scatter(-1, outcome.correct.unsqueeze(-1), True)

@@ -11,7 +11,7 @@ from interpretune.questions.encoding import encode
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.question import Method, Positions, Question
 from interpretune.questions.result import Effects
-from interpretune.questions.set_values import Value, check_value
+from interpretune.questions.set_values import Value, checked_value
 from interpretune.questions.sources import read_rows
 from interpretune.questions.units import unit_sets
 
@@ -92,12 +92,11 @@ def effects(
             raise DataError("A mean over no rows: mean_over is empty.")
     with asked.held():
         sets = unit_sets(units, asked.backend)
-        check_value(value, sets)
         question = Question(
             **asked.parts,
             sets=sets,
             objective=objective_of(objective),
-            value=value,
+            value=checked_value(value, sets),
             mean_over=others,
             positions=positions,
             method=method,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from interpretune.errors import AnalysisError
+from interpretune.questions.prompt_row import shown
 from interpretune.questions.units import UnitSet
 
 NamedValue = Literal["zero", "mean", "corrupted"]
@@ -16,29 +19,34 @@ Value = NamedValue | float | Mapping[str, Tensor]
 """A name, a number for all latents, or a number for each latent ``[d_sae]`` of each unit set, by its name."""
 
 CHOICES = (
-    f"units are set to one of {', '.join(get_args(NamedValue))}, to a number, or to tensors [d_sae] by the name of the "
-    "unit set"
+    f"units are set to one of {', '.join(get_args(NamedValue))}, to a finite number, or to tensors [d_sae] by the name "
+    "of the unit set"
 )
 
 Named = Mapping[str, Tensor]
 """Something of each unit set, by its name."""
 
 
-def check_value(value: Value, sets: Sequence[UnitSet]) -> None:
-    """Refuse what units cannot be set to.
+def checked_value(value: Any, sets: Sequence[UnitSet]) -> Value:
+    """What units are set to: a name, a plain number, or tensors.
 
     Raises:
-        AnalysisError: There is no such value, or given numbers do not fit the unit sets.
+        AnalysisError: There is no such value, a number is not finite, or given numbers do not fit the unit sets.
     """
     if isinstance(value, Mapping):
+        given = {name: torch.as_tensor(numbers) for name, numbers in value.items()}
         widths = {item.name: (item.dictionary.d_sae,) for item in sets}
-        shapes = {name: tuple(getattr(given, "shape", ())) for name, given in value.items()}
+        shapes = {name: tuple(numbers.shape) for name, numbers in given.items()}
         if shapes != widths:
             raise AnalysisError(f"Values are given of the shapes {shapes}; the unit sets have {widths}.")
-        return
-    named = isinstance(value, str) and value in get_args(NamedValue)
-    if not named and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise AnalysisError(f"Units cannot be set to {value!r}: {CHOICES}.")
+        if broken := [name for name, numbers in given.items() if not numbers.isfinite().all()]:
+            raise AnalysisError(f"Values given for {broken[0]} are NaN or infinite.")
+        return given
+    if isinstance(value, str) and value in get_args(NamedValue):
+        return cast("NamedValue", value)
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise AnalysisError(f"Units cannot be set to {shown(value)}: {CHOICES}.")
 
 
 def set_values(

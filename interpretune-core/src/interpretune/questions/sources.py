@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from attrs import frozen
+from attrs import evolve, frozen
 
 from interpretune.errors import DataError
 from interpretune.questions.json_lines import json_lines, text_of_file
@@ -59,10 +59,10 @@ def read_rows(
     column, the first answer is correct.
 
     Args:
-        source: A list of texts, of chats (lists of messages), of mappings or of ``PromptRow``, which stay as they are;
-            a pandas or polars frame; a ``datasets.Dataset``; the path of a JSONL, CSV or Parquet file or of a folder
-            saved by ``datasets``; a hub data set, with its subset behind a slash where it has one. In a CSV file,
-            answers are a JSON list and spans a JSON object.
+        source: A list of texts, of chats (lists of messages), of mappings or of ``PromptRow``, whose answers are
+            replaced by those that are given here; a pandas or polars frame; a ``datasets.Dataset``; the path of a
+            JSONL, CSV or Parquet file or of a folder saved by ``datasets``; a hub data set, with its subset behind a
+            slash where it has one. In a CSV file, answers are a JSON list and spans a JSON object.
         prompt: Column of the prompts.
         answers: Column of the answers, or the answers themselves: texts, for all rows, or a list of texts a row.
         correct: Column of the correct answers, each by its index or its text; or the index or the text itself, for all
@@ -78,15 +78,15 @@ def read_rows(
     columns = _Columns(prompt, _plain(answers), _plain(correct), corrupted, spans)
     for name, value in (("prompt", prompt), ("corrupted", corrupted), ("spans", spans)):
         if not isinstance(value, str):
-            raise DataError(f"read_rows({name}=...) takes the name of a column, not {shown(value)}.")
+            raise DataError(f"{name}=... takes the name of a column, not {shown(value)}.")
     records = list(_records(source, split, prompt))
     by_row = {name: _by_row(name, getattr(columns, name), len(records)) for name in (ANSWERS, CORRECT)}
     rows = []
     for i, record in enumerate(records):
+        given = {name: values[i] for name, values in by_row.items() if values is not None}
         if isinstance(record.fields, PromptRow):
-            rows.append(record.fields)
+            rows.append(_with_answers(record.where, record.fields, columns, given))
         else:
-            given = {name: values[i] for name, values in by_row.items() if values is not None}
             rows.append(_row(record.where, record.fields, columns, given))
     return rows
 
@@ -202,11 +202,11 @@ def _by_row(name: str, value: Any, count: int) -> list[Any] | None:
     values = [value] * count if one else value
     if not isinstance(values, Sequence) or isinstance(values, bytes):
         raise DataError(
-            f"read_rows({name}=...) is {shown(value)}; give the name of a column, "
+            f"{name}=... is {shown(value)}; give the name of a column, "
             + ("texts, or a list of texts a row." if name == ANSWERS else "an index, a text, or a list of one a row.")
         )
     if len(values) != count:
-        raise DataError(f"read_rows({name}=...) has {len(values)} values for {count} rows. Give one a row.")
+        raise DataError(f"{name}=... has {len(values)} values for {count} rows. Give one a row.")
     return list(values)
 
 
@@ -238,11 +238,24 @@ def _row(where: str, fields: Mapping[str, Any], columns: _Columns, given: Mappin
         raise DataError(f"{where}: {error}") from error
 
 
+def _with_answers(where: str, row: PromptRow, columns: _Columns, given: Mapping[str, Any]) -> PromptRow:
+    """A row that is made already, with the answers that are given instead of its own."""
+    answers = given.get(ANSWERS, row.answers)
+    keeps = CORRECT not in given and columns.correct == CORRECT
+    try:
+        return evolve(
+            row, answers=answers, correct=row.correct if keeps else _correct({}, columns, given, list(answers))
+        )
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
 def _column(where: str, fields: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in fields:
         raise DataError(
             f"{where} has no column {name!r}; its columns are {[str(name) for name in fields]}. Name the one of "
-            f"the {what} with read_rows({what}=...)."
+            f"the {what} with {what}=..."
+            + (", or give the answers themselves there, in a list." if what == "answers" else ".")
         )
     return _plain(fields[name])
 

@@ -44,6 +44,6 @@ def load_splits(source: str | Path) -> Mapping[str, datasets.Dataset]:
         raise DataError(
             f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
             f"(as name/subset or organisation/name): {type(error).__name__}: {error}. Give a JSONL file, a folder "
-            "saved by datasets, or check the network."
+            "saved by datasets, or check the network. Prompts themselves go into a list, even one alone."
         ) from error
     return remote

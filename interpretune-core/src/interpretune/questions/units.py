@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -61,7 +61,14 @@ class Units(Protocol):
 
 
 def _as_ids(only: Any) -> tuple[int, ...] | None:
-    return None if only is None else (int(only),) if isinstance(only, int) else tuple(map(int, only))
+    given = only.tolist() if hasattr(only, "tolist") else only
+    ids = given if given is None or isinstance(given, Iterable) else [given]
+    if ids is None:
+        return None
+    ids = tuple(ids)
+    if any(type(item) is not int for item in ids):
+        raise AnalysisError(f"Units are chosen by whole numbers, one or several; only is {given!r}.")
+    return ids
 
 
 @frozen
@@ -162,9 +169,10 @@ def unit_sets(units: object, backend: AnalysisBackend) -> list[UnitSet]:
     found: list[UnitSet] = []
     for item in given:
         choice = Latents(item) if isinstance(item, LatentModel) and not isinstance(item, Units) else item
-        if not isinstance(choice, Units):
+        if not isinstance(choice, Units) or isinstance(choice, type):
+            told = f"The class {item.__name__}" if isinstance(item, type) else f"A {type(item).__name__}"
             raise AnalysisError(
-                f"A {type(item).__name__} is no choice of units. Give latent models, Latents(...), Neurons(...), "
+                f"{told} is no choice of units. Give latent models, Latents(...), Neurons(...), "
                 "Heads(...) or Vector(...), one or a list."
             )
         found += choice.at(backend)
