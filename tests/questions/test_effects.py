@@ -383,13 +383,13 @@ def test_gradient_effects_are_those_of_autograd(model):
                 assert table.get((i, position, unit), 0.0) == pytest.approx(expected[position, unit].item(), abs=1e-10)
 
 
-def test_a_budget_spends_itself_on_the_largest_gradients(model):
+def test_a_budget_is_for_the_largest_gradients_of_all_batches(model):
     rows = ROWS[:2]
     everything = effects(model, tiny_tokenizer(), rows, units=Neurons(LAYER), positions="each", batch_size=2)
     rough = effects(
         model, tiny_tokenizer(), rows, units=Neurons(LAYER), positions="each", batch_size=2, method="gradient"
     )
-    some = effects(model, tiny_tokenizer(), rows, units=Neurons(LAYER), positions="each", batch_size=2, budget=30)
+    some = effects(model, tiny_tokenizer(), rows, units=Neurons(LAYER), positions="each", batch_size=1, budget=30)
     names = ["row", "position", "unit"]
     exact, ranked, kept = (item.to_pandas().set_index(names).effect for item in (everything, rough, some))
     best = ranked.abs().sort_values(ascending=False).index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,11 +27,10 @@ from interpretune.questions.measured_batch import MeasuredBatch
 from interpretune.questions.result import FIELDS, Effects, Results
 from interpretune.questions.sequences import Sequences, padded
 from interpretune.questions.set_values import Value, mean_of, set_values
+from interpretune.questions.unit_effects import UnitChanges, UnitEffects, any_of, exact_effects, sizes, stored, sum_of
 from interpretune.questions.units import UnitSet
 from interpretune.replay.prefill import prefill
-from interpretune.replay.rows import Changes, LatentRows
 from interpretune.store.fields import Field
-from interpretune.store.values import LatentValues
 from interpretune.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -51,17 +50,6 @@ class RowsAsked:
     first: int
     sequences: Sequences
     points: Points
-
-
-@frozen(eq=False)
-class _Part:
-    """What is known of a unit set in a batch, all ``[p, n_units]``; effects that were screened out are NaN."""
-
-    effects: Tensor
-    sizes: Tensor
-    moved: Tensor
-    screened: Tensor
-    largest: Tensor
 
 
 @define(eq=False, kw_only=True)
@@ -157,19 +145,8 @@ class Question:
 
     def computed(self, batch: RowsAsked) -> dict[str, Any]:
         """What is stored of a batch."""
-        runs = [
-            MeasuredBatch(
-                self.backend,
-                [item.dictionary for item in group],
-                batch.rows,
-                batch.sequences,
-                batch.points,
-                self.objective,
-                self.row_budget,
-            )
-            for group in self._groups
-        ]
-        parts: dict[str, _Part] = {}
+        runs = [self._run(batch, group) for group in self._groups]
+        parts: dict[str, UnitEffects] = {}
         for group, run in zip(self._groups, runs, strict=True):
             parts |= self._parts(batch, run, group)
         owners = batch.points.examples
@@ -179,8 +156,8 @@ class Question:
             "objective_spliced": runs[-1].clean[owners].double(),
             "screened_out": sum((part.screened.sum(-1) for part in parts.values()), nothing),
             "largest_screened": torch.stack([nothing.double(), *(p.largest for p in parts.values())]).amax(0),
-            "effects": {item.name: _stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
-            "activations": {item.name: _stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
+            "effects": {item.name: stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
+            "activations": {item.name: stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
         }
 
     def told_of(self, batch: RowsAsked, plain: MeasuredBatch) -> dict[str, Any]:
@@ -200,10 +177,12 @@ class Question:
             "objective": plain.clean[owners].double(),
         }
 
-    def _parts(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> dict[str, _Part]:
-        """Effects of the units of sets that run together, by name."""
-        if not group:
-            return {}
+    def _run(self, batch: RowsAsked, group: Sequence[UnitSet]) -> MeasuredBatch:
+        dictionaries = [item.dictionary for item in group]
+        batched = (batch.rows, batch.sequences, batch.points)
+        return MeasuredBatch(self.backend, dictionaries, *batched, self.objective, self.row_budget)
+
+    def _changes(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> UnitChanges:
         clean = {item.name: run.latents[item.activation_name] for item in group}
         chosen = set_values(
             self.value,
@@ -211,38 +190,66 @@ class Question:
             lambda: self._corrupted(batch, group),
             lambda: self._means[self._groups.index(group)],
         )
-        moved = {item.name: _any_of(item, clean[item.name] != chosen[item.name]) for item in group}
-        runs, rough = dict(moved), None
-        if self.method == "gradient" or self.budget is not None:
-            slopes = run.gradients()
-            rough = {
-                item.name: _sum_of(item, (clean[item.name] - chosen[item.name]) * slopes[item.activation_name])
-                for item in group
-            }
-            if self.method == "exact":
-                runs = self._screened(moved, rough)
-        found = rough if self.method == "gradient" else _exact(run, batch.points, group, runs, chosen)
+        moved = {item.name: any_of(item, clean[item.name] != chosen[item.name]) for item in group}
+        if self.method == "exact" and self.budget is None:
+            return UnitChanges(clean, chosen, moved, None)
+        slopes = run.gradients()
+        rough = {
+            item.name: sum_of(item, (clean[item.name] - chosen[item.name]) * slopes[item.activation_name])
+            for item in group
+        }
+        return UnitChanges(clean, chosen, moved, rough)
+
+    def _parts(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> dict[str, UnitEffects]:
+        """Effects of the units of sets that run together, by name."""
+        if not group:
+            return {}
+        changes = self._changes(batch, run, group)
+        wanted, found = changes.moved, changes.rough
+        if self.method == "exact":
+            if self.budget is not None:
+                wanted = self._within_budget[batch.first, self._groups.index(group)]
+            found = exact_effects(run, batch.points, group, wanted, changes.chosen)
         assert found is not None
         parts = {}
         for item in group:
-            out = moved[item.name] & ~runs[item.name]
+            moved = changes.moved[item.name]
+            out = moved & ~wanted[item.name]
             largest = torch.zeros_like(run.clean[batch.points.examples], dtype=torch.float64)
-            if rough is not None and bool(out.any()):
-                largest = rough[item.name].abs().masked_fill(~out, 0).amax(-1).double()
+            if changes.rough is not None and bool(out.any()):
+                largest = changes.rough[item.name].abs().masked_fill(~out, 0).amax(-1).double()
             effects = found[item.name].double().masked_fill(out, torch.nan)
-            parts[item.name] = _Part(effects, _sizes(item, clean[item.name]), moved[item.name], out, largest)
+            parts[item.name] = UnitEffects(effects, sizes(item, changes.clean[item.name]), moved, out, largest)
         return parts
 
-    def _screened(self, moved: Mapping[str, Tensor], rough: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of what is moved, that with the largest gradient effects, as many as the batch's share of the budget."""
+    @cached_property
+    def _within_budget(self) -> dict[tuple[int, int], dict[str, Tensor]]:
+        """Which effects are computed, ``[p, n_units]`` by name, by the first row of a batch and the group of unit sets.
+
+        They are those with the largest gradient effects of all batches, so all batches run once to find them.
+        """
         assert self.budget is not None
-        flat = torch.cat([rough[name].abs().masked_fill(~moved[name], -1).flatten() for name in moved])
-        batches = -(-len(self.rows) // self.batch_size) * len(self._groups)
-        share = min(max(self.budget // batches, 1), len(flat))
-        keep = torch.zeros_like(flat, dtype=torch.bool)
-        keep[flat.topk(share).indices] = True
-        split = keep.split([item.numel() for item in moved.values()])
-        return {name: part.reshape(item.shape) & item for (name, item), part in zip(moved.items(), split, strict=True)}
+        found: dict[tuple[int, int], dict[str, Tensor]] = {}
+        best, where = torch.zeros(0), torch.zeros(2, 0, dtype=torch.long)
+        flags: list[Tensor] = []
+        for batch in self._batches(self.rows):
+            for number, group in enumerate(self._groups):
+                if not group:
+                    continue
+                changes = self._changes(batch, self._run(batch, group), group)
+                assert changes.rough is not None
+                kept = {name: torch.zeros_like(moved) for name, moved in changes.moved.items()}
+                found[batch.first, number] = kept
+                for name, moved in changes.moved.items():
+                    ids = moved.flatten().nonzero().flatten()
+                    best = torch.cat([best, changes.rough[name].flatten()[ids].abs().cpu()])
+                    where = torch.cat([where, torch.stack([torch.full_like(ids, len(flags)), ids]).cpu()], dim=-1)
+                    flags.append(kept[name].view(-1))
+                largest = best.topk(min(self.budget, len(best))).indices
+                best, where = best[largest], where[:, largest]
+        for number, flag in enumerate(flags):
+            flag[where[1, where[0] == number].to(flag.device)] = True
+        return found
 
     @cached_property
     def _means(self) -> list[dict[str, Tensor]]:
@@ -311,55 +318,6 @@ class Question:
             warnings.warn(f"These results will not be reused: {unknown[0]}", NotReusedWarning, stacklevel=5)
             return uuid.uuid4().hex
         return told.sha256
-
-
-def _exact(
-    run: MeasuredBatch,
-    points: Points,
-    group: Sequence[UnitSet],
-    wanted: Mapping[str, Tensor],
-    chosen: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """Effects of units at points, ``[p, n_units]`` by name; 0 where none is wanted."""
-    rows = [_rows(item, wanted[item.name], chosen[item.name]) for item in group]
-    changed = run.changed(LatentRows.joined(rows)).split([len(part) for part in rows])
-    found = {}
-    for item, part, mine in zip(group, rows, changed, strict=True):
-        effects = run.clean.new_zeros(wanted[item.name].shape)
-        effects[wanted[item.name]] = run.clean[points.examples[part.points]] - mine
-        found[item.name] = effects
-    return found
-
-
-def _rows(item: UnitSet, wanted: Tensor, chosen: Tensor) -> LatentRows:
-    """A row for each point and unit that is wanted, in which the latents of the unit are set."""
-    points, units = wanted.nonzero().unbind(-1)
-    members = item.members.to(chosen.device)[units]
-    rows = torch.arange(len(points), device=chosen.device).repeat_interleave(members.shape[1])
-    values = chosen[points.unsqueeze(-1), members].flatten()
-    return LatentRows(points, {item.activation_name: Changes(rows, members.flatten(), values)})
-
-
-def _any_of(item: UnitSet, latents: Tensor) -> Tensor:
-    """Whether something holds for a latent of each unit, ``[p, d_sae]`` to ``[p, n_units]``."""
-    return latents[:, item.members.to(latents.device)].any(-1)
-
-
-def _sum_of(item: UnitSet, latents: Tensor) -> Tensor:
-    """The sum over the latents of each unit, ``[p, d_sae]`` to ``[p, n_units]``."""
-    return latents[:, item.members.to(latents.device)].sum(-1)
-
-
-def _sizes(item: UnitSet, latents: Tensor) -> Tensor:
-    """The activation of each unit: that of its latent, or the norm of several, ``[p, n_units]``."""
-    members = latents[:, item.members.to(latents.device)].double()
-    return members.squeeze(-1) if members.shape[-1] == 1 else members.norm(dim=-1)
-
-
-def _stored(item: UnitSet, part: _Part, values: Tensor) -> LatentValues:
-    """Values of the units that are moved at some point of the batch."""
-    alive = part.moved.any(0)
-    return LatentValues(item.ids[alive.cpu()], values[:, alive].masked_fill(~part.moved[:, alive], 0), item.size)
 
 
 def _told(row: EncodedRow) -> list[Any]:
