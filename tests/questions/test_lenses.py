@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
 import interpretune as it
+from interpretune.analysis import HuggingFaceBackend, ModelInputs
 from interpretune.questions import Effects, Heads, LogitDiff, LogitLens, Neurons, PromptRow, Vector
 from interpretune.testing.tiny_models import VOCABULARY, tiny_tokenizer
 from tests.questions.test_effects import LONG, MODELS, SIZES, Dictionary
@@ -295,6 +296,34 @@ def test_stores_of_lenses_are_opened_as_what_they_are(tmp_path: Path):
     with pytest.raises(it.StoreError, match="no Effects, but the results of a question of method lens"):
         Effects.open(tmp_path / "lens")
     assert list(direct.points().columns) == ["row", "position", "token"]
+
+
+class AcrossLayers(Dictionary):
+    """Reads at one MLP, and writes at two."""
+
+    def __init__(self, outputs: tuple[str, ...] = ("layers.1.mlp_out", "layers.2.mlp_out")) -> None:
+        super().__init__("layers.1.mlp_in", 32, error=False)
+        self.decoder = torch.cat([self.decoder, self.decoder.flip(1)], dim=1)
+        self.hook_points, self.output_hook_points = ("layers.1.mlp_in",), outputs
+        self.output_hook_point = outputs[0]
+
+
+def test_all_outputs_of_a_dictionary_count():
+    model = ready("granite")
+    coder, names = AcrossLayers(), ["layers.1.mlp_in"]
+    table = lines(asked(model, coder), "row", "unit")
+    for i, row in enumerate(ROWS):
+        one, tokens = Plain(model, row), torch.tensor([tiny_tokenizer()(row.prompt)["input_ids"]])
+        inputs = ModelInputs(tokens, torch.ones_like(tokens))
+        latents = coder.encode(HuggingFaceBackend(model).capture(inputs, names)["layers.1.mlp_in"][0, -1])
+        for latent in range(coder.d_sae):
+            first, second = (latents[latent] * coder.decoder[latent]).split(32)
+            effect, alone = one.contribution(0.5 * (first + second))
+            line = table.get((i, latent), NOTHING)
+            assert line["effect"] == pytest.approx(effect, abs=1e-10)
+            assert line["alone"] == pytest.approx(alone, abs=1e-7, rel=1e-7)
+    with pytest.raises(it.AnalysisError, match="2 hook points, one of them layers.1.resid_post"):
+        asked(model, AcrossLayers(("layers.1.resid_post", "layers.2.mlp_out")))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from interpretune.models.answer_pooling import pooled_at_answer
 from interpretune.models.batch_keys import check_batch_keys, forward_signature
 from interpretune.models.loading import load_hf_model
 from interpretune.models.padding import ATTENTION_MASK, mask_of, pad_left, position_ids, tokens_of
-from interpretune.operations import Operation, latent_analyses
+from interpretune.operations import Operation, latent_analyses, lenses
 from interpretune.plugins.contributions import ClassContribution, OptimizerSetup
 from interpretune.plugins.declaration import AdapterDeclaration
 from interpretune.session.datamodule import ITDataModule
@@ -147,7 +147,7 @@ class CoreAdapter:
     @hookimpl
     def it_contribute_operations(self) -> list[Operation]:
         """The operations that the four modes are composed of."""
-        return [value for value in vars(latent_analyses).values() if isinstance(value, Operation)]
+        return [value for value in (vars(latent_analyses) | vars(lenses)).values() if isinstance(value, Operation)]
 
     @hookimpl
     def it_end_session(self, module: ITModule) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from interpretune.activations.edits import Edit
@@ -57,6 +58,21 @@ def activations_at(
     return logits, seen
 
 
+@frozen(eq=False)
+class LayerReading:
+    """Logits of a layer of the residual stream, ``[n, vocab]`` each.
+
+    Attributes:
+        hook_point: Where the stream is.
+        logits: The last norm has the scale that it gives this layer.
+        scale_held: It has that of the actual forward.
+    """
+
+    hook_point: str
+    logits: Tensor
+    scale_held: Tensor
+
+
 class DirectPaths:
     """A model's ways from hook points straight to the logits; norms are measured once, when they are first met."""
 
@@ -96,6 +112,41 @@ class DirectPaths:
         needed = [self.last, *map(canonical, names), *self._blocks_of(names)]
         logits, seen = activations_at(self.backend, inputs, needed, points)
         return DirectRun(self, logits, seen, objective)
+
+    @torch.no_grad()
+    def layers(self, inputs: ModelInputs, points: Points) -> Iterator[LayerReading]:
+        """Read the residual stream before the first block, and after each, as if it went to the last norm.
+
+        Args:
+            inputs: The batch.
+            points: Tokens at which it is read.
+
+        Raises:
+            AnalysisError: The model has another way from its last block to the logits.
+        """
+        own, seen = activations_at(self.backend, inputs, list(self.stream), points)
+        last = seen[self.last]
+        norm = self.final_norm(last)
+        scales = norm.scales(last.double(), self.backend.final_norm(last).double(), "The last norm").unsqueeze(-1)
+        for name in self.stream:
+            logits = self.backend.run_above_blocks(seen[name], {})
+            if name == self.last:
+                _check_same(logits, own)
+            held = norm.weight * norm.centred(seen[name].double()) / scales + norm.bias
+            yield LayerReading(name, logits, self.backend.unembed(held.to(last)))
+
+    @property
+    def stream(self) -> Iterator[str]:
+        """Hook points of the residual stream before the first block, and after each."""
+        yield in_layer(0, RESID_PRE)
+        yield from (in_layer(layer, RESID_POST) for layer in range(self.backend.n_layers))
+
+    @property
+    def written(self) -> Iterator[str]:
+        """Hook points of all that is added up to the residual stream: the embedding, and outputs of sublayers."""
+        yield in_layer(0, RESID_PRE)
+        for layer in range(self.backend.n_layers):
+            yield from (name for part in ADDED if self.has(name := in_layer(layer, part)))
 
     def _blocks_of(self, names: Sequence[str]) -> Iterator[str]:
         """Hook points that say how what sublayers write is added to the stream."""
@@ -148,6 +199,7 @@ class DirectRun:
     Everything here is of ``n`` points, and in float64.
 
     Attributes:
+        paths: The model's ways to the logits.
         seen: Activations by canonical name, ``[n, width]``, in the dtype of the model.
         objective: Of the model's logits, ``[n]``.
         before_cap: The same before a soft cap, if the model bends its logits with one: what the parts sum to.
@@ -156,7 +208,7 @@ class DirectRun:
 
     def __init__(self, paths: DirectPaths, logits: Tensor, seen: dict[str, Tensor], objective: Objective) -> None:
         """Use ``DirectPaths.run``."""
-        self._paths, self.seen, backend = paths, seen, paths.backend
+        self.paths, self.seen, backend = paths, seen, paths.backend
         stream = seen[paths.last]
         self._norm = paths.final_norm(stream)
         with torch.no_grad():
@@ -195,19 +247,19 @@ class DirectRun:
         if part in STREAM:
             return self._slopes
         if part in ADDED:
-            return self._factor(hook_point) * self._slopes
+            return self.factor(hook_point) * self._slopes
         if part not in PROJECTED:
             raise AnalysisError(
                 f"What is at {hook_point} is not written into the residual stream. Direct attribution is of "
                 f"{', '.join((*PROJECTED, *ADDED, *STREAM))} of blocks, and of latents that are written there; "
                 "layers.0.resid_pre has the embedding."
             )
-        slopes, backend = self.slopes(output_of(hook_point)), self._paths.backend
+        slopes, backend = self.slopes(output_of(hook_point)), self.paths.backend
         with torch.enable_grad(), frozen_parameters(backend.model):
             leaf = self.seen[hook_point].detach().requires_grad_()
             written = backend.written_by(hook_point, leaf)
             made, plain = self.seen[output_of(hook_point)].double(), written.detach()
-            norm = self._paths.norm_after(hook_point, plain)
+            norm = self.paths.norm_after(hook_point, plain)
             if norm is not None:
                 scales = norm.scales(plain.double(), made, f"The norm after {hook_point}")
                 self._scales_after[hook_point], slopes = scales, norm.pulled_back(slopes, scales)
@@ -229,13 +281,17 @@ class DirectRun:
         """
         part, reach = (split_layer(hook_point) or (0, hook_point))[1], torch.ones_like(self._scales)
         if part not in STREAM:
-            reach = reach * abs(self._factor(hook_point if part in ADDED else output_of(hook_point)))
+            reach = reach * abs(self.factor(hook_point if part in ADDED else output_of(hook_point)))
         reach = reach / self._scales_after.get(hook_point, torch.ones_like(reach))
         scales = ((sizes * reach.unsqueeze(-1)).square() + self._norm.eps).sqrt()
         found = contributions * self._scales.unsqueeze(-1) / scales
         return found.where(contributions != 0, 0.0)
 
-    def _factor(self, output: str) -> float:
+    def adds(self, hook_point: str) -> bool:
+        """Whether what is there is the output of a sublayer, which is added to the stream."""
+        return (split_layer(hook_point) or (0, hook_point))[1] in ADDED
+
+    def factor(self, output: str) -> float:
         """The constant by which a block multiplies what a sublayer writes; Granite has one."""
         layer, part = split_layer(output) or (0, output)
         names = [name for item in ADDED if (name := in_layer(layer, item)) in self.seen]

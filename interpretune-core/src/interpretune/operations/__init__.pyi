@@ -4,7 +4,7 @@ from interpretune.operations.loading import find_operation, load_operations, off
 from interpretune.operations.plan import Plan
 from interpretune.store.fields import Field, Per
 
-from . import latent_analyses
+from . import latent_analyses, lenses
 
 __all__ = [
     "SOURCES",
@@ -15,6 +15,7 @@ __all__ = [
     "PlanRun",
     "find_operation",
     "latent_analyses",
+    "lenses",
     "load_operations",
     "offered_operations",
     "operation",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from attrs import define, field
+from attrs import asdict, define, field
 from torch import Tensor
 
-from interpretune.activations.hook_names import ATTN_OUT, MLP_OUT, RESID_POST, RESID_PRE, canonical, in_layer
+from interpretune.activations.hook_names import canonical
 from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
-from interpretune.backends.direct_paths import DirectPaths, DirectRun, activations_at
-from interpretune.errors import AnalysisError, DataError
+from interpretune.backends.contributions import of_coordinates, of_latents
+from interpretune.backends.direct_paths import DirectPaths, DirectRun
+from interpretune.errors import DataError
 from interpretune.latents.identity import IdentityDictionary
-from interpretune.latents.latent_model import HasDecoderRows
+from interpretune.latents.latent_model import read_points, written_points
 from interpretune.operations.objectives import objective_of
 from interpretune.questions.layers import LAYER_FIELDS, LogitLens
 from interpretune.questions.measured_batch import MeasuredBatch
@@ -80,8 +81,8 @@ def logit_lens(
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
     with asked.held(), torch.no_grad():
         backend = asked.backend
-        names = [in_layer(0, RESID_PRE), *(in_layer(layer, RESID_POST) for layer in range(backend.n_layers))]
-        lens = LensQuestion(**asked.parts, sets=vectors(backend, names), objective=objective_of(objective))
+        sets = vectors(backend, list(DirectPaths(backend).stream))
+        lens = LensQuestion(**asked.parts, sets=sets, objective=objective_of(objective))
         found: LogitLens = lens.answered(store)
         return found
 
@@ -140,7 +141,7 @@ def direct_logit_attribution(
             )
     with asked.held(), torch.no_grad():
         backend = asked.backend
-        sets = vectors(backend, list(_written(backend))) if units is None else unit_sets(units, backend)
+        sets = vectors(backend, list(DirectPaths(backend).written)) if units is None else unit_sets(units, backend)
         question = DirectQuestion(**asked.parts, sets=sets, objective=objective_of(objective))
         found: Effects = question.answered(store)
         return found
@@ -154,14 +155,6 @@ def vectors(backend: AnalysisBackend, names: Sequence[str]) -> list[UnitSet]:
     return [UnitSet(name, IdentityDictionary(name, width), one, everything, 1, "vector") for name in names]
 
 
-def _written(backend: AnalysisBackend) -> Iterator[str]:
-    """The embedding, and what every sublayer adds."""
-    yield in_layer(0, RESID_PRE)
-    paths = DirectPaths(backend)
-    for layer in range(backend.n_layers):
-        yield from (name for part in (ATTN_OUT, MLP_OUT) if paths.has(name := in_layer(layer, part)))
-
-
 @define(eq=False, kw_only=True)
 class _Looking(Question):
     """A question to the clean run at the answer position."""
@@ -171,6 +164,11 @@ class _Looking(Question):
     positions: str = field(default="answer", init=False)
     budget: None = field(default=None, init=False)
     row_budget: None = field(default=None, init=False)
+
+    @cached_property
+    def paths(self) -> DirectPaths:
+        """The model's ways to the logits."""
+        return DirectPaths(self.backend)
 
     def measured(self, batch: RowsAsked) -> MeasuredBatch:
         """The batch in the model as it is."""
@@ -187,36 +185,20 @@ class LensQuestion(_Looking):
 
     def computed(self, batch: RowsAsked) -> dict[str, Any]:
         """What is stored of a batch."""
-        clean, sequences, backend = self.measured(batch), batch.sequences, self.backend
-        names = [item.name for item in self.sets]
-        _, seen = activations_at(backend, sequences.inputs, names, sequences.wanted_points)
-        last = seen[names[-1]]
-        normed = backend.final_norm(last).double()
-        norm = self._paths.final_norm(last)
-        scales = norm.scales(last.double(), normed, "The last norm").unsqueeze(-1)
+        clean, sequences = self.measured(batch), batch.sequences
         found: dict[str, dict[str, Tensor]] = {item.name: {} for item in LAYER_FIELDS if item.per is Per.latent}
-        for name, stream in seen.items():
-            logits = backend.run_above_blocks(stream, {})
-            held = norm.weight * norm.centred(stream.double()) / scales + norm.bias
-            found["layer_objective"][name] = clean.measured(logits).double()
-            found["scale_held"][name] = clean.measured(backend.unembed(held.to(stream))).double()
-            found["layer_logits"][name] = self._answers(batch, clean, logits)
-            found["rank"][name] = _rank(batch, logits)
-        if not torch.allclose(found["layer_objective"][names[-1]], clean.clean.double(), rtol=1e-2, atol=1e-2):
-            raise AnalysisError(
-                "The last layer, read by the last norm and the unembedding, does not give the model's own objective: "
-                "something else leads from the blocks to the logits."
-            )
+        for layer in self.paths.layers(sequences.inputs, sequences.wanted_points):
+            name = layer.hook_point
+            found["layer_objective"][name] = clean.measured(layer.logits).double()
+            found["scale_held"][name] = clean.measured(layer.scale_held).double()
+            found["layer_logits"][name] = self._answers(batch, clean, layer.logits)
+            found["rank"][name] = _rank(batch, layer.logits)
         one = torch.zeros(1, dtype=torch.long)
         values = {
             name: {layer: LatentValues(one, numbers.unsqueeze(1), 1) for layer, numbers in layers.items()}
             for name, layers in found.items()
         }
         return {**self.told_of(batch, clean), **values}
-
-    @cached_property
-    def _paths(self) -> DirectPaths:
-        return DirectPaths(self.backend)
 
     def _answers(self, batch: RowsAsked, clean: MeasuredBatch, logits: Tensor) -> Tensor:
         """Logits of the answers of each row, or log-probabilities where they have several tokens, ``[n, k]``."""
@@ -252,9 +234,9 @@ class DirectQuestion(_Looking):
         """What is stored of a batch."""
         clean, sequences = self.measured(batch), batch.sequences
         models = [item.dictionary for item in self.sets]
-        names = [name for item in models for name in (item.hook_point, item.output_hook_point)]
-        run = self._paths.run(sequences.inputs, sequences.wanted_points, names, clean.measured)
-        parts = {item.name: _contributions(self._paths, run, item) for item in self.sets}
+        names = [name for item in models for name in (*read_points(item), *written_points(item))]
+        run = self.paths.run(sequences.inputs, sequences.wanted_points, names, clean.measured)
+        parts = {item.name: _contributions(run, item) for item in self.sets}
         total = sum((part["effects"].values.sum(-1) for part in parts.values()), torch.zeros_like(run.bias))
         fields = ("effects", "activations", "alone")
         return {
@@ -265,39 +247,11 @@ class DirectQuestion(_Looking):
             **{name: {units: part[name] for units, part in parts.items()} for name in fields},
         }
 
-    @cached_property
-    def _paths(self) -> DirectPaths:
-        return DirectPaths(self.backend)
 
-
-def _contributions(paths: DirectPaths, run: DirectRun, item: UnitSet) -> dict[str, LatentValues]:
+def _contributions(run: DirectRun, item: UnitSet) -> dict[str, LatentValues]:
     """Effects, activations, and contributions alone of the units of a set."""
-    model = item.dictionary
-    hook_point, output = canonical(model.hook_point), canonical(model.output_hook_point)
-    read, slopes = run.seen[hook_point], run.slopes(output)
-    if isinstance(model, IdentityDictionary):
-        members = item.members.to(read.device)
-        own, each = read.double()[:, members], (read.double() * slopes)[:, members]
-        effects, ids = each.sum(-1), item.ids
-        if members.shape[-1] == 1:
-            sizes = paths.sizes_of_coordinates(output, read)[members.squeeze(-1)] * own.squeeze(-1).abs()
-        else:
-            vectors = torch.zeros(len(read), *members.shape[:1], read.shape[-1]).to(read)
-            vectors.scatter_(-1, members.expand(len(read), *members.shape), read[:, members])
-            sizes = paths.sizes(output, vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
-        activations = own.squeeze(-1) if own.shape[-1] == 1 else own.norm(dim=-1)
+    if isinstance(item.dictionary, IdentityDictionary):
+        ids, found = item.ids, of_coordinates(run, canonical(item.dictionary.hook_point), item.members)
     else:
-        latents = model.encode(read.unsqueeze(1)).squeeze(1)
-        ids = item.ids.to(read.device)
-        ids = ids[(latents[:, ids] != 0).any(0)]
-        rows = model.decoder_rows(ids) if isinstance(model, HasDecoderRows) else None
-        if rows is None:
-            raise AnalysisError(
-                f"The dictionary {item.name!r} does not say that its decoder is linear (decoder_rows), so that what a "
-                "latent alone writes is unknown. Direct attribution is of latents with linear decoders."
-            )
-        activations = latents[:, ids].double()
-        effects = activations * (slopes @ rows.to(slopes).T)
-        sizes = paths.sizes(output, rows.to(read)) * activations.abs()
-    values = {"effects": effects, "activations": activations, "alone": run.alone(output, effects, sizes)}
-    return {name: LatentValues(ids, found, item.size) for name, found in values.items()}
+        ids, found = of_latents(run, item.dictionary, item.ids)
+    return {name: LatentValues(ids, values, item.size) for name, values in asdict(found, recurse=False).items()}

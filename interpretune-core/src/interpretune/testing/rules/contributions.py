@@ -9,7 +9,7 @@ from typing import Any
 
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.steps import sources_of
-from interpretune.operations import Operation, Plan, latent_analyses
+from interpretune.operations import Operation, Plan, latent_analyses, lenses
 from interpretune.operations.execution import REPLAYING, run_operation
 from interpretune.operations.loading import offered_operations
 from interpretune.operations.plan import LATENT_MODELS
@@ -74,7 +74,7 @@ def _core_fields() -> set[str]:
     return {item.name for item in fields(ITConfig)}
 
 
-OF_CORE = frozenset(id(item) for item in vars(latent_analyses).values() if isinstance(item, Operation))
+OF_CORE = frozenset(id(item) for item in (vars(latent_analyses) | vars(lenses)).values() if isinstance(item, Operation))
 """The rules of analyses are about these."""
 
 
