@@ -19,6 +19,7 @@ from interpretune.analysis.stored_run import StoredRun
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import WrittenAnalysis
+from interpretune.questions import Effects
 from tests.sessions import BATCH_SIZE, N_ROWS, write_rows
 from tests.tiny import nli_rows
 
@@ -541,6 +542,41 @@ def test_results_are_made_once_and_told(
         ["more", f"{N_ROWS}"],
     ]
     assert "stack: core" in printed.err
+
+
+def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": "He has", "answers": ["bread", "stone"], "correct": 1, "corrupted": "Ada has"},
+        {"prompt": "Bo likes a boat and", "answers": ["bread", "stone"], "corrupted": "Bo likes a hat and"},
+    ]
+    write_rows(here / "question.jsonl", rows)
+
+    def change(written: dict[str, Any]) -> None:
+        written["session"]["datamodule_cfg"] = {"rows": "question.jsonl"}
+        del written["session"]["module_cfg"]["generative_step_cfg"]
+
+    heads = {"units": [{"heads": 1}, {"vector": "layers.1.mlp_out"}], "value": "corrupted", "positions": "each"}
+    file = write(change, analyses={"clean": "clean_no_sae", "heads": heads})
+    assert printed_config([file], capsys).count("value: corrupted") == 1
+    options = ["--analyses.heads.positions", "answer", "--analyses.neurons.units", "{neurons: 1}"]
+    assert main(["run", file, *options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["analyses"]
+    assert [(item["name"], item["rows"], item["complete"]) for item in told] == [
+        ("clean", 2, True),
+        ("heads", 2, True),
+        ("neurons", 2, True),
+    ]
+    effects = Effects.open(told[1]["folder"])
+    assert told[1]["top"] == effects.top().to_dict("records")
+    assert effects.question["positions"] == "answer"
+    assert AnalysisStore.open(told[0]["folder"]).manifest.about["answers"] == ["bread", "stone"]
+    assert main(["run", file, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "heads: Effects on logit_diff over 2 rows of 4 heads of layers.1.attn_z" in printed
+    assert effects.top(1).name[0] in printed
+    heads["mode"] = "ablation"
+    assert main(["run", write(change, analyses={"heads": heads})]) == EXIT_ERROR
+    assert "analyses.heads has no field 'mode'. " in capsys.readouterr().err
 
 
 def test_limit_takes_whole_batches_into_a_folder_of_its_own(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

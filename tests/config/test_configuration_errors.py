@@ -20,7 +20,7 @@ import torch
 import yaml
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisRunner, SaveCfg, run_analysis
+from interpretune.analysis import AnalysisCfg, AnalysisRunner, QuestionCfg, SaveCfg, run_analysis
 from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
 from tests.sessions import make_session
@@ -44,7 +44,7 @@ NASTY = [
 CLASSES = [
     *(it.ITSessionConfig, it.ITSharedConfig, it.ITConfig, it.ITDataModuleConfig, it.PromptConfig, it.AutoCompConfig),
     *(it.HFFromPretrainedConfig, it.HFGenerationConfig, it.GenerativeClassificationConfig, it.LatentTrainingConfig),
-    *(it.LoopConfig, it.EarlyStopping, AnalysisCfg, SaveCfg, WrittenAnalysis, RunnerOptions),
+    *(it.LoopConfig, it.EarlyStopping, AnalysisCfg, SaveCfg, WrittenAnalysis, RunnerOptions, QuestionCfg),
 ]
 for name in ("interpretune_tlens", "interpretune_saelens", "interpretune_lightning"):
     if importlib.util.find_spec(name):
@@ -272,7 +272,10 @@ WRITTEN = {
         },
         "module_cfg": {"device": "cpu", "generative_step_cfg": {"answers": ["Yes", "No"]}},
     },
-    "analyses": {"clean": {"mode": "clean_no_sae", "row_budget": 3, "save": {"prompts": True}}},
+    "analyses": {
+        "clean": {"mode": "clean_no_sae", "row_budget": 3, "save": {"prompts": True}},
+        "heads": {"units": [{"heads": 1, "only": [0]}], "objective": {"logit_diff": {"against": "max"}}, "budget": 3},
+    },
     "runner": {"root": "analyses", "limit": 3, "seed": 0},
 }
 NASTY_YAML = [None, True, -1, 2**70, 1.5, float("nan"), "", "x", "a: b: c", [], [None], {}, {"x": 1}, {1: 2}, [[[]]]]
@@ -296,11 +299,12 @@ def read(text: str, folder: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_file_is_read_or_refused_in_words(tmp_path, seed):
     draw = random.Random(seed)
-    known = list(places(WRITTEN))
     for _ in range(12):
         written = copy.deepcopy(WRITTEN)
-        *above, last = draw.choice(known)
-        holder = written
+        if draw.random() < 0.5:
+            written["session"]["datamodule_cfg"] = {"rows": {"validation": "agreement"}, "answers": [" a"], "correct": 0}
+        *above, last = draw.choice(list(places(written)))
+        holder: Any = written
         for step in above:
             holder = holder[step]
         if draw.random() < 0.3 and isinstance(holder, dict):

@@ -219,7 +219,8 @@ def it_open_analysis(module: ITModule, analysis: AnalysisRun) -> None:
 
     Called once for each analysis, before the first batch, by ``run_analysis``, ``AnalysisRunner`` (also from the
     command line) and trainers' callbacks. Not called for an analysis that is complete already, and not for a dry run.
-    All run, in stack order.
+    A question (``QuestionCfg``) is opened and closed like any analysis; ``it_run_analysis`` is not called for it. All
+    run, in stack order.
 
     An exception ends the run: only adapters whose implementation has returned are asked to close the analysis. A
     wrapper sees the exception at its ``yield``.

@@ -8,6 +8,7 @@ from interpretune.analysis.identity import identify_session
 from interpretune.analysis.mode_plans import operations_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode, construct_names_filter
 from interpretune.analysis.plan_runner import AnalysisRunner
+from interpretune.analysis.question_run import QuestionCfg
 from interpretune.analysis.runner import run_analysis
 from interpretune.analysis.steps import loss_and_logit_diffs, run_with_ctx
 from interpretune.backends.backend import CAPABILITIES, AnalysisBackend, SplicedRun
@@ -102,6 +103,7 @@ __all__ = [
     "PredSummary",
     "Prefill",
     "ProjectOut",
+    "QuestionCfg",
     "ReplayEngine",
     "SaveCfg",
     "Scale",

@@ -24,9 +24,9 @@ class AnalysisRun:
 
     Attributes:
         name: What the runner calls it; an analysis that is run by its configuration alone is called after its mode.
-        plan: What runs. None between opening and closing where the module has an ``analysis_test_step`` of its own,
-            which decides that batch by batch.
-        cfg: The configuration that was given; None where a plan was.
+        plan: What runs. None for a question, which is opened and closed only, and between opening and closing where the
+            module has an ``analysis_test_step`` of its own, which decides that batch by batch.
+        cfg: The configuration that was given; None where a plan or a question was.
         folder: Where the results go; None: into memory.
         store: The results, when it is closed: all of them, or, after an error, those until then. None before, and where
             there are none.

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import frozen
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
+from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.engine import AnalysisEngine
 from interpretune.analysis.identity import DataIdentity, count_examples, identify_batch, identify_data
 from interpretune.analysis.mode_plans import mode_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.question_run import QuestionCfg, QuestionRun
 from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
@@ -30,40 +31,8 @@ if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
 
-Analysis = Plan | AnalysisCfg | AnalysisMode | str
-"""A plan, or a mode with or without settings."""
-
-
-@frozen
-class DryRun:
-    """What a run would do.
-
-    Attributes:
-        plan: The plan in words.
-        folder: Where its store goes.
-        batches: Batches of the split.
-        remaining: Batches that are not there yet.
-        examples: Rows.
-        forwards: Forward passes of a batch that remain, replays not counted.
-        bytes: Estimated size of the store.
-        seconds: Estimated duration of what remains.
-    """
-
-    plan: str
-    folder: Path
-    batches: int
-    remaining: int
-    examples: int
-    forwards: float
-    bytes: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.plan}\n\n{self.folder}\n{self.examples} rows in {self.batches} batches, {self.remaining} to run: "
-            f"{self.forwards:g} forward passes of a batch beside replays, about {self.seconds:.0f} s; "
-            f"about {self.bytes / 1e6:.1f} MB when complete"
-        )
+Analysis = Plan | AnalysisCfg | AnalysisMode | str | QuestionCfg
+"""A plan, a mode with or without settings, or a question."""
 
 
 class AnalysisRunner:
@@ -139,7 +108,7 @@ class AnalysisRunner:
             AnalysisError: The loader does not give the same batches twice, or a step of the module's own does not
                 save what its analysis keeps.
         """
-        jobs = self._jobs(analyses)
+        questions, jobs = self._questions(analyses), self._jobs(analyses)
         writing = [job for job in jobs if not job.is_complete]
         engine = AnalysisEngine(self.module, writing, seed=self.seed)
         with engine, contextlib.ExitStack() as writers:  # analyses are closed when nothing is written any more
@@ -153,7 +122,9 @@ class AnalysisRunner:
                 engine.run(self._batches(data, lacking), len(lacking), self._console)
             for job in writing:
                 job.complete()
-        return {job.analysis.name: AnalysisStore.open(job.folder) for job in jobs}
+        stores = {job.analysis.name: AnalysisStore.open(job.folder) for job in jobs}
+        stores |= {item.name: item.run(self.module) for item in questions}
+        return {name: stores[name] for name in analyses}
 
     def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written.
@@ -164,7 +135,7 @@ class AnalysisRunner:
             PlanError: As ``run``.
             AnalysisError: As ``run``.
         """
-        told = {}
+        told = {item.name: item.dry_run(self.module) for item in self._questions(analyses)}
         for job in self._jobs(analyses):
             store, job.writer = StoreWriter.in_memory(job.plan.kept)
             start = time.perf_counter()
@@ -183,7 +154,7 @@ class AnalysisRunner:
                 bytes=round(first * sum(job.data.sizes) / job.data.sizes[0]),
                 seconds=seconds * remaining,
             )
-        return told
+        return {name: told[name] for name in analyses}
 
     # ------------------------------------------------------------------------------------------------------- the pass
 
@@ -201,13 +172,25 @@ class AnalysisRunner:
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
-    def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
+    def _questions(self, analyses: Mapping[str, Analysis]) -> list[QuestionRun]:
         check_argument("AnalysisRunner: the analyses by name", analyses, Mapping[str, Analysis])
-        cfgs = {name: _cfg_of(analysis) for name, analysis in analyses.items()}
-        plans = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
-        for name, plan in plans.items():
+        for name in analyses:
             if not name or Path(name).name != name or name.startswith("."):
                 raise ConfigurationError(f"The analysis {name!r} names a folder; use letters, digits, - and _ only.")
+        asked = {name: item for name, item in analyses.items() if isinstance(item, QuestionCfg)}
+        if asked and self._world_size > 1:
+            raise ConfigurationError(f"The question {next(iter(asked))!r} is asked by one process; start a single one.")
+        return [
+            QuestionRun.of(name, cfg, self.module, self.datamodule, root=self.root, limit=self._limit)
+            for name, cfg in asked.items()
+        ]
+
+    def _jobs(self, analyses: Mapping[str, Analysis]) -> list[StoredRun]:
+        cfgs = {name: _cfg_of(item) for name, item in analyses.items() if not isinstance(item, QuestionCfg)}
+        if not cfgs:
+            return []
+        plans = {name: plan_of(cfg, self.module.latent_models) for name, cfg in cfgs.items()}
+        for plan in plans.values():
             plan.check_backend(self.module.backend, self.module.latent_models)
         with eval_mode(self.module):
             data = identify_data(batch for _, batch in _batches(self.datamodule.test_dataloader(), None, self._limit))
@@ -229,7 +212,7 @@ class AnalysisRunner:
         return jobs
 
 
-def _cfg_of(analysis: Analysis) -> AnalysisCfg:
+def _cfg_of(analysis: Plan | AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
     if isinstance(analysis, Plan):
         return AnalysisCfg(mode=mode_of(analysis), plan=analysis)
     return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=analysis)  # type: ignore[arg-type]  # names become modes

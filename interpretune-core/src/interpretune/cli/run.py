@@ -8,11 +8,16 @@ from typing import Any
 from attrs import asdict, frozen
 from rich.console import Console
 
-from interpretune.analysis import AnalysisRunner
+from interpretune.analysis import AnalysisRunner, QuestionCfg
+from interpretune.analysis.plan_runner import Analysis
 from interpretune.cli.run_config import RunConfig
 from interpretune.plugins.contributions import ReportSection
+from interpretune.questions import Effects
 from interpretune.reports.sections import report_sections, section_data, section_text
 from interpretune.session.session import ITSession, it_init, it_session_end
+
+N_TOP = 10
+"""Units of a question that are shown."""
 
 
 @frozen
@@ -56,7 +61,10 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
     try:
         options = config.runner
         runner = AnalysisRunner(**session, root=options.root, limit=options.limit, seed=options.seed, console=progress)
-        analyses = {name: analysis.cfg(session.module) for name, analysis in config.analyses.items()}
+        analyses: dict[str, Analysis] = {
+            name: item if isinstance(item, QuestionCfg) else item.cfg(session.module)
+            for name, item in config.analyses.items()
+        }
         start, sections = time.perf_counter(), []
         if config.dry_run:
             told = runner.dry_run(analyses)
@@ -78,11 +86,24 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
                 }
                 for name, store in stores.items()
             ]
+            effects = {name: Effects(stores[name]) for name, item in analyses.items() if isinstance(item, QuestionCfg)}
+            for row in rows:
+                if found := effects.get(str(row["name"])):
+                    row["rows"] = found.question["rows"]
+                    row["top"] = found.top(N_TOP).to_dict("records")
             sections = report_sections(session.module)
-            text = "\n\n".join([_table(rows), *map(section_text, sections)])
+            tops = [f"{name}: {found!r}\n{_top(found)}" for name, found in effects.items()]
+            text = "\n\n".join([_table(rows), *tops, *map(section_text, sections)])
         return RunReport(rows, sections, text, time.perf_counter() - start)
     finally:
         it_session_end(**session)
+
+
+def _top(found: Effects) -> str:
+    from tabulate import tabulate
+
+    top = found.top(N_TOP).drop(columns=["units", "unit"])
+    return tabulate(top, headers="keys", tablefmt="simple", showindex=False, floatfmt=".4g")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

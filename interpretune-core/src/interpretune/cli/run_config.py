@@ -16,6 +16,7 @@ import yaml
 from attrs import frozen
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from interpretune.analysis import QuestionCfg
 from interpretune.cli.run_arguments import CommandLine, check_shape, read_file, split_arguments, with_options
 from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
 from interpretune.cli.written_fields import (
@@ -59,7 +60,7 @@ class RunConfig:
     """
 
     session: ITSessionConfig
-    analyses: Mapping[str, WrittenAnalysis]
+    analyses: Mapping[str, WrittenAnalysis | QuestionCfg]
     runner: RunnerOptions
     dry_run: bool
     json: bool
@@ -89,7 +90,7 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
         "session.datamodule_cfg": _type_of(ITDataModuleConfig(), recipe, context, "datamodule_cfg"),
         "session.module_cfg": _type_of(ITConfig(), recipe, context, "module_cfg"),
         **({"session.latents": LatentRequest} if asks_for_latents else {}),
-        **{f"analyses.{name}": WrittenAnalysis for name in wanted["analyses"]},
+        **{f"analyses.{name}": _kind_of(item) for name, item in wanted["analyses"].items()},
         "runner": RunnerOptions,
     }
     _check_names(written, types, context)
@@ -104,6 +105,11 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
         problem = "There are no analyses. Add some, `analyses: {clean: {mode: clean_no_sae}}` for one."
         raise ConfigurationError(problem) if line.file else ArgumentError(None, f"{problem} Which CONFIG.yaml is it?")
     return _build(values, types, wanted["analyses"], line)
+
+
+def _kind_of(analysis: Any) -> type:
+    """What an analysis with units is: a question; others are modes."""
+    return QuestionCfg if isinstance(analysis, Mapping) and "units" in analysis else WrittenAnalysis
 
 
 def _read_stack(session: Mapping[str, Any]) -> tuple[ExecutionContext, AutoCompConfig]:
@@ -145,6 +151,8 @@ def _check_names(wanted: Mapping[str, Any], types: Mapping[str, type], context: 
         hint = ""
         if prefix in ("session.module_cfg", "session.datamodule_cfg"):
             hint = f"Stacked: {', '.join(context.names)}; adapters that add fields are named in session.adapter_ctx. "
+        elif cls is QuestionCfg:
+            hint = "An analysis with units is a question, which has no mode. "
         check_fields(_section(wanted, prefix), cls, prefix, hint)
 
 

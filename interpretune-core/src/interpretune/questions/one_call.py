@@ -78,6 +78,44 @@ def effects(
         NotFiniteError: A number is NaN or infinite.
         StoreError: The folder holds other results.
     """
+    question = question_of(
+        model,
+        tokenizer,
+        prompts,
+        answers,
+        correct=correct,
+        units=units,
+        objective=objective,
+        value=value,
+        mean_over=mean_over,
+        positions=positions,
+        method=method,
+        budget=budget,
+        batch_size=batch_size,
+        row_budget=row_budget,
+    )
+    with model_lock(question.backend.model), eval_mode(question.backend.model):
+        return question.answered(store)
+
+
+def question_of(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Any,
+    answers: Any = "answers",
+    *,
+    correct: Any = "correct",
+    units: Any,
+    objective: Any = "logit_diff",
+    value: Value = "zero",
+    mean_over: Any = None,
+    positions: Positions = "answer",
+    method: Method = "exact",
+    budget: int | None = None,
+    batch_size: int = 8,
+    row_budget: int | None = None,
+) -> Question:
+    """What ``effects`` is asked, with the same arguments and errors, not answered yet."""
     if method not in ("exact", "gradient"):
         raise ConfigurationError(f"There is no method {method!r}; there are exact and gradient.")
     for name, number in (("budget", budget), ("row_budget", row_budget)):
@@ -92,7 +130,7 @@ def effects(
             raise DataError("A mean over no rows: mean_over is empty.")
     with asked.held():
         sets = unit_sets(units, asked.backend)
-        question = Question(
+        return Question(
             **asked.parts,
             sets=sets,
             objective=objective_of(objective),
@@ -103,5 +141,3 @@ def effects(
             budget=budget,
             row_budget=row_budget,
         )
-        found: Effects = question.answered(store)
-        return found

@@ -87,17 +87,19 @@ class Question:
     batch_size: int
     row_budget: int | None
 
-    def answered(self, folder: str | Path | None) -> Any:
+    def answered(self, folder: str | Path | None, about: Mapping[str, Any] | None = None) -> Any:
         """Compute what is not in the store yet.
 
         Args:
             folder: The store; None: in memory.
+            about: What its manifest says beside the question; no results depend on it.
         """
+        noted = {**(about or {}), **self._about()}
         batches = list(self._batches(self.rows))
         if folder is None:
-            _, writer = StoreWriter.in_memory(self.fields, self._about())
+            _, writer = StoreWriter.in_memory(self.fields, noted)
         else:
-            writer = StoreWriter.create(folder, self.fields, self._about(), key=self._key(), n_batches=len(batches))
+            writer = StoreWriter.create(folder, self.fields, noted, key=self.key, n_batches=len(batches))
         with writer:
             start = 0
             for number, batch in enumerate(batches):
@@ -292,7 +294,13 @@ class Question:
             "versions": versions(),
         }
 
-    def _key(self) -> str:
+    @property
+    def forwards(self) -> int:
+        """Forwards of a batch, replays not counted."""
+        return len(self._groups) * (2 if self.value in ("corrupted", "mean") else 1)
+
+    @cached_property
+    def key(self) -> str:
         """Hash of all that the results depend on.
 
         Where something cannot be hashed, a key of its own: nothing is reused then, and a warning says why.

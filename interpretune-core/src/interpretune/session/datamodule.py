@@ -166,12 +166,16 @@ class ITDataModule:
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"ITDataModuleConfig.dataloader_kwargs does not fit: {error}.") from error
 
-    def rows(self, split: str = "validation") -> list[PromptRow]:
+    def rows(self, split: str | None = None) -> list[PromptRow]:
         """The rows of a question as they were prepared: ``effects(module.backend, tokenizer, datamodule.rows())``.
+
+        Args:
+            split: Which; None: the one that is tested.
 
         Raises:
             DataError: There is no such split, or it was made of text fields and labels.
         """
+        split = split or self.test_split
         self._check_split(split)
         return rows_of(self.dataset[split], split)
 
@@ -185,8 +189,13 @@ class ITDataModule:
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of ``test`` if its labels are known, otherwise of ``validation``."""
-        split = "test" if "test" in self.dataset and "labels" in self.dataset["test"].column_names else "validation"
-        return self.dataloader(split, batch_size=self.itdm_cfg.eval_batch_size)
+        return self.dataloader(self.test_split, batch_size=self.itdm_cfg.eval_batch_size)
+
+    @property
+    def test_split(self) -> str:
+        """The split that is tested and analysed."""
+        has_test = "test" in self.dataset and "labels" in self.dataset["test"].column_names
+        return "test" if has_test else "validation"
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The same batches as ``test_dataloader``."""

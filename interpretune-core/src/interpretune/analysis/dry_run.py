@@ -1,0 +1,39 @@
+"""What a run would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+
+@frozen
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        plan: The plan in words.
+        folder: Where its store goes.
+        batches: Batches of the split.
+        remaining: Batches that are not there yet.
+        examples: Rows.
+        forwards: Forward passes of a batch that remain, replays not counted.
+        bytes: Estimated size of the store.
+        seconds: Estimated duration of what remains.
+    """
+
+    plan: str
+    folder: Path
+    batches: int
+    remaining: int
+    examples: int
+    forwards: float
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.plan}\n\n{self.folder}\n{self.examples} rows in {self.batches} batches, {self.remaining} to run: "
+            f"{self.forwards:g} forward passes of a batch beside replays, about {self.seconds:.0f} s; "
+            f"about {self.bytes / 1e6:.1f} MB when complete"
+        )

@@ -1,0 +1,161 @@
+"""Questions among the analyses of a run: what ``effects`` asks, over the rows of the session, into a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import evolve, frozen
+
+from interpretune.analysis.analysis_run import AnalysisRun
+from interpretune.analysis.dry_run import DryRun
+from interpretune.analysis.open_analyses import OpenAnalyses
+from interpretune.config.checked import CheckedConfig, Positive
+from interpretune.questions.one_call import question_of
+from interpretune.questions.question import Question
+from interpretune.questions.written_units import written_units
+from interpretune.store import AnalysisStore, Manifest
+from interpretune.store.contents import batches_there
+from interpretune.store.folder import MANIFEST
+from interpretune.system.model_lock import model_lock
+from interpretune.system.torch_state import eval_mode
+
+if TYPE_CHECKING:
+    from interpretune.session.datamodule import ITDataModule
+    from interpretune.session.module import ITModule
+
+
+@dataclass(kw_only=True)
+class QuestionCfg(CheckedConfig, checks_types=True):
+    """What units do to an objective: ``effects`` as one of the analyses of a run, over its rows of questions.
+
+    Attributes:
+        units: What is changed, one or a list: units of code, or as files say it ``{neurons: 15}``, ``{heads: all}``,
+            ``{latents: all}`` or the name of a latent model of the session, ``{vector: layers.3.mlp_out}``, each also
+            with ``only: [ids]``.
+        objective: ``logit_diff``, ``{logit_diff: {against: mean}}``, ``log_prob``, ``prob``, ``kl``, or an objective or
+            function of code.
+        value: What units are set to: ``zero``, ``mean``, ``corrupted``, or a number.
+        mean_over: For ``mean``: a split, or other rows; None: the rows of the question.
+        positions: ``answer``, ``each``, or the name of a span.
+        method: ``exact`` or ``gradient``.
+        budget: Most exact effects; None: all.
+        batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
+        row_budget: Most changed rows that run at a time; None: chosen from the free memory.
+    """
+
+    units: Any
+    objective: Any = "logit_diff"
+    value: Any = "zero"
+    mean_over: Any = None
+    positions: str = "answer"
+    method: Literal["exact", "gradient"] = "exact"
+    budget: Positive | None = None
+    batch_size: Positive | None = None
+    row_budget: Positive | None = None
+
+
+@frozen(eq=False)
+class QuestionRun:
+    """A question of a run and its store.
+
+    Attributes:
+        name: What the runner calls it.
+        question: The question.
+        folder: The store: name and key below the root of the run.
+        about: What the manifest says beside the question.
+    """
+
+    name: str
+    question: Question
+    folder: Path
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        cfg: QuestionCfg,
+        module: ITModule,
+        datamodule: ITDataModule,
+        *,
+        root: Path,
+        limit: int | None,
+    ) -> QuestionRun:
+        """Ask a question of a session's backend about its test rows.
+
+        Args:
+            name: Name of the analysis.
+            cfg: The question.
+            module: The session's module.
+            datamodule: Has the rows.
+            root: Folder of all stores.
+            limit: Most rows, rounded up to whole batches of the data module; None: all.
+
+        Raises:
+            InterpretuneError: As ``effects``.
+        """
+        assert module.context is not None, "a composed module has a context"
+        split, size = datamodule.test_split, datamodule.itdm_cfg.eval_batch_size
+        rows = datamodule.rows(split)[: None if limit is None else -(-limit // size) * size]
+        others = cfg.mean_over
+        if isinstance(others, str) and others in datamodule.dataset:
+            others = datamodule.rows(others)
+        with model_lock(module.model), eval_mode(module):
+            question = question_of(
+                module.backend,
+                datamodule.tokenizer,
+                rows,
+                units=written_units(cfg.units, module.latent_models),
+                objective=cfg.objective,
+                value=cfg.value,
+                mean_over=others,
+                positions=cfg.positions,
+                method=cfg.method,
+                budget=cfg.budget,
+                batch_size=cfg.batch_size or size,
+                row_budget=cfg.row_budget,
+            )
+            key = question.key
+        known = sorted(root.glob(f"*-{key[:12]}"))  # the same question may have had another name
+        about = {"analysis": name, "stack": list(module.context.names), "split": split}
+        return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about)
+
+    def run(self, module: ITModule) -> AnalysisStore:
+        """Compute what is not there yet, between ``it_open_analysis`` and ``it_close_analysis``."""
+        there = self._there()
+        if there is None or not there.complete:
+            with OpenAnalyses(module) as opened:
+                analysis = AnalysisRun(name=self.name, plan=None, cfg=None, folder=self.folder)
+                opened.open(analysis, lambda: AnalysisStore.open(self.folder))
+                with model_lock(module.model), eval_mode(module):
+                    self.question.answered(self.folder, self.about)
+        return AnalysisStore.open(self.folder)
+
+    def dry_run(self, module: ITModule) -> DryRun:
+        """What ``run`` would do; the first batch is run to estimate, and nothing is written."""
+        question, start = self.question, time.perf_counter()
+        with model_lock(module.model), eval_mode(module):
+            store = evolve(question, rows=question.rows[: question.batch_size]).answered(None).store
+        seconds = time.perf_counter() - start
+        there, batches = self._there(), -(-len(question.rows) // question.batch_size)
+        done = 0 if there is None else batches if there.complete else len(batches_there(self.folder))
+        units = ", ".join(f"{len(item.ids)} {item.kind}s of {item.name}" for item in question.sets)
+        share = len(question.rows) / min(question.batch_size, len(question.rows))
+        return DryRun(
+            plan=f"{question.objective.name}: {question.method} effects of {units} at {question.positions}",
+            folder=self.folder,
+            batches=batches,
+            remaining=batches - done,
+            examples=len(question.rows),
+            forwards=question.forwards * (batches - done),
+            bytes=round(share * sum(item.nbytes for item in store.record_batches())),
+            seconds=seconds * (batches - done),
+        )
+
+    def _there(self) -> Manifest | None:
+        there = Manifest.read(self.folder) if (self.folder / MANIFEST).exists() else None
+        return there if there is not None and there.key == self.question.key else None

@@ -1,0 +1,143 @@
+"""Questions among the analyses of a run: numbers of ``effects``, hooks, stores that go on, and units in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pandas.testing import assert_frame_equal
+
+import interpretune as it
+from interpretune.analysis import AnalysisRunner, QuestionCfg
+from interpretune.plugins.stack import build_context
+from interpretune.questions import Effects, Latents
+from interpretune.store.writer import StoreWriter
+from tests.question_sessions import ROWS, session_of
+from tests.tiny_latents import RandomDictionary
+
+NOTER = """
+record = []
+
+@it.hookimpl
+def it_open_analysis(self, analysis):
+    self.record.append(("open", analysis.name, analysis.store, analysis.error))
+
+@it.hookimpl
+def it_close_analysis(self, analysis):
+    store = analysis.store
+    self.record.append(("close", analysis.name, store.folder == analysis.folder, store.complete, analysis.error))
+"""
+ALIKE = [it.PromptRow(row.prompt, (" house", " tree"), row.correct % 2, row.corrupted) for row in (ROWS[0], ROWS[3])]
+
+
+@pytest.fixture
+def dictionary() -> RandomDictionary:
+    return RandomDictionary("layers.1.resid_post", seed=1)
+
+
+def test_a_question_in_a_run_gives_the_numbers_of_effects(tmp_path, dictionary):
+    session = session_of(tmp_path, {"test": ROWS, "train": ROWS[:2]}, latent_models=[dictionary])
+    against = {"logit_diff": {"against": "max"}}
+    asked = {
+        "neurons": QuestionCfg(
+            units=[{"neurons": [0, 2], "only": [1, 5]}, {"vector": "layers.1.mlp_out"}, "heads"], objective=against
+        ),
+        "latents": QuestionCfg(
+            units={"latents": dictionary.name}, objective="log_prob", value="mean", mean_over="train", budget=9
+        ),
+    }
+    stores = AnalysisRunner(**session, root=tmp_path / "stores").run(asked)
+    units = [it.Neurons(0, [1, 5]), it.Neurons(2, [1, 5]), it.Vector("layers.1.mlp_out"), it.Heads()]
+    model, tokenizer = session.module.model, session.datamodule.tokenizer
+    alone = {
+        "neurons": it.effects(model, tokenizer, ROWS, units=units, objective=against, batch_size=3),
+        "latents": it.effects(
+            model,
+            tokenizer,
+            ROWS,
+            units=Latents(dictionary),
+            objective="log_prob",
+            value="mean",
+            mean_over=ROWS[:2],
+            budget=9,
+            batch_size=3,
+        ),
+    }
+    assert list(stores) == list(asked)
+    for name, store in stores.items():
+        found = Effects(store)
+        assert store.manifest.about["analysis"] == name
+        assert len(found.to_pandas()) > 0
+        assert_frame_equal(found.to_pandas(), alone[name].to_pandas(), rtol=1e-5, atol=1e-6)
+        assert_frame_equal(found.rows(), alone[name].rows(), rtol=1e-5, atol=1e-6)
+
+
+def test_hooks_see_a_question_begin_and_end_and_a_run_goes_on(tmp_path, adapter_of, monkeypatch):
+    adapter_of("noter", body=NOTER)
+    session = session_of(tmp_path, ALIKE, adapters=("core", "noter"), eval_batch_size=1)
+    record: list[Any] = build_context(("noter",)).adapters[-1].plugin.record
+    cfgs: dict[str, Any] = {"clean": "clean_no_sae", "heads": QuestionCfg(units="heads", batch_size=1)}
+    runner = AnalysisRunner(**session, root=tmp_path / "stores")
+    told = runner.dry_run(cfgs)
+    assert list(told) == ["clean", "heads"]
+    assert (told["heads"].batches, told["heads"].remaining, told["heads"].examples) == (2, 2, 2)
+    assert "logit_diff: exact effects of 4 heads of layers.0.attn_z" in told["heads"].plan
+    assert record == []
+    write, stopped, written = StoreWriter.write, [KeyboardInterrupt()], list[int]()
+
+    def stop(self: StoreWriter, number: int, examples: Any, values: Any) -> None:
+        if "effects" in values and number == 1 and stopped:
+            raise stopped.pop()
+        written.append(number)
+        write(self, number, examples, values)
+
+    monkeypatch.setattr(StoreWriter, "write", stop)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        runner.run(cfgs)
+    assert record[2:] == [("open", "heads", None, None), ("close", "heads", True, False, ended.value)]
+    assert runner.dry_run(cfgs)["heads"].remaining == 1
+    del record[:], written[:]
+    stores = runner.run(cfgs)
+    assert record == [("open", "heads", None, None), ("close", "heads", True, True, None)]
+    assert written == [1]
+    assert stores["heads"].complete
+    del record[:]
+    assert runner.run({"other": cfgs["heads"]})["other"].folder == stores["heads"].folder
+    assert record == []
+
+
+def test_a_limit_takes_the_first_rows_up_to_whole_batches(tmp_path):
+    session = session_of(tmp_path, ROWS)
+    cfg = QuestionCfg(units={"heads": 1}, objective="kl", batch_size=2)
+    [store] = AnalysisRunner(**session, root=tmp_path, limit=2).run({"heads": cfg}).values()
+    assert Effects(store).question["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        ("neuron", "'neuron': 'all'.* names no units. Units are"),
+        ({"neurons": 1, "heads": 1}, "names no units"),
+        ({"heads": 1, "nly": [0]}, "names no units"),
+        ({"heads": "some"}, "heads of .*'some'"),
+        ({"heads": True}, "heads of .*True"),
+        ({"heads": 1, "only": ["x"]}, r"only is \['x'\]"),
+        ({"vector": 3}, "vector of .*3"),
+        ({"vector": "layers.1.mlp_out", "only": 1}, "there are no such"),
+        ({"latents": "mine"}, "no latent model 'mine'. The session has .*layers.1.resid_post"),
+        ({"latents": ["all"]}, "no latent model 'all'"),
+        ({"heads": 99}, "no heads of layer 99"),
+        ([], "empty list"),
+        (None, "NoneType is no choice"),
+    ],
+)
+def test_units_that_are_none_are_told(tmp_path_factory, units, words, session):
+    with pytest.raises(it.AnalysisError, match=words):
+        AnalysisRunner(**session, root=tmp_path_factory.getbasetemp() / "none").run({"a": QuestionCfg(units=units)})
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> it.ITSession:
+    return session_of(
+        tmp_path_factory.mktemp("session"), ALIKE, latent_models=[RandomDictionary("layers.1.resid_post", seed=1)]
+    )
