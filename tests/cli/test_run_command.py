@@ -14,12 +14,13 @@ import yaml
 from torch import nn
 
 import interpretune as it
-from interpretune.analysis import AnalysisMode, AnalysisStore
+from interpretune.analysis import AnalysisMode, AnalysisStore, QuestionCfg
 from interpretune.analysis.stored_run import StoredRun
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import WrittenAnalysis
 from interpretune.questions import Effects
+from interpretune.questions.written_units import written_units
 from tests.sessions import BATCH_SIZE, N_ROWS, write_rows
 from tests.tiny import nli_rows
 
@@ -546,8 +547,8 @@ def test_results_are_made_once_and_told(
 
 def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        {"prompt": "He has", "answers": ["bread", "stone"], "correct": 1, "corrupted": "Ada has"},
-        {"prompt": "Bo likes a boat and", "answers": ["bread", "stone"], "corrupted": "Bo likes a hat and"},
+        {"prompt": "He has", "answers": [" bread", " stone"], "correct": 1, "corrupted": "Ada has"},
+        {"prompt": "Bo likes a boat and", "answers": [" bread", " stone"], "corrupted": "Bo likes a hat and"},
     ]
     write_rows(here / "question.jsonl", rows)
 
@@ -569,7 +570,7 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
     effects = Effects.open(told[1]["folder"])
     assert told[1]["top"] == effects.top().to_dict("records")
     assert effects.question["positions"] == "answer"
-    assert AnalysisStore.open(told[0]["folder"]).manifest.about["answers"] == ["bread", "stone"]
+    assert AnalysisStore.open(told[0]["folder"]).manifest.about["answers"] == [" bread", " stone"]
     assert main(["run", file, *options]) == 0
     printed = capsys.readouterr().out
     assert "heads: Effects on logit_diff over 2 rows of 4 heads of layers.1.attn_z" in printed
@@ -694,3 +695,15 @@ def test_the_file_of_the_docs_can_be_read(here: Path) -> None:
     assert run.session.latents == it.LatentRequest(release="gpt2-small-hook-z-kk", layers=[9])
     assert run.analyses["ablation"].operations == ["operations.py", "certainty"]
     assert run.session.datamodule_cfg.prompt_cfg.shout
+
+
+def test_questions_of_the_docs_can_be_read(here: Path) -> None:
+    rows, asked = (ROOT / "docs" / "run.md").read_text().split("```yaml\n")[2:4]
+    (here / "run.yaml").write_text("".join(block.split("```")[0] for block in (rows, asked)))
+    run = read_run(["run.yaml"])
+    assert run.session.datamodule_cfg.rows == {"train": "agreement", "validation": "prompts.csv"}
+    assert written_units(run.analyses["neurons"].units, []) == [it.Neurons(15)]
+    assert run.analyses["neurons"].objective == {"logit_diff": {"against": "mean"}}
+    assert len(written_units(run.analyses["more"].units[:2], [])) == 3
+    example = read_run([str(ROOT / "docs" / "examples" / "question.yaml")])
+    assert example.analyses["heads"] == QuestionCfg(units={"heads": "all"}, objective="log_prob", value="corrupted")

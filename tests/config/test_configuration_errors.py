@@ -302,7 +302,11 @@ def test_a_file_is_read_or_refused_in_words(tmp_path, seed):
     for _ in range(12):
         written = copy.deepcopy(WRITTEN)
         if draw.random() < 0.5:
-            written["session"]["datamodule_cfg"] = {"rows": {"validation": "agreement"}, "answers": [" a"], "correct": 0}
+            written["session"]["datamodule_cfg"] = {
+                "rows": {"validation": "agreement"},
+                "answers": [" a"],
+                "correct": 0,
+            }
         *above, last = draw.choice(list(places(written)))
         holder: Any = written
         for step in above:
