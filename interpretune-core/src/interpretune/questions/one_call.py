@@ -14,6 +14,8 @@ from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, checked_value
 from interpretune.questions.sources import read_rows
 from interpretune.questions.units import unit_sets
+from interpretune.system.model_lock import model_lock
+from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,7 +97,8 @@ def effects(
         row_budget=row_budget,
     )
     with model_lock(question.backend.model), eval_mode(question.backend.model):
-        return question.answered(store)
+        found: Effects = question.answered(store)
+        return found
 
 
 def question_of(
