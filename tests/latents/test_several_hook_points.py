@@ -5,20 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from interpretune.analysis import HuggingFaceBackend, LatentRows, ModelInputs, Points, Prefill, ablate, activation_name
+import interpretune as it
+from interpretune.analysis import (
+    HuggingFaceBackend,
+    LatentRows,
+    ModelInputs,
+    Points,
+    Prefill,
+    SetTo,
+    ablate,
+    activation_name,
+    interventions_in_place,
+    measure_latent_quality,
+    run_with_interventions,
+)
+from interpretune.backends.identity import identify_latents
+from interpretune.questions import effects
 from interpretune.replay import ablate_from
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute
+from interpretune.session.optimization import check_latent_models
+from interpretune.testing.tiny_models import VOCABULARY as VOCABULARY_IDS
+from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
 from tests.cross_layer import load_clt, load_crosscoder, with_clt, with_crosscoder, write_clt, write_crosscoder
 from tests.replay.ablated_rows import ATOL, Row, rows_of
 from tests.tiny_architectures import BLOCKS, VOCABULARY, WIDTH, backend_of, batch_of, dictionary, make_model
-from tests.tiny_latents import activations_of
+from tests.tiny_latents import RandomDictionary, activations_of
 
 LAYERS = (1, 2, 3)
 LATENTS = 12
@@ -205,3 +224,108 @@ def test_gradients_equal_differences(files: Mapping[str, Path], what: str, error
         assert wanted.abs().max() > 0.1
         for gradients in found:
             torch.testing.assert_close(gradients[name], wanted, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- in the library
+
+
+@pytest.mark.parametrize("value", ["zero", "mean"])
+def test_effects_of_their_latents_equal_plain_loops(tmp_path: Path, value: str) -> None:
+    model, tokenizer, width, layers = tiny_llama().double().eval(), tiny_tokenizer(), 32, 3
+    folder = write_clt(tmp_path / "clt", layers, width, LATENTS)
+    rows = [("Ada sees the red dog near the", 0), ("Bo likes a boat and", 1)]
+    ids = [VOCABULARY_IDS["house"], VOCABULARY_IDS["tree"]]
+    clt = load_clt(folder)
+    found = effects(
+        model, tokenizer, [text for text, _ in rows], (" house", " tree"), correct=[c for _, c in rows], units=clt,
+        value=value, batch_size=2,
+    )  # fmt: skip
+    table = found.to_pandas().set_index(["row", "units", "unit"]).effect
+
+    def run(text: str, change: Any) -> Tensor:
+        tokens = torch.tensor(tokenizer(text)["input_ids"])
+        with torch.no_grad():
+            return with_clt(model, tokens, folder, change, error=False)[-1]
+
+    seen: dict[str, list[Tensor]] = {}
+
+    def note(point: str, latents: Tensor) -> Tensor:
+        seen.setdefault(point, []).append(latents[0, -1].clone())
+        return latents
+
+    clean = [run(text, note) for text, _ in rows]
+    means = {point: torch.stack(found).mean(0) if value == "mean" else 0 * found[0] for point, found in seen.items()}
+    assert table.abs().max() > 1e-3
+    for i, (text, correct) in enumerate(rows):
+        for item in clt:
+            active = (seen[item.hook_point][i] != 0).nonzero().flatten()[:3].tolist()
+            for latent in active:
+
+                def change(point: str, latents: Tensor, latent: int = latent, item: Any = item) -> Tensor:
+                    if point == item.hook_point:
+                        latents[0, -1, latent] = means[point][latent]
+                    return latents
+
+                change_of_logits = clean[i] - run(text, change)
+                wanted = change_of_logits[ids[correct]] - change_of_logits[ids[1 - correct]]
+                assert table[i, item.name, latent] == pytest.approx(wanted.item(), abs=ATOL)
+
+
+def test_what_is_known_of_them_names_all_their_hook_points(files: Mapping[str, Path]) -> None:
+    (item,) = loaded(files, "crosscoder", error=True)
+    about = identify_latents(item).about
+    assert about["hook_points"] == about["output_hook_points"] == [f"layers.{i}.resid_post" for i in LAYERS]
+    before = about["sha256"]
+    item.hook_points = item.hook_points[::-1]
+    assert identify_latents(item).about["sha256"] != before
+
+
+def test_what_does_not_fit_is_refused_in_words(files: Mapping[str, Path]) -> None:
+    (item,) = loaded(files, "crosscoder", error=True)
+    item.output_hook_points = item.output_hook_points[::-1]
+    with pytest.raises(it.HookPointError, match="not in the order in which this model reaches them"):
+        backend().check_latent_models([item])
+    (item,) = loaded(files, "crosscoder", error=True)
+    item.hook_points = item.hook_points[:2]
+    with pytest.raises(it.HookPointError, match=r"reads 96 numbers at layers\.1\.resid_post, layers\.2.* has 64"):
+        backend().check_latent_models([item])
+    (item,) = loaded(files, "crosscoder", error=True)
+    item.output_hook_points = item.output_hook_points[:2]
+    with pytest.raises(it.HookPointError, match=r"writes 96 numbers at .* has 64"):
+        backend().check_latent_models([item])
+
+
+def test_a_crosscoder_cannot_be_spliced_into_somebody_elses_loop(files: Mapping[str, Path]) -> None:
+    models, inputs = loaded(files, "crosscoder", error=False), batch_of((4,), "left")
+    change = SetTo(at=activation_name(models[0]), value=0.0, latents=[1])
+    with (
+        pytest.raises(it.HookPointError, match="in a run of its own before it writes"),
+        interventions_in_place(backend(), inputs, [change], models),
+    ):
+        pass
+    found = run_with_interventions(backend(), inputs, [change], models)
+    wanted = plain(files, "crosscoder", "llama", inputs.tokens[0], {change.at: {1: 0.0}}, slice(None), error=False)[-1:]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
+
+
+def test_gradients_between_the_hook_points_of_a_crosscoder_are_refused(files: Mapping[str, Path]) -> None:
+    between, inputs = dictionary("layers.2.mlp_out", 1), batch_of((4,), "left")
+    for error in (False, True):
+        models = [*loaded(files, "crosscoder", error=error), between]
+        names = list(map(activation_name, models))
+        if error:
+            _, found = backend().gradients(inputs, models, lambda logits: logits.sum(), names)
+            assert found[names[1]].any()
+            continue
+        with pytest.raises(it.AnalysisError, match="between its hook points"):
+            backend().gradients(inputs, models, lambda logits: logits.sum(), names)
+
+
+def test_parts_of_a_transcoder_are_neither_trained_nor_measured_alone(files: Mapping[str, Path]) -> None:
+    parts = loaded(files, "clt", error=False)
+    module: Any = SimpleNamespace(latent_models=parts)
+    with pytest.raises(it.LatentModelError, match="'clt 0', 'clt 1', 'clt 2', 'clt 3' write is summed"):
+        measure_latent_quality(module, [])
+    trainable = [RandomDictionary("layers.0.mlp_in", output="layers.1.mlp_out") for _ in range(2)]
+    with pytest.raises(it.ConfigurationError, match="one loss together"):
+        check_latent_models(trainable)

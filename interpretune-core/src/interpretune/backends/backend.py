@@ -21,7 +21,7 @@ from interpretune.activations.hook_names import canonical
 from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
 from interpretune.backends.unembedding import UnembeddingModel
 from interpretune.errors import HookPointError
-from interpretune.latents.latent_model import LatentModel, activation_name, read_points, written_points
+from interpretune.latents.latent_model import LatentModel, activation_name, read_points, side_by_side, written_points
 from interpretune.latents.splicing import (
     RunsEdits,
     Splice,
@@ -80,7 +80,8 @@ class AnalysisBackend(UnembeddingModel):
         reached = list(seen)
         for item in latent_models:
             reads, writes = read_points(item), written_points(item)
-            check_width(item, sum(seen[name].flatten(2).shape[-1] for name in reads))
+            read = side_by_side(seen, reads)
+            check_width(item, read.shape[-1])
             order = [reached.index(name) for name in writes]
             if len(reads) == 1 and reached.index(reads[0]) > order[0] and not reads_where_it_writes(item):
                 raise reads_after_it_writes(item)
@@ -90,12 +91,11 @@ class AnalysisBackend(UnembeddingModel):
                     "in the order in which this model reaches them, or one twice, or hook_point and output_hook_point "
                     "are not the first that it reads and writes."
                 )
-            read = torch.cat([seen[name].flatten(2) for name in reads], dim=-1)
-            width, written = sum(seen[name].flatten(2).shape[-1] for name in writes), item.decode(item.encode(read))
-            if width != written.shape[-1]:
+            width, written = (x.shape[-1] for x in (side_by_side(seen, writes), item.decode(item.encode(read))))
+            if width != written:
                 raise HookPointError(
-                    f"The latent model {item.name!r} writes {written.shape[-1]} numbers at {', '.join(writes)}, where "
-                    f"this model has {width}. Was it trained on another model?"
+                    f"The latent model {item.name!r} writes {written} numbers at {', '.join(writes)}, where this model "
+                    f"has {width}. Was it trained on another model?"
                 )
 
     def run_spliced(

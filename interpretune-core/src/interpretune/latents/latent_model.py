@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+
+from interpretune.activations.hook_names import canonical
 
 ACTIVATION_HOOK = "hook_sae_acts_post"
 """Last part of the name of a latent model's activations."""
@@ -187,6 +190,21 @@ def written_points(latent_model: LatentModel) -> tuple[str, ...]:
     if isinstance(latent_model, HasHookPoints):
         return tuple(latent_model.output_hook_points)
     return (latent_model.output_hook_point,)
+
+
+def side_by_side(activations: Mapping[str, Tensor], hook_points: Sequence[str]) -> Tensor:
+    """Activations ``[batch, pos, ...]`` at hook points, as a latent model encodes them, ``[batch, pos, d]``."""
+    parts = [activations[name].flatten(2) for name in hook_points]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def summed(latent_models: Iterable[LatentModel]) -> list[LatentModel]:
+    """Those whose output is summed with that of others, such as the parts of a cross-layer transcoder."""
+    models = list(latent_models)
+    writes = [set(map(canonical, written_points(item))) - set(map(canonical, read_points(item))) for item in models]
+    return [
+        item for i, item in enumerate(models) if any(writes[i] & others for j, others in enumerate(writes) if j != i)
+    ]
 
 
 def activation_name(latent_model: LatentModel) -> str:

@@ -13,8 +13,15 @@ from torch.nn import functional
 from interpretune.activations.edits import Edit
 from interpretune.activations.finite import check_rows, rows_not_finite
 from interpretune.activations.inputs import ModelInputs
-from interpretune.errors import NotFiniteError
-from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.errors import LatentModelError, NotFiniteError
+from interpretune.latents.latent_model import (
+    LatentModel,
+    activation_name,
+    read_points,
+    side_by_side,
+    summed,
+    written_points,
+)
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
@@ -64,7 +71,16 @@ def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]
 
     Returns:
         One record for each latent model.
+
+    Raises:
+        LatentModelError: What latent models write is summed: one alone reconstructs nothing.
     """
+    if parts := summed(module.latent_models):
+        raise LatentModelError(
+            f"What {', '.join(repr(item.name) for item in parts)} write is summed, as parts of a cross-layer "
+            "transcoder: one alone reconstructs nothing that could be measured. Measure the other latent models in a "
+            "session without them."
+        )
     tallies = [_Tally(item) for item in module.latent_models]
     for batch in batches:
         inputs = ModelInputs.from_batch(module.batch_to_device(batch))
@@ -139,10 +155,11 @@ class _Tally:
         """Add one batch to the sums."""
         item, backend = self.latent_model, module.backend
         untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
-        cache = backend.capture(inputs, [item.hook_point, item.output_hook_point])
-        latents = item.encode(cache[item.hook_point].flatten(2))
+        reads, writes = read_points(item), written_points(item)
+        cache = backend.capture(inputs, [*reads, *writes])
+        latents = item.encode(side_by_side(cache, reads))
         spliced = ~untouched
-        target, reconstruction = cache[item.output_hook_point].flatten(2)[spliced], item.decode(latents)[spliced]
+        target, reconstruction = side_by_side(cache, writes)[spliced], item.decode(latents)[spliced]
         residual = target.double() - reconstruction.double()
         if not bool(residual.isfinite().all()):
             rows = spliced.nonzero()[rows_not_finite(residual), 0].unique().tolist()
@@ -161,7 +178,7 @@ class _Tally:
         sums = [
             clean.double().sum(),
             _loss(module, inputs, edits).double().sum(),
-            _loss(module, inputs, {item.output_hook_point: zero}).double().sum(),
+            _loss(module, inputs, dict.fromkeys(writes, zero)).double().sum(),
         ]
         self.losses += torch.stack(sums).cpu()
         self.targets += len(clean)

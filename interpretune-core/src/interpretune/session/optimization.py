@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from interpretune.errors import ConfigurationError, TrainingError
+from interpretune.latents.latent_model import LatentModel, summed
 from interpretune.models.loading import import_object
 from interpretune.plugins.contributions import OptimizerSetup, SchedulerSetup
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from interpretune.config.module import ITConfig
-    from interpretune.latents.latent_model import LatentModel
 
 SCHEDULE_FIELDS = ("interval", "frequency", "monitor")
 SHOWN = 3
@@ -59,7 +59,7 @@ def check_latent_models(latent_models: Sequence[LatentModel]) -> None:
     """Check that the latent models to be trained can be trained.
 
     Raises:
-        ConfigurationError: There are none, or some have no parameters.
+        ConfigurationError: There are none, some have no parameters, or what they write is summed.
     """
     if not latent_models:
         raise ConfigurationError(
@@ -77,6 +77,12 @@ def check_latent_models(latent_models: Sequence[LatentModel]) -> None:
             f"train_latent_models=True, and these latent models have no torch parameters to train: "
             f"{', '.join(map(repr, fixed))}. Make them torch.nn.Module with parameters, or leave them out of this "
             "session."
+        )
+    if parts := summed(latent_models):
+        raise ConfigurationError(
+            f"train_latent_models=True, and what {', '.join(repr(item.name) for item in parts)} write is summed, as "
+            "parts of a cross-layer transcoder: they have one loss together, which is not built here. Train it "
+            "with its own library and load it, or leave these latent models out of this session."
         )
 
 

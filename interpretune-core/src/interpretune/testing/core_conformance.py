@@ -15,21 +15,28 @@ WIDTH, LATENTS = 32, 16
 
 
 class CoreConformance(AdapterConformance):
-    """Sessions of core alone with latent models that belong to no library: autoencoders and a transcoder."""
+    """Sessions of core alone with latent models of no library: autoencoders and a cross-layer transcoder."""
 
     adapter = "core"
 
     def reference_latents(self) -> Sequence[ReferenceLatents]:
-        """Random weights at four hook points."""
-        hook_points = (
-            (in_layer(0, RESID_POST), ""),
-            (in_layer(1, RESID_POST), ""),
-            (in_layer(1, MLP_IN), in_layer(1, MLP_OUT)),
-            (in_layer(2, RESID_MID), ""),
-        )
+        """Random weights at hook points of three blocks."""
+        hook_points = [
+            [in_layer(0, RESID_POST)] * 2,
+            [in_layer(1, RESID_POST)] * 2,
+            [in_layer(1, MLP_IN), in_layer(1, MLP_OUT), in_layer(2, MLP_OUT)],
+            [in_layer(2, RESID_MID)] * 2,
+        ]
         return [
-            ReferenceLatents.random(read, WIDTH, LATENTS, seed=10 * self.seed + i, output_hook_point=output)
-            for i, (read, output) in enumerate(hook_points)
+            ReferenceLatents.random(
+                read,
+                WIDTH,
+                LATENTS,
+                seed=10 * self.seed + i,
+                output_hook_points=writes,
+                d_out=WIDTH * len(writes),
+            )
+            for i, (read, *writes) in enumerate(hook_points)
         ]
 
     def module_settings(self) -> Mapping[str, Any]:
@@ -38,7 +45,7 @@ class CoreConformance(AdapterConformance):
 
 
 def _dictionary(truth: ReferenceLatents, *, skips: bool) -> RandomDictionary:
-    dictionary = RandomDictionary(truth.hook_point, WIDTH, LATENTS, output=truth.output_hook_point or None, skips=skips)
+    dictionary = RandomDictionary(truth.hook_point, WIDTH, LATENTS, output=truth.written_points, skips=skips)
     for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
         setattr(dictionary, name, getattr(truth, name).clone())
     return dictionary

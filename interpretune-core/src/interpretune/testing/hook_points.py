@@ -48,7 +48,7 @@ def offers(backend: Any, name: str) -> bool:
 
 
 def latents(bench: Bench) -> list[RandomDictionary]:
-    """Latent models that every rule splices: an autoencoder that skips special tokens, one that does not, a transcoder.
+    """Latent models that every rule splices: autoencoders that skip special tokens or not, a cross-layer transcoder.
 
     Raises:
         RuleSkipped: The backend offers no residual stream.
@@ -59,21 +59,26 @@ def latents(bench: Bench) -> list[RandomDictionary]:
     ]
     if not all(offers(bench.backend, item.hook_point) for item in found):
         raise RuleSkipped("the backend does not offer the residual stream after its blocks")
-    read, write = in_layer(UPPER, MLP_IN), in_layer(UPPER, MLP_OUT)
-    if offers(bench.backend, read) and offers(bench.backend, write):
-        found.append(dictionary(bench, read, output=write, seed=3))
+    read, *writes = in_layer(UPPER, MLP_IN), in_layer(UPPER, MLP_OUT), in_layer(UPPER + 1, MLP_OUT)
+    if all(offers(bench.backend, name) for name in (read, *writes)):
+        found.append(dictionary(bench, read, output=writes, seed=3))
     middle = in_layer(UPPER + 1, RESID_MID)
     if offers(bench.backend, middle):
         found.append(dictionary(bench, middle, seed=4, skips=True))
     return found
 
 
-def dictionary(bench: Bench, hook_point: str, **options: Any) -> RandomDictionary:
-    """A random dictionary at a hook point of the residual stream's width, on the module's device.
+def crosscoder(bench: Bench) -> RandomDictionary:
+    """A latent model that reads and writes the residual stream after two blocks."""
+    return dictionary(bench, [in_layer(LOWER, RESID_POST), in_layer(UPPER, RESID_POST)], seed=5)
+
+
+def dictionary(bench: Bench, hook_point: str | Sequence[str], **options: Any) -> RandomDictionary:
+    """A random dictionary at hook points of the residual stream's width, on the module's device.
 
     Args:
         bench: The workbench.
-        hook_point: Where it reads.
+        hook_point: Where it reads, or several.
         **options: As ``RandomDictionary`` takes them; ``seed`` tells dictionaries of one bench apart.
     """
     seed = options.pop("seed", 0) + SEEDS * bench.seed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.activations.hook_names import canonical, split_layer
-from interpretune.latents.latent_model import activation_name
+from interpretune.latents.latent_model import activation_name, read_points, written_points
 from interpretune.testing.rule import RuleSkipped
 
 Hook = Callable[[Tensor], Tensor]
@@ -159,22 +159,39 @@ def unspliced(tokens: Tensor, special: Sequence[int]) -> Tensor:
 
 
 def splice_hooks(
-    latent_models: Sequence[Any], tokens: Tensor, special: Sequence[int], edit: Callable[[Any, Tensor], Tensor]
+    model: Any,
+    latent_models: Sequence[Any],
+    tokens: Tensor,
+    special: Sequence[int],
+    edit: Callable[[Any, Tensor], Tensor],
 ) -> list[tuple[str, Hook]]:
-    """Hooks that put reconstructions in the place of activations; ``edit`` sees the latents ``[1, pos, d_sae]``."""
+    """Hooks that put reconstructions in the place of activations; ``edit`` sees the latents ``[1, pos, d_sae]``.
+
+    A latent model that reads at several hook points reads them here, in a forward with those before it in place.
+    """
     hooks: list[tuple[str, Hook]] = []
+    written: set[str] = set()
     for item in latent_models:
         alone = unspliced(tokens, special) if item.skips_special_tokens else torch.zeros(len(tokens), dtype=torch.bool)
+        reads, writes = read_points(item), written_points(item)
         held: list[Tensor] = []
 
         def read(x: Tensor, item: Any = item, alone: Tensor = alone, held: list[Tensor] = held) -> Tensor:
-            held[:] = [edit(item, item.encode(x) * (~alone).to(x.dtype).reshape(1, -1, 1))]
+            latents = edit(item, item.encode(x) * (~alone).to(x.dtype).reshape(1, -1, 1))
+            held[:] = item.decode(latents).chunk(len(written_points(item)), dim=-1)
             return x
 
-        def write(x: Tensor, item: Any = item, alone: Tensor = alone, held: list[Tensor] = held) -> Tensor:
-            return torch.where(alone.reshape(1, -1, 1), x, item.decode(held[0]))
+        def write(i: int, alone: Tensor, held: list[Tensor], adds: bool) -> Hook:
+            return lambda x: torch.where(alone.reshape(1, -1, 1), x, x + held[i] if adds else held[i])
 
-        hooks += [(item.hook_point, read), (item.output_hook_point, write)]
+        if len(reads) == 1:
+            hooks.append((reads[0], read))
+        else:
+            seen = activations_of(model, tokens, reads, hooks)
+            read(torch.cat([seen[name] for name in reads], dim=-1).unsqueeze(0))
+        others = written - set(map(canonical, reads))
+        hooks += [(name, write(i, alone, held, canonical(name) in others)) for i, name in enumerate(writes)]
+        written.update(map(canonical, writes))
     return hooks
 
 
@@ -191,7 +208,7 @@ def spliced_run(
         return leaf
 
     with torch.enable_grad():
-        logits = logits_of(model, tokens, splice_hooks(latent_models, tokens, special, keep))[ANSWER]
+        logits = logits_of(model, tokens, splice_hooks(model, latent_models, tokens, special, keep))[ANSWER]
         if objective is not None:
             objective(logits).backward()
     gradients = {name: item.grad[0] for name, item in seen.items() if item.grad is not None}
@@ -215,4 +232,4 @@ def ablated_logits(
             latents[0, position, latent] = value
         return latents
 
-    return logits_of(model, tokens, splice_hooks(latent_models, tokens, special, change))[position]
+    return logits_of(model, tokens, splice_hooks(model, latent_models, tokens, special, change))[position]

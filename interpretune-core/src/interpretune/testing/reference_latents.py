@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from attrs import field, frozen
@@ -25,6 +25,8 @@ class ReferenceLatents:
         centred: Whether ``b_dec`` is taken from what is encoded.
         activation: The nonlinearity of the latents.
         output_hook_point: Where a transcoder writes; empty: where it reads.
+        hook_points: Where it reads if at several hook points, side by side in ``d_in``; empty: at ``hook_point``.
+        output_hook_points: Where it writes if at several, side by side in ``d_out``; empty: at ``output_hook_point``.
     """
 
     hook_point: str
@@ -35,6 +37,8 @@ class ReferenceLatents:
     centred: bool = False
     activation: Callable[[Tensor], Tensor] = field(default=torch.relu)
     output_hook_point: str = ""
+    hook_points: Sequence[str] = ()
+    output_hook_points: Sequence[str] = ()
 
     @classmethod
     def random(
@@ -46,17 +50,35 @@ class ReferenceLatents:
         seed: int = 0,
         centred: bool = False,
         output_hook_point: str = "",
+        hook_points: Sequence[str] = (),
+        output_hook_points: Sequence[str] = (),
+        d_out: int | None = None,
     ) -> ReferenceLatents:
-        """Draw weights of which none is 0, to be written in the format that the adapter loads."""
+        """Draw weights of which none is 0, to be written in the format that the adapter loads.
+
+        Args:
+            hook_point: As the attribute.
+            d_in: Width of all that is read.
+            d_sae: Number of latents.
+            seed: Seed of the weights.
+            centred: As the attribute.
+            output_hook_point: As the attribute.
+            hook_points: As the attribute.
+            output_hook_points: As the attribute.
+            d_out: Width of all that is written; None: as ``d_in``.
+        """
         draw = torch.Generator().manual_seed(seed)
+        width = d_out or d_in
         return cls(
             hook_point=hook_point,
             w_enc=torch.randn(d_in, d_sae, generator=draw) / d_in**0.5,
             b_enc=0.2 * torch.randn(d_sae, generator=draw) - 0.1,
-            w_dec=torch.randn(d_sae, d_in, generator=draw) / d_sae**0.5,
-            b_dec=0.3 * torch.randn(d_in, generator=draw),
+            w_dec=torch.randn(d_sae, width, generator=draw) / d_sae**0.5,
+            b_dec=0.3 * torch.randn(width, generator=draw),
             centred=centred,
             output_hook_point=output_hook_point,
+            hook_points=hook_points,
+            output_hook_points=output_hook_points,
         )
 
     def encode(self, activations: Tensor) -> Tensor:
@@ -69,6 +91,11 @@ class ReferenceLatents:
         return latents @ self.w_dec + self.b_dec
 
     @property
-    def written_at(self) -> str:
+    def read_points(self) -> tuple[str, ...]:
+        """Where it reads."""
+        return tuple(self.hook_points) or (self.hook_point,)
+
+    @property
+    def written_points(self) -> tuple[str, ...]:
         """Where the output is put in."""
-        return self.output_hook_point or self.hook_point
+        return tuple(self.output_hook_points) or (self.output_hook_point or self.hook_point,)

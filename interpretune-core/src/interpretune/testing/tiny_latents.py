@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,11 +18,11 @@ class RandomDictionary(nn.Module):
 
     def __init__(
         self,
-        hook_point: str,
-        d_in: int,
+        hook_point: str | Sequence[str],
+        width: int,
         d_sae: int = 16,
         *,
-        output: str | None = None,
+        output: str | Sequence[str] | None = None,
         skips: bool = False,
         seed: int = 0,
         linear: bool = True,
@@ -28,37 +30,41 @@ class RandomDictionary(nn.Module):
         """Draw one.
 
         Args:
-            hook_point: Where it reads.
-            d_in: Width there.
+            hook_point: Where it reads, or several.
+            width: Width of each hook point.
             d_sae: Number of latents.
-            output: Where it writes; None: where it reads.
+            output: Where it writes, or several, in the order in which a model reaches them; None: where it reads.
             skips: Leave special tokens as they are.
             seed: Seed of its weights.
             linear: Declare that its decoder is linear.
         """
         super().__init__()
-        self.name = f"random at {hook_point}"
-        self.hook_point = hook_point
-        self.output_hook_point = output or hook_point
+        reads = [hook_point] if isinstance(hook_point, str) else list(hook_point)
+        writes = [output] if isinstance(output, str) else list(output or reads)
+        self.hook_point, self.output_hook_point = reads[0], writes[0]
+        if len(reads) > 1 or len(writes) > 1:
+            self.hook_points, self.output_hook_points = reads, writes
+        self.name = f"random at {', '.join(reads)}"
+        d_in, d_out = len(reads) * width, len(writes) * width
         self.d_in, self.d_sae = d_in, d_sae
         self.skips_special_tokens = skips
         self.linear = linear
         draw = torch.Generator().manual_seed(seed)
         self.register_buffer("w_enc", torch.randn(d_in, d_sae, generator=draw) / d_in**0.5)
         self.register_buffer("b_enc", torch.randn(d_sae, generator=draw) * 0.2 - 0.1)
-        self.register_buffer("w_dec", torch.randn(d_sae, d_in, generator=draw) / d_sae**0.5)
-        self.register_buffer("b_dec", torch.randn(d_in, generator=draw) * 0.2)
+        self.register_buffer("w_dec", torch.randn(d_sae, d_out, generator=draw) / d_sae**0.5)
+        self.register_buffer("b_dec", torch.randn(d_out, generator=draw) * 0.2)
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``."""
         return torch.relu(activations @ self.w_enc + self.b_enc)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """``[batch, pos, d_sae]`` to ``[batch, pos, d_in]``."""
+        """``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``."""
         return latents @ self.w_dec + self.b_dec
 
     def decoder_rows(self, latents: Tensor) -> Tensor | None:
-        """What each of the given latents writes, ``[n]`` to ``[n, d_in]``."""
+        """What each of the given latents writes, ``[n]`` to ``[n, d_out]``."""
         return self.w_dec[latents] if self.linear else None
 
     def dashboard_url(self) -> None:

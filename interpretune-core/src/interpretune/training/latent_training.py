@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from interpretune.activations.inputs import ModelInputs
 from interpretune.config.checked import CheckedConfig
 from interpretune.errors import LatentModelError, TrainingError
-from interpretune.latents.latent_model import HasDecoderNorms, HasSave, HasTrainingLoss, HasTrainingRule, LatentModel
+from interpretune.latents.latent_model import (
+    HasDecoderNorms,
+    HasHookPoints,
+    HasSave,
+    HasTrainingLoss,
+    HasTrainingRule,
+    LatentModel,
+    read_points,
+    side_by_side,
+    written_points,
+)
 from interpretune.latents.quality import FitTally
 from interpretune.session.module import ITModule
 from interpretune.session.optimization import check_latent_models
@@ -201,13 +211,13 @@ class LatentTrainingModule(ITModule):
     def _samples(self, batch: Mapping[str, Any], latent_models: Sequence[LatentModel]) -> Iterator[LatentSample]:
         """What each latent model is to see of a batch, by one forward that ends at the highest hook point."""
         inputs = ModelInputs.from_batch(batch)
-        names = {name for item in latent_models for name in (item.hook_point, item.output_hook_point)}
+        names = {name for item in latent_models for name in (*read_points(item), *written_points(item))}
         seen = self.backend.capture(inputs, sorted(names))
         real = inputs.attention_mask.bool()
         replaced = ~self.backend.untouched_positions(inputs)
         for item in latent_models:
             kept = replaced if item.skips_special_tokens else real
-            activations, targets = (seen[name].flatten(2)[kept] for name in (item.hook_point, item.output_hook_point))
+            activations, targets = (side_by_side(seen, points(item))[kept] for points in (read_points, written_points))
             yield LatentSample(item, activations, targets)
 
 
@@ -217,8 +227,8 @@ class LatentSample:
 
     Attributes:
         latent_model: The latent model.
-        activations: At its input's hook point, ``[n, d_in]``, without gradient.
-        targets: At its output's hook point, ``[n, d_out]``.
+        activations: Where it reads, ``[n, d_in]``, without gradient.
+        targets: Where it writes, ``[n, d_out]``.
     """
 
     latent_model: LatentModel
@@ -271,7 +281,8 @@ def _saver(latent_model: LatentModel) -> Any:
             return
         assert isinstance(latent_model, nn.Module)
         save_model(latent_model, str(folder / WEIGHTS))
-        about = ("name", "hook_point", "output_hook_point", "d_in", "d_sae", "skips_special_tokens")
+        about = ["name", "hook_point", "output_hook_point", "d_in", "d_sae", "skips_special_tokens"]
+        about += ["hook_points", "output_hook_points"] if isinstance(latent_model, HasHookPoints) else []
         described = {"class": type(latent_model).__qualname__, **{name: getattr(latent_model, name) for name in about}}
         (folder / ABOUT).write_text(json.dumps(described, indent=1), encoding="utf-8")
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interpretune.activations.hook_names import canonical
-from interpretune.latents.latent_model import HasDecoderRows, LatentModel
+from interpretune.latents.latent_model import HasDecoderRows, LatentModel, read_points, side_by_side, written_points
 from interpretune.plugins.declaration import Level
 from interpretune.testing import reference
 from interpretune.testing.comparing import same, shape
@@ -40,7 +40,8 @@ def latent_models_decode(bench: Bench) -> None:
     """Encoding gives zeros and positive numbers; decoding can be repeated; decoder rows are what decoding adds."""
     inputs = bench.even_inputs()
     for item in _latent_models(bench):
-        read = bench.backend.run_with_cache(inputs, [item.hook_point])[1][item.hook_point].flatten(2)
+        reads = read_points(item)
+        read = side_by_side(bench.backend.run_with_cache(inputs, reads)[1], reads)
         latents = item.encode(read)
         shape(latents, (*read.shape[:2], item.d_sae), f"latents of {item.name}")
         expect((latents != 0).any(), f"no latent of {item.name} is active", "some that are")
@@ -77,8 +78,8 @@ def _latent_models(bench: Bench) -> list[Any]:
 @rule()
 def latents_read_where_they_say(bench: Bench) -> None:
     """Latent models stand at the hook points at which they were trained, in the order in which they were asked for."""
-    found = [(canonical(item.hook_point), canonical(item.output_hook_point)) for item in bench.module.latent_models]
-    wanted = [(canonical(item.hook_point), canonical(item.written_at)) for item in _truth(bench)]
+    found = [(_named(read_points(item)), _named(written_points(item))) for item in bench.module.latent_models]
+    wanted = [(_named(item.read_points), _named(item.written_points)) for item in _truth(bench)]
     expect(found == wanted, f"latent models read and write at {found}", f"{wanted}, as reference_latents() says")
 
 
@@ -123,6 +124,10 @@ def latents_in_train_mode(bench: Bench) -> None:
         same(item.decode(latents), truth.decode(latents), f"what {item.name} writes in train mode")
 
 
+def _named(hook_points: Sequence[str]) -> str:
+    return ", ".join(map(canonical, hook_points))
+
+
 def _truth(bench: Bench) -> list[ReferenceLatents]:
     """What the suite says.
 
@@ -140,6 +145,7 @@ def _truth(bench: Bench) -> list[ReferenceLatents]:
 def _models(bench: Bench) -> Iterator[tuple[Any, ReferenceLatents, Tensor]]:
     """Each latent model of the session, the truth about it, and what the plain model has where it reads."""
     for item, truth in zip(bench.module.latent_models, _truth(bench), strict=True):
-        point = canonical(truth.hook_point)
-        seen = [reference.activations_of(bench.reference, row, [point])[point] for row in bench.even_rows]
-        yield item, truth, torch.stack(seen).to(bench.module.device)
+        points = truth.read_points
+        seen = [reference.activations_of(bench.reference, row, points) for row in bench.even_rows]
+        read = [torch.cat([row[point] for point in points], dim=-1) for row in seen]
+        yield item, truth, torch.stack(read).to(bench.module.device)

@@ -26,7 +26,7 @@ from interpretune.testing import reference
 from interpretune.testing.backend_runs import capability_runs
 from interpretune.testing.comparing import same
 from interpretune.testing.global_state import hooks_on, left_behind
-from interpretune.testing.hook_points import latents, offered
+from interpretune.testing.hook_points import crosscoder, latents, offered
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -62,6 +62,13 @@ def check_spliced(bench: Bench, models: Sequence[Any], what: str) -> Tensor:
 
 @rule(stack=True, capabilities=["splice"], after=["splicing-agrees"])
 @torch.no_grad()
+def crosscoders_read_before_they_write(bench: Bench) -> None:
+    """A latent model that reads and writes the residual stream after two blocks is encoded by a run of its own."""
+    check_spliced(bench, [crosscoder(bench)], "logits with a crosscoder spliced in")
+
+
+@rule(stack=True, capabilities=["splice"], after=["splicing-agrees"])
+@torch.no_grad()
 def latent_edits_agree(bench: Bench) -> None:
     """Edits of latents, at the first token too, change the logits as they change those of the plain model."""
     models, inputs = latents(bench), bench.even_inputs()
@@ -78,6 +85,7 @@ def latent_edits_agree(bench: Bench) -> None:
             wanted = []
             for row in bench.even_rows:
                 hooks = reference.splice_hooks(
+                    bench.reference,
                     models,
                     row,
                     bench.special,
