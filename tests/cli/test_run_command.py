@@ -19,7 +19,7 @@ from interpretune.analysis.stored_run import StoredRun
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import WrittenAnalysis
-from interpretune.questions import Effects
+from interpretune.questions import Effects, LogProb
 from interpretune.questions.written_units import written_units
 from tests.sessions import BATCH_SIZE, N_ROWS, write_rows
 from tests.tiny import nli_rows
@@ -173,7 +173,8 @@ def test_a_file_becomes_the_dataclasses_of_the_library(write: Write) -> None:
 
 
 def test_options_take_precedence_with_short_and_long_names(write: Write) -> None:
-    file = write(analyses={"my-run": {"mode": "ablation", "row_budget": 2}, "my_run": "clean_w_sae"})
+    asked = {"mode": "ablation", "row_budget": 2, "objective": "log_prob"}
+    file = write(analyses={"my-run": asked, "my_run": "clean_w_sae"})
     options = {
         "--datamodule_cfg.eval_batch_size": "16",
         "--session.datamodule_cfg.prompt_cfg.question_suffix": "7",
@@ -184,6 +185,7 @@ def test_options_take_precedence_with_short_and_long_names(write: Write) -> None
         "--analyses.my-run.save.prompts": "true",
         "--analyses.my_run.names_filter+": "a.b",
         "--analyses.third.mode": "attr_patching",
+        "--analyses.third.objective": "{logit_diff: {against: mean}}",
         "--module_cfg.optimizer_init": "{class_path: torch.optim.AdamW, init_args: {lr: 1e-3}}",
         "--module_cfg.optimizer_init.init_args.lr": "0.5",
     }
@@ -197,6 +199,7 @@ def test_options_take_precedence_with_short_and_long_names(write: Write) -> None
     assert run.analyses["my-run"].analysis_cache.save_cfg.prompts
     assert run.analyses["my_run"].names_filter == ["a.b"]
     assert run.analyses["third"].mode is AnalysisMode.attr_patching
+    assert [run.analyses[name].objective for name in ("my-run", "third")] == [LogProb(), it.LogitDiff("mean")]
     assert run.session.module_cfg.optimizer_init == {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5}}
 
 
