@@ -15,7 +15,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from interpretune.activations.edits import Edit, Observer, watch
+from interpretune.activations.edits import Edit, Observer, in_turn, watch
 from interpretune.activations.finite import check_rows
 from interpretune.activations.hook_names import canonical
 from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
@@ -279,7 +279,7 @@ class AnalysisBackend(UnembeddingModel):
         Returns:
             The run (detached) and the gradients ``[batch, pos, d_sae]`` by name.
         """
-        return self._gradients(inputs, latent_models, objective, names, inputs.answers)
+        return self._gradients(inputs, latent_models, objective, names, inputs.answers, {})
 
     def gradients_at(
         self,
@@ -288,6 +288,7 @@ class AnalysisBackend(UnembeddingModel):
         objective: Callable[[Tensor], Tensor],
         names: Sequence[str],
         points: Points,
+        latent_edits: Mapping[str, Edit] | None = None,
     ) -> dict[str, Tensor]:
         """Gradients of a scalar of the logits at some points; the rest as ``gradients``.
 
@@ -297,11 +298,12 @@ class AnalysisBackend(UnembeddingModel):
             objective: Scalar of the logits at the points, ``[n, vocab]``.
             names: Activation names.
             points: Where the objective reads logits.
+            latent_edits: Edits of latents by activation name; gradients are those with respect to what they give.
 
         Returns:
             ``[batch, pos, d_sae]`` by name.
         """
-        return self._gradients(inputs, latent_models, objective, names, points)[1]
+        return self._gradients(inputs, latent_models, objective, names, points, latent_edits or {})[1]
 
     def _gradients(
         self,
@@ -310,10 +312,12 @@ class AnalysisBackend(UnembeddingModel):
         objective: Callable[[Tensor], Tensor],
         names: Sequence[str],
         points: Points,
+        latent_edits: Mapping[str, Edit],
     ) -> tuple[SplicedRun, dict[str, Tensor]]:
         leaves: dict[str, Tensor] = {}
+        watched = {name: in_turn([*filter(None, [latent_edits.get(name)]), watch(name, leaves)]) for name in names}
         with model_lock(self.model), torch.enable_grad(), frozen_parameters(self.model, *latent_models):
-            edits, _ = self.splice_edits(inputs, latent_models, {name: watch(name, leaves) for name in names})
+            edits, _ = self.splice_edits(inputs, latent_models, {**latent_edits, **watched})
             logits = self.forward(inputs, edits, points)
             grads = gradients_of(objective(logits), [leaves[name] for name in names])
         activations = {name: leaf.detach() for name, leaf in leaves.items()}

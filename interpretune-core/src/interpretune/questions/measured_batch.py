@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from interpretune.latents.latent_model import LatentModel
 from interpretune.operations.objectives import MOST_LOGITS, Objective, Outcome, log_probs_of
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.sequences import Sequences
+from interpretune.replay.ablation import naive_budget
+from interpretune.replay.gradients import mean_gradients, midpoints
 from interpretune.replay.rows import LatentRows
 
 
@@ -166,6 +168,67 @@ class MeasuredBatch:
             self._sequences.wanted_points,
         )
         return {name: self._summed(self._at.of(values)) for name, values in found.items()}
+
+    def mean_gradients(self, steps: int, starts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means of the gradients while latents move on a straight line, one dictionary and one point at a time.
+
+        Args:
+            steps: Gradients are taken in the middles of so many equal parts of the line.
+            starts: Latents at the points where it starts, ``[p, d_sae]`` by activation name; it ends at those of the
+                clean run.
+
+        Returns:
+            ``[p, d_sae]`` by activation name.
+        """
+        if self._at_answers and not self._sequences.several and self.prefill.kept is not None:
+            return mean_gradients(
+                self.prefill, self._total_at, list(starts), self._columns, steps, starts, self._row_budget
+            )
+        return {name: self._mean_gradient(name, steps, start) for name, start in starts.items()}
+
+    def _total_at(self, logits: Tensor, points: Tensor) -> Tensor:
+        examples, each = self._points.examples[points], torch.arange(len(points), device=points.device)
+        outcome = self._outcome(logits.unsqueeze(1), examples, torch.zeros_like(each), each)
+        return self._measured(outcome, examples).sum()
+
+    def _mean_gradient(self, name: str, steps: int, start: Tensor) -> Tensor:
+        """The same of one dictionary, by whole forwards."""
+        latents = self.latents[name]
+        sums, device = torch.zeros_like(latents), latents.device
+        points = torch.arange(len(latents), device=device).repeat_interleave(steps)
+        shares = midpoints(steps, latents).repeat(len(latents)).unsqueeze(-1)
+        together = max(int(torch.bincount(self._point).max()), 1) if len(self._point) else 1
+        budget = max((self._row_budget or naive_budget(self.prefill)) // together, 1)
+        for chunk in torch.arange(len(points), device=device).split(budget):
+            where = points[chunk]
+            values = latents[where] - (1 - shares[chunk]) * (latents - start)[where]
+            which, at = (where.unsqueeze(-1) == self._point).nonzero().unbind(-1)
+            at_points = Points(torch.arange(len(at), device=device), self._at.positions[at])
+
+            def move(given: Tensor, at_points: Points = at_points, values: Tensor = values[which]) -> Tensor:
+                moved = given.clone()
+                moved[at_points.examples, at_points.positions] = values.to(moved.dtype)
+                return moved
+
+            sequences, examples = self._at.examples[at], self._points.examples[where]
+            wanted, answers = self._sequences.wanted[sequences], self._sequences.answers[sequences]
+            slots = torch.arange(len(wanted), device=device).repeat_interleave(wanted.shape[1])
+
+            def total(logits: Tensor, told: tuple[Tensor, ...] = (examples, answers, which)) -> Tensor:
+                read = logits.unflatten(0, (len(told[1]), -1))
+                read = read if self._columns is None else read[..., self._columns]
+                return self._measured(self._outcome(read, *told), told[0]).sum()
+
+            found = self._backend.gradients_at(
+                self._sequences.inputs.select(sequences),
+                list(self.prefill.latent_models.values()),
+                total,
+                [name],
+                Points(slots, wanted.flatten()),
+                {name: move},
+            )
+            sums.index_add_(0, where[which], at_points.of(found[name]))
+        return sums / steps
 
     def _summed(self, values: Tensor) -> Tensor:
         """The sum over all sequences of each point, ``[m, d]`` to ``[p, d]``."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.operations.objectives import objective_of
+from interpretune.operations.objectives import check_gradient, objective_of
 from interpretune.questions.encoding import encode
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
-from interpretune.questions.question import Method, Positions, Question
+from interpretune.questions.question import EFFECTS, Method, Positions, Question
 from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, checked_value
 from interpretune.questions.sources import read_rows
@@ -34,6 +34,7 @@ def effects(
     mean_over: Any = None,
     positions: Positions = "answer",
     method: Method = "exact",
+    steps: int = 10,
     budget: int | None = None,
     batch_size: int = 8,
     row_budget: int | None = None,
@@ -62,7 +63,10 @@ def effects(
         mean_over: Other rows for ``mean``, as ``prompts``.
         positions: Where units are changed: at the ``answer`` position, at each token of a named span, or at ``each``
             token of the prompt; always one token at a time.
-        method: ``exact``, or ``gradient``: (activation - value) x gradient, to be judged against it.
+        method: ``exact``; ``gradient``: (activation - value) x gradient, to be judged against it; or
+            ``integrated_gradients``: the gradient is the mean on the straight line from the value to the activation, on
+            which all chosen units of a unit set move together. These add up to the effect of setting all of them.
+        steps: Parts of that line, in whose middles gradients are taken.
         budget: Most exact effects of the whole call, of a unit at a token each. Those with the largest gradient effects
             are computed, and the result says what was left out; None: all.
         batch_size: Rows of one forward.
@@ -92,6 +96,7 @@ def effects(
         mean_over=mean_over,
         positions=positions,
         method=method,
+        steps=steps,
         budget=budget,
         batch_size=batch_size,
         row_budget=row_budget,
@@ -114,14 +119,18 @@ def question_of(
     mean_over: Any = None,
     positions: Positions = "answer",
     method: Method = "exact",
+    steps: int = 10,
     budget: int | None = None,
     batch_size: int = 8,
     row_budget: int | None = None,
 ) -> Question:
     """What ``effects`` is asked, with the same arguments and errors, not answered yet."""
-    if method not in ("exact", "gradient"):
-        raise ConfigurationError(f"There is no method {method!r}; there are exact and gradient.")
-    for name, number in (("budget", budget), ("row_budget", row_budget)):
+    measured = objective_of(objective)
+    if method not in EFFECTS:
+        raise ConfigurationError(f"There is no method {method!r}; there are {', '.join(EFFECTS)}.")
+    if method == "gradient" or (method == "exact" and budget is not None):
+        check_gradient(measured, 'method="integrated_gradients"')
+    for name, number in (("budget", budget), ("row_budget", row_budget), ("steps", steps)):
         check_count(name, number)
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
     others = None
@@ -136,11 +145,12 @@ def question_of(
         return Question(
             **asked.parts,
             sets=sets,
-            objective=objective_of(objective),
+            objective=measured,
             value=checked_value(value, sets),
             mean_over=others,
             positions=positions,
             method=method,
+            steps=steps,
             budget=budget,
             row_budget=row_budget,
         )

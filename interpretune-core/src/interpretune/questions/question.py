@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from attrs import define, frozen
@@ -36,8 +36,11 @@ from interpretune.store.writer import StoreWriter
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Method = Literal["exact", "gradient", "direct", "lens"]
-"""Exact and gradient effects; contributions that go straight to the logits; layers read as if they were the last."""
+Method = Literal["exact", "gradient", "integrated_gradients", "direct", "lens"]
+"""Effects that are exact, by gradients, or by means of gradients; contributions that go straight to the logits; layers
+read as if they were the last."""
+EFFECTS = get_args(Method)[:3]
+"""Methods of effects."""
 Positions = str
 """``answer``, ``each``, or the name of a span."""
 
@@ -66,6 +69,7 @@ class Question:
         mean_over: Rows over which means are taken; None: those of the question.
         positions: Where units are changed.
         method: How effects are found.
+        steps: Of integrated gradients.
         budget: Most exact effects; None: all.
         batch_size: Rows of one forward.
         row_budget: Most changed rows that run at a time.
@@ -83,6 +87,7 @@ class Question:
     mean_over: Sequence[EncodedRow] | None
     positions: Positions
     method: Method
+    steps: int = 10
     budget: int | None
     batch_size: int
     row_budget: int | None
@@ -195,7 +200,7 @@ class Question:
         moved = {item.name: any_of(item, clean[item.name] != chosen[item.name]) for item in group}
         if self.method == "exact" and self.budget is None:
             return UnitChanges(clean, chosen, moved, None)
-        slopes = run.gradients()
+        slopes = self._slopes(run, group, chosen)
         rough = {
             item.name: sum_of(item, (clean[item.name] - chosen[item.name]) * slopes[item.activation_name])
             for item in group
@@ -223,6 +228,18 @@ class Question:
             effects = found[item.name].double().masked_fill(out, torch.nan)
             parts[item.name] = UnitEffects(effects, sizes(item, changes.clean[item.name]), moved, out, largest)
         return parts
+
+    def _slopes(self, run: MeasuredBatch, group: Sequence[UnitSet], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients at the points, or their means while the units of a set move together from what they are set to."""
+        if self.method != "integrated_gradients":
+            return run.gradients()
+        starts = {}
+        for item in group:
+            start = run.latents[item.activation_name].clone()
+            members = item.members.to(start.device).flatten()
+            start[:, members] = chosen[item.name][:, members]
+            starts[item.activation_name] = start
+        return run.mean_gradients(self.steps, starts)
 
     @cached_property
     def _within_budget(self) -> dict[tuple[int, int], dict[str, Tensor]]:
@@ -287,6 +304,7 @@ class Question:
                 "value": self.value if isinstance(self.value, (str, int, float)) else "given",
                 "positions": self.positions,
                 "method": self.method,
+                **({"steps": self.steps} if self.method == "integrated_gradients" else {}),
                 "budget": self.budget,
                 "rows": len(self.rows),
                 "units": sets,
