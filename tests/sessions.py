@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def stack_options(stack: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return ("transformer_lens",), {"tl_cfg": ITLensFromPretrainedNoProcessingConfig(use_bridge=stack == "bridge")}
 
 
+_PREPARED = tempfile.TemporaryDirectory(prefix="interpretune-prepared-")
+"""Prepared data of all sessions: their folders are named by all that they depend on."""
+
+
 def make_session(
     folder: Path,
     kind: str = "gpt2",
@@ -57,6 +62,10 @@ def make_session(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").exists():
         save_tiny_model(folder / "model", kind, padding_side=side, bos_is_pad=bos_is_pad)
+    prepared = folder / "cache" / "datasets"
+    if not prepared.exists():
+        prepared.parent.mkdir(exist_ok=True)
+        prepared.symlink_to(_PREPARED.name)
     names, settings = stack_options(stack)
     session = it.ITSession(
         it.ITSessionConfig(

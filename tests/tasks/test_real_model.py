@@ -13,9 +13,9 @@ from interpretune.questions import encode
 from interpretune.tasks import find_task
 
 
-@pytest.fixture
-def folder(own_cache):
-    return offline_model(os.environ.get("INTERPRETUNE_TEST_CACHE", own_cache))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return offline_model(os.environ.get("INTERPRETUNE_TEST_CACHE", tmp_path_factory.mktemp("cache")))
 
 
 @pytest.mark.real_model
