@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test broken-adapters kit mutants docs lint format bench-overhead bench-ablation bench-suffix bench-runner bench-store soak-store clean
+.PHONY: setup demo test broken-adapters kit mutants docs lint format bench-overhead bench-ablation bench-suffix bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -27,7 +27,7 @@ demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help"
 
 test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
@@ -76,6 +76,9 @@ bench-store: $(INSTALLED)  ## bytes, rates and memory of a store of results; wri
 
 soak-store: $(INSTALLED)  ## kills writers of a store at 200 random moments; ARGS="--seed 1" repeats some
 	OMP_NUM_THREADS=1 $(BIN)/python -c "from benchmarks.soak_store import main; main()" $(ARGS)
+
+soak-demo: $(INSTALLED)  ## the demo on the real model, by the quality of its latents and the agreement of its effects: minutes
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/e2e/real_demo.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
