@@ -1,7 +1,11 @@
-"""Fixtures shared by all tests: no network, caches of their own, and distributions made on the fly."""
+"""Fixtures shared by all tests: no network, caches of their own, and distributions made on the fly.
+
+Libraries are imported where they are needed: the process that hands out tests to others needs none.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import sys
@@ -18,13 +22,56 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
 import pytest
 
 import interpretune as it
-from tests.other_process import begin_here
-from tests.sessions import make_session
-from tests.tiny import save_tiny_model
+
+TEMPORARY = tempfile.gettempdir()
+
+
+def remembered(look_up: Callable[..., Any]) -> Callable[..., Any]:
+    """What is installed stays as it is, unless a test has installed something: below a temporary folder."""
+    found: dict[Any, Any] = {}
+
+    def remember(*names: str, **named: str) -> Any:
+        if any(path.startswith(TEMPORARY) for path in sys.path):
+            return look_up(*names, **named)
+        key = (*sys.path, names, *named.items())
+        if key not in found:
+            found[key] = look_up(*names, **named)
+        return found[key]
+
+    return remember
+
+
+importlib.metadata.entry_points = remembered(importlib.metadata.entry_points)  # a fifth of the time of a session
+importlib.metadata.version = remembered(importlib.metadata.version)
+
+FIRST = (
+    *("test_demo", "test_new_adapter", "test_hello", "test_first_party", "test_kit_finds_them", "test_doctor"),
+    *("test_conformance", "test_stacks", "test_imports", "test_session_training", "test_modes", "test_real_model"),
+)
+"""Files that take long, or have a test that does: no process is left with one of them at the end."""
+
+IMPORTS = frozenset({"test_import_is_cheap", "test_import_patches_nothing", "test_import_changes_nothing"})
+IN_STACKS = frozenset(
+    {"test_errors_arrive", "test_released_after_a_failure", "test_runner_agrees", "test_wrappers_see_every_batch"}
+)
+LEFT_OUT = {"TestHello": IMPORTS, "TestNNsight": IMPORTS | IN_STACKS}
+"""Rules that examples keep in ``tests/broken_adapters/test_imports.py`` and in ``tests/testing/test_stacks.py``."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order files, and leave out what other tests of the same run check."""
+    place = {file: number for number, file in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    left_out = [item for item in items if item.parent and item.name in LEFT_OUT.get(item.parent.name, ())]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
     """Scripts that tests run begin with what has been imported until now."""
+    from tests.other_process import begin_here
+
     begin_here()
 
 
@@ -44,12 +91,16 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny GPT-2 with its tokenizer: padding on the left, with the id of BOS."""
+    from tests.tiny import save_tiny_model
+
     return save_tiny_model(tmp_path_factory.mktemp("gpt2"), "gpt2")
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny Llama with its tokenizer: padding on the right, with an id of its own."""
+    from tests.tiny import save_tiny_model
+
     folder = tmp_path_factory.mktemp("llama")
     return save_tiny_model(folder, "llama", padding_side="right", bos_is_pad=False)
 
@@ -57,6 +108,8 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., it.ITSession]:
     """``session_of(kind, stack, side)``: BOS and padding share an id in GPT-2's tokenizer, not in Llama's."""
+
+    from tests.sessions import make_session
 
     @cache
     def build(kind: str, stack: str, side: str) -> it.ITSession:

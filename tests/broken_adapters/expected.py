@@ -120,6 +120,9 @@ FOUND = {
 
 EXPECTED = {**REFUSED, **{f"{MISBEHAVING}.{name}": expected for name, expected in FOUND.items()}}
 
+IMPORTED_TOGETHER = (f"{MISBEHAVING}.patches_at_import", f"{MISBEHAVING}.changes_things_at_import")
+"""What these change is looked at in one process."""
+
 
 def all_broken() -> set[str]:
     """All that live here."""

@@ -73,6 +73,9 @@ VARIANTS = {
 }
 """The same bugs in other forms, each for one rule, which is checked alone."""
 
+FIRST_VARIANTS = list({rule: variant for variant, (rule, *_) in reversed(VARIANTS.items())}.values())
+"""One for each rule; ``make broken-adapters`` checks all."""
+
 IMPORTS = {
     "patches_with_a_partial": ("import-patches-nothing", "torch.load"),
     "patches_a_function_of_torch": ("import-patches-nothing", "torch.nn.functional.gelu"),
@@ -82,7 +85,7 @@ IMPORTS = {
     "sets_up_logging": ("import-changes-nothing", "loggers: root"),
     "sets_a_variable": ("import-changes-nothing", "the environment: ACME_HOME"),
 }
-"""Variants of what an import changes, each in a process of its own."""
+"""Variants of what an import changes, all imported in one process."""
 
 
 def variants() -> set[str]:

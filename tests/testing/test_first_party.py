@@ -2,7 +2,8 @@
 
 Rules that take seconds are left out where the same code keeps them in another suite: the bridge below SAELens, core's
 model below the example ``hello``. Of core see that example too, and the test of ``interpretune doctor``; of
-``huggingface``, which shares all but the loading of the model with core, the tests of stacks.
+``huggingface``, which shares all but the loading of the model with core, the tests of stacks. Imports of all are looked
+at in one process, in ``tests/broken_adapters/test_imports.py``.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ from collections.abc import Callable
 import pytest
 
 from interpretune.testing import RULES
+from tests.broken_adapters.checking import IMPORT_RULES
 
 lightning = pytest.importorskip("interpretune_lightning.conformance")
 saelens = pytest.importorskip("interpretune_saelens.conformance")
 tlens = pytest.importorskip("interpretune_tlens.conformance")
 
 
-OF_IMPORTS = ("import-is-cheap", "import-patches-nothing", "import-changes-nothing")  # share a process
+OF_GENERATION = ("generation-ends-at-eos", "sampling-follows-its-options", "sampling-follows-the-seed")
 OF_RUNS = (
     *("analysis-keeps-grad-mode", "analysis-keeps-train-mode", "analyses-agree", "runner-finds-its-stores"),
     *("sessions-are-let-go", "released-after-a-failure", "errors-arrive", "nothing-stale-after-a-step"),
-    *("generation-ends-at-eos", "sampling-follows-its-options", "sampling-follows-the-seed"),
+    *OF_GENERATION,
 )
 OF_EDITS = (
     *("layers-of-two-digits", "larger-batches-agree", "nested-edits-add-up", "gradients-at-every-hook-point"),
     *("logits-in-the-models-dtype", "edits-in-the-models-dtype", "positions-count-real-tokens"),
 )
+OF_BACKENDS = ("layers-of-two-digits", "larger-batches-agree", "nested-edits-add-up")
+OF_MEMORY = ("threads-stay-apart", "batches-are-let-go", "runner-agrees", "wrappers-see-every-batch")
+OF_MODELS = (*OF_EDITS, *OF_GENERATION, "threads-stay-apart", "edits-in-train-mode", "analyses-agree")
+OF_STACKS = ("errors-arrive", "released-after-a-failure", "runner-agrees", "wrappers-see-every-batch")
 
 
 def without(*rules: str) -> Callable[[type], type]:
@@ -41,20 +47,23 @@ def without(*rules: str) -> Callable[[type], type]:
     return leave_out
 
 
-@without(*OF_RUNS, *OF_EDITS, "threads-stay-apart", "batches-are-let-go", "runner-agrees", "edits-in-train-mode")
+@without(*IMPORT_RULES, *OF_RUNS, *OF_EDITS, *OF_MEMORY)
 class TestBridge(tlens.TransformerLensConformance):
     """SAELens stands on it: the suite below keeps what is left out here."""
 
 
-@without(*OF_IMPORTS, *OF_RUNS)
+@without(*IMPORT_RULES, *OF_RUNS, *OF_BACKENDS, *OF_MEMORY)
 class TestHooked(tlens.HookedTransformerConformance):
-    """The adapter is that of the bridge, with another class of model."""
+    """The adapter and its backend are those of the bridge, with another class of model."""
 
 
+@without(*IMPORT_RULES, *OF_STACKS, "analysis-keeps-grad-mode")
 class TestSAELens(saelens.SAELensConformance):
-    pass
+    """The tests of stacks keep what is left out here."""
 
 
-@without(*OF_EDITS)
+@without(
+    *IMPORT_RULES, *OF_STACKS, *OF_EDITS, *OF_GENERATION, "threads-stay-apart", "edits-in-train-mode", "analyses-agree"
+)
 class TestLightning(lightning.LightningConformance):
     """The model is core's."""
