@@ -18,29 +18,30 @@ SESSION = """
     import sys
     import interpretune as it
 
-    folder, *adapters = sys.argv[1:]
+    folder, *stacks = sys.argv[1:]
 
     class Module(it.ITModule):
         def test_step(self, batch, batch_idx):
             labels = batch.pop("labels")
             self.log("logits", float(self(**batch).logits.shape[-1]))
 
-    session = it.ITSession(
-        it.ITSessionConfig(
-            adapter_ctx=tuple(adapters),
-            shared_cfg=it.ITSharedConfig(model_name_or_path=f"{folder}/model"),
-            module_cls=Module,
-            datamodule_cfg=it.ITDataModuleConfig(
-                data=f"{folder}/rows.jsonl", text_fields=("premise", "hypothesis"), num_labels=2
-            ),
-            module_cfg=it.ITConfig(
-                generative_step_cfg=it.GenerativeClassificationConfig(answers=("Yes", "No")), device="cpu"
-            ),
+    for adapter in stacks:
+        session = it.ITSession(
+            it.ITSessionConfig(
+                adapter_ctx=(adapter,),
+                shared_cfg=it.ITSharedConfig(model_name_or_path=f"{folder}/model"),
+                module_cls=Module,
+                datamodule_cfg=it.ITDataModuleConfig(
+                    data=f"{folder}/rows.jsonl", text_fields=("premise", "hypothesis"), num_labels=2
+                ),
+                module_cfg=it.ITConfig(
+                    generative_step_cfg=it.GenerativeClassificationConfig(answers=("Yes", "No")), device="cpu"
+                ),
+            )
         )
-    )
-    it.test(**session, loop_cfg=it.LoopConfig(progress=False))
-    print(session.context.names, dict(session.module.logged_metrics), getattr(session.module, "greeting", None))
-    it.it_session_end(**session)
+        it.test(**session, loop_cfg=it.LoopConfig(progress=False))
+        print(session.context.names, dict(session.module.logged_metrics), getattr(session.module, "greeting", None))
+        it.it_session_end(**session)
 """
 
 
@@ -53,7 +54,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
 
 @pytest.fixture(scope="module")
 def session_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, rows, and a program that runs a session with the adapters that it is given."""
+    """A folder with a model, rows, and a program that runs a session with each of the adapters that it is given."""
     folder = tmp_path_factory.mktemp("session")
     save_tiny_model(folder / "model", "gpt2")
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, nli_rows(4))), encoding="utf-8")
@@ -65,30 +66,33 @@ def run_session(environment: FreshEnvironment, files: Path, *adapters: str) -> s
     return environment.run("python", "-W", "error", files / "session.py", files, *adapters, cwd=files)
 
 
-def test_hello_is_installed_listed_and_runs(environment: FreshEnvironment, session_files: Path) -> None:
+def test_hello_is_installed_and_listed(environment: FreshEnvironment) -> None:
     assert "hello" not in environment.adapters()
     environment.install(HELLO)
     about = environment.adapters()["hello"]
     assert (about["state"], about["distribution"], about["level"]) == ("ready", "interpretune-hello", "extension")
     where = environment.python("import interpretune_hello, interpretune; print(interpretune_hello, interpretune)")
     assert where.count(str(environment.folder)) == 2  # not the folders of the workspace
-    printed = run_session(environment, session_files, "hello")
-    assert printed.startswith("('core', 'hello') {")
-    assert "'test_step_seconds': " in printed
 
 
 def test_hello_is_checked_where_it_is_installed(environment: FreshEnvironment, tmp_path: Path) -> None:
     """By one rule in both ways: all of them run in the example's own tests."""
     copy = shutil.copytree(HELLO, tmp_path / "hello")  # where no configuration of the workspace reaches it
     environment.install(copy)
-    assert "1 passed" in environment.run("python", "-m", "pytest", "-q", "-k", "session_runs", "tests", cwd=copy)
-    assert "1 passed" in environment.run("interpretune", "doctor", "hello", "--rule", "session-runs")
+    both = """
+        import pytest
+        from interpretune.cli.main import main
+
+        assert pytest.main(["-q", "-k", "session_runs", "tests"]) == 0
+        assert main(["doctor", "hello", "--rule", "session-runs"]) == 0
+    """
+    assert environment.python(dedent(both), cwd=copy).count("1 passed") == 2
 
 
 def test_an_adapter_made_on_the_fly_needs_nothing_of_core(
     environment: FreshEnvironment, session_files: Path, tmp_path: Path
 ) -> None:
-    """A package that exists nowhere else contributes a class, stacks above another, and runs."""
+    """A package that exists nowhere else contributes a class, stacks above another, and runs; so does the other."""
     before = sorted((path, path.read_bytes()) for path in installed_files(environment))
     project = """
         [build-system]
@@ -125,9 +129,11 @@ def test_an_adapter_made_on_the_fly_needs_nothing_of_core(
     (tmp_path / "pyproject.toml").write_text(dedent(project), encoding="utf-8")
     environment.install(HELLO, tmp_path)
     assert environment.adapters()["greeter"]["version"] == "7.8.9"
-    printed = run_session(environment, session_files, "greeter")
-    assert printed.startswith("('core', 'hello', 'greeter') {")
-    assert printed.endswith("good morning\n")
+    alone, above = run_session(environment, session_files, "hello", "greeter").splitlines()
+    assert alone.startswith("('core', 'hello') {")
+    assert "'test_step_seconds': " in alone
+    assert above.startswith("('core', 'hello', 'greeter') {")
+    assert above.endswith("good morning")
     assert sorted((path, path.read_bytes()) for path in installed_files(environment)) == before
 
 
