@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from interpretune import StoreError
 from interpretune.sharing import HubRepository, load_store, save_store
+from tests.other_process import run_script
 from tests.sharing.stores import dense, written
 
-ROOT = Path(__file__).parents[2]
+ONLINE = """
+import importlib, os, sys
+import huggingface_hub.constants
+import pytest
+for name in [name for name in os.environ if "proxy" in name.lower()]:
+    del os.environ[name]
+importlib.reload(huggingface_hub.constants)
+quiet = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+sys.exit(pytest.main(["--noconftest", *quiet, "--basetemp", sys.argv[1], "tests/sharing/hub_checks.py"]))
+"""
 
 
 def test_the_hub(tmp_path: Path) -> None:
     """The checks against the stand-in: the hub's client reads once whether it is offline, and here it is."""
-    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    environment |= {
+    environment = {
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HOME": str(tmp_path / "home"),
     }
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "--noconftest", "-q", "-p", "no:cacheprovider"),
-            *("--basetemp", str(tmp_path / "checks"), "tests/sharing/hub_checks.py"),
-        ],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    script = tmp_path / "online.py"
+    script.write_text(ONLINE)
+    printed, _ = run_script(script, tmp_path / "checks", **environment)
+    assert "passed" in printed
 
 
 def test_offline_mode_is_named(tmp_path: Path) -> None:

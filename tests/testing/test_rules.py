@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,8 @@ import torch
 
 from interpretune.testing import RULES, AdapterConformance, Bench, RuleBroken, RuleSkipped
 from interpretune.testing.rule import DOCUMENTATION, expect, rule
-from interpretune.testing.rules.release import ROUNDS, _growth
+from interpretune.testing.rules.release import ROUNDS, _growth, _old_objects_aside
+from tests.other_process import run_script
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,19 +39,24 @@ def test_rules_build_on_rules_that_come_before():
         assert all(order.index(other) < order.index(item.id) for other in item.after)
 
 
+IMPORTED_ANEW = """
+import sys
+for name in list(sys.modules):
+    if name.partition(".")[0] in ("interpretune", "pytest"):
+        del sys.modules[name]
+sys.modules["pytest"] = None
+"""
+
+
 def test_the_kit_is_importable_without_pytest(tmp_path):
-    (tmp_path / "pytest.py").write_text("raise ImportError('pytest is not there')")
     code = (
         "from interpretune.testing import *; from interpretune.testing import doctor; "
         "from interpretune.cli import doctor_report; print(len(RULES))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(run.stdout) == len(RULES)
+    script = tmp_path / "imports.py"
+    script.write_text(IMPORTED_ANEW + code)
+    printed, _ = run_script(script)
+    assert int(printed) == len(RULES)
 
 
 @pytest.fixture
@@ -128,5 +132,6 @@ def test_bounded_caches_of_tensors_are_let_go():
     """Full ones keep as many as before; without a bound there are more with each batch."""
     count = itertools.count()
     bounded, unbounded = (functools.lru_cache(maxsize=size)(lambda n: torch.tensor(float(n))) for size in (16, None))
-    assert _growth({"a forward": lambda _: bounded(next(count))}) < ROUNDS
-    assert _growth({"a forward": lambda _: unbounded(next(count))}) == ROUNDS
+    with _old_objects_aside():
+        assert _growth({"a forward": lambda _: bounded(next(count))}) < ROUNDS
+        assert _growth({"a forward": lambda _: unbounded(next(count))}) == ROUNDS
