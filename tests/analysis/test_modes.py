@@ -52,19 +52,32 @@ def references(kind: str, pair: str, session: it.ITSession) -> list[ReferenceRes
     return REFERENCES[kind, pair]
 
 
-@pytest.fixture(params=["gpt2", "llama"])
-def kind(request: pytest.FixtureRequest) -> str:
+CASES = [
+    (kind, pair, ("left", "right")[(i + j) % 2])
+    for i, kind in enumerate(("gpt2", "llama"))
+    for j, pair in enumerate(PAIRS)
+]
+"""Models, places of latent models and sides of padding: each value of one with each of another."""
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str, str]:
     return request.param
 
 
-@pytest.fixture(params=list(PAIRS))
-def pair(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture
+def kind(case: tuple[str, str, str]) -> str:
+    return case[0]
 
 
-@pytest.fixture(params=["left", "right"])
-def side(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture
+def pair(case: tuple[str, str, str]) -> str:
+    return case[1]
+
+
+@pytest.fixture
+def side(case: tuple[str, str, str]) -> str:
+    return case[2]
 
 
 @pytest.fixture(params=STACKS)

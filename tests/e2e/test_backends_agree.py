@@ -78,14 +78,20 @@ def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., it.ITS
     return build
 
 
-@pytest.fixture(params=["gpt2", "llama"])
-def kind(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=[("gpt2", "left"), ("llama", "right")], ids="-".join)
+def model(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An architecture and the side of its padding; the kit and the tests of padding have the other two."""
     return request.param
 
 
-@pytest.fixture(params=["left", "right"])
-def side(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture
+def kind(model: tuple[str, str]) -> str:
+    return model[0]
+
+
+@pytest.fixture
+def side(model: tuple[str, str]) -> str:
+    return model[1]
 
 
 @pytest.fixture(params=OTHERS)

@@ -94,9 +94,11 @@ def backend(llama_folder: Path) -> Callable[[str], AnalysisBackend]:
     return make
 
 
-@pytest.mark.parametrize("error", [False, True], ids=["", "with error"])
-@pytest.mark.parametrize("kind", SAES)
-@pytest.mark.parametrize("stack", ["core", "hooked"])
+IN_TURN = [(kind, stack, (i + j) % 2 == 1) for i, kind in enumerate(SAES) for j, stack in enumerate(("core", "hooked"))]
+"""Each architecture with and without its error term, in one of the backends."""
+
+
+@pytest.mark.parametrize(("kind", "stack", "error"), IN_TURN)
 def test_every_architecture_is_exact(backend: Any, stack: str, kind: str, error: bool) -> None:
     item, above = latent_model(kind, stack, error=error), dictionary("blocks.3.hook_resid_pre", 2)
     assert (item.decoder_rows(torch.tensor([0, 5])) is None) == (kind in DECODED)

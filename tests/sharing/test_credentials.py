@@ -274,5 +274,5 @@ def test_tensors_under_the_name_of_a_token_stay():
     ],
 )
 def test_long_texts_are_gone_through_once(part):
-    """A megabyte, for which what goes through it for each of its letters takes hours."""
-    text_without_credentials(part * (2**20 // len(part)))
+    """A quarter of a megabyte, for which what goes through it for each of its letters takes an hour."""
+    text_without_credentials(part * (2**18 // len(part)))

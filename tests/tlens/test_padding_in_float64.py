@@ -20,7 +20,7 @@ RAGGED = (9, 4, 12, 1)
 PLACES = ("blocks.1.hook_resid_post", "blocks.3.hook_mlp_out")
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "granite", "cohere"])
+@pytest.mark.parametrize("kind", ["gpt2", "mistral", "qwen3", "gemma2"])  # one for each way of masking scores
 def test_padded_rows_give_what_each_gives_alone(llama_folder: Path, kind: str) -> None:
     model = make_model(kind)
     model.config.architectures = [type(model).__name__]

@@ -156,9 +156,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("settings", [{}, {"linear": False}, {"error": True, "skips": True}], ids=str)
-@pytest.mark.parametrize("places", PLACES)
-@pytest.mark.parametrize("stack", ["bridge", "hooked"])
+SETTINGS: list[dict[str, bool]] = [{}, {"linear": False}, {"error": True, "skips": True}]
+IN_TURN = [
+    (("bridge", "hooked")[(i + j) % 2], places, settings)
+    for i, places in enumerate(PLACES)
+    for j, settings in enumerate(SETTINGS)
+]
+"""Each place with each kind of latent model, in one of the two classes of models."""
+
+
+@pytest.mark.parametrize(("stack", "places", "settings"), IN_TURN)
 def test_every_place_of_latent_models_is_exact(
     backend: Make, stack: str, places: str, settings: dict[str, bool]
 ) -> None:
