@@ -353,8 +353,8 @@ def test_caches_refuse_results_that_are_not_finite(field: str) -> None:
 
 
 def old_store(field: str) -> AnalysisCache:
-    """What a version without these checks stored: two batches, and NaN in row 4."""
-    batches = [results().as_fields(), results(**{field: SPOILED[field]}).as_fields()]
+    """What a version without these checks stored: three batches, and NaN in row 7."""
+    batches = [results().as_fields(), results().as_fields(), results(**{field: SPOILED[field]}).as_fields()]
     store, writer = StoreWriter.in_memory([FIELDS[name] for name in FIELDS if name in batches[0]])
     for index, values in enumerate(batches):
         writer.write(index, range(3 * index, 3 * index + 3), {name: values[name] for name in store.fields})
@@ -373,7 +373,7 @@ def old_store(field: str) -> AnalysisCache:
     ],
 )
 def test_summaries_of_old_stores_refuse_nan_and_name_rows(field: str, summary: Callable[..., Any]) -> None:
-    with pytest.raises(NotFiniteError, match=rf"{field} are not finite in 1 row of the analysis \(4\).*stored"):
+    with pytest.raises(NotFiniteError, match=rf"{field} are not finite in 1 row of the analysis \(7\).*stored"):
         summary(old_store(field))
 
 

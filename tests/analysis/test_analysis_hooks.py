@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,6 +285,9 @@ def test_an_adapter_may_give_results_of_its_own(adapter_of, tmp_path, monkeypatc
 def test_results_are_there_inside_the_hook_only():
     with pytest.raises(it.AnalysisError, match=r"The analysis one has results of a batch inside it_run_analysis only"):
         analysis_of("one").results()
+    calls = itertools.count()
+    analysis = analysis_of("one").at_batch(0, None, lambda: {"call": next(calls)})
+    assert [analysis.results() for _ in range(2)] == [{"call": 0}] * 2
 
 
 def test_latents_that_a_step_chooses_are_those_of_the_results(adapter_of, tmp_path):
@@ -315,10 +319,11 @@ def test_numbers_follow_logits_that_a_step_changes(adapter_of, tmp_path, in_plac
     assert analysis_batch.logit_diffs.tolist() == [1.0] * 3
     assert [entry[1] for entry in recorder.record] == ["run"]
     effects = {name: item.values for name, item in analysis_batch.effects.items()}
-    analysis_batch.orig_labels = labels
     if in_place:
+        analysis_batch.orig_labels.copy_(labels)
         analysis_batch.answer_logits *= 2
     else:
+        analysis_batch.orig_labels = labels
         analysis_batch.answer_logits = analysis_batch.answer_logits * 2
     loss_and_logit_diffs(module, analysis_batch, cfg, batch, 1)
     answers = module.standardize_logits(analysis_batch.answer_logits)[:, -1]

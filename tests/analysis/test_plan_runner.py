@@ -23,6 +23,7 @@ from interpretune.analysis import (
     plan_of,
     run_analysis,
 )
+from interpretune.analysis.identity import identify_data
 from interpretune.analysis.stored_run import StoredRun
 from interpretune.operations import operation
 from interpretune.store.fields import Field, Per
@@ -213,6 +214,8 @@ def test_everything_that_changes_a_result_changes_its_folder(core_session: it.IT
         found.append(folder())
         weight.copy_(before)
     assert len(set(found)) == len(found)
+    limited = AnalysisRunner(**core_session, root=tmp_path, limit=BATCH_SIZE).dry_run({"a": "clean_w_sae"})["a"]
+    assert limited.examples == BATCH_SIZE
     assert folder() == found[0] == folder(AnalysisCfg(mode="clean_w_sae", self_check=False))
 
 
@@ -360,6 +363,13 @@ def test_a_stream_of_rows_is_analysed_like_the_rows(own_session: it.ITSession, t
     assert found.manifest.key == wanted.manifest.key
     tables = [pa.Table.from_batches(list(store.record_batches())) for store in (found, wanted)]
     assert rows(tables[0]) == rows(tables[1])
+
+
+def test_the_order_of_batches_is_in_the_key_of_data() -> None:
+    batches = [{"labels": torch.tensor([label])} for label in (0, 1)]
+    found = [identify_data(item) for item in (batches, batches[::-1])]
+    assert set(found[0].batches) == set(found[1].batches)
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 def test_a_batch_without_labels_is_refused(own_session: it.ITSession, tmp_path: Path) -> None:

@@ -352,6 +352,14 @@ def test_replaced_methods_are_put_back_in_any_order(model: Any) -> None:
     assert what_modules_hold(model) == before
 
 
+def test_a_method_of_a_module_s_own_comes_back() -> None:
+    linear = nn.Linear(2, 2)
+    linear.forward = own = torch.cos
+    with replaced_method(linear, "forward", torch.sin):
+        assert linear(torch.zeros(2)).tolist() == [0, 0]
+    assert vars(linear)["forward"] is own
+
+
 def test_an_error_in_one_thread_leaves_the_others_right(model: Any) -> None:
     backend, inputs = HuggingFaceBackend(model), inputs_of()
     latent_models, before = dictionaries(), what_modules_hold(model)

@@ -13,6 +13,7 @@ import interpretune as it
 from interpretune import AnalysisError, HookPointError
 from interpretune.analysis import (
     Add,
+    HuggingFaceBackend,
     Intervention,
     ModelInputs,
     Patch,
@@ -110,6 +111,18 @@ def test_patching_everything_gives_the_other_run(session: it.ITSession) -> None:
         found = run_with_interventions(backend, inputs, [Patch(at=PLACE, source=cache[PLACE])])
         assert (backend.run(inputs) - logits).abs().max() > 0.1
     torch.testing.assert_close(found, logits, rtol=0, atol=1e-5)
+
+
+def test_a_change_does_not_write_into_what_a_block_returned() -> None:
+    """Whose own hook keeps that, has it unchanged."""
+    model, kept = plain_model("llama"), []
+    keep = model.model.layers[1].register_forward_hook(lambda _, __, output: kept.append(output))
+    backend, inputs = HuggingFaceBackend(model), ModelInputs(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.long))
+    with torch.no_grad():
+        backend.run(inputs)
+        run_with_interventions(backend, inputs, [Scale(at=PLACE, factor=0.0)])
+    keep.remove()
+    assert torch.equal(kept[0], kept[-1])
 
 
 def test_latents_are_set_where_a_latent_model_is_spliced(session: it.ITSession) -> None:

@@ -330,6 +330,10 @@ def test_answers_become_tokens_in_setup(make_session):
     for shape in (logits, tuple(logits.unbind(dim=1))):
         assert torch.equal(module.standardize_logits(shape), logits[..., expected])
     assert torch.equal(module.standardize_logits(logits[:, -1]), logits[:, -1:, expected])
+    assert module.answer_columns.tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:  # a class's own way may read all logits
+        patch.setattr(type(module), "standardize_logits", lambda _, logits: logits)
+        assert module.answer_columns is None
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

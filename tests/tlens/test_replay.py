@@ -35,7 +35,7 @@ from tests.tiny_architectures import (
     make_model,
 )
 
-BRIDGED = ("llama", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "granite", "cohere")
+BRIDGED = ("llama", "gpt2 by layer", "mistral", "qwen3", "gemma2", "gemma3", "granite", "cohere")
 HOOKED = ("llama", "gpt2", "mistral", "qwen3", "neox", "opt")
 RAGGED = (9, 4, 12, 1)
 EQUAL = (12, 12, 12)
@@ -44,12 +44,20 @@ Make = Callable[..., TransformerLensBackend]
 
 @pytest.fixture(scope="module")
 def backend(llama_folder: Path) -> Make:
-    """Bridges normalise scores in float32 always, and with padding they give NaN in float64."""
+    """Bridges normalise scores in float32 always, and with padding they give NaN in float64.
+
+    Attention of a model "by layer" divides scores by the number of the layer and, as in older transformers, has no
+    attribute that says the scale.
+    """
     tokenizer = AutoTokenizer.from_pretrained(llama_folder)
 
     @cache
     def make(stack: str, kind: str, dtype: torch.dtype = torch.float64) -> TransformerLensBackend:
-        model = make_model(kind, dtype)
+        model = make_model(kind.removesuffix(" by layer"), dtype)
+        if kind.endswith(" by layer"):
+            model.config.scale_attn_by_inverse_layer_idx = True
+            for block in model.transformer.h:
+                vars(block.attn).pop("scaling", None)
         model.config.architectures = [type(model).__name__]
         build = loading._bridge if stack == "bridge" else loading._hooked
         cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=stack == "bridge")
@@ -440,6 +448,14 @@ def test_a_gated_mlp_in_one_tensor_computes_the_same_to_the_last_digit() -> None
     with torch.no_grad():
         assert torch.equal(spared_work._in_place(mlp)(given), GatedMLP.forward(mlp, given))
     assert torch.equal(given, before)
+
+
+def test_a_norm_that_computes_once_computes_other_inputs_anew(backend: Make) -> None:
+    norm = backend("hooked", "llama").model.blocks[0].ln1  # type: ignore[union-attr,index]
+    forward = spared_work._OnlyOnce().forward_of(norm)
+    with torch.no_grad():
+        for given in torch.randn(2, 3, 1, WIDTH, dtype=torch.float64).unbind():
+            assert torch.equal(forward(given), norm(given))
 
 
 @pytest.mark.parametrize("where", ["in the module", "in the class", "at a hook point"])
