@@ -34,6 +34,7 @@ READ = {"peaks": ("peak_values", "peak_positions"), "alive_latents": ("activatio
 """What is read of a store for attributes that are not named like one field."""
 OF_LATENTS = frozenset([*READ, *(name for name, item in FIELDS.items() if item.per is Per.latent)])
 PLAIN = (LOGIT_DIFF.name, LOGIT_DIFF.unit)
+"""Objective and unit of results that name none."""
 ATTRIBUTES = BATCH_FIELDS | READ.keys()
 
 

@@ -41,7 +41,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         value: What units are set to: ``zero``, ``mean``, ``corrupted``, or a number.
         mean_over: For ``mean``: a split, or other rows; None: the rows of the question.
         positions: ``answer``, ``each``, or the name of a span.
-        method: ``exact`` or ``gradient``.
+        method: ``exact``, ``gradient`` or ``integrated_gradients``.
+        steps: Of integrated gradients.
         budget: Most exact effects; None: all.
         batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
         row_budget: Most changed rows that run at a time; None: chosen from the free memory.
@@ -52,7 +53,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     value: Any = "zero"
     mean_over: Any = None
     positions: str = "answer"
-    method: Literal["exact", "gradient"] = "exact"
+    method: Literal["exact", "gradient", "integrated_gradients"] = "exact"
+    steps: Positive = 10
     budget: Positive | None = None
     batch_size: Positive | None = None
     row_budget: Positive | None = None
@@ -115,6 +117,7 @@ class QuestionRun:
                 mean_over=others,
                 positions=cfg.positions,
                 method=cfg.method,
+                steps=cfg.steps,
                 budget=cfg.budget,
                 batch_size=cfg.batch_size or size,
                 row_budget=cfg.row_budget,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interpretune.analysis.batch import FIELDS
-from interpretune.analysis.cache import answers_of
+from interpretune.analysis.cache import PLAIN, answers_of, objective_noted
 from interpretune.analysis.direction import CORRECT, direction_of
 from interpretune.comparison.agreement import (
     MEASURES,
@@ -24,6 +24,7 @@ from interpretune.comparison.differences import Counts, Largest
 from interpretune.comparison.joining import Integers, Join, Pairs
 from interpretune.comparison.result import ALL_HOOKS, Agreement, StoreComparison
 from interpretune.errors import StoreError
+from interpretune.questions.result import Effects
 from interpretune.store.fields import Field, Per
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 
 SIGNED = frozenset({"effects", "logit_diffs", "gradients"})
 """Fields that core writes towards the correct answer; its others have no sign that an answer could turn."""
+MEASURED = SIGNED | {"objective", "objective_spliced", "ablated_objective"}
+"""Fields whose numbers are those of an objective."""
 LATENTS, WITHIN, EXAMPLES = "latents", "within examples", "examples"
 
 
 def compare_stores(
-    left: AnalysisStore,
-    right: AnalysisStore,
+    left: AnalysisStore | Effects,
+    right: AnalysisStore | Effects,
     field: str = "effects",
     *,
     right_field: str | None = None,
@@ -55,7 +58,8 @@ def compare_stores(
     Intervals are percentiles of a bootstrap over examples: an example is drawn with all its latents.
 
     Args:
-        left: A store.
+        left: A store of an analysis, or ``Effects``. Their examples are rows and tokens, in order; beside an analysis
+            of the same rows, at the answer position, say ``other_data=True``.
         right: Another; or the same with another ``right_field``.
         field: Name of a field with one number per latent or per example.
         right_field: Its name in the right store, where it differs.
@@ -73,16 +77,24 @@ def compare_stores(
         Measures of agreement, tables of differences, and counts of what only one store has.
 
     Raises:
-        StoreError: The stores have no example or no latent model in common, lack the field, or name different data.
+        StoreError: The stores have no example or no latent model in common, lack the field, name different data, or
+            measure different objectives.
         AnalysisError: There is no such answer.
     """
-    direction = direction_of(towards, answers_of(left) or answers_of(right))
+    left, right = (item.store if isinstance(item, Effects) else item for item in (left, right))
+    measured = [objective_noted(store) or PLAIN for store in (left, right)]
+    direction = direction_of(towards, answers_of(left) or answers_of(right), measured[0][0])
     fields = (field, right_field or field)
     declared = [_declared(store, name, side) for store, name, side in zip((left, right), fields, names, strict=True)]
     if declared[0].per is not declared[1].per:
         raise StoreError(
             f"{names[0]} has {fields[0]} per {declared[0].per}, {names[1]} has {fields[1]} per {declared[1].per}. "
             "Compare fields that are per the same."
+        )
+    if measured[0] != measured[1] and MEASURED & {*fields}:
+        raise StoreError(
+            f"{names[0]} is measured by {measured[0][0]}, {names[1]} by {measured[1][0]}: numbers of different "
+            "objectives are not compared. Run both with the same objective, or compare another field."
         )
     if not other_data:
         _check_data(left, right, names)

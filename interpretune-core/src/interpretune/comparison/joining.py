@@ -135,6 +135,8 @@ class _Order:
 
     def __init__(self, store: AnalysisStore, field: str, name: str) -> None:
         self.store, self.field, self.name = store, field, name
+        units = store.manifest.about.get("question", {}).get("units", [])
+        self.called = {item["name"]: item["activation"] for item in units if "activation" in item}
         read = [batch.column("example").to_numpy(zero_copy_only=False) for batch in store.record_batches(["example"])]
         rows: Integers = np.concatenate(read).astype(np.int64) if read else np.empty(0, np.int64)
         self._sorter = np.argsort(rows, kind="stable")
@@ -157,13 +159,14 @@ class _Order:
             # Other fields may know latent models that this one does not.
             known = batch.column("hook").filter(batch.column(self.field).is_valid())
             names.update(dict.fromkeys(known.unique().to_pylist()))
-        return list(names)
+        return [self.called.get(name, name) for name in names]
 
     def signs(self, examples: Integers, direction: Direction) -> Floats:
         """1 where the numbers of an example are as stored, -1 where they are turned round."""
-        if LABELS not in self.store.fields:
-            raise StoreError(f"{self.name} keeps no {LABELS}: effects towards {direction.name} need them.")
-        read = [batch.column(LABELS).to_numpy(zero_copy_only=False) for batch in self.store.record_batches([LABELS])]
+        field = "correct" if "question" in self.store.manifest.about else LABELS
+        if field not in self.store.fields:
+            raise StoreError(f"{self.name} keeps no {field}: effects towards {direction.name} need them.")
+        read = [batch.column(field).to_numpy(zero_copy_only=False) for batch in self.store.record_batches([field])]
         labels = np.concatenate(read)[self.row(examples)].astype(np.int64)
         found: Floats = direction.signs(torch.from_numpy(labels)).numpy()
         return found
@@ -178,7 +181,8 @@ class _Reader:
     """One pass over the latents of a store."""
 
     def __init__(self, order: _Order, examples: Integers, hooks: list[str]) -> None:
-        self._order, self._examples, self._hooks = order, examples, hooks
+        own = {called: name for name, called in order.called.items()}
+        self._order, self._examples, self._hooks = order, examples, [own.get(hook, hook) for hook in hooks]
         self._rows = order.row(examples)
         self._batches = iter(order.store.latents([order.field]))
         self._closed = 0

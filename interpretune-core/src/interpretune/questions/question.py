@@ -18,7 +18,7 @@ from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.identity import identify_latents, identify_model, versions
 from interpretune.errors import DataError, NotReusedWarning
 from interpretune.hashing.code_origin import CORE
-from interpretune.hashing.content_hash import content_hash
+from interpretune.hashing.content_hash import content_hash, hash_of
 from interpretune.hashing.packages import identify_packages
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.operations.objectives import Objective
@@ -295,8 +295,16 @@ class Question:
 
     def _about(self) -> dict[str, Any]:
         sets = [
-            {"name": item.name, "kind": item.kind, "size": item.size, "chosen": len(item.ids)} for item in self.sets
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "size": item.size,
+                "chosen": len(item.ids),
+                **({"activation": item.activation_name} if item.kind == "latent" else {}),
+            }
+            for item in self.sets
         ]
+        points = [[*_told(row)[:4], list(self._tokens(row, i))] for i, row in enumerate(self.rows)]
         return {
             "question": {
                 "objective": self.objective.name,
@@ -309,6 +317,7 @@ class Question:
                 "rows": len(self.rows),
                 "units": sets,
             },
+            "data": {"fingerprint": hash_of(points, "The rows"), "examples": sum(len(item[-1]) for item in points)},
             "versions": versions(),
         }
 
