@@ -139,7 +139,9 @@ def test_pages_have_runnable_blocks_with_output() -> None:
     assert pages == {
         "ablate.md",
         "concepts.md",
+        "cross-layer.md",
         "first-analysis.md",
+        "lenses.md",
         "training.md",
         "writing.md",
         "operations.md",

@@ -18,7 +18,7 @@ from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError, NotFiniteError
 from interpretune.latents.identity import IdentityDictionary
-from interpretune.latents.latent_model import HasDecoderRows, written_points
+from interpretune.latents.latent_model import HasDecoderRows, read_points, written_points
 from interpretune.replay.entries import span_of
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
@@ -346,7 +346,10 @@ def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     size = torch.finfo(prefill.logits.dtype).bits // 8
     config: Any = getattr(prefill.backend.model, "config", None) or getattr(prefill.backend.model, "cfg", None)
     heads = int(getattr(config, "num_attention_heads", 0) or getattr(config, "n_heads", 16))
-    width = max((item.d_in * len(written_points(item)) for item in prefill.latent_models.values()), default=1024)
+    several = (
+        (item.d_in, len(read_points(item)), len(written_points(item))) for item in prefill.latent_models.values()
+    )
+    width = max((max(d_in, d_in // reads * writes) for d_in, reads, writes in several), default=1024)
     latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
     logits = prefill.backend.vocab_size if columns is None else len(columns)
     numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits
