@@ -33,16 +33,25 @@ class Outcome:
         correct: Index of the correct answer, ``[n]``.
         log_probs: Of the whole vocabulary at the answer position, ``[n, vocab]``; None unless the objective reads it.
         clean: The same of the clean run.
+        tokens: How many tokens ``answers`` are of, ``[n]``, where the objective reads ``row``: the log-probability of
+            these stands for the only answer then.
     """
 
     answers: Tensor
     correct: Tensor
     log_probs: Tensor | None = None
     clean: Tensor | None = None
+    tokens: Tensor | None = None
 
     @property
     def of_correct(self) -> Tensor:
-        """What ``answers`` says of the correct one, ``[n]``."""
+        """What ``answers`` says of the correct one, ``[n]``.
+
+        Raises:
+            DataError: A row has no answers.
+        """
+        if bool((self.correct < 0).any()):
+            raise DataError("A row has no answers, and the objective is of the correct one. Give it answers.")
         return self.answers.gather(-1, self.correct.unsqueeze(-1)).squeeze(-1)
 
 
@@ -171,6 +180,32 @@ class KL:
 
 
 @frozen
+class Loss:
+    """Next-token loss: minus the mean log-probability of tokens given those before each.
+
+    The tokens are those of the prompt from the second on and of the correct answer, where the row has one; or those of
+    a span. A unit that is changed at a token has no effect on that token and on earlier ones.
+
+    Attributes:
+        span: Name of a span of the rows; None: the whole row.
+    """
+
+    span: str | None = None
+    name: str = field(init=False)
+    unit: str = field(default="nats", init=False)
+    reads: Reads = field(default="row", init=False)
+
+    @name.default
+    def _name_with_span(self) -> str:
+        return "loss" if self.span is None else f"loss of {self.span}"
+
+    def measure(self, outcome: Outcome) -> Tensor:
+        """See ``Objective.measure``."""
+        assert outcome.tokens is not None, "it reads the row"
+        return -outcome.of_correct / outcome.tokens
+
+
+@frozen
 class OwnObjective:
     """A function of your own.
 
@@ -212,6 +247,7 @@ OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "log_prob": LogProb,
     "prob": Prob,
     "kl": KL,
+    "loss": Loss,
 }
 """Objectives that can be asked for by name."""
 

@@ -1,5 +1,5 @@
 from interpretune.backends.finding import backend_of
-from interpretune.operations.objectives import KL, LogitDiff, LogProb, Objective, Outcome, OwnObjective, Prob
+from interpretune.operations.objectives import KL, LogitDiff, LogProb, Loss, Objective, Outcome, OwnObjective, Prob
 from interpretune.questions.encoding import EncodedRow, encode
 from interpretune.questions.layers import LogitLens
 from interpretune.questions.lenses import direct_logit_attribution, logit_lens
@@ -18,6 +18,7 @@ __all__ = [
     "LogProb",
     "LogitDiff",
     "LogitLens",
+    "Loss",
     "Neurons",
     "Objective",
     "Outcome",

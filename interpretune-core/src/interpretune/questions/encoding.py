@@ -26,7 +26,7 @@ class EncodedRow:
         row: What the tokens were made from.
         tokens: The prompt, ``[pos]``, int64; the answer follows its last token.
         answers: The tokens of each answer after the prompt, one or more; no answer begins with all those of another.
-        correct: Index of the correct answer.
+        correct: Index of the correct answer; -1 where there is none.
         corrupted: The corrupted prompt, ``[pos]``, of as many tokens; None where the row has none.
         spans: For each span its first token and the one after its last, of all tokens that overlap it.
     """
@@ -93,7 +93,7 @@ def encode(
     encoded = []
     for i, ids in enumerate(answer_ids(tokenizer, asked)):
         cut, where = cuts[i], told[i]
-        _check_length(len(cut.tokens), max(map(len, ids)), most_tokens, where)
+        _check_length(len(cut.tokens), max(map(len, ids), default=1), most_tokens, where)
         if i in corrupted:
             _check_same_length(cut.tokens, corrupted[i].tokens, tokenizer, where)
         encoded.append(
@@ -101,7 +101,7 @@ def encode(
                 row=given[i],
                 tokens=torch.tensor(cut.tokens),
                 answers=ids,
-                correct=given[i].correct,
+                correct=given[i].correct if ids else -1,
                 corrupted=torch.tensor(corrupted[i].tokens) if i in corrupted else None,
                 spans=_spans(given[i], cut, tokenizer, where),
             )

@@ -54,11 +54,12 @@ class MeasuredBatch:
         """
         self._backend, self._objective, self._row_budget, self._sequences = backend, objective, row_budget, sequences
         self._points, device = points, sequences.rows.device
-        most = max((len(row.answers) for row in rows), default=0)
-        self._there = torch.tensor([[j < len(row.answers) for j in range(most)] for row in rows], device=device)
-        self._there = self._there.reshape(len(rows), most)
-        self._correct = torch.tensor([row.correct for row in rows], device=device)
-        first = [[*(ids[0] for ids in row.answers), *[0] * (most - len(row.answers))] for row in rows]
+        whole = objective.reads == "row"
+        most = 1 if whole else max((len(row.answers) for row in rows), default=0)
+        there = [[whole or j < len(row.answers) for j in range(most)] for row in rows]
+        self._there = torch.tensor(there, dtype=torch.bool, device=device).reshape(len(rows), most)
+        self._correct = torch.tensor([0 if whole else row.correct for row in rows], device=device)
+        first = [([*(ids[0] for ids in row.answers)] + [0] * most)[:most] for row in rows]
         self._ids = torch.tensor(first, dtype=torch.long, device=device).reshape(len(rows), most)
         self._columns: Tensor | None = None
         if objective.reads == "answers" and not sequences.several:
@@ -91,7 +92,10 @@ class MeasuredBatch:
             logits = self._backend.ablate(self.prefill, repeated, self._columns, self._row_budget).unsqueeze(1)
         else:
             wanted = self._sequences.wanted[sequences]
-            logits = self._backend.ablate_from(self.prefill, repeated, wanted, self._columns, self._row_budget)
+            changed = self._at.positions[at].unsqueeze(-1)
+            later = torch.maximum(wanted, changed)  # what comes before is as in the clean run
+            logits = self._backend.ablate_from(self.prefill, repeated, later, self._columns, self._row_budget)
+            logits = torch.where((wanted < changed).unsqueeze(-1), self._clean_logits[sequences], logits)
         examples = self._points.examples[rows.points]
         return self._measured(self._outcome(logits, examples, self._sequences.answers[sequences], which), examples)
 
@@ -147,7 +151,8 @@ class MeasuredBatch:
             found = found.index_put((owner, answers), each.sum(-1))
         else:
             found = read[:, 0].gather(-1, self._ids[examples]).masked_fill(~self._there[examples], -torch.inf)
-        return Outcome(found, self._correct[examples], log_probs, clean)
+        counts = (self._sequences.tokens >= 0).sum(-1)[examples] if self._objective.reads == "row" else None
+        return Outcome(found, self._correct[examples], log_probs, clean, counts)
 
     def _measured(self, outcome: Outcome, examples: Tensor) -> Tensor:
         found = self._objective.measure(outcome)

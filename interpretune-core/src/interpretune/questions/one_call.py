@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.operations.objectives import check_gradient, objective_of
+from interpretune.operations.objectives import LogProb, Prob, check_gradient, objective_of
 from interpretune.questions.encoding import encode
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.question import EFFECTS, Method, Positions, Question
@@ -56,8 +56,8 @@ def effects(
         answers: Texts for all rows, or the name of the column that has those of each row.
         correct: Index or text of the correct answer: for all rows, one for each, or the name of a column.
         units: Latent models, ``Latents``, ``Neurons``, ``Heads``, ``Vector``: one or a list.
-        objective: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, ``{name: options}``, an ``Objective``, or a function
-            of an ``Outcome``.
+        objective: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, ``loss``, ``{name: options}``, an ``Objective``, or
+            a function of an ``Outcome``.
         value: What units are set to: ``zero``, ``mean`` (over the points of the question, or of ``mean_over``),
             ``corrupted`` (of the row's corrupted prompt), a number, or numbers for each latent by unit set.
         mean_over: Other rows for ``mean``, as ``prompts``.
@@ -133,6 +133,11 @@ def question_of(
     for name, number in (("budget", budget), ("row_budget", row_budget), ("steps", steps)):
         check_count(name, number)
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
+    lacking = [i for i, row in enumerate(asked.rows) if not row.answers]
+    if lacking and (measured.reads == "answers" or isinstance(measured, (LogProb, Prob))):
+        raise DataError(
+            f"Row {lacking[0]} has no answers, and {measured.name} is of them. Give some, or ask kl or loss."
+        )
     others = None
     if mean_over is not None:  # where answers play no part
         others = encode(

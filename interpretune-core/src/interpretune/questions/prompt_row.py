@@ -82,7 +82,8 @@ class PromptRow:
 
     Attributes:
         prompt: A text, or chat messages.
-        answers: Texts that may follow, with the space before them that the model would write.
+        answers: Texts that may follow, with the space before them that the model would write; none for objectives that
+            read none.
         correct: Index of the correct one.
         corrupted: Another prompt with as many tokens, whose activations are put into the run of this one.
         spans: Parts of the prompt by name, from which token positions follow.
@@ -92,18 +93,16 @@ class PromptRow:
     """
 
     prompt: Prompt = field(validator=_check_prompt)
-    answers: tuple[str, ...] = field(converter=_as_tuple)
+    answers: tuple[str, ...] = field(default=(), converter=_as_tuple)
     correct: int = 0
     corrupted: Prompt | None = field(default=None, validator=_check_prompt)
     spans: Mapping[str, Span] = field(factory=dict, converter=_as_spans)
 
     @answers.validator
     def _check_answers(self, _: object, value: object) -> None:
-        if not isinstance(value, tuple) or not value or not all(_is_text(item) and item for item in value):
+        if not isinstance(value, tuple) or not all(_is_text(item) and item for item in value):
             found = list(value) if isinstance(value, tuple) else value
-            raise DataError(
-                f"The answers of {self.told} are {shown(found)}; give a list of at least one text, none of them empty."
-            )
+            raise DataError(f"The answers of {self.told} are {shown(found)}; give a list of texts, none of them empty.")
 
     @spans.validator
     def _check_spans(self, _: object, value: object) -> None:
@@ -117,7 +116,7 @@ class PromptRow:
                 )
 
     def __attrs_post_init__(self) -> None:
-        if type(self.correct) is not int or not 0 <= self.correct < len(self.answers):
+        if type(self.correct) is not int or not 0 <= self.correct < max(len(self.answers), 1):
             raise DataError(
                 f"The correct answer of {self.told} is {self.correct!r}, which is the index of none of its "
                 f"{len(self.answers)} answers {list(self.answers)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -119,8 +119,25 @@ class Question:
             part = rows[first : first + self.batch_size]
             where = [(i, token) for i, row in enumerate(part) for token in self._tokens(row, first + i)]
             at = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
-            sequences = Sequences.of(part, self._pad, side, device)
+            sequences = Sequences.of(part, self._pad, side, device, self._counted)
             yield RowsAsked(part, first, sequences, Points(at[:, 0], at[:, 1]))
+
+    @property
+    def _counted(self) -> Callable[[EncodedRow], range] | None:
+        if self.objective.reads != "row":
+            return None
+        span = getattr(self.objective, "span", None)
+
+        def tokens(row: EncodedRow) -> range:
+            if span is not None and span not in row.spans:
+                raise DataError(f"The objective is {self.objective.name}, and {row.row.told} has no span {span!r}.")
+            end = len(row.tokens) + (len(row.answers[row.correct]) if row.answers else 0)
+            found = range(max(1, row.spans[span][0]), row.spans[span][1]) if span is not None else range(1, end)
+            if not found:
+                raise DataError(f"The objective is {self.objective.name}, and {row.row.told} has no token to predict.")
+            return found
+
+        return tokens
 
     @property
     def _pad(self) -> int:
@@ -171,7 +188,8 @@ class Question:
         """What is stored of rows and points, whatever is asked of them; ``plain`` is the model as it is."""
         owners, tokens = batch.points.examples, batch.points.positions
         rows = [batch.rows[i] for i in owners.tolist()]
-        rated = plain.answers.argmax(-1) if plain.answers.shape[-1] else torch.full_like(plain.clean, -1).long()
+        rates = plain.answers.shape[-1] > 0 and self._counted is None
+        rated = plain.answers.argmax(-1) if rates else torch.full_like(plain.clean, -1).long()
         at = [int(row.tokens[token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
         return {
             "row": owners + batch.first,

@@ -94,9 +94,9 @@ class Results:
 
     @property
     def share_correct(self) -> float:
-        """Share of rows in which the model rates the correct answer highest."""
-        rows = self.rows()
-        return float(np.mean(rows.correct == rows.predicted))
+        """Share of rows in which the model rates the correct answer highest; NaN where answers are not rated."""
+        rows = self.rows().query("predicted >= 0")
+        return float(np.mean(rows.correct == rows.predicted)) if len(rows) else float("nan")
 
     def to_arrow(self) -> pa.Table:
         """A line for each row, token and unit: ``row, position, units, unit``, and what is known of the unit there."""

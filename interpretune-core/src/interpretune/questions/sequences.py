@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from attrs import evolve, frozen
@@ -39,7 +39,14 @@ class Sequences:
     tokens: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[EncodedRow], pad: int, side: str, device: torch.device) -> Sequences:
+    def of(
+        cls,
+        rows: Sequence[EncodedRow],
+        pad: int,
+        side: str,
+        device: torch.device,
+        counted: Callable[[EncodedRow], range] | None = None,
+    ) -> Sequences:
         """The sequences of rows.
 
         Args:
@@ -47,9 +54,17 @@ class Sequences:
             pad: The padding token.
             side: ``left`` or ``right``.
             device: Of the model.
+            counted: Of each row the tokens that are measured, of prompt and correct answer together: these stand for
+                its only answer; None: the answers are measured.
         """
-        if all(len(ids) == 1 for row in rows for ids in row.answers):
-            told: list[_Told] = [(i, 0, row.tokens.tolist(), (), len(row.tokens)) for i, row in enumerate(rows)]
+        if counted is not None:
+            told: list[_Told] = []
+            for i, row in enumerate(rows):
+                whole, at = [*row.tokens.tolist(), *(row.answers[row.correct] if row.answers else ())], counted(row)
+                run = whole[: max(len(row.tokens), len(whole) - 1)]
+                told.append((i, 0, run, tuple(whole[at.start : at.stop]), at.start))
+        elif all(len(ids) == 1 for row in rows for ids in row.answers):
+            told = [(i, 0, row.tokens.tolist(), (), len(row.tokens)) for i, row in enumerate(rows)]
         else:
             told = [
                 (i, j, [*row.tokens.tolist(), *ids[:-1]], ids, len(row.tokens))
@@ -65,7 +80,7 @@ class Sequences:
         ]
         owner, answers, lengths = (torch.tensor(column, dtype=torch.long, device=device) for column in columns)
         tokens = [[*ids, *[-1] * (width - len(ids))] for _, _, _, ids, _ in told]
-        inputs = evolve(inputs, prompt_ends=first + lengths - 1)
+        inputs = evolve(inputs, prompt_ends=first + torch.tensor([len(rows[i].tokens) for i, *_ in told]).to(first) - 1)
         return cls(
             inputs, owner, answers, first, lengths, torch.tensor(tokens, device=device).reshape(len(told), width)
         )
