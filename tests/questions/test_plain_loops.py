@@ -83,8 +83,9 @@ def units_of(case: dict[str, Any]) -> tuple[list[Any], dict[str, tuple[str | Cod
         sets = {f"{block}.{part}": (part, {0: list(range(WIDTH))}) for part in parts}
         return [it.Vector(name) for name in sets], sets
     errors = units == "latents with errors"
+    reads = f"{block}.attn_z" if errors else f"{block}.resid_post"
     coders = [
-        Coder("sae", f"{block}.resid_post", f"{block}.resid_post", case["dtype"], errors, False),
+        Coder("sae", reads, reads, case["dtype"], errors, False),
         Coder("transcoder", f"{block}.mlp_in", f"{block}.mlp_out", case["dtype"], not errors, True),
     ]
     return [Latents(item, (1, 4)) for item in coders], {item.name: (item, {1: [1], 4: [4]}) for item in coders}
