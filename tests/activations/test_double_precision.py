@@ -48,7 +48,9 @@ def test_losses_of_quality_stay_float64(session: it.ITSession) -> None:
     losses = []
     for (row, _), logits in zip(unpadded_rows(session), logits_of_rows(session), strict=True):
         losses.append(functional.cross_entropy(logits[:-1], row[1:], reduction="none"))
-    (found,) = measure_latent_quality(session.module, session.datamodule.test_dataloader())
+    (found,) = measure_latent_quality(
+        session.module.backend, session.module.latent_models, session.datamodule.test_dataloader()
+    )
     session.module.latent_models = []
     assert found.loss_clean == pytest.approx(torch.cat(losses).mean().item(), abs=1e-12)
 

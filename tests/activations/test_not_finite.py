@@ -166,7 +166,7 @@ def test_quality_of_latent_models_names_the_rows(session: Any) -> None:
     one, rows = session
     first = [row for row in rows if row // 3 == min(rows) // 3]
     with pytest.raises(NotFiniteError) as caught:
-        measure_latent_quality(one.module, one.datamodule.test_dataloader())
+        measure_latent_quality(one.module.backend, one.module.latent_models, one.datamodule.test_dataloader())
     assert list(caught.value.rows) == [row % 3 for row in first]
 
 
@@ -276,7 +276,7 @@ def test_nan_in_padding_after_attention_harms_nothing(backend: HuggingFaceBacken
 def test_nan_in_padding_stays_out_of_quality(clean: it.ITSession) -> None:
     module = clean.module
     module.latent_models = [dictionary()]
-    wanted = measure_latent_quality(module, clean.datamodule.test_dataloader())
+    wanted = measure_latent_quality(module.backend, module.latent_models, clean.datamodule.test_dataloader())
     block = module.model.model.layers[2].mlp
     masks: list[Tensor] = []
     before = module.model.register_forward_pre_hook(
@@ -285,11 +285,11 @@ def test_nan_in_padding_stays_out_of_quality(clean: it.ITSession) -> None:
     hook = block.register_forward_hook(lambda _, __, output: output.masked_fill(~masks[-1].unsqueeze(-1), torch.nan))
     try:
         module.latent_models = [RandomDictionary("blocks.2.hook_resid_post", seed=3)]
-        found = measure_latent_quality(module, clean.datamodule.test_dataloader())
+        found = measure_latent_quality(module.backend, module.latent_models, clean.datamodule.test_dataloader())
     finally:
         hook.remove()
         before.remove()
-    reference = measure_latent_quality(module, clean.datamodule.test_dataloader())
+    reference = measure_latent_quality(module.backend, module.latent_models, clean.datamodule.test_dataloader())
     module.latent_models = []
     assert found == reference
     assert wanted != found

@@ -34,8 +34,7 @@ def session(request: pytest.FixtureRequest, kind: str, session_of: Callable[...,
 
 
 def measured(session: it.ITSession, *latent_models: Any) -> list[Any]:
-    session.module.latent_models = list(latent_models)
-    return measure_latent_quality(session.module, session.datamodule.test_dataloader())
+    return measure_latent_quality(session.module.backend, latent_models, session.datamodule.test_dataloader())
 
 
 class Reference:

@@ -325,7 +325,7 @@ def test_parts_of_a_transcoder_are_neither_trained_nor_measured_alone(files: Map
     parts = loaded(files, "clt", error=False)
     module: Any = SimpleNamespace(latent_models=parts)
     with pytest.raises(it.LatentModelError, match="'clt 0', 'clt 1', 'clt 2', 'clt 3' write is summed"):
-        measure_latent_quality(module, [])
+        measure_latent_quality(module, parts, [])
     trainable = [RandomDictionary("layers.0.mlp_in", output="layers.1.mlp_out") for _ in range(2)]
     with pytest.raises(it.ConfigurationError, match="one loss together"):
         check_latent_models(trainable)

@@ -140,7 +140,9 @@ def test_validation_tells_the_rule_of_training_from_what_is_spliced(make: Make) 
     session = make(CONFIGS["batchtopk"](), at(CONFIGS["standard"](), LOWER))
     it.fit(**session, loop_cfg=steps(20, limit_val_batches=0))
     found = it.validate(**session, loop_cfg=QUIET).metrics
-    measured, _ = measure_latent_quality(session.module, session.datamodule.val_dataloader())
+    measured, _ = measure_latent_quality(
+        session.module.backend, session.module.latent_models, session.datamodule.val_dataloader()
+    )
     assert found[f"val_spliced_explained_variance/{PLACE}"] == pytest.approx(measured.explained_variance, abs=1e-5)
     assert found[f"val_spliced_l0/{PLACE}"] == pytest.approx(measured.l0, abs=1e-5)
     assert found[f"val_l0/{PLACE}"] == pytest.approx(4, abs=0.01)

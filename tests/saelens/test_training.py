@@ -157,7 +157,9 @@ def test_the_report_has_the_figures_of_the_saved_sae(make: Make) -> None:
     assert report["explained_variance"] == pytest.approx(explained.item(), abs=2e-4)
     assert report["l0"] == pytest.approx((latents > 0).sum(-1).float().mean().item(), abs=0.01)
     assert report["dead_share"] == pytest.approx(1 - (latents > 0).any(0).float().mean().item(), abs=1e-3)
-    (quality,) = measure_latent_quality(session.module, session.datamodule.train_dataloader())
+    (quality,) = measure_latent_quality(
+        session.module.backend, session.module.latent_models, session.datamodule.train_dataloader()
+    )
     assert quality.explained_variance == pytest.approx(explained.item(), abs=1e-3)
     assert quality.tokens == len(activations)
 
@@ -167,7 +169,9 @@ def test_reports_tell_the_rule_of_training_from_what_is_spliced(make: Make) -> N
     session = make(recipe(architecture="matryoshka_batchtopk", architecture_args=options))
     (item,) = session.module.latent_models
     report = item.training_report
-    (measured,) = measure_latent_quality(session.module, session.datamodule.train_dataloader())
+    (measured,) = measure_latent_quality(
+        session.module.backend, session.module.latent_models, session.datamodule.train_dataloader()
+    )
     assert report["spliced_explained_variance"] == pytest.approx(measured.explained_variance, abs=1e-3)
     assert report["spliced_l0"] == pytest.approx(measured.l0, abs=0.01)
     assert report["l0"] == pytest.approx(6, abs=0.01)

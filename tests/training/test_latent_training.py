@@ -147,7 +147,9 @@ def test_logged_quality_is_that_of_the_whole_split(make: Make) -> None:
     for loop, split in ((it.validate, "val"), (it.test, "test")):
         for _ in range(2):  # a second epoch begins anew
             metrics = loop(**session, loop_cfg=QUIET).metrics
-        wanted = measure_latent_quality(session.module, session.datamodule.val_dataloader())
+        wanted = measure_latent_quality(
+            session.module.backend, session.module.latent_models, session.datamodule.val_dataloader()
+        )
         for place, quality in zip((LOWER, PLACE), wanted, strict=True):
             found = (metrics[f"{split}_explained_variance/{place}"], metrics[f"{split}_l0/{place}"])
             assert found == pytest.approx((quality.explained_variance, quality.l0), abs=1e-6)

@@ -282,7 +282,7 @@ def _analyse(session: ITSession, options: DemoOptions, watch: Stopwatch, console
     )
     with watch.part("quality of the latent models", console):
         batches = itertools.islice(datamodule.test_dataloader(), -(-QUALITY_ROWS // options.batch_size))
-        quality = measure_latent_quality(module, batches)
+        quality = measure_latent_quality(module.backend, module.latent_models, batches)
     return write_report(session, options, caches, quality, console) | {"ablation_cost": cost}
 
 

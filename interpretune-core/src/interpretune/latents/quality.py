@@ -1,8 +1,8 @@
-"""How faithful latent models are on the session's data."""
+"""How faithful latent models are on some batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,7 @@ from interpretune.latents.latent_model import (
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
-    from interpretune.session.module import ITModule
+    from interpretune.backends.backend import AnalysisBackend
 
 
 @frozen(kw_only=True)
@@ -62,12 +62,15 @@ class LatentQuality:
 
 
 @torch.no_grad()
-def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]]) -> list[LatentQuality]:
-    """Measure each latent model of a session on its own.
+def measure_latent_quality(
+    backend: AnalysisBackend, latent_models: Sequence[LatentModel], batches: Iterable[Mapping[str, Any]]
+) -> list[LatentQuality]:
+    """Measure each latent model on its own.
 
     Args:
-        module: The session's module.
-        batches: Batches on any device.
+        backend: Runs the model: ``backend_of(model, tokenizer)``, or ``module.backend`` of a session.
+        latent_models: The latent models.
+        batches: Batches on any device: tokens and their attention mask, as tokenizers give them.
 
     Returns:
         One record for each latent model.
@@ -75,19 +78,20 @@ def measure_latent_quality(module: ITModule, batches: Iterable[Mapping[str, Any]
     Raises:
         LatentModelError: What latent models write is summed: one alone reconstructs nothing.
     """
-    if parts := summed(module.latent_models):
+    if parts := summed(latent_models):
         raise LatentModelError(
             f"What {', '.join(repr(item.name) for item in parts)} write is summed, as parts of a cross-layer "
-            "transcoder: one alone reconstructs nothing that could be measured. Measure the other latent models in a "
-            "session without them."
+            "transcoder: one alone reconstructs nothing that could be measured. Measure the others "
+            "without them."
         )
-    tallies = [_Tally(item) for item in module.latent_models]
+    tallies = [_Tally(item) for item in latent_models]
     for batch in batches:
-        inputs = ModelInputs.from_batch(module.batch_to_device(batch))
-        with model_lock(module.model):
-            clean = _loss(module, inputs, {})
+        on_device = {name: value.to(backend.model_device) for name, value in batch.items() if hasattr(value, "to")}
+        inputs = ModelInputs.from_batch(on_device)
+        with model_lock(backend.model):
+            clean = _loss(backend, inputs, {})
             for tally in tallies:
-                tally.add(module, inputs, clean)
+                tally.add(backend, inputs, clean)
     return [tally.result() for tally in tallies]
 
 
@@ -151,9 +155,9 @@ class _Tally:
         self.losses = torch.zeros(3, dtype=torch.float64)
         self.targets = 0
 
-    def add(self, module: ITModule, inputs: ModelInputs, clean: Tensor) -> None:
+    def add(self, backend: AnalysisBackend, inputs: ModelInputs, clean: Tensor) -> None:
         """Add one batch to the sums."""
-        item, backend = self.latent_model, module.backend
+        item = self.latent_model
         untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
         reads, writes = read_points(item), written_points(item)
         cache = backend.capture(inputs, [*reads, *writes])
@@ -177,8 +181,8 @@ class _Tally:
         edits, _ = backend.splice_edits(inputs, [item], {}, ())
         sums = [
             clean.double().sum(),
-            _loss(module, inputs, edits).double().sum(),
-            _loss(module, inputs, dict.fromkeys(writes, zero)).double().sum(),
+            _loss(backend, inputs, edits).double().sum(),
+            _loss(backend, inputs, dict.fromkeys(writes, zero)).double().sum(),
         ]
         self.losses += torch.stack(sums).cpu()
         self.targets += len(clean)
@@ -200,9 +204,9 @@ class _Tally:
         )
 
 
-def _loss(module: ITModule, inputs: ModelInputs, edits: Mapping[str, Edit]) -> Tensor:
+def _loss(backend: AnalysisBackend, inputs: ModelInputs, edits: Mapping[str, Edit]) -> Tensor:
     """Next-token loss of every real token that follows a real token, in nats, ``[n]``."""
-    logits = module.backend.forward(inputs, edits)
+    logits = backend.forward(inputs, edits)
     mask = inputs.attention_mask.bool()
     targets = mask[:, 1:] & mask[:, :-1]
     chosen = logits[:, :-1][targets]
