@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test broken-adapters kit mutants docs lint format bench-overhead bench-ablation bench-suffix bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test broken-adapters kit mutants docs lint format bench-overhead bench-ablation bench-suffix bench-questions bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -67,6 +67,9 @@ bench-ablation: $(INSTALLED)  ## exact ablation beside the plain loop; writes be
 
 bench-suffix: $(INSTALLED)  ## ablation at every position of short prompts beside whole forwards; writes benchmarks/out/suffix.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.suffix $(ARGS)
+
+bench-questions: $(INSTALLED)  ## effects of neurons, heads and dictionaries beside plain loops; writes benchmarks/out/questions.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.questions $(ARGS)
 
 bench-runner: $(INSTALLED)  ## the demo's analyses with and without runner and stores; writes benchmarks/out/runner.json
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.runner $(ARGS)

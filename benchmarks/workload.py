@@ -52,7 +52,7 @@ def load_backend(kind: str, folder: str, dtype: str) -> AnalysisBackend:
 
 def prompts(data: Path | None, shots: int, most: int) -> list[str]:
     """Prompts, each of ``shots`` answered questions and an open one."""
-    source = files("interpretune.demo").joinpath("train.jsonl") if data is None else data
+    source = files("interpretune.tasks").joinpath("rows/entailment/train.jsonl") if data is None else data
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     made = []
     for index in range(min(most, len(rows) // (shots + 1))):
