@@ -132,6 +132,15 @@ def test_gradient_effects_are_those_of_autograd(model):
                 assert table.get((i, position, unit), 0.0) == pytest.approx(expected[position, unit].item(), abs=1e-10)
 
 
+def test_a_head_is_changed_where_one_coordinate_stays():
+    model = tiny_llama().double().eval()
+    values = torch.zeros(32).double()
+    values[0] = Plain(model).seen("He has", "attn_z")[0]
+    units, value = Heads(LAYER, 0), {f"layers.{LAYER}.attn_z": values}
+    table = effects(model, tiny_tokenizer(), [PromptRow("He has", (" bread", " stone"))], units=units, value=value)
+    assert table.to_pandas().effect.abs().max() > 1e-6
+
+
 def test_a_budget_is_for_the_largest_gradients_of_all_batches(model):
     rows = ROWS[:2]
     everything = effects(model, tiny_tokenizer(), rows, units=Neurons(LAYER), positions="each", batch_size=2)

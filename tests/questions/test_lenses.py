@@ -282,6 +282,8 @@ def test_answers_of_several_tokens_and_divergences_by_layer():
         line = lens.loc[(i, "layers.0.resid_post")]
         assert line.objective == pytest.approx(sums[row.correct], abs=1e-10)
         assert list(line.logits[: len(sums)]) == pytest.approx(sums, abs=1e-10)
+        first = tokenizer(row.answers[row.correct], add_special_tokens=False)["input_ids"][0]
+        assert line["rank"] == 1 + (after[0] > after[0][first]).sum()
         kl = (after[1].exp() * (after[1] - after[0])).sum().item()
         assert away[i, "layers.0.resid_post"] == pytest.approx(kl, abs=1e-10)
         assert away[i, "layers.2.resid_post"] == pytest.approx(0, abs=1e-10)
