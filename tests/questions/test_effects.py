@@ -15,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from interpretune.questions import Neurons, PromptRow, effects
+from interpretune.questions import Heads, Neurons, PromptRow, effects
 from interpretune.testing.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
 from tests.questions.plain_loops import PlainLoops
 
@@ -135,9 +135,10 @@ def test_gradient_effects_are_those_of_autograd(model):
 def test_a_head_is_changed_where_one_coordinate_stays():
     model = tiny_llama().double().eval()
     values = torch.zeros(32).double()
-    values[0] = Plain(model).seen("He has", "attn_z")[0]
+    tokenizer = tiny_tokenizer()
+    values[0] = PlainLoops(model, LAYER, ()).seen(tokenizer("He has")["input_ids"], "attn_z")[-1, 0]
     units, value = Heads(LAYER, 0), {f"layers.{LAYER}.attn_z": values}
-    table = effects(model, tiny_tokenizer(), [PromptRow("He has", (" bread", " stone"))], units=units, value=value)
+    table = effects(model, tokenizer, [PromptRow("He has", (" bread", " stone"))], units=units, value=value)
     assert table.to_pandas().effect.abs().max() > 1e-6
 
 
