@@ -86,7 +86,7 @@ CHECKED = {
 SLOW = ("nested-edits-add-up", "loop-lets-batches-go", "errors-arrive", "released-after-a-failure")
 
 
-def tests_of(kind: str, folder: Path) -> list[str]:
+def suite_ids(kind: str, folder: Path) -> list[str]:
     """Ids of the tests that the starter brings, and of those of its rules."""
     file = folder / "tests" / "test_conformance.py"
     text = file.read_text(encoding="utf-8")
@@ -106,7 +106,7 @@ def test_what_was_written_passes_the_kit(environment: FreshEnvironment, packages
         for folder in packages.values()
     }
     assert len({item.partition("[tool.ruff")[0] for item in settings}) == 1
-    asked = [test for kind, folder in packages.items() for test in tests_of(kind, folder)]
+    asked = [test for kind, folder in packages.items() for test in suite_ids(kind, folder)]
     first = packages[KIND_NAMES[0]]
     report = environment.run("python", "-m", "pytest", "-q", "-c", first / "pyproject.toml", *asked, cwd=first.parent)
     counted = {what: int(n) for n, what in re.findall(r"(\d+) (\w+)", report.splitlines()[-1])}

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interpretune.questions import Heads, Neurons, Vector, effects
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
-from tests.questions.test_effects import LAYER, LONG, ROWS, Plain
+from tests.questions.plain_loops import PlainLoops
+from tests.questions.test_effects import LAYER, LONG, ROWS
 
 STEPS = 2
 
@@ -23,19 +24,20 @@ def model() -> Any:
 def test_integrated_gradients_are_those_of_a_plain_loop(model: Any) -> None:
     asked: dict[str, Any] = {"value": "corrupted", "objective": "log_prob", "method": "integrated_gradients"}
     found = effects(model, tiny_tokenizer(), ROWS, units=Neurons(LAYER), steps=STEPS, batch_size=3, **asked)
-    plain, table = Plain(model), found.to_pandas().set_index(["row", "unit"]).effect
+    plain, table = PlainLoops(model, LAYER, ()), found.to_pandas().set_index(["row", "unit"]).effect
+    tokenizer = tiny_tokenizer()
     for i, row in enumerate(ROWS):
-        ids = torch.tensor([plain.tokenizer(row.prompt)["input_ids"]])
-        end, start = plain.seen(row.prompt, "mlp_act").detach(), plain.seen(str(row.corrupted), "mlp_act").detach()
+        ids, others = (tokenizer(text)["input_ids"] for text in (row.prompt, row.corrupted))
+        end, start = (plain.seen(tokens, "mlp_act")[-1].detach() for tokens in (ids, others))
         slopes = []
         for k in range(STEPS):
             leaf = (start + (k + 0.5) / STEPS * (end - start)).requires_grad_()
 
-            def put(_: Tensor, leaf: Tensor = leaf) -> Tensor:
-                return leaf
+            def put(activations: Tensor, leaf: Tensor = leaf) -> Tensor:
+                return torch.cat([activations[:, :-1], leaf.expand(1, 1, -1)], 1)
 
             with plain.edited("mlp_act", put):
-                logits = model(input_ids=ids).logits[0, -1].log_softmax(-1)
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
             slopes += torch.autograd.grad(logits[VOCABULARY[row.answers[row.correct].strip()]], leaf)
         expected = (end - start) * torch.stack(slopes).mean(0)
         for unit, value in enumerate(expected.tolist()):
