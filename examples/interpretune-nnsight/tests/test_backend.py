@@ -285,3 +285,12 @@ def test_the_last_stream_gives_the_models_logits(model):
     own, seen = backend.run_with_cache(ModelInputs(tokens, torch.ones_like(tokens)), ["layers.2.resid_post"])
     stream = seen["layers.2.resid_post"][:, -1]
     torch.testing.assert_close(backend.unembed(backend.final_norm(stream)), own, **CLOSE)
+
+
+@torch.no_grad()
+def test_attention_patterns_are_edited_beside_what_nnsight_edits(model):
+    inputs = padded(rows_of(), "left")
+    edits = {"layers.1.attn_pattern": lambda pattern: pattern.flip(-1), "layers.2.mlp_out": bend}
+    found, plain = (kind(model).forward(inputs, edits, inputs.answers) for kind in (NNsightBackend, HuggingFaceBackend))
+    torch.testing.assert_close(found, plain, **CLOSE)
+    assert not torch.allclose(found, NNsightBackend(model).run(inputs), atol=1e-3)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformer_lens import TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
-from interpretune.activations import ATTN_Z, LOGITS, blind_tokens_attend, split_layer
+from interpretune.activations import ATTN_PATTERN, ATTN_Z, LOGITS, blind_tokens_attend, in_layer, split_layer
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.models import keep_weights_in_place
 from interpretune.system import OwnContext
@@ -73,6 +73,11 @@ class TransformerLensBackend(AnalysisBackend):
     def hook_point_names(self) -> Sequence[str]:
         """The canonical names, then all names that TransformerLens resolves for this model."""
         return [*self._canonical, *self._points]
+
+    def pattern_names(self) -> Sequence[str]:
+        """Those of blocks with TransformerLens's own hook point for them."""
+        names = {in_layer(layer, ATTN_PATTERN): f"blocks.{layer}.attn.hook_pattern" for layer in range(self.n_layers)}
+        return [name for name, own in names.items() if own in self._points]
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the session's tokenizer, or of the model's where there is no session."""
@@ -146,6 +151,22 @@ class TransformerLensBackend(AnalysisBackend):
         """Hooks on the model's hook points for the duration of a block."""
         with contextlib.ExitStack() as stack:
             for name, edit in edits.items():
+                layer, part = split_layer(name) or (0, name)
+                if part == ATTN_PATTERN:
+                    point = self._points[f"blocks.{layer}.attn.hook_pattern"]
+                    stack.enter_context(hooked_point(point, _of_heads_last(edit)))
+                    continue
                 hooked = self._canonical.get(name)
                 stack.enter_context(hooked_point(self._points[name], edit) if hooked is None else hooked(edit))
             yield
+
+
+def _of_heads_last(edit: Edit) -> Edit:
+    """An edit of ``[batch, query, heads, key]``, made where the axes are ``[batch, heads, query, key]``."""
+
+    def apply(pattern: Tensor) -> Tensor:
+        turned = pattern.transpose(1, 2)
+        edited = edit(turned)
+        return pattern if edited is turned else edited.transpose(1, 2)
+
+    return apply

@@ -50,16 +50,18 @@ class NNsightBackend(HuggingFaceBackend):
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
         """Let nnsight make the edits, after those of the blocks around this one; the model is left as it was found."""
-        mine = [_Edited(self, *self.module_and_side(name), edit) for name, edit in edits.items()]
+        mine: list[_Edited] = []
 
         def end() -> None:
             _in_force.set(tuple(item for item in _in_force.get() if item not in mine))
 
         try:
             try:
-                _in_force.set((*_in_force.get(), *mine))
-                with self._wrapped() if edits else contextlib.nullcontext():
-                    yield
+                with self.patterns_edited(edits) as others:  # which have no module that nnsight could stop at
+                    mine += [_Edited(self, *self.module_and_side(name), edit) for name, edit in others.items()]
+                    _in_force.set((*_in_force.get(), *mine))
+                    with self._wrapped() if others else contextlib.nullcontext():
+                        yield
             finally:
                 end()
         finally:

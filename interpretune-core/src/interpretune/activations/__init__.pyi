@@ -1,6 +1,7 @@
 from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import (
     ATTN_OUT,
+    ATTN_PATTERN,
     ATTN_Z,
     EMBED,
     FINAL_NORM,
@@ -23,6 +24,7 @@ from interpretune.activations.replaced import replaced_method, replaced_methods,
 
 __all__ = [
     "ATTN_OUT",
+    "ATTN_PATTERN",
     "ATTN_Z",
     "CARRIED",
     "EMBED",

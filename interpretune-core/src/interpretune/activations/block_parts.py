@@ -114,7 +114,7 @@ def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> f
     edits |= {in_layer(layer, RESID_POST): note_and_undo(layer) for layer in layers}
     edits |= {name: write(layer, name) for layer, names in checked.items() for name in names}
     if edits:
-        with _evaluating(hooked.model), hooked.hooked(edits):
+        with evaluating(hooked.model), hooked.hooked(edits):
             hooked.run_model(probe_inputs(hooked.model_device, len(COMBINED)), None)
 
     def real(layer: int) -> Iterator[str]:
@@ -193,7 +193,7 @@ def _is_affine(written: Tensor, returned: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, without dropout, for the duration of a block."""
     parts = list(model.modules())
     with attribute_put_back(parts, "training"):

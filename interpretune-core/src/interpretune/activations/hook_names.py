@@ -12,6 +12,10 @@
     final_norm                output of the last norm                                    [batch, pos, d_model]
     logits                    output of the unembedding, before a soft cap or scale      [batch, pos, vocab]
 
+    layers.{i}.attn_pattern   shares by which heads mix values                           [batch, query, n_heads, key]
+
+Attention patterns are no vectors of tokens: they stand apart from the others, and not every backend reaches them.
+
 A block whose attention and MLP read the same input has no ``resid_mid``, and an MLP of experts no ``mlp_act``. In a
 gated MLP, ``mlp_act`` is what the gate has multiplied. Names that are common in the field
 (``blocks.{i}.hook_resid_pre``, ``blocks.{i}.attn.hook_z``, ...) are aliases of these.
@@ -28,6 +32,8 @@ EMBED = "embed"
 """Output of the token embedding."""
 RESID_PRE = "resid_pre"
 """Residual stream before a block; ``in_layer`` makes the name of a hook point from this part and a layer."""
+ATTN_PATTERN = "attn_pattern"
+"""Shares by which the heads of a block mix values, after the softmax, ``[batch, query, n_heads, key]``."""
 ATTN_Z = "attn_z"
 """Attention output of all heads of a block, before the projection."""
 ATTN_OUT = "attn_out"

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from interpretune.activations.attention_patterns import patterns_as_named
 from interpretune.activations.block_parts import CHECKED, expected_at, parts_as_named
 from interpretune.activations.edits import Edit, in_turn
 from interpretune.activations.finite import check_logits
-from interpretune.activations.hook_names import LOGITS, aliases, canonical, in_layer, split_layer
+from interpretune.activations.hook_names import ATTN_PATTERN, ATTN_Z, LOGITS, aliases, canonical, in_layer, split_layer
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.activations.longest_row import follows_longest_row
 from interpretune.activations.sequence_slots import slots_in_cache
@@ -106,6 +107,13 @@ class HookedModel(ABC):
     @abstractmethod
     def hook_point_names(self) -> Sequence[str]:
         """Names of all hook points: the canonical names that the model has, then the backend's own names."""
+
+    def pattern_names(self) -> Sequence[str]:
+        """Names of attention patterns that edits reach, ``layers.{i}.attn_pattern``: ``[batch, query, n_heads, key]``.
+
+        None, unless a backend has them; a forward proves them when one is first asked for.
+        """
+        return ()
 
     @abstractmethod
     def special_token_ids(self) -> Tensor:
@@ -192,6 +200,11 @@ class HookedModel(ABC):
                 parts.setdefault(found[0], []).append(found[1])
         return parts_as_named(self, parts)
 
+    @functools.cached_property
+    def _patterns_as_named(self) -> frozenset[str]:
+        with model_lock(self.model):
+            return patterns_as_named(self, self.pattern_names())
+
     def _is_as_named(self, name: str) -> bool:
         with model_lock(self.model):
             if name not in self._as_named:
@@ -216,6 +229,13 @@ class HookedModel(ABC):
             return wanted
         if name in self._known:
             return name
+        if found is not None and found[1] == ATTN_PATTERN:
+            if wanted in self._patterns_as_named:
+                return wanted
+            raise HookPointError(
+                f"{type(self).__name__} does not reach {name!r}: in this model, attention mixes values by something "
+                f"else. Take the outputs of heads, {in_layer(found[0], ATTN_Z)}, or a backend with patterns."
+            )
         known = self.hook_point_names()
         accepted = dict.fromkeys([*known, *(alias for item in known for alias in aliases(item))])
         near = get_close_matches(name, accepted, n=3, cutoff=0.5)

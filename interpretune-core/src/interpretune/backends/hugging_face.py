@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
-from interpretune.activations.hook_names import LOGITS, canonical
+from interpretune.activations.hook_names import ATTN_PATTERN, LOGITS, canonical, in_layer, split_layer
 from interpretune.activations.inputs import ModelInputs, lone_tokens, probe_inputs
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.backends.backend import AnalysisBackend
-from interpretune.backends.hugging_face_hook_points import decoder_blocks, decoder_hook_points
+from interpretune.backends.hugging_face_attention import patterns_edited
+from interpretune.backends.hugging_face_hook_points import ATTENTION_NAMES, decoder_blocks, decoder_hook_points
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
 from interpretune.backends.unembedding import output_of
 from interpretune.models.padding import position_ids
@@ -68,6 +69,27 @@ class HuggingFaceBackend(AnalysisBackend):
         run = [path for path, module in self.modules.items() if path and type(module).forward is not nn.Module.forward]
         return [*self._locations, *(f"{path}:{side}" for path in run for side in (IN, OUT))]
 
+    def pattern_names(self) -> Sequence[str]:
+        """Those of models whose attention function can be chosen in transformers."""
+        if self.blocks is None or not getattr(self._model, "_supports_attention_backend", False):
+            return ()
+        names = [in_layer(layer, ATTN_PATTERN) for layer in range(len(self.blocks[1]))]
+        return [name for name in names if self._attention_of(name) is not None]
+
+    def _attention_of(self, pattern: str) -> nn.Module | None:
+        """The attention module of a block, by the name of its pattern."""
+        assert self.blocks is not None, "patterns are those of blocks"
+        block = self.blocks[1][(split_layer(pattern) or (0, ""))[0]]
+        return next((getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)), None)
+
+    @contextlib.contextmanager
+    def patterns_edited(self, edits: Mapping[str, Edit]) -> Iterator[Mapping[str, Edit]]:
+        """Make the edits of attention patterns for the duration of a block, which gets the other edits."""
+        mine = {name: edit for name, edit in edits.items() if (split_layer(name) or (0, ""))[1] == ATTN_PATTERN}
+        modules = {module: edit for name, edit in mine.items() if (module := self._attention_of(name)) is not None}
+        with patterns_edited(self.model, modules):
+            yield {name: edit for name, edit in edits.items() if name not in mine}
+
     def special_token_ids(self) -> Tensor:
         """Special tokens of the tokenizer."""
         return self._special.to(self.model_device)
@@ -113,7 +135,8 @@ class HuggingFaceBackend(AnalysisBackend):
     def sees_kept_positions_only(self, hook_point: str) -> bool:
         """See ``HookedModel``: the unembedding and what it consists of."""
         head = self._locations.get(LOGITS, ":").rpartition(":")[0]
-        return bool(head) and f"{self.module_and_side(hook_point)[0]}.".startswith(f"{head}.")
+        path = self._locations.get(canonical(hook_point), hook_point).rpartition(":")[0]  # patterns have none
+        return bool(head) and f"{path}.".startswith(f"{head}.")
 
     def run_above_blocks(self, residual: Tensor, edits: Mapping[str, Edit]) -> Tensor:
         """See ``AnalysisBackend.run_above_blocks``; no block runs."""
@@ -166,10 +189,11 @@ class HuggingFaceBackend(AnalysisBackend):
 
         try:
             try:
-                for name, edit in edits.items():
-                    path, side = self.module_and_side(name)
-                    handles.append(_attach(self.modules[path], side, edit))
-                yield
+                with self.patterns_edited(edits) as others:
+                    for name, edit in others.items():
+                        path, side = self.module_and_side(name)
+                        handles.append(_attach(self.modules[path], side, edit))
+                    yield
             finally:
                 remove()
         finally:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, DynamicCache
 
 from interpretune.activations.edits import Edit
 from interpretune.activations.inputs import ModelInputs, Points
+from interpretune.backends.hugging_face_attention import HARMLESS, attention_in_place
 from interpretune.errors import ReplayRefusedError
 from interpretune.models.padding import position_ids
 from interpretune.replay.engine import (
@@ -30,16 +31,11 @@ from interpretune.replay.engine import (
 )
 from interpretune.replay.prefix import LayerKeys, Prefix, Rows, attend, seen_slots, visible_slots
 from interpretune.replay.suffix_rows import SuffixRows, attend_suffixes
-from interpretune.system.own_context import OwnContext
-from interpretune.system.put_back import attribute_put_back
 
 if TYPE_CHECKING:
     from interpretune.backends.hugging_face import HuggingFaceBackend
 
 ATTENTION = "interpretune_replay"
-HARMLESS = frozenset({"position_ids", "cache_position"})
-"""Tensors that models pass to attention functions and that make no difference to a replay."""
-
 
 Attention = Callable[[int, Tensor, Tensor, Tensor, float, float | None], Tensor]
 """Attention of one block: query, key and value ``[n, heads, s, d_head]``, scale, softcap; ``[n, s, heads, d_head]``."""
@@ -220,61 +216,12 @@ class HuggingFaceReplay(ReplayEngine):
     @contextlib.contextmanager
     def _attention(self, running: _Running) -> Iterator[None]:
         """Let the model's attention go through ``replay_attention``, in this thread and context."""
-        owners: list[Any] = [self._model, *(part for block in self.blocks for part in block.modules())]
-        configs = list({id(owner.config): owner.config for owner in owners if hasattr(owner, "config")}.values())
         token = _running.set(running)
         try:
-            with OwnContext() as here, attribute_put_back(configs, "_attn_implementation"):
-                for config in configs:
-                    config._attn_implementation = _AttentionHere(config._attn_implementation, here)
+            with attention_in_place(self._model, ATTENTION):
                 yield
         finally:
             _running.reset(token)
-
-
-class _AttentionHere(str):
-    """Names the attention function of replays for the thread and context of a replay, and the model's own for others.
-
-    It is stored in the configuration, which all threads share: code that runs the model in the meantime gets the
-    model's own mask and attention.
-    """
-
-    _elsewhere: str
-    _here: OwnContext
-
-    def __new__(cls, elsewhere: str, here: OwnContext) -> _AttentionHere:
-        """Set both names, and what tells whether the caller is inside the replay."""
-        name = super().__new__(cls, elsewhere)
-        name._elsewhere, name._here = str(elsewhere), here
-        return name
-
-    def __str__(self) -> str:
-        return ATTENTION if self._here.is_here() else self._elsewhere
-
-    __repr__ = __str__
-
-    def __format__(self, spec: str) -> str:
-        return format(str(self), spec)
-
-    def __eq__(self, other: object) -> bool:
-        return str(self) == other
-
-    def __ne__(self, other: object) -> bool:
-        return str(self) != other
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __contains__(self, part: object) -> bool:
-        return isinstance(part, str) and part in str(self)
-
-    def startswith(self, *args: Any) -> bool:
-        """The hash of the name for the caller."""
-        return str(self).startswith(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy is only the name."""
-        return str, (self._elsewhere,)
 
 
 def replay_attention(

@@ -9,7 +9,7 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
-from interpretune.activations.hook_names import ATTN_Z, MLP_ACT, canonical, in_layer
+from interpretune.activations.hook_names import ATTN_PATTERN, ATTN_Z, MLP_ACT, canonical, in_layer, split_layer
 from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError
@@ -153,6 +153,11 @@ class Vector:
     def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
         """See ``Units.at``."""
         name = canonical(self.hook_point)
+        if (split_layer(name) or (0, ""))[1] == ATTN_PATTERN:
+            raise AnalysisError(
+                f"{name} is no vector of a token, but shares of all tokens. Ask for Heads, or change it with an "
+                "intervention."
+            )
         width = _widths_at(backend, [name])[name]
         members = torch.arange(width).unsqueeze(0)
         return [UnitSet(name, IdentityDictionary(name, width), torch.zeros(1, dtype=torch.long), members, 1, "vector")]
