@@ -10,6 +10,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune.analysis import HuggingFaceBackend, Patch, Scale, run_with_interventions
+from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_architectures import BLOCKS, backend_of, batch_of, make_model
 
 LENGTHS = (7, 3, 5)
@@ -106,8 +107,6 @@ def test_heads_that_return_more_than_mixed_values_are_refused() -> None:
 
 
 def test_patterns_are_no_vectors_of_tokens() -> None:
-    from tests.tiny import tiny_llama, tiny_tokenizer
-
     with pytest.raises(it.AnalysisError, match="attn_pattern is no vector of a token.*Heads"):
         it.effects(
             tiny_llama().eval(), tiny_tokenizer(), ["Bo likes"], (" Max", " Kit"), correct=0, units=it.Vector(NAME)
@@ -126,7 +125,5 @@ def test_patterns_are_edited_while_a_model_generates() -> None:
     with backend_of(model).counted_hooks({NAME: look}):
         found = model.generate(inputs.tokens, **asked)
     assert seen == [(2, 4, 4, 4), (2, 1, 4, 5), (2, 1, 4, 6)]
-    assert torch.equal(
-        found, model.generate(inputs.tokens, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0)
-    )
+    assert torch.equal(found, model.generate(inputs.tokens, **asked))
     assert model.config._attn_implementation == "sdpa"
