@@ -156,6 +156,8 @@ def _brought_in(kind: type) -> list[tuple[str, Any]]:
         written = function.__globals__.get("__name__", "")
         if written.partition(".")[0] == package and function.__qualname__.rpartition(".")[0] == own_name:
             continue
+        if (label, written) == ("smart_apply", "transformers.modeling_utils"):
+            continue  # left on torch's modules as soon as a model was initialized
         inner = inspect.unwrap(function)
         followed = isinstance(inner, FunctionType)
         if followed and inner.__code__.co_filename.startswith("<") and module_of(inner) is None:
