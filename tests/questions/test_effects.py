@@ -157,3 +157,7 @@ def test_a_budget_is_for_the_largest_gradients_of_all_batches(model):
     points = some.points()
     assert points.screened_out.sum() == len(exact) - 30
     assert points.largest_screened.max() == pytest.approx(abs(ranked[best[30]]))
+    told = f"({len(exact) - 30} left out for the budget, by gradient at most {points.largest_screened.max():.3g})"
+    assert told in repr(some)
+    assert told in some.plot().layout.title.text
+    assert "left out" not in repr(everything)

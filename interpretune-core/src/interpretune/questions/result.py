@@ -148,7 +148,8 @@ class Effects(Results):
 
         Returns:
             ``unit``; ``mean_effect``; ``mean_size``, the mean of effects without their sign; ``largest``, the effect
-            of the largest size; ``points``, how many of these have one.
+            of the largest size; ``points``, how many of these have one. Effects that were left out for the budget
+            count as 0.
         """
         grouped = self.to_pandas().groupby(["units", "unit"], observed=True).effect
         n_points = self.store.n_examples
@@ -175,7 +176,7 @@ class Effects(Results):
         figure = go.Figure(go.Bar(x=top.mean_effect, y=top.name, orientation="h", customdata=top.mean_size))
         figure.update_traces(hovertemplate="%{y}<br>mean effect %{x:.4g}<br>mean size %{customdata:.4g}<extra></extra>")
         figure.update_layout(
-            title=f"{told['objective']}: effects of units {self._kind}, {told['rows']} rows",
+            title=f"{told['objective']}: effects of units {self._kind}, {told['rows']} rows{self._left_out}",
             xaxis_title=f"mean effect, {told['unit']}" if told["unit"] else "mean effect",
             yaxis={"autorange": "reversed"},
             template="plotly_white",
@@ -187,11 +188,20 @@ class Effects(Results):
         told = self.question
         return "straight to the logits" if told["method"] == "direct" else f"set to {told['value']}"
 
+    @property
+    def _left_out(self) -> str:
+        """What the budget left out, in words; empty where nothing was."""
+        if "screened_out" not in self.store.fields:
+            return ""
+        points = self.points()
+        left_out, largest = points.screened_out.sum(), points.largest_screened.max()
+        return f" ({left_out} left out for the budget, by gradient at most {largest:.3g})" if left_out else ""
+
     def __repr__(self) -> str:
         told = self.question
         units = ", ".join(f"{item['chosen']} {item['kind']}s of {item['name']}" for item in told["units"][:3])
         more = f" and {len(told['units']) - 3} more" if len(told["units"]) > 3 else ""
-        return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}"
+        return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}{self._left_out}"
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>{self.top()._repr_html_()}"
