@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from interpretune.analysis import HuggingFaceBackend, LatentRows, ModelInputs, P
 from interpretune.backends import hugging_face_replay
 from interpretune.errors import AnalysisError, NotFiniteError
 from interpretune.replay import SuffixRows, ablate_from, ablation
+from interpretune.replay.self_check import earliest_rows
 from tests.replay.ablated_rows import ATOL, Row, rows_of
 from tests.tiny_architectures import backend_of, batch_of, dictionary, make_model
 
@@ -365,3 +367,13 @@ def test_models_without_replays_run_whole_forwards() -> None:
             expected.append(backend.model(input_ids=kept.tokens[example : example + 1]).logits[0, positions])
         handle.remove()
     torch.testing.assert_close(ablate_from(prefill, rows_of(rows), wanted), torch.stack(expected), rtol=0, atol=ATOL)
+
+
+def test_latents_below_zero_are_compared_too() -> None:
+    inputs = batch_of((5, 3), "left")
+    points = every_token(inputs)
+    latents = torch.zeros(len(points), 3)
+    latents[1, 2] = -2.0
+    filled: Any = SimpleNamespace(inputs=inputs, points=points, latents={"x": latents})
+    rows = earliest_rows(filled)
+    assert (rows.points.tolist(), rows.changes["x"].latents.tolist()) == ([1], [2])

@@ -242,7 +242,8 @@ def strongest_rows(filled: Prefill) -> LatentRows:
     longest, shortest = int(sizes.argmax()), int(sizes.argmin())
     active = {name: (filled.latents[name] != 0).any(-1) for name in filled.require_kept().entries}
     wanted = [(name, longest) for name in active] + [(name, shortest) for name in list(active)[:1]]
-    found = [(name, point, int(filled.latents[name][point].argmax())) for name, point in wanted if active[name][point]]
+    strongest = {name: filled.latents[name].abs().argmax(-1) for name in active}
+    found = [(name, point, int(strongest[name][point])) for name, point in wanted if active[name][point]]
     points = torch.tensor([point for _, point, _ in found], dtype=torch.long, device=filled.logits.device)
     changes = {}
     for name in {name for name, _, _ in found}:
@@ -260,10 +261,10 @@ def earliest_rows(filled: Prefill) -> LatentRows:
     after, sizes = _tokens_after(filled), filled.inputs.attention_mask.sum(-1)[filled.points.examples]
     parts = []
     for name, latents in filled.latents.items():
-        points = (latents.amax(-1) > 0).nonzero().flatten()
+        points = (latents != 0).any(-1).nonzero().flatten()
         if len(points):
             chosen = points[torch.stack([after[points].argmax(), sizes[points].argmin()]).unique()]
-            parts.append(LatentRows.single(name, torch.stack([chosen, latents[chosen].argmax(-1)], dim=-1)))
+            parts.append(LatentRows.single(name, torch.stack([chosen, latents[chosen].abs().argmax(-1)], dim=-1)))
     return LatentRows.joined(parts) if parts else LatentRows(filled.points.examples[:0], {})
 
 
@@ -276,7 +277,7 @@ def one_row_each(filled: Prefill, name: str) -> LatentRows:
     """Every point once, with the strongest latent of one latent model ablated."""
     latents = filled.latents[name]
     points = torch.arange(len(latents), device=latents.device)
-    return LatentRows.single(name, torch.stack([points, latents.argmax(-1)], dim=-1))
+    return LatentRows.single(name, torch.stack([points, latents.abs().argmax(-1)], dim=-1))
 
 
 def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
