@@ -40,7 +40,7 @@ def model():
         (TWO, {"units": []}, it.AnalysisError, "an empty list"),
         (TWO, {"units": [it.Heads(1), it.Vector("blocks.1.attn.hook_z")]}, it.AnalysisError, "named twice"),
         (TWO, {"objective": "logits"}, it.ConfigurationError, "logit_diff, log_prob, prob, kl"),
-        (TWO, {"objective": 3}, it.ConfigurationError, "3 is no objective"),
+        (TWO, {"objective": 3}, it.ConfigurationError, r"3 \(int\) is no objective"),
         (TWO, {"objective": {"logit_diff": {"versus": "max"}}}, it.ConfigurationError, "its options are against"),
         (TWO, {"objective": lambda outcome: outcome.answers}, it.DataError, "expected 2 floating-point numbers"),
         (ROWS, {}, it.DataError, "LogitDiff\\(against='mean'\\)"),
