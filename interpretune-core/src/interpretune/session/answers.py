@@ -91,10 +91,8 @@ def take_labels(module: ITModule, batch: MutableMapping[str, Any]) -> tuple[Tens
     Raises:
         DataError: A label has no answer, or an answer has several tokens.
     """
-    labels = batch.pop(LABELS)
-    if ANSWER_TOKENS in batch and module._same_answers is None:
-        return module.labels_to_ids(labels, module.answer_tokens(batch))
-    return module.labels_to_ids(labels)
+    labels, answers = batch.pop(LABELS), module.differing_answers(batch)
+    return module.labels_to_ids(labels) if answers is None else module.labels_to_ids(labels, answers)
 
 
 def logits_of(logits: Tensor, answers: Tensor) -> Tensor:
