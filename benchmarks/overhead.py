@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch import Trainer as PlainTrainer
+from lightning.pytorch import LightningModule, Trainer as PlainTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional
 from transformers import LlamaConfig, PreTrainedTokenizerFast

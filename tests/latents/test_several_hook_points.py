@@ -32,8 +32,7 @@ from interpretune.replay import ablate_from
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute
 from interpretune.session.optimization import check_latent_models
-from interpretune.testing.tiny_models import VOCABULARY as VOCABULARY_IDS
-from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
+from interpretune.testing.tiny_models import VOCABULARY as VOCABULARY_IDS, tiny_llama, tiny_tokenizer
 from tests.cross_layer import load_clt, load_crosscoder, with_clt, with_crosscoder, write_clt, write_crosscoder
 from tests.replay.ablated_rows import ATOL, Row, rows_of
 from tests.tiny_architectures import BLOCKS, VOCABULARY, WIDTH, backend_of, batch_of, dictionary, make_model

@@ -7,8 +7,7 @@ import itertools
 import attrs
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import interpretune as it
 from interpretune.plugins.declaration import Level

@@ -11,8 +11,7 @@ import datasets
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from interpretune.errors import DataError, InterpretuneError
 from interpretune.questions import PromptRow, read_rows

@@ -11,8 +11,7 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune import AnalysisError, HookPointError
-from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentRows, ModelInputs, run_analysis
-from interpretune.analysis import ablate as run_rows
+from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentRows, ModelInputs, ablate as run_rows, run_analysis
 from interpretune.analysis.runner import analysis_step
 from tests.sessions import STACKS, padded, plain_model, unpadded_rows
 from tests.tiny_latents import RandomDictionary, activations_of, last_logits, splice_hooks

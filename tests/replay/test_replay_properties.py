@@ -6,8 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from interpretune.analysis import HuggingFaceBackend, Points, ablate, activation_name
 from tests.replay.ablated_rows import ATOL, rows_of

@@ -16,8 +16,7 @@ from filelock import FileLock, Timeout
 
 from benchmarks.soak_store import forking
 from interpretune.errors import StoreBusyError, StoreError
-from interpretune.store import AnalysisStore, journal, sealing
-from interpretune.store import folder as store_folder
+from interpretune.store import AnalysisStore, folder as store_folder, journal, sealing
 from interpretune.store.contents import Contents
 from interpretune.store.manifest import Manifest
 from tests.store.damage import flip_bit

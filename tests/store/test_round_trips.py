@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import TORCH_DTYPES, Field, Per

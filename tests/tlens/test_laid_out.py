@@ -16,8 +16,7 @@ from transformer_lens import HookedTransformer
 from transformers import AutoTokenizer
 
 from interpretune.analysis import ablate
-from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, laid_out, loading
-from interpretune_tlens import replay as tlens_replay
+from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, laid_out, loading, replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
 from interpretune_tlens.laid_out import LaidOutWeights
 from tests.replay.ablated_rows import ATOL, active_rows, worst_error

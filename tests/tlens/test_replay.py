@@ -20,8 +20,13 @@ import interpretune as it
 from interpretune.analysis import Points, ablate, ablate_from, activation_name
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute, latent_edges
-from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading, spared_work
-from interpretune_tlens import replay as tlens_replay
+from interpretune_tlens import (
+    ITLensConfig,
+    ITLensFromPretrainedNoProcessingConfig,
+    loading,
+    replay as tlens_replay,
+    spared_work,
+)
 from interpretune_tlens.backend import TransformerLensBackend
 from tests.replay.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, rows_of, worst_error
 from tests.tiny_architectures import (

@@ -4,8 +4,14 @@ import importlib.util
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForSequenceClassification, T5Config
-from transformers import T5ForConditionalGeneration as T5
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration as T5,
+)
 
 import interpretune as it
 from interpretune.analysis import Add, generate_with_interventions

@@ -1,172 +1,93 @@
-from . import analysis
-from .config.checked import CheckedConfig, Positive, Seed
-from .config.datamodule import ITDataModuleConfig, PromptConfig
-from .config.latents import LatentRequest
+from . import analysis as analysis
+from .config.checked import CheckedConfig as CheckedConfig, Positive as Positive, Seed as Seed
+from .config.datamodule import ITDataModuleConfig as ITDataModuleConfig, PromptConfig as PromptConfig
+from .config.latents import LatentRequest as LatentRequest
 from .config.module import (
-    AutoCompConfig,
-    GenerativeClassificationConfig,
-    HFFromPretrainedConfig,
-    HFGenerationConfig,
-    ITConfig,
+    AutoCompConfig as AutoCompConfig,
+    GenerativeClassificationConfig as GenerativeClassificationConfig,
+    HFFromPretrainedConfig as HFFromPretrainedConfig,
+    HFGenerationConfig as HFGenerationConfig,
+    ITConfig as ITConfig,
 )
-from .config.shared import ITSharedConfig
+from .config.shared import ITSharedConfig as ITSharedConfig
 from .errors import (
-    AdapterError,
-    AdapterImportError,
-    AdapterSignatureError,
-    AnalysisError,
-    CacheError,
-    CheckpointError,
-    ConfigurationError,
-    ConfigurationFieldError,
-    ContractVersionError,
-    DataError,
-    DuplicateAdapterError,
-    HookPointError,
-    InterpretuneError,
-    LatentModelError,
-    ModelLoadError,
-    NotFiniteError,
-    NotReusedWarning,
-    OutputError,
-    PlanError,
-    ReplayRefusedError,
-    StackError,
-    StoreBusyError,
-    StoreError,
-    TaskError,
-    TokenizationError,
-    TrainingError,
-    UnknownAdapterError,
-    UnknownContentError,
+    AdapterError as AdapterError,
+    AdapterImportError as AdapterImportError,
+    AdapterSignatureError as AdapterSignatureError,
+    AnalysisError as AnalysisError,
+    CacheError as CacheError,
+    CheckpointError as CheckpointError,
+    ConfigurationError as ConfigurationError,
+    ConfigurationFieldError as ConfigurationFieldError,
+    ContractVersionError as ContractVersionError,
+    DataError as DataError,
+    DuplicateAdapterError as DuplicateAdapterError,
+    HookPointError as HookPointError,
+    InterpretuneError as InterpretuneError,
+    LatentModelError as LatentModelError,
+    ModelLoadError as ModelLoadError,
+    NotFiniteError as NotFiniteError,
+    NotReusedWarning as NotReusedWarning,
+    OutputError as OutputError,
+    PlanError as PlanError,
+    ReplayRefusedError as ReplayRefusedError,
+    StackError as StackError,
+    StoreBusyError as StoreBusyError,
+    StoreError as StoreError,
+    TaskError as TaskError,
+    TokenizationError as TokenizationError,
+    TrainingError as TrainingError,
+    UnknownAdapterError as UnknownAdapterError,
+    UnknownContentError as UnknownContentError,
 )
-from .markers import hookimpl, hookspec
-from .models.loading import load_hf_model
-from .models.padding import pad_left
-from .models.tokenizer import load_tokenizer, sanitize_input_name
-from .plugins.contributions import ClassContribution, OptimizerSetup, ReportSection, SchedulerSetup
-from .plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
-from .plugins.discovery import Adapter, installed_adapters
-from .plugins.stack import ExecutionContext, build_context
+from .markers import hookimpl as hookimpl, hookspec as hookspec
+from .models.loading import load_hf_model as load_hf_model
+from .models.padding import pad_left as pad_left
+from .models.tokenizer import load_tokenizer as load_tokenizer, sanitize_input_name as sanitize_input_name
+from .plugins.contributions import (
+    ClassContribution as ClassContribution,
+    OptimizerSetup as OptimizerSetup,
+    ReportSection as ReportSection,
+    SchedulerSetup as SchedulerSetup,
+)
+from .plugins.declaration import (
+    CONTRACT_VERSION as CONTRACT_VERSION,
+    AdapterDeclaration as AdapterDeclaration,
+    Level as Level,
+)
+from .plugins.discovery import Adapter as Adapter, installed_adapters as installed_adapters
+from .plugins.stack import ExecutionContext as ExecutionContext, build_context as build_context
 from .questions import (
-    Effects,
-    Heads,
-    Latents,
-    LogitDiff,
-    LogitLens,
-    Neurons,
-    PromptRow,
-    Vector,
-    direct_logit_attribution,
-    effects,
-    logit_lens,
+    Effects as Effects,
+    Heads as Heads,
+    Latents as Latents,
+    LogitDiff as LogitDiff,
+    LogitLens as LogitLens,
+    Neurons as Neurons,
+    PromptRow as PromptRow,
+    Vector as Vector,
+    direct_logit_attribution as direct_logit_attribution,
+    effects as effects,
+    logit_lens as logit_lens,
 )
-from .session.datamodule import ITDataModule
-from .session.evaluate_metrics import load_metric
-from .session.module import STEP_OUTPUT, ITModule
-from .session.session import ITSession, ITSessionConfig, it_init, it_session_end
-from .system.cache_folder import build_once, cache_root
-from .system.model_lock import model_lock
-from .system.profiling import ProfilerHooksMixin
-from .system.ranks import rank_zero_warn
-from .training.classification import ClassificationModule
-from .training.config import EarlyStopping, LoopConfig, LoopResult
-from .training.latent_training import LatentTrainingConfig, LatentTrainingModule
-from .training.loops import fit, predict, test, validate
-from .training.step_module import StepModule
-
-__all__ = [
-    "CONTRACT_VERSION",
-    "STEP_OUTPUT",
-    "Adapter",
-    "AdapterDeclaration",
-    "AdapterError",
-    "AdapterImportError",
-    "AdapterSignatureError",
-    "AnalysisError",
-    "AutoCompConfig",
-    "CacheError",
-    "CheckedConfig",
-    "CheckpointError",
-    "ClassContribution",
-    "ClassificationModule",
-    "ConfigurationError",
-    "ConfigurationFieldError",
-    "ContractVersionError",
-    "DataError",
-    "DuplicateAdapterError",
-    "EarlyStopping",
-    "Effects",
-    "ExecutionContext",
-    "GenerativeClassificationConfig",
-    "HFFromPretrainedConfig",
-    "HFGenerationConfig",
-    "Heads",
-    "HookPointError",
-    "ITConfig",
-    "ITDataModule",
-    "ITDataModuleConfig",
-    "ITModule",
-    "ITSession",
-    "ITSessionConfig",
-    "ITSharedConfig",
-    "InterpretuneError",
-    "LatentModelError",
-    "LatentRequest",
-    "LatentTrainingConfig",
-    "LatentTrainingModule",
-    "Latents",
-    "Level",
-    "LogitDiff",
-    "LogitLens",
-    "LoopConfig",
-    "LoopResult",
-    "ModelLoadError",
-    "Neurons",
-    "NotFiniteError",
-    "NotReusedWarning",
-    "OptimizerSetup",
-    "OutputError",
-    "PlanError",
-    "Positive",
-    "ProfilerHooksMixin",
-    "PromptConfig",
-    "PromptRow",
-    "ReplayRefusedError",
-    "ReportSection",
-    "SchedulerSetup",
-    "Seed",
-    "StackError",
-    "StepModule",
-    "StoreBusyError",
-    "StoreError",
-    "TaskError",
-    "TokenizationError",
-    "TrainingError",
-    "UnknownAdapterError",
-    "UnknownContentError",
-    "Vector",
-    "analysis",
-    "build_context",
-    "build_once",
-    "cache_root",
-    "direct_logit_attribution",
-    "effects",
-    "fit",
-    "hookimpl",
-    "hookspec",
-    "installed_adapters",
-    "it_init",
-    "it_session_end",
-    "load_hf_model",
-    "load_metric",
-    "load_tokenizer",
-    "logit_lens",
-    "model_lock",
-    "pad_left",
-    "predict",
-    "rank_zero_warn",
-    "sanitize_input_name",
-    "test",
-    "validate",
-]
+from .session.datamodule import ITDataModule as ITDataModule
+from .session.evaluate_metrics import load_metric as load_metric
+from .session.module import STEP_OUTPUT as STEP_OUTPUT, ITModule as ITModule
+from .session.session import (
+    ITSession as ITSession,
+    ITSessionConfig as ITSessionConfig,
+    it_init as it_init,
+    it_session_end as it_session_end,
+)
+from .system.cache_folder import build_once as build_once, cache_root as cache_root
+from .system.model_lock import model_lock as model_lock
+from .system.profiling import ProfilerHooksMixin as ProfilerHooksMixin
+from .system.ranks import rank_zero_warn as rank_zero_warn
+from .training.classification import ClassificationModule as ClassificationModule
+from .training.config import EarlyStopping as EarlyStopping, LoopConfig as LoopConfig, LoopResult as LoopResult
+from .training.latent_training import (
+    LatentTrainingConfig as LatentTrainingConfig,
+    LatentTrainingModule as LatentTrainingModule,
+)
+from .training.loops import fit as fit, predict as predict, test as test, validate as validate
+from .training.step_module import StepModule as StepModule

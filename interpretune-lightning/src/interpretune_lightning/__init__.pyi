@@ -1,6 +1,4 @@
-from .analysis_callback import AnalysisCallback
-from .config import ITLightningConfig
-from .schedules import finetuning_schedule
-from .trainer import Trainer
-
-__all__ = ["AnalysisCallback", "ITLightningConfig", "Trainer", "finetuning_schedule"]
+from .analysis_callback import AnalysisCallback as AnalysisCallback
+from .config import ITLightningConfig as ITLightningConfig
+from .schedules import finetuning_schedule as finetuning_schedule
+from .trainer import Trainer as Trainer

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch import Callback, Trainer as LightningTrainer
 
 from interpretune import AnalysisError
 from interpretune.analysis import AnalysisCfg, AnalysisEngine, AnalysisRun

@@ -1,19 +1,9 @@
 from .config import (
-    SAELensConfig,
-    SAELensCustomConfig,
-    SAELensFromDiskConfig,
-    SAELensFromPretrainedConfig,
-    SAELensTrainConfig,
+    SAELensConfig as SAELensConfig,
+    SAELensCustomConfig as SAELensCustomConfig,
+    SAELensFromDiskConfig as SAELensFromDiskConfig,
+    SAELensFromPretrainedConfig as SAELensFromPretrainedConfig,
+    SAELensTrainConfig as SAELensTrainConfig,
 )
-from .conformance import SAELensConformance
-from .latent_model import SAELatentModel
-
-__all__ = [
-    "SAELatentModel",
-    "SAELensConfig",
-    "SAELensConformance",
-    "SAELensCustomConfig",
-    "SAELensFromDiskConfig",
-    "SAELensFromPretrainedConfig",
-    "SAELensTrainConfig",
-]
+from .conformance import SAELensConformance as SAELensConformance
+from .latent_model import SAELatentModel as SAELatentModel

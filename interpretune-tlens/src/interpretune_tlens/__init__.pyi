@@ -1,17 +1,8 @@
-from .backend import TransformerLensBackend
+from .backend import TransformerLensBackend as TransformerLensBackend
 from .config import (
-    ITLensConfig,
-    ITLensCustomConfig,
-    ITLensFromPretrainedConfig,
-    ITLensFromPretrainedNoProcessingConfig,
-    TLensGenerationConfig,
+    ITLensConfig as ITLensConfig,
+    ITLensCustomConfig as ITLensCustomConfig,
+    ITLensFromPretrainedConfig as ITLensFromPretrainedConfig,
+    ITLensFromPretrainedNoProcessingConfig as ITLensFromPretrainedNoProcessingConfig,
+    TLensGenerationConfig as TLensGenerationConfig,
 )
-
-__all__ = [
-    "ITLensConfig",
-    "ITLensCustomConfig",
-    "ITLensFromPretrainedConfig",
-    "ITLensFromPretrainedNoProcessingConfig",
-    "TLensGenerationConfig",
-    "TransformerLensBackend",
-]

@@ -1,3 +1,1 @@
-from .backend import NNsightBackend
-
-__all__ = ["NNsightBackend"]
+from .backend import NNsightBackend as NNsightBackend

@@ -11,8 +11,7 @@ from interpretune.analysis.batch import FIELDS, INTERMEDIATES
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
-from interpretune.operations import latent_analyses as parts
-from interpretune.operations import objective_analyses as measured
+from interpretune.operations import latent_analyses as parts, objective_analyses as measured
 from interpretune.operations.definition import SOURCES, Operation
 from interpretune.operations.objectives import LOGIT_DIFF, Objective, objective_of
 from interpretune.operations.plan import Plan

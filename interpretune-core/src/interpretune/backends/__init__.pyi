@@ -1,5 +1,3 @@
-from .backend import AnalysisBackend
-from .hugging_face import HuggingFaceBackend
-from .hugging_face_replay import HuggingFaceReplay, windows_of
-
-__all__ = ["AnalysisBackend", "HuggingFaceBackend", "HuggingFaceReplay", "windows_of"]
+from .backend import AnalysisBackend as AnalysisBackend
+from .hugging_face import HuggingFaceBackend as HuggingFaceBackend
+from .hugging_face_replay import HuggingFaceReplay as HuggingFaceReplay, windows_of as windows_of

@@ -1,4 +1,2 @@
-from .compare import compare_stores
-from .result import Agreement, StoreComparison
-
-__all__ = ["Agreement", "StoreComparison", "compare_stores"]
+from .compare import compare_stores as compare_stores
+from .result import Agreement as Agreement, StoreComparison as StoreComparison

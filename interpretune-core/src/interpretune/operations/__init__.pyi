@@ -1,24 +1,11 @@
-from interpretune.operations.definition import SOURCES, Operation, operation
-from interpretune.operations.execution import PlanRun, run_plan, run_summaries
-from interpretune.operations.loading import find_operation, load_operations, offered_operations
-from interpretune.operations.plan import Plan
-from interpretune.store.fields import Field, Per
+from interpretune.operations.definition import SOURCES as SOURCES, Operation as Operation, operation as operation
+from interpretune.operations.execution import PlanRun as PlanRun, run_plan as run_plan, run_summaries as run_summaries
+from interpretune.operations.loading import (
+    find_operation as find_operation,
+    load_operations as load_operations,
+    offered_operations as offered_operations,
+)
+from interpretune.operations.plan import Plan as Plan
+from interpretune.store.fields import Field as Field, Per as Per
 
-from . import latent_analyses, lenses
-
-__all__ = [
-    "SOURCES",
-    "Field",
-    "Operation",
-    "Per",
-    "Plan",
-    "PlanRun",
-    "find_operation",
-    "latent_analyses",
-    "lenses",
-    "load_operations",
-    "offered_operations",
-    "operation",
-    "run_plan",
-    "run_summaries",
-]
+from . import latent_analyses as latent_analyses, lenses as lenses

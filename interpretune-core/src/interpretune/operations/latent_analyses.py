@@ -21,8 +21,7 @@ from interpretune.operations.measure import Measure
 from interpretune.operations.objectives import LOGIT_DIFF, Objective
 from interpretune.replay.effect_noise import is_measured, measure_noise
 from interpretune.replay.gradients import attribute, mean_gradients
-from interpretune.replay.prefill import LatentObserver, Prefill
-from interpretune.replay.prefill import prefill as run_once
+from interpretune.replay.prefill import LatentObserver, Prefill, prefill as run_once
 from interpretune.replay.rows import LatentRows
 from interpretune.store.fields import Field, Per
 from interpretune.store.values import LatentValues, alive_at

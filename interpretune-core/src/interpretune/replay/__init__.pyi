@@ -1,52 +1,35 @@
-from .ablation import SHARE_OF_FREE_MEMORY, ablate, ablate_everywhere, free_bytes
-from .engine import (
-    ReadyContext,
-    ReplayEngine,
-    blocks_below_skipped,
-    check_causal,
-    columns_only,
-    positions_only,
+from .ablation import (
+    SHARE_OF_FREE_MEMORY as SHARE_OF_FREE_MEMORY,
+    ablate as ablate,
+    ablate_everywhere as ablate_everywhere,
+    free_bytes as free_bytes,
 )
-from .entries import Entry
-from .gradients import LatentEdges, attribute, integrated_gradients, latent_edges
-from .prefill import CleanRun, Kept, Prefill
-from .prefix import LayerKeys, Prefix, Rows, attend, seen_slots, slots_of, visible_slots
-from .rows import Changes, LatentRows
-from .self_check import SelfCheck
-from .suffix_ablation import ablate_from
-from .suffix_rows import SuffixRows, VisibleKeys, attend_suffixes
-
-__all__ = [
-    "SHARE_OF_FREE_MEMORY",
-    "Changes",
-    "CleanRun",
-    "Entry",
-    "Kept",
-    "LatentEdges",
-    "LatentRows",
-    "LayerKeys",
-    "Prefill",
-    "Prefix",
-    "ReadyContext",
-    "ReplayEngine",
-    "Rows",
-    "SelfCheck",
-    "SuffixRows",
-    "VisibleKeys",
-    "ablate",
-    "ablate_everywhere",
-    "ablate_from",
-    "attend",
-    "attend_suffixes",
-    "attribute",
-    "blocks_below_skipped",
-    "check_causal",
-    "columns_only",
-    "free_bytes",
-    "integrated_gradients",
-    "latent_edges",
-    "positions_only",
-    "seen_slots",
-    "slots_of",
-    "visible_slots",
-]
+from .engine import (
+    ReadyContext as ReadyContext,
+    ReplayEngine as ReplayEngine,
+    blocks_below_skipped as blocks_below_skipped,
+    check_causal as check_causal,
+    columns_only as columns_only,
+    positions_only as positions_only,
+)
+from .entries import Entry as Entry
+from .gradients import (
+    LatentEdges as LatentEdges,
+    attribute as attribute,
+    integrated_gradients as integrated_gradients,
+    latent_edges as latent_edges,
+)
+from .prefill import CleanRun as CleanRun, Kept as Kept, Prefill as Prefill
+from .prefix import (
+    LayerKeys as LayerKeys,
+    Prefix as Prefix,
+    Rows as Rows,
+    attend as attend,
+    seen_slots as seen_slots,
+    slots_of as slots_of,
+    visible_slots as visible_slots,
+)
+from .rows import Changes as Changes, LatentRows as LatentRows
+from .self_check import SelfCheck as SelfCheck
+from .suffix_ablation import ablate_from as ablate_from
+from .suffix_rows import SuffixRows as SuffixRows, VisibleKeys as VisibleKeys, attend_suffixes as attend_suffixes

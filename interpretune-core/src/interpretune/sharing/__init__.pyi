@@ -1,7 +1,5 @@
-from .archive import Limits
-from .card import store_card
-from .hub import HubRepository
-from .loading import load_store
-from .saving import save_store
-
-__all__ = ["HubRepository", "Limits", "load_store", "save_store", "store_card"]
+from .archive import Limits as Limits
+from .card import store_card as store_card
+from .hub import HubRepository as HubRepository
+from .loading import load_store as load_store
+from .saving import save_store as save_store

@@ -1,15 +1,5 @@
-from .manifest import SCHEMA_VERSION, Manifest
-from .manifest_parts import ShardEntry, TableEntry
-from .store import AnalysisStore
-from .values import StoredBatch
-from .writer import StoreWriter
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "AnalysisStore",
-    "Manifest",
-    "ShardEntry",
-    "StoreWriter",
-    "StoredBatch",
-    "TableEntry",
-]
+from .manifest import SCHEMA_VERSION as SCHEMA_VERSION, Manifest as Manifest
+from .manifest_parts import ShardEntry as ShardEntry, TableEntry as TableEntry
+from .store import AnalysisStore as AnalysisStore
+from .values import StoredBatch as StoredBatch
+from .writer import StoreWriter as StoreWriter

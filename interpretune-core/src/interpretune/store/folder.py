@@ -10,8 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from interpretune.errors import StoreBusyError, StoreError
-from interpretune.system.whole_file import FORBIDDEN, FULL, PARTIAL
-from interpretune.system.whole_file import whole_file as file_that_appears_whole
+from interpretune.system.whole_file import FORBIDDEN, FULL, PARTIAL, whole_file as file_that_appears_whole
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 64 << 20

@@ -1,8 +1,2 @@
-from interpretune.system.own_context import OwnContext
-from interpretune.system.put_back import Changed, random_state_put_back
-
-__all__ = [
-    "Changed",
-    "OwnContext",
-    "random_state_put_back",
-]
+from interpretune.system.own_context import OwnContext as OwnContext
+from interpretune.system.put_back import Changed as Changed, random_state_put_back as random_state_put_back

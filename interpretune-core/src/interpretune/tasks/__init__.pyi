@@ -1,4 +1,6 @@
-from interpretune.tasks.finding import OfferedTask, find_task, offered_tasks
-from interpretune.tasks.task import Part, Task
-
-__all__ = ["OfferedTask", "Part", "Task", "find_task", "offered_tasks"]
+from interpretune.tasks.finding import (
+    OfferedTask as OfferedTask,
+    find_task as find_task,
+    offered_tasks as offered_tasks,
+)
+from interpretune.tasks.task import Part as Part, Task as Task

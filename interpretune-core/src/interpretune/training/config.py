@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import field as attrs_field
-from attrs import frozen
+from attrs import field as attrs_field, frozen
 
 from interpretune.config.checked import CheckedConfig, Seed
 from interpretune.errors import ConfigurationError
