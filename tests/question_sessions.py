@@ -28,6 +28,7 @@ def session_of(
     answers: tuple[str, ...] = (),
     adapters: tuple[str, ...] = ("core",),
     latent_models: Sequence[Any] = (),
+    hf_model: Any = None,
     **options: Any,
 ) -> it.ITSession:
     """A session over rows, in batches of three."""
@@ -47,6 +48,7 @@ def session_of(
             module_cfg=it.ITConfig(
                 device="cpu",
                 latent_models=list(latent_models),
+                hf_model=hf_model,
                 generative_step_cfg=it.GenerativeClassificationConfig(answers=answers),
             ),
         )
