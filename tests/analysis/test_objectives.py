@@ -197,6 +197,7 @@ def test_stores_and_reports_name_the_objective(session: it.ITSession, tmp_path: 
         ({"mode": "attr_patching", "objective": KL()}, "AnalysisCfg\\(steps=10\\)"),
         ({"mode": "ablation", "objective": "prob", "base_logit_diffs": []}, "and the objective is prob"),
         ({"objective": {"log_prob": {"base": 2}}}, "no option 'base'"),
+        ({"objective": "loss"}, r"it.effects\(session.module.backend, ...\), QuestionCfg"),
     ],
 )
 def test_objectives_that_do_not_fit_an_analysis_are_refused(settings: dict[str, Any], told: str) -> None:

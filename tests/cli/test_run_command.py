@@ -578,6 +578,15 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
     printed = capsys.readouterr().out
     assert "heads: Effects on logit_diff over 2 rows of 4 heads of layers.1.attn_z" in printed
     assert effects.top(1).name[0] in printed
+    rows = {"rows": [{"prompt": "He has"}, {"prompt": "Bo likes a boat and"}], "answers": []}
+    loss = {"units": {"heads": 1}, "objective": "loss", "positions": "each"}
+
+    def without(written: dict[str, Any]) -> None:
+        change(written)
+        written["session"]["datamodule_cfg"] = rows
+
+    assert main(["run", write(without, analyses={"loss": loss}), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["analyses"][0]["top"][0]["mean_size"] > 0
     heads["mode"] = "ablation"
     assert main(["run", write(change, analyses={"heads": heads})]) == EXIT_ERROR
     assert "analyses.heads has no field 'mode'. " in capsys.readouterr().err

@@ -60,7 +60,8 @@ def test_effects_on_the_loss_are_those_of_a_plain_loop(span: str | None, side: s
 
 def test_rows_without_answers_are_for_objectives_that_read_none() -> None:
     model = tiny_llama().double().eval()
-    found = it.effects(model, tiny_tokenizer(), ROWS[:1], units=it.Heads(1), objective="kl")
+    asked = {"units": it.Heads(1), "objective": "kl", "value": "mean", "mean_over": ["He has"]}
+    found = it.effects(model, tiny_tokenizer(), [ROWS[0].prompt], answers=(), **asked)
     assert (found.to_pandas().effect < 0).all()
     with pytest.raises(it.DataError, match="Row 0 has no answers, and log_prob is of them"):
         it.effects(model, tiny_tokenizer(), ROWS, units=it.Heads(1), objective="log_prob")

@@ -9,11 +9,12 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from pandas.testing import assert_frame_equal
 from torch import Tensor
 from torch.nn import functional
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisMode, run_analysis
+from interpretune.analysis import AnalysisCfg, AnalysisMode, AnalysisRunner, QuestionCfg, run_analysis
 from interpretune.questions import read_rows
 from interpretune.session.question_rows import read_question_rows
 from tests.question_sessions import ROWS, session_of
@@ -136,6 +137,27 @@ def test_answers_of_several_tokens_are_for_questions(tmp_path):
     with pytest.raises(it.DataError, match="Row 0 .*several tokens.*question"):
         run_analysis(**session, analysis_cfg=AnalysisCfg(mode=AnalysisMode.clean_no_sae))
     assert session.datamodule.rows() == rows
+
+
+@pytest.mark.parametrize("some", [(), (" house", " tree")], ids=["none", "some"])
+def test_rows_without_answers_are_for_kl_and_loss(tmp_path, some):
+    rows = [it.PromptRow("He has"), it.PromptRow("Ada sees the red dog near the", some)]
+    session = session_of(tmp_path, rows)
+    assert session.datamodule.rows() == rows
+    runner = AnalysisRunner(**session, root=tmp_path / "stores")
+    asked = {name: QuestionCfg(units="heads", objective=name, positions="each") for name in ("kl", "loss")}
+    for name, store in runner.run(asked).items():
+        found = it.effects(
+            session.module.model, session.datamodule.tokenizer, rows, units=it.Heads(), objective=name, positions="each"
+        )
+        assert_frame_equal(it.Effects(store).to_pandas(), found.to_pandas(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(it.DataError, match="Row 0 has no answers, and prob is of them. Give some, or ask kl or loss"):
+        runner.run({"prob": QuestionCfg(units="heads", objective="prob")})
+    for use in (lambda: runner.run({"clean": AnalysisCfg(objective="kl")}), lambda: it.test(**session)):
+        with pytest.raises(
+            it.DataError, match=r"Row 0 of the batch has no answers.*kl or loss with a question: it.eff"
+        ):
+            use()
 
 
 def test_a_task_has_rows_to_train_on_and_rows_held_out():

@@ -105,7 +105,8 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
         if objective.reads == "row":
             raise ConfigurationError(
                 f"AnalysisCfg.objective is {objective.name}: analyses change latents at the last token of a row, which "
-                "changes the loss of none of its tokens. Use log_prob, or it.effects at earlier positions."
+                "changes the loss of none of its tokens. Use log_prob, or ask with a question at earlier positions: "
+                "it.effects(session.module.backend, ...), QuestionCfg, or an analysis with units in a file."
             )
         if self.mode is AnalysisMode.attr_patching and self.steps is None:
             check_gradient(objective, "AnalysisCfg(steps=10)")

@@ -36,8 +36,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         units: What is changed, one or a list: units of code, or as files say it ``{neurons: 15}``, ``{heads: all}``,
             ``{latents: all}`` or the name of a latent model of the session, ``{vector: layers.3.mlp_out}``, each also
             with ``only: [ids]``.
-        objective: ``logit_diff``, ``{logit_diff: {against: mean}}``, ``log_prob``, ``prob``, ``kl``, or an objective or
-            function of code.
+        objective: ``logit_diff``, ``{logit_diff: {against: mean}}``, ``log_prob``, ``prob``, ``kl``, ``loss``, or an
+            objective or function of code.
         value: What units are set to: ``zero``, ``mean``, ``corrupted``, or a number.
         mean_over: For ``mean``: a split, or other rows; None: the rows of the question.
         positions: ``answer``, ``each``, or the name of a span.

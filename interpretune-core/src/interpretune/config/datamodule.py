@@ -56,7 +56,7 @@ class ITDataModuleConfig(ITSharedConfig, checks_types=True):
             file or a hub id (see ``interpretune.questions.read_rows``), the name of a task, or a mapping from split to
             such. Rows alone become ``validation``; a task has ``train`` too. Fields that make prompts or choose columns
             have no effect on them.
-        answers: Of ``rows``: column of the answers, or the answers themselves, for all rows or by row.
+        answers: Of ``rows``: column of the answers, or the answers themselves, for all rows or by row; empty for none.
         correct: Of ``rows``: column of the correct answers, or the index or text of the correct one, or one a row.
         text_fields: Columns that make up the prompt.
         label_field: Column of the integer labels.

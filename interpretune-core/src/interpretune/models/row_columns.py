@@ -33,8 +33,8 @@ def collate_row_columns(rows: Sequence[Mapping[str, Any]], mask: Tensor, tokens:
     """
     if any(ROW not in row for row in rows):
         return {}
-    most = max(len(row[ANSWER_TOKENS]) for row in rows)
-    longest = max(len(answer) for row in rows for answer in row[ANSWER_TOKENS])
+    most = max([1, *(len(row[ANSWER_TOKENS]) for row in rows)])
+    longest = max([1, *(len(answer) for row in rows for answer in row[ANSWER_TOKENS])])
     answers = torch.full((len(rows), most, longest), -1)
     for i, row in enumerate(rows):
         for j, answer in enumerate(row[ANSWER_TOKENS]):

@@ -53,7 +53,7 @@ def effects(
         model: A causal model of transformers, of a library whose adapter is installed, or an ``AnalysisBackend``.
         tokenizer: Its tokenizer.
         prompts: Rows: texts, chats, ``PromptRow``, a data frame, a dataset, or a file; see ``read_rows``.
-        answers: Texts for all rows, or the name of the column that has those of each row.
+        answers: Texts for all rows, or the name of the column that has those of each row; ``()`` for rows without.
         correct: Index or text of the correct answer: for all rows, one for each, or the name of a column.
         units: Latent models, ``Latents``, ``Neurons``, ``Heads``, ``Vector``: one or a list.
         objective: ``logit_diff``, ``log_prob``, ``prob``, ``kl``, ``loss``, ``{name: options}``, an ``Objective``, or

@@ -64,7 +64,8 @@ def read_rows(
             JSONL, CSV or Parquet file or of a folder saved by ``datasets``; a hub data set, with its subset behind a
             slash where it has one. In a CSV file, answers are a JSON list and spans a JSON object.
         prompt: Column of the prompts.
-        answers: Column of the answers, or the answers themselves: texts, for all rows, or a list of texts a row.
+        answers: Column of the answers, or the answers themselves: texts, for all rows, or a list of texts a row. An
+            empty list stands for no answers.
         correct: Column of the correct answers, each by its index or its text; or the index or the text itself, for all
             rows; or a list of one a row. A text is a column where there is one of that name.
         corrupted: Column of the corrupted prompts.
@@ -198,7 +199,7 @@ def _by_row(name: str, value: Any, count: int) -> list[Any] | None:
     """Values that were given instead of a column, one a row; None for a column."""
     if isinstance(value, str):
         return None
-    one = isinstance(value, int) if name == CORRECT else _is_texts(value)
+    one = isinstance(value, int) if name == CORRECT else value == [] or _is_texts(value)
     values = [value] * count if one else value
     if not isinstance(values, Sequence) or isinstance(values, bytes):
         raise DataError(
@@ -255,7 +256,7 @@ def _column(where: str, fields: Mapping[str, Any], name: str, what: str) -> Any:
         raise DataError(
             f"{where} has no column {name!r}; its columns are {[str(name) for name in fields]}. Name the one of "
             f"the {what} with {what}=..."
-            + (", or give the answers themselves there, in a list." if what == "answers" else ".")
+            + (", or give the answers themselves there, in a list; [] for none." if what == "answers" else ".")
         )
     return _plain(fields[name])
 

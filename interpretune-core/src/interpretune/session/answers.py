@@ -63,14 +63,14 @@ def _same_in_all(splits: list[Any]) -> list[int] | None:
     found = {tuple(map(tuple, answers)) for split in splits for answers in split[ANSWER_TOKENS]}
     if len(found) != 1 or any(len(answer) > 1 for answer in next(iter(found))):
         return None
-    return [answer[0] for answer in next(iter(found))]
+    return [answer[0] for answer in next(iter(found))] or None
 
 
 def own_answers(batch: Mapping[str, Any]) -> Tensor | None:
     """Token of each answer of each row of a batch, ``[batch, k]``, -1 beyond the last; None: they have none.
 
     Raises:
-        DataError: An answer has several tokens.
+        DataError: An answer has several tokens, or a row has no answers.
     """
     answers: Tensor | None = batch.get(ANSWER_TOKENS)
     if answers is None:
@@ -81,6 +81,12 @@ def own_answers(batch: Mapping[str, Any]) -> Tensor | None:
             f"Row {longer[0]} of the batch has an answer of several tokens, and steps and the modes of analyses look "
             "at the token after the prompt alone. Ask with a question, which reads whole answers: "
             "it.effects(session.module.backend, ...), or an analysis with units in a configuration file."
+        )
+    if lacking := (answers[..., 0] < 0).all(-1).nonzero().flatten().tolist():
+        raise DataError(
+            f"Row {lacking[0]} of the batch has no answers, and steps and the modes of analyses count them. Give it "
+            "some, or ask kl or loss with a question: it.effects(session.module.backend, ...), or an analysis with "
+            "units in a configuration file."
         )
     return answers[..., 0]
 

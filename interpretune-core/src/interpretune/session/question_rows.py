@@ -110,8 +110,8 @@ def encode_question_rows(
         split: Name of the split, for errors.
 
     Returns:
-        Tokens and mask of the prompt; ``labels``, the index of the correct answer; tokens of the answers, of the
-        corrupted prompt and of the spans where there are any; and the row itself.
+        Tokens and mask of the prompt; ``labels``, the index of the correct answer, -1 where there is none; tokens of
+        the answers, of the corrupted prompt and of the spans where there are any; and the row itself.
 
     Raises:
         DataError: As ``encode``.
@@ -121,11 +121,6 @@ def encode_question_rows(
         encoded = encode(rows, tokenizer, most_tokens=limit)
     except (DataError, TokenizationError) as error:
         raise type(error)(f"ITDataModuleConfig.rows, split {split!r}: {error}") from error
-    if lacking := [i for i, item in enumerate(encoded) if not item.answers]:
-        raise DataError(
-            f"ITDataModuleConfig.rows, split {split!r}: row {lacking[0]} has no answers, and sessions need them. Give "
-            "some, or ask it.effects(model, tokenizer, ...) without a session."
-        )
     columns: dict[str, list[Any]] = {
         "input_ids": [item.tokens.tolist() for item in encoded],
         ATTENTION_MASK: [[1] * len(item.tokens) for item in encoded],
