@@ -24,10 +24,6 @@ def patterns_as_named(hooked: HookedModel, names: Sequence[str]) -> frozenset[st
     One forward of four tokens: they attend by nothing, by random numbers, by others, and by the sum of both. What the
     heads return must be nothing, and for the sum what it is for the others together. In another forward, patterns that
     edits hand back as they are must leave the logits as they are.
-
-    Args:
-        hooked: The model.
-        names: ``layers.{i}.attn_pattern``.
     """
     draw = torch.Generator().manual_seed(0)
     seen: dict[str, Tensor] = {}

@@ -152,11 +152,7 @@ def _size(stream: Tensor) -> float:
 
 
 def _added(layer: int, after: Tensor, before: Tensor) -> Tensor:
-    """What has been added to the residual stream, ``[batch * pos * width]``, float64.
-
-    Raises:
-        AnalysisError: It is not finite.
-    """
+    """What has been added to the residual stream, ``[batch * pos * width]``, float64."""
     added = after.double().cpu().flatten() - before.double().cpu().flatten()
     if not added.isfinite().all():
         raise AnalysisError(

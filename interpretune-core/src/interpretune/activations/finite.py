@@ -34,12 +34,6 @@ def why_not_finite(backend: HookedModel, inputs: ModelInputs, edits: Mapping[str
     """Where it begins, the likely cause, and what to do, as sentences.
 
     The forward runs once more and is watched at the canonical hook points.
-
-    Args:
-        backend: What ran the forward.
-        inputs: The batch.
-        edits: What was edited.
-        rows: Examples whose logits are not finite.
     """
     if damaged := _damaged(backend.model):
         return damaged
@@ -162,16 +156,13 @@ def rows_not_finite(values: Tensor) -> list[int]:
 
 
 def check_rows(values: Tensor, what: str, reason: str, rows: Sequence[int] | Tensor | None = None) -> None:
-    """Refuse numbers ``[n, ...]`` that are not finite.
+    """Refuse numbers ``[n, ...]`` that are not finite (``NotFiniteError``).
 
     Args:
         values: The numbers.
         what: What they are, as the beginning of a sentence.
         reason: Where they come from and what to do, as sentences.
         rows: The examples of the batch that they belong to, ``[n]``; None: one each.
-
-    Raises:
-        NotFiniteError: With the examples.
     """
     if not bool(values.detach().isfinite().all()):
         bad = rows_not_finite(values)
@@ -189,7 +180,7 @@ def lacks_logits(logits: Tensor) -> Tensor:
 def check_logits(
     backend: HookedModel, logits: Tensor, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None
 ) -> None:
-    """Refuse results of a forward that are not finite; logits of padding are ignored.
+    """Refuse results of a forward that are not finite (``NotFiniteError``); logits of padding are ignored.
 
     Args:
         backend: What ran the forward.
@@ -197,9 +188,6 @@ def check_logits(
         inputs: The batch.
         edits: What was edited.
         points: Where logits were wanted; None: everywhere.
-
-    Raises:
-        NotFiniteError: With the rows, where it begins, and the likely cause.
     """
     if not logits.numel():
         return
@@ -214,16 +202,13 @@ def check_logits(
 
 
 def check_outputs(model: nn.Module, outputs: Any, attention_mask: Tensor | None) -> None:
-    """Refuse results of a session's model that are not finite; logits of padding are ignored.
+    """Refuse results of a session's model that are not finite (``NotFiniteError``); logits of padding are ignored.
 
     Args:
         model: The model.
         outputs: Logits ``[batch, pos, vocab]`` or ``[batch, num_labels]``, or an object that has them as ``logits``;
             anything else is not looked at.
         attention_mask: ``[batch, pos]``; None: nothing is padding.
-
-    Raises:
-        NotFiniteError: With the rows and the likely cause.
     """
     logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim < 2 or not logits.numel():
@@ -237,14 +222,11 @@ def check_outputs(model: nn.Module, outputs: Any, attention_mask: Tensor | None)
 
 
 def check_generated(model: nn.Module, generated: Any) -> None:
-    """Refuse generated tokens whose logits are not finite.
+    """Refuse generated tokens whose logits are not finite (``NotFiniteError``).
 
     Args:
         model: The model.
         generated: Has ``logits``, a tuple of ``[batch, vocab]``, or none.
-
-    Raises:
-        NotFiniteError: With the rows, and the new token at which they begin.
     """
     steps = getattr(generated, "logits", None)
     if not isinstance(steps, (tuple, list)) or not steps:

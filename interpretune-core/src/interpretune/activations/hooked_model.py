@@ -245,11 +245,7 @@ class HookedModel(ABC):
         )
 
     def check_hook_points(self, names: Sequence[str]) -> None:
-        """Refuse names that the model does not have.
-
-        Raises:
-            HookPointError: With the nearest names that exist.
-        """
+        """Refuse names that the model does not have (``HookPointError``)."""
         for name in names:
             self.resolve_hook_point(name)
 

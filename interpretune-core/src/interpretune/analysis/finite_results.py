@@ -31,13 +31,10 @@ COMPUTED = (
 
 
 def check_results(values: Mapping[str, Any]) -> None:
-    """Refuse results of a batch that are not finite.
+    """Refuse results of a batch that are not finite (``NotFiniteError``).
 
     Args:
         values: By field name; those in ``RESULTS`` are looked at.
-
-    Raises:
-        NotFiniteError: With the examples of the batch.
     """
     for name in RESULTS:
         for item in _tensors(values.get(name)):
@@ -50,14 +47,11 @@ def check_results(values: Mapping[str, Any]) -> None:
 
 
 def check_stored(analysis_cache: AnalysisCache, what: str) -> None:
-    """Refuse results that hold NaN: sums and counts over them would say nothing.
+    """Refuse results that hold NaN (``NotFiniteError``): sums and counts over them would say nothing.
 
     Args:
         analysis_cache: Results of an analysis.
         what: ``logit_diffs``, ``activations`` or ``effects``; what is not there is not looked at.
-
-    Raises:
-        NotFiniteError: With the examples.
     """
     first, rows = 0, set()
     for found in getattr(analysis_cache, what):

@@ -47,12 +47,7 @@ class OpenAnalyses:
         self._opened: list[_Opened] = []
 
     def open(self, analysis: AnalysisRun, results: Callable[[], AnalysisStore | None] = lambda: None) -> None:
-        """Call ``it_open_analysis``.
-
-        Args:
-            analysis: What begins.
-            results: Gives the store when the analysis is closed.
-        """
+        """Call ``it_open_analysis``; ``results`` gives the store when the analysis is closed."""
         implementations = implementations_of(self._module.hook.it_open_analysis)
         returned: list[pluggy.HookImpl] = []
         try:

@@ -121,10 +121,6 @@ class _State:
 def analyse_batch(module: ITModule, analysis: AnalysisRun) -> dict[str, Any]:
     """Call ``it_run_analysis`` and check what comes back: that is what is stored.
 
-    Args:
-        module: A composed module.
-        analysis: With a plan, at a batch.
-
     Returns:
         Values of the fields that the plan keeps, by name.
 

@@ -242,11 +242,7 @@ class StoredRun(Job):
         self.write(number, {name: values[name] for name in kept}, len(batch))
 
     def check_saved(self, number: int) -> None:
-        """See that a step of the module's own saved a batch.
-
-        Raises:
-            AnalysisError: It did not.
-        """
+        """Refuse to go on where a step of the module's own saved no batch (``AnalysisError``)."""
         if self.lacks(number):
             raise AnalysisError(
                 f"{self.about['step']['name']} saved nothing for batch {number} of the analysis {self.analysis.name}: "

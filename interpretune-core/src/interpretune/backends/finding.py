@@ -53,11 +53,7 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBacken
 
 
 def _plain(model: Any) -> PreTrainedModel | None:
-    """The model of transformers, without what wraps it.
-
-    Raises:
-        AnalysisError: What wraps it does more than run it.
-    """
+    """The model of transformers, without wrappers that do no more than run it (else ``AnalysisError``)."""
     while not isinstance(model, PreTrainedModel):
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise AnalysisError(
@@ -72,11 +68,7 @@ def _plain(model: Any) -> PreTrainedModel | None:
 
 
 def _checked(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, if it gives logits of next tokens and its modules can be reached.
-
-    Raises:
-        AnalysisError: It does not, or they cannot.
-    """
+    """The model, if it gives logits of next tokens and its modules can be reached (else ``AnalysisError``)."""
     name = type(model).__name__
     if model.config.is_encoder_decoder or not model.can_generate():
         raise AnalysisError(

@@ -76,11 +76,7 @@ class HuggingFaceReplay(ReplayEngine):
     backend: HuggingFaceBackend
 
     def __init__(self, backend: HuggingFaceBackend) -> None:
-        """Check the model.
-
-        Raises:
-            ReplayRefusedError: It cannot be replayed exactly; the message says why.
-        """
+        """Refuse a model that cannot be replayed exactly (``ReplayRefusedError``)."""
         model: Any = backend.model
         self._model = model
         self._text_config: Any = model.config.get_text_config()

@@ -33,12 +33,7 @@ class Identity:
 
 
 def identify_model(backend: AnalysisBackend, source: str) -> Identity:
-    """A model: where it came from, its class, and a hash of all that it and its configuration hold.
-
-    Args:
-        backend: Runs the model.
-        source: Path or hub id that it was loaded from.
-    """
+    """A model: where it came from, its class, and a hash of all that it and its configuration hold."""
     model: Any = backend.model
     configs = [config for name in ("config", "cfg") if (config := getattr(model, name, None)) is not None]
     about = [_entries(config) for config in configs]
@@ -113,9 +108,5 @@ def _name_of(kind: type) -> str:
 
 
 def without_folders(place: str) -> str:
-    """The last part of an absolute path; anything else as it is. Stores are shared; folders of a machine need not be.
-
-    Args:
-        place: A path, a hub id, or any text.
-    """
+    """The last part of an absolute path; anything else as it is. Stores are shared, folders of a machine are not."""
     return Path(place).name if Path(place).is_absolute() else place

@@ -20,22 +20,7 @@ def run_doctor(
     seed: int | None = None,
     architecture: str | None = None,
 ) -> int:
-    """Check adapters and print what was found.
-
-    Args:
-        adapter: The adapter to check; None: all that are installed.
-        rules: Ids of the rules to check, each alone; empty: all.
-        as_json: Print JSON instead of a table.
-        seed: Seed of weights, latent models and rows; None: that of each adapter's suite.
-        architecture: Architecture of the tiny models; None: that of each adapter's suite.
-
-    Returns:
-        Exit status: 0 where nothing failed.
-
-    Raises:
-        UnknownAdapterError: There is no such adapter.
-        ConfigurationError: There is no such rule.
-    """
+    """Check adapters, or all, by all rules or those that are named; the exit status is 0 where nothing failed."""
     with tempfile.TemporaryDirectory(prefix="interpretune-doctor-") as folder:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when libraries are imported, hence before them; this is our process
         os.environ["HF_DATASETS_CACHE"] = os.environ["INTERPRETUNE_CACHE"] = folder

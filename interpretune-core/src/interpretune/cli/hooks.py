@@ -87,11 +87,6 @@ class ModelHooks:
 def find_hooks(model: str, adapters: Sequence[str], cache_dir: Path | None = None) -> ModelHooks:
     """Load a model and find out which hook points it has, by a forward of two tokens.
 
-    Args:
-        model: Folder, GGUF file or hub id.
-        adapters: Names of adapters to stack.
-        cache_dir: Where converted models are kept; None: see ``interpretune.cache_root``.
-
     Raises:
         InterpretuneError: The stack cannot be built or the model cannot be loaded, and why.
     """

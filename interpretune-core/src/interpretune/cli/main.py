@@ -28,14 +28,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        arguments: Command-line arguments; None: those of the process.
-
-    Returns:
-        Exit status.
-    """
+    """Run a command with these arguments, or those of the process; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -211,12 +204,7 @@ def _adapters(options: argparse.Namespace) -> int:
 
 
 def _adapter_row(item: InstalledAdapter, owners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What the list of adapters says of one of them.
-
-    Args:
-        item: The adapter.
-        owners: The distributions that register each name.
-    """
+    """What the list of adapters says of one of them, by the distributions that register each name."""
     about = item.read_declaration()
     missing = [name for name in about.requires if name not in owners] if about else []
     if len(owners[item.name]) > 1:

@@ -48,10 +48,6 @@ class RunReport:
 def run_analyses(config: RunConfig, progress: Console) -> RunReport:
     """Make the session, and run its analyses or tell what a run would do.
 
-    Args:
-        config: What the run is made of.
-        progress: Where progress is shown.
-
     Raises:
         InterpretuneError: A kind of it that says what is wrong.
     """

@@ -121,12 +121,7 @@ def with_options(written: Mapping[str, Any], options: Iterable[tuple[str, str]])
 
 
 def check_shape(wanted: Mapping[str, Any]) -> None:
-    """Check what is read before the types of fields are known.
-
-    Raises:
-        ConfigurationError: A part or the list of adapters is of another form, a name is unknown, or an analysis
-            cannot be called so.
-    """
+    """Check parts, names and adapters, which are read before the types of fields are known (``ConfigurationError``)."""
     for part in PARTS:
         if not isinstance(wanted[part], dict):
             raise ConfigurationError(f"{part} is {wanted[part]!r}; it takes a mapping.")

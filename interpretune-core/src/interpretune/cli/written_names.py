@@ -24,11 +24,7 @@ from interpretune.errors import ConfigurationError
 
 
 def refuse_unknown(names: Iterable[Any], known: Collection[str], where: str, hint: str = "") -> None:
-    """Refuse names that are not among the known ones.
-
-    Raises:
-        ConfigurationError: Says the nearest that is known.
-    """
+    """Refuse names that are not among the known ones (``ConfigurationError``)."""
     for name in names:
         if name not in known:
             near = get_close_matches(str(name), known, n=1)
@@ -41,17 +37,7 @@ def refuse_unknown(names: Iterable[Any], known: Collection[str], where: str, hin
 
 
 def check_fields(values: Any, cls: type, where: str, hint: str = "") -> None:
-    """Refuse values for fields that a class has not, or that no file can give, at any depth.
-
-    Args:
-        values: What a file says of the fields.
-        cls: A dataclass.
-        where: What they belong to, in words.
-        hint: Added where a name is unknown.
-
-    Raises:
-        ConfigurationError: There are such values.
-    """
+    """Refuse values for fields that a class has not, or no file can give, at any depth (``ConfigurationError``)."""
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{where} is {values!r}; it takes a mapping with fields of {cls.__qualname__}.")
     known, hints = {item.name: item for item in init_fields(cls)}, field_types(cls)
@@ -67,14 +53,7 @@ def check_fields(values: Any, cls: type, where: str, hint: str = "") -> None:
 
 
 def check_value(value: Any, hint: Any, where: str, current: Any = None) -> None:
-    """Check a value for a field of some type: see ``check_fields``.
-
-    Args:
-        value: What a file says.
-        hint: The field's type.
-        where: The field's name, in words.
-        current: The field's default.
-    """
+    """Check a value for a field of some type: see ``check_fields``."""
     written = written_type(hint)
     members = typing.get_args(written) if typing.get_origin(written) is Union else (written,)
     if isinstance(value, list):

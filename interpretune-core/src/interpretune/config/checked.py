@@ -101,16 +101,7 @@ def _check_arguments(cls: type, args: Sequence[Any], values: Mapping[str, Any]) 
 
 
 def check_argument(where: str, value: Any, hint: Any) -> None:
-    """Refuse a value that is not of the given type.
-
-    Args:
-        where: What it is, as text for the message.
-        value: The value.
-        hint: The type.
-
-    Raises:
-        ConfigurationFieldError: With the value and the type.
-    """
+    """Refuse a value that is not of the given type (``ConfigurationFieldError``)."""
     if not fits(value, hint):
         raise ConfigurationFieldError(f"{where} is {shown(value)}; it takes {_words(hint)}.")
 

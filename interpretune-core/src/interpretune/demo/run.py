@@ -110,14 +110,7 @@ class Stopwatch:
 
 
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
-    """Run the four analyses and write figures, tables and ``summary.json`` to ``options.output``.
-
-    Args:
-        options: See ``DemoOptions``.
-        console: Where tables and progress go.
-
-    Returns:
-        The summary: what ran, on what, with which figures.
+    """Run the four analyses, write figures, tables and ``summary.json`` to ``options.output``, and return the summary.
 
     Raises:
         InterpretuneError: A kind of it that says what is wrong.

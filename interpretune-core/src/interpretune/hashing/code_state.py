@@ -80,11 +80,7 @@ NOT_CONTENT = frozenset(
 
 
 def code_content(value: Any) -> Content:
-    """What a thing out of ``CODE`` does.
-
-    Raises:
-        UnknownState: Something that it imports cannot be known.
-    """
+    """What a thing out of ``CODE`` does; ``UnknownState`` where it imports something that cannot be known."""
     if isinstance(value, type):
         return _class_content(value)
     if isinstance(value, FunctionType):

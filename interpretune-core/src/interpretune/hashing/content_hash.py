@@ -45,10 +45,6 @@ class ContentHash:
 def hash_of(value: Any, owner: str) -> str:
     """Hash of what something depends on.
 
-    Args:
-        value: Anything.
-        owner: What depends on it, in words.
-
     Raises:
         UnknownContentError: Some of it cannot be read.
     """

@@ -20,12 +20,7 @@ ON_ALL = tuple(f"_global{name}" for name in COUNTED)
 
 
 def hooks_of(module: nn.Module, ignored: Noted) -> list[tuple[str, Any]]:
-    """What is hooked onto a module and onto all modules, in the order in which it runs.
-
-    Args:
-        module: The module.
-        ignored: What a library hooks in on the way.
-    """
+    """What is hooked onto a module, but what a library hooks in on the way, and onto all modules, in running order."""
     state, everywhere = vars(module), vars(all_modules)
     parts = [part for table in ON_ALL if everywhere[table] for part in _entries(everywhere, table, Noted())]
     return [*parts, *(part for table in COUNTED if state.get(table) for part in _entries(state, table, ignored))]

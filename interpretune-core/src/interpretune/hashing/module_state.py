@@ -33,11 +33,7 @@ What they are counts by its content.
 
 
 def module_state(module: ITModule) -> dict[str, Any]:
-    """Attributes of a module and settings of its configuration, but for what is known otherwise.
-
-    Args:
-        module: The module.
-    """
+    """Attributes of a module and settings of its configuration, but for what is known otherwise."""
     found = attributes_set(module, KNOWN_OTHERWISE)
     known = [module.model, *module.latent_models]
     kept = {name: item for name, item in found.items() if not any(item is one for one in known)}
@@ -46,10 +42,5 @@ def module_state(module: ITModule) -> dict[str, Any]:
 
 
 def attributes_set(owner: object, known_otherwise: Collection[str]) -> dict[str, Any]:
-    """Attributes of an object by name, but for some and for those that its classes list in ``passing_state``.
-
-    Args:
-        owner: The object.
-        known_otherwise: Attributes that are left out.
-    """
+    """Attributes of an object by name, but for some and for those that its classes list in ``passing_state``."""
     return attributes_of(owner, {*known_otherwise, *passing_of(type(owner))})

@@ -221,11 +221,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, bytearray, deque, MappingProxy
 
 
 def _native(value: Any) -> Any:
-    """What a built-in type or an extension holds beside attributes; None: nothing.
-
-    Raises:
-        UnknownState: It cannot be read.
-    """
+    """What a built-in type or an extension holds beside attributes; None: nothing."""
     if isinstance(value, (list, tuple, deque)):
         sequence: Any = next(kind for kind in (list, tuple, deque) if isinstance(value, kind))
         parts = [(f"[{i}]", item) for i, item in enumerate(sequence.__iter__(value))]

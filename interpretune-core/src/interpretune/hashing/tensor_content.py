@@ -52,10 +52,9 @@ def digests_of_weights(module: nn.Module) -> dict[int, bytes]:
 
 
 def tensor_content(tensor: Tensor) -> Content:
-    """What a tensor holds that is more than values: a subclass, a sparse or quantized layout, attributes of its own.
+    """What a tensor holds beside plain values: a subclass, a sparse or quantized layout, attributes of its own.
 
-    Raises:
-        UnknownState: Its values cannot be read.
+    ``UnknownState`` where its values cannot be read.
     """
     kind = type(tensor)
     parts: list[tuple[str, Any]] = [(".class", kind), (".shape", tuple(tensor.shape)), (".dtype", tensor.dtype)]

@@ -240,11 +240,7 @@ def reads_where_it_writes(latent_model: LatentModel) -> bool:
 
 
 def check_width(latent_model: LatentModel, width: int) -> None:
-    """Refuse a latent model that reads another number of numbers than a model has where it reads.
-
-    Raises:
-        HookPointError: With both.
-    """
+    """Refuse a latent model whose input has another width than the hook point (``HookPointError``)."""
     if width != latent_model.d_in:
         raise HookPointError(
             f"The latent model {latent_model.name!r} reads {latent_model.d_in} numbers at "

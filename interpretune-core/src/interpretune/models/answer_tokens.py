@@ -47,12 +47,6 @@ def other_tokens(
     """Answers whose token differs from the one the tokenizer gives for prompt and answer together.
 
     After a special token an answer may stand with or without a space; after other tokens see ``natural_answer``.
-
-    Args:
-        tokenizer: The tokenizer.
-        answers: The answers as configured.
-        ids: Their tokens.
-        prompt: Tokens of a prompt, without padding.
     """
     if not len(prompt) or prompt[-1] in tokenizer.all_special_ids:
         return []
@@ -87,14 +81,7 @@ def natural_answer(text: str, answer: str) -> str | None:
 def warn_of_other_tokens(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], ids: Sequence[int], dataset: Mapping[str, Any]
 ) -> None:
-    """Warn once, with both texts and both tokens, if answers have another token after the first prompt of the data.
-
-    Args:
-        tokenizer: The tokenizer.
-        answers: The answers as configured.
-        ids: Their tokens.
-        dataset: The prepared splits; those without tokens are skipped.
-    """
+    """Warn once, with both texts and both tokens, if answers have another token after the first prompt of the data."""
     name = tokenizer.model_input_names[0]
     split = next((item for item in dataset.values() if len(item) and name in getattr(item, "column_names", ())), None)
     if split is None:

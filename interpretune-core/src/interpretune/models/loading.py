@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 def resolve_source(name_or_path: str, cache_dir: str | Path | None = None) -> str:
     """Where ``from_pretrained`` should look: GGUF files are converted once, anything else is returned unchanged.
 
-    Args:
-        name_or_path: Hub id, folder, or GGUF file.
-        cache_dir: Where converted models are kept.
-
     Raises:
         ModelLoadError: A GGUF file or a folder is missing, or a file cannot be converted.
     """

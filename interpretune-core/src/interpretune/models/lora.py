@@ -32,10 +32,6 @@ def add_lora(model: PreTrainedModel, cfg: ITConfig) -> None:
 
     A classification head is usually new, so it is trained as a whole and saved with the matrices.
 
-    Args:
-        model: The loaded model, on its device; changed in place.
-        cfg: The module's configuration; ``lora`` says what to add.
-
     Raises:
         ConfigurationError: peft is missing, or does not take the arguments; target modules do not exist.
         ModelLoadError: A saved adapter cannot be loaded.

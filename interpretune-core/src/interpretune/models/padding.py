@@ -52,14 +52,7 @@ def mask_of(batch: Mapping[str, Any]) -> Tensor:
 
 
 def answer_positions(attention_mask: Tensor) -> Tensor:
-    """Index of the last non-padding token of each row, for either padding side.
-
-    Args:
-        attention_mask: ``[batch, pos]``, 1 for real tokens.
-
-    Returns:
-        ``[batch]``, int64.
-    """
+    """Index ``[batch]`` of the last real token of each row, by a mask ``[batch, pos]`` of either padding side."""
     width = attention_mask.shape[-1]
     return width - 1 - attention_mask.flip(-1).to(torch.int64).argmax(dim=-1)
 

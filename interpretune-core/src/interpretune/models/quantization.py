@@ -23,10 +23,7 @@ BLOCK = 64
 
 
 def quantized_loading(cfg: ITConfig, device: torch.device) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that quantize the weights while they are loaded.
-
-    Returns:
-        An empty mapping if no quantization is configured.
+    """Arguments of ``from_pretrained`` that quantize the weights while they are loaded; none by default.
 
     Raises:
         ConfigurationError: A package is missing, an argument is unknown, or the source cannot be quantized.
@@ -67,11 +64,7 @@ def has_integer_weights(model: nn.Module) -> bool:
 
 
 def check_trainable(model: nn.Module, cfg: ITConfig) -> None:
-    """Refuse to fine-tune quantized weights themselves.
-
-    Raises:
-        ConfigurationError: They would be trained, and there is no LoRA adapter.
-    """
+    """Refuse to fine-tune quantized weights themselves, without LoRA matrices (``ConfigurationError``)."""
     if cfg.freezes_model or cfg.lora is not None or getattr(model, "peft_config", None):
         return
     if has_integer_weights(model):

@@ -48,11 +48,7 @@ class AdapterNames:
 
 
 def check_name(name: str) -> AdapterNames:
-    """Check the name of an adapter that does not exist yet.
-
-    Raises:
-        ConfigurationError: It is no name of an adapter, or taken.
-    """
+    """The names of an adapter that does not exist yet; ``ConfigurationError`` where its own is none, or taken."""
     if not NAME.fullmatch(name) or len(name) > LONGEST:
         offered = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789")[:LONGEST].rstrip("_")
         raise ConfigurationError(

@@ -120,11 +120,7 @@ def _files(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _moved_into(folder: Path) -> Iterator[Path]:
-    """A folder to be filled, which then takes the place of an absent or empty one; an error leaves nothing behind.
-
-    Raises:
-        ConfigurationError: There is something at that place.
-    """
+    """A folder to be filled, which then takes the place of an absent or empty one; an error leaves nothing behind."""
     exists = folder.is_dir()
     if folder.exists() and not (exists and next(folder.iterdir(), None) is None):
         raise ConfigurationError(

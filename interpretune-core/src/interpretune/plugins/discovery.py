@@ -170,11 +170,6 @@ def find_adapter(
 ) -> InstalledAdapter:
     """Look one adapter up by name.
 
-    Args:
-        name: The adapter's name.
-        installed: The installed adapters, if the caller has already read them.
-        wanted_by: The adapter that requires this one, for the error message.
-
     Raises:
         UnknownAdapterError: No adapter of that name is installed; the message lists those that are.
     """

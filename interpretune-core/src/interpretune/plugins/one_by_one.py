@@ -41,15 +41,7 @@ def call_in_order(
 def call_all_in_reverse(
     implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]
 ) -> list[BaseException]:
-    """Call all implementations, the last one first, even if some raise; wrappers do not see those errors.
-
-    Args:
-        implementations: In call order.
-        arguments: Of the hook, by name.
-
-    Returns:
-        What they raised, in that order.
-    """
+    """Call all implementations, the last first, and return what they raise; wrappers do not see those errors."""
     failed: list[BaseException] = []
 
     def call(call_one: Callable[[], object]) -> None:

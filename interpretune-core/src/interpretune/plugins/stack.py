@@ -265,11 +265,7 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
 
 
 def _guarded(doing: str, plugin: Any, name: str) -> Any:
-    """An attribute of a third-party object, or None if it has none.
-
-    Raises:
-        AdapterSignatureError: The attribute is computed, and that failed.
-    """
+    """An attribute of a third-party object, or None if it has none."""
     try:
         return getattr(plugin, name, None)
     except KeyboardInterrupt:

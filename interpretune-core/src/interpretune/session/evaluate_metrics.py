@@ -20,14 +20,7 @@ class Accuracy:
     def compute(
         self, *, predictions: Sequence[int] | torch.Tensor, references: Sequence[int] | torch.Tensor
     ) -> dict[str, float]:
-        """Compare predictions with references, both ``[n]``.
-
-        Returns:
-            ``{"accuracy": share}``.
-
-        Raises:
-            DataError: The lengths differ or are zero.
-        """
+        """``{"accuracy": share}`` of predictions and references, both ``[n]`` and not empty (else ``DataError``)."""
         predicted, expected = torch.as_tensor(predictions).cpu(), torch.as_tensor(references).cpu()
         if predicted.shape != expected.shape or predicted.numel() == 0:
             raise DataError(

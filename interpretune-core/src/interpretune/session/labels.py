@@ -39,11 +39,7 @@ def answer_ids(labels: Tensor, count: int | Tensor) -> Tensor:
 
 
 def check_labels_have_answers(splits: Mapping[str, datasets.Dataset], answers: Sequence[str]) -> None:
-    """Refuse prepared rows whose labels exceed the answers; negative labels may be hidden ones.
-
-    Raises:
-        DataError: The first such row, its split and its label.
-    """
+    """Refuse prepared rows whose labels exceed the answers (``DataError``); negative labels may be hidden ones."""
     for split, rows in splits.items():
         if LABELS not in getattr(rows, "column_names", ()):
             continue

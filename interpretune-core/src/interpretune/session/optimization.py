@@ -24,10 +24,7 @@ SHOWN = 3
 
 
 def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
-    """Follow ``optimizer_init`` and ``lr_scheduler_init``.
-
-    Returns:
-        None if no optimizer is configured.
+    """Follow ``optimizer_init`` and ``lr_scheduler_init``; None if no optimizer is configured.
 
     Raises:
         ConfigurationError: A recipe is wrong, no parameter requires a gradient, or the latent models to be

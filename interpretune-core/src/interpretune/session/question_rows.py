@@ -103,12 +103,6 @@ def encode_question_rows(
 ) -> datasets.Dataset:
     """Rows with their tokens: what a prepared split holds.
 
-    Args:
-        rows: The rows.
-        tokenizer: The tokenizer of the model.
-        limit: Most tokens of a row.
-        split: Name of the split, for errors.
-
     Returns:
         Tokens and mask of the prompt; ``labels``, the index of the correct answer, -1 where there is none; tokens of
         the answers, of the corrupted prompt and of the spans where there are any; and the row itself.

@@ -104,11 +104,6 @@ class ITSession(Mapping[str, Any]):
 def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any:
     """Derive a class from the user's class, between the stack's entries and bases; the user's class is unchanged.
 
-    Args:
-        user_class: The user's class.
-        kind: ``module`` or ``datamodule``.
-        context: The stack.
-
     Raises:
         ConfigurationError: It is not a class, or cannot be combined with the bases.
     """

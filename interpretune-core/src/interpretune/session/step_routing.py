@@ -54,11 +54,7 @@ def loss_of(result: Any) -> Tensor | None:
 
 
 def check_loss(result: Any, owner: str) -> None:
-    """Check that a training step returned one finite number with a gradient.
-
-    Raises:
-        TrainingError: It did not.
-    """
+    """Refuse what is no finite number with a gradient, where a training step returned it (``TrainingError``)."""
     if result is None:
         return
     loss = loss_of(result)

@@ -51,13 +51,7 @@ class Limits:
 
 
 class BoundedReader:
-    """Unpacked bytes of an archive, compressed or not; raises ``StoreError`` as soon as there are too many.
-
-    Args:
-        archive: The archive's bytes; read once, forward.
-        limits: What is allowed.
-        name: The archive, in errors.
-    """
+    """Unpacked bytes of an archive, compressed or not; raises ``StoreError`` as soon as there are too many."""
 
     def __init__(self, archive: Readable, limits: Limits, name: str) -> None:
         self._packed = _Counted(archive)
@@ -98,17 +92,7 @@ class BoundedReader:
 
 
 def check_unfolded(unfolded: int, size: int, limits: Limits, name: str) -> None:
-    """Refuse values that take far more memory than their files take on the disk.
-
-    Args:
-        unfolded: Bytes of the values.
-        size: Bytes of the files.
-        limits: What is allowed.
-        name: The store, in errors.
-
-    Raises:
-        StoreError: They exceed a limit.
-    """
+    """Refuse values that take far more memory than their files take on the disk (``StoreError``)."""
     if unfolded > limits.max_bytes:
         raise StoreError(
             f"The values in {name} take {unfolded:,} bytes, and {limits.max_bytes:,} are allowed. If you trust it, "
@@ -191,12 +175,6 @@ def unpack(archive: Readable, folder: Path, limits: Limits, name: str) -> None:
     """Write the files of an archive into an empty folder; only what a store is made of.
 
     Accepts names that begin with ``./`` and one folder around everything, as ``tar`` writes them.
-
-    Args:
-        archive: The archive's bytes.
-        folder: An empty folder.
-        limits: How much is written at most.
-        name: The archive, in errors.
 
     Raises:
         StoreError: The archive is damaged, cut short or larger than allowed, or holds links, devices, a name twice or

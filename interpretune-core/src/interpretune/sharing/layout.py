@@ -24,11 +24,7 @@ def belongs(place: str) -> bool:
 
 
 def check_place(place: str, where: str) -> str:
-    """The same, refusing everything else: absolute paths, ``..``, and files that have nothing to do with stores.
-
-    Raises:
-        StoreError: It is no part of a store.
-    """
+    """The place, if it belongs to a store; absolute paths, ``..`` and all other files are refused (``StoreError``)."""
     if not belongs(place):
         raise StoreError(
             f"{where} holds {place[:200]!r}, which is no part of a store ({MANIFEST}, {CARD}, {SHARDS}/*.parquet, "
@@ -43,11 +39,7 @@ def files_of(manifest: Manifest) -> list[str]:
 
 
 def only_named(manifest: Manifest, folder: Path, where: str) -> None:
-    """Refuse files that the manifest of a complete store does not name.
-
-    Raises:
-        StoreError: There are some.
-    """
+    """Refuse files that the manifest of a complete store does not name (``StoreError``)."""
     more = set(places_in(folder)) - {*files_of(manifest), CARD}
     if manifest.complete and more:
         raise StoreError(

@@ -134,11 +134,7 @@ class RemotePlace:
 def place_of(
     target: str | Path | HubRepository, storage_options: Mapping[str, Any] | None = None
 ) -> Path | RemotePlace | HubRepository:
-    """What a path, an address or a repository means.
-
-    Raises:
-        StoreError: It means nothing.
-    """
+    """What a path, an address or a repository means; ``StoreError`` where it means nothing."""
     if isinstance(target, HubRepository):
         return target
     if isinstance(target, Path) or "://" not in target:

@@ -16,11 +16,7 @@ from interpretune.system.plain_files import open_plain
 
 @contextlib.contextmanager
 def partial_folder(place: Path) -> Iterator[Path]:
-    """A new folder beside ``place`` to fill; it is removed when the block ends, unless it was moved away.
-
-    Raises:
-        StoreError: It cannot be made.
-    """
+    """A new folder beside ``place`` to fill; it is removed when the block ends, unless it was moved away."""
     partial = _beside(place)
     with writing(place):
         partial.mkdir(parents=True)
@@ -31,10 +27,7 @@ def partial_folder(place: Path) -> Iterator[Path]:
 
 
 def copy_plain(source: Path, target: Path) -> int:
-    """Copy a plain file to where nothing is.
-
-    Returns:
-        Its bytes.
+    """Copy a plain file to where nothing is; returns its bytes.
 
     Raises:
         StoreError: The source is no plain file or cannot be read, or the copy cannot be written.
@@ -52,11 +45,6 @@ def copy_plain(source: Path, target: Path) -> int:
 
 def move_into(partial: Path, place: Path, *, replace: bool) -> None:
     """Give a folder that is whole its place, in one step.
-
-    Args:
-        partial: The folder.
-        place: Where nothing, or an empty folder, is.
-        replace: Take the place of what is there.
 
     Raises:
         StoreError: The place is taken or cannot be written.
@@ -89,11 +77,7 @@ def taken(place: object) -> StoreError:
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Say of a failure to write where it was and what to do.
-
-    Raises:
-        StoreError: Something in the block could not be written.
-    """
+    """Say of a failure to write where it was and what to do, as ``StoreError``."""
     try:
         yield
     except OSError as error:

@@ -54,11 +54,7 @@ class Notes:
 
     @classmethod
     def merge(cls, pieces: Sequence[Notes]) -> Notes:
-        """Notes of pieces that are put one after the other.
-
-        Raises:
-            StoreError: They disagree on the width of a dictionary.
-        """
+        """Notes of pieces that are put one after the other."""
         known: dict[Layout, int] = {}
         positions = []
         for piece in pieces:
@@ -134,11 +130,7 @@ def _numbers(values: object, name: str, least: int = 0) -> list[int]:
 
 
 def merge_widths(pieces: Sequence[Notes]) -> dict[str, int]:
-    """Width of each dictionary.
-
-    Raises:
-        StoreError: Pieces disagree.
-    """
+    """Width of each dictionary."""
     widths: dict[str, int] = {}
     for piece in pieces:
         for hook, width in piece.widths.items():

@@ -109,9 +109,6 @@ class Column:
             value: Tensor ``[*lengths, *sizes]``.
             lengths: Its leading axes; -1 is any length.
             where: Which value it is, for errors.
-
-        Raises:
-            StoreError: It is something else.
         """
         wanted = (*lengths, *self.sizes)
         if not isinstance(value, Tensor):
@@ -158,11 +155,7 @@ class Column:
         return tensor.to(TORCH_DTYPES[self.dtype])
 
     def encode(self, values: Sequence[Any], n: int, where: str) -> pa.Array:
-        """Values of ``n`` examples, as ``Field`` describes them.
-
-        Raises:
-            StoreError: They are something else.
-        """
+        """Values of ``n`` examples, as ``Field`` describes them."""
         if self.dtype == "string":
             return self._encode_text(values, n, where)
         if not self.field.ragged:
@@ -213,11 +206,7 @@ def described(value: Any) -> str:
 
 
 def number_tensor(value: Any, column: Column, where: str) -> Tensor:
-    """A Python number as a tensor without axes.
-
-    Raises:
-        StoreError: The dtype of the field does not keep it exactly.
-    """
+    """A Python number as a tensor without axes."""
     told = f"{where} must be {column.expected()}, and is the number {value!r}."
     if column.dtype not in NUMBERS[type(value)]:
         raise StoreError(told)
@@ -232,11 +221,7 @@ def _offsets(lengths: Sequence[int]) -> pa.Array:
 
 
 def column_of(item: Field, value: Any) -> Column:
-    """Dtype and sizes of a field from its first value.
-
-    Raises:
-        StoreError: The value does not tell them, or is not what is declared.
-    """
+    """Dtype and sizes of a field from its first value."""
     if item.dtype == "string" or (item.dtype != "float" and not item.shape):
         return Column(item, item.dtype)
     if isinstance(value, float) and item.per is Per.batch and item.dtype == "float" and not item.shape:

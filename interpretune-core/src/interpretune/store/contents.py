@@ -45,11 +45,7 @@ class Index:
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> Index:
-        """Look through pieces.
-
-        Raises:
-            StoreError: A batch is there twice.
-        """
+        """Look through pieces; no batch may be there twice."""
         parts = [np.zeros((6, 0), dtype=np.int64)]
         for number, piece in enumerate(pieces):
             notes = piece.notes
@@ -112,11 +108,7 @@ class Contents:
     """
 
     def __init__(self, manifest: Manifest, pieces: Sequence[Piece] = ()) -> None:
-        """Check the pieces.
-
-        Raises:
-            StoreError: Columns are not what the manifest declares.
-        """
+        """Hold the columns of all pieces to what the manifest declares."""
         self.manifest = manifest
         self.fields = check_fields(manifest.fields)
         self.pieces: list[Piece] = list(pieces)
@@ -136,9 +128,6 @@ class Contents:
             folder: The store.
             leave_out_damaged: Take damaged files of an unfinished store for absent, as a writer does who computes their
                 batches anew; ``damaged`` tells which. All shards are compared with their digests then.
-
-        Raises:
-            StoreError: It is none, or is damaged.
         """
         manifest = Manifest.read(folder)
         journals: list[MemoryPiece | Damage] = []
@@ -178,16 +167,7 @@ class Contents:
 
 
 def check_schema(piece: Piece, fields: Mapping[str, Field], rows: Rows | None) -> Rows:
-    """The columns of a piece.
-
-    Args:
-        piece: A piece.
-        fields: What the store declares.
-        rows: Columns of the pieces before.
-
-    Raises:
-        StoreError: They are not what is declared, or not those of the other pieces.
-    """
+    """The columns of a piece: what the store declares, and those of the pieces before (``rows``)."""
     schema = piece.schema if isinstance(piece, ShardPiece) else piece.rows.schema
     try:
         found = Rows.of_arrow(fields, schema)
@@ -217,11 +197,7 @@ def not_in_shards(journals: Sequence[MemoryPiece], shards: Sequence[ShardPiece])
 
 
 def batches_there(folder: Path) -> set[int]:
-    """Batches of an unsealed store, of all ranks.
-
-    Raises:
-        StoreError: The manifest is damaged.
-    """
+    """Batches of an unsealed store, of all ranks."""
     found = _journal_bytes(folder)
     manifest = Manifest.read(folder)
     fields = check_fields(manifest.fields)
@@ -278,9 +254,6 @@ def forget_shards(folder: Path, damaged: Sequence[Damage]) -> None:
     """Take damaged shards out of an unfinished store whose manifest is held, or that nobody else knows.
 
     No later shard gets the number of one of them.
-
-    Raises:
-        StoreError: The manifest cannot be written, or a file not removed.
     """
     lost = {item.shard for item in damaged if item.shard is not None}
     if not lost:

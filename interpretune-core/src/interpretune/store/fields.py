@@ -83,11 +83,7 @@ RESERVED = {"example", "batch", "latents", "hook", "latent"}
 
 
 def check_fields(fields: Sequence[Field]) -> dict[str, Field]:
-    """Fields by name.
-
-    Raises:
-        StoreError: One cannot be stored, or two have one name.
-    """
+    """Fields by name; each can be stored, and none is there twice."""
     by_name: dict[str, Field] = {}
     for item in fields:
         if item.name in by_name or item.name in RESERVED:

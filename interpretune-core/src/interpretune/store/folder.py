@@ -23,10 +23,6 @@ _SHARD = re.compile(r"r\d{5}-(\d{6,})\.parquet")
 def check_name(name: object, what: str) -> str:
     """A name that becomes part of a path.
 
-    Args:
-        name: Found in a manifest or given by a caller.
-        what: What it names, for the error.
-
     Raises:
         StoreError: It could leave the store's folder, or is no name that every file system takes.
     """
@@ -78,11 +74,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def make_folders(folder: Path) -> None:
-    """The folders of a store.
-
-    Raises:
-        StoreError: They cannot be made.
-    """
+    """The folders of a store."""
     try:
         for name in (SHARDS, JOURNAL, TABLES, LOCKS):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -91,22 +83,14 @@ def make_folders(folder: Path) -> None:
 
 
 def remove_partials(*folders: Path, start: str = "") -> None:
-    """Remove what a killed writer left unfinished; the caller holds the lock under which it was written.
-
-    Raises:
-        StoreError: It cannot be removed.
-    """
+    """Remove what a killed writer left unfinished; the caller holds the lock under which it was written."""
     for folder in folders:
         for path in folder.glob(f".{start}*{PARTIAL}"):
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file that may be gone already.
-
-    Raises:
-        StoreError: It cannot be removed.
-    """
+    """Remove a file that may be gone already."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -145,11 +129,7 @@ def hold_rank(folder: Path, rank: int) -> FileLock:
 
 
 def check_nobody_writes(folder: Path) -> None:
-    """Refuse to go on while any rank has a writer; the caller holds the manifest, so that none can begin.
-
-    Raises:
-        StoreBusyError: One has.
-    """
+    """Refuse to go on while any rank has a writer; the caller holds the manifest, so that none can begin."""
     for path in sorted((folder / LOCKS).glob("rank-*.lock")):
         hold_rank(folder, int(path.stem.removeprefix("rank-"))).release()
 
@@ -159,9 +139,6 @@ def holding_manifest(folder: Path) -> Iterator[None]:
     """Keep other writers from the manifest for a moment; a thread that holds it may do so again.
 
     Who wants more locks takes this one first, and locks of ranks without waiting for them.
-
-    Raises:
-        StoreError: The lock cannot be written.
     """
     path = folder / LOCKS / "manifest.lock"
     lock = FileLock(path, is_singleton=True)

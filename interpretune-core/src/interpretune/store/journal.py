@@ -54,20 +54,7 @@ def journal_files(folder: Path, start: str = "") -> list[Path]:
 
 
 def write_journal(path: Path, rows: pa.RecordBatch, notes: Notes, key: str) -> int:
-    """Put a batch into a journal file, in one step.
-
-    Args:
-        path: Its place, named after rank and batch.
-        rows: The batch.
-        notes: Of the one batch.
-        key: Of the store.
-
-    Returns:
-        Bytes of the file.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """Put a batch into a journal file, named after rank and batch, in one step; returns the bytes of the file."""
     sink = pa.BufferOutputStream()
     schema = rows.schema.with_metadata({METADATA: notes.to_json()})
     with pa.ipc.new_stream(sink, schema) as writer:
@@ -106,17 +93,7 @@ def read_bytes(path: Path) -> bytes | OSError:
 
 
 def parse_journal(path: Path, content: bytes | OSError, key: str, fields: Mapping[str, Field]) -> MemoryPiece:
-    """The batch in a journal file, held to its digest, then to what the store declares.
-
-    Args:
-        path: Where it lies.
-        content: What was read there.
-        key: Of the store.
-        fields: What the store declares, by name.
-
-    Raises:
-        StoreError: It is damaged, of another place, or of another run.
-    """
+    """The batch in a journal file, held to its digest, then to what the store declares."""
     try:
         body, index = _body(path.name, content, key)
         return _batch(path.name, body, index, fields)
@@ -231,15 +208,7 @@ class Journal:
     def __init__(
         self, folder: Path, rank: int, lock: BaseFileLock, manifest: Manifest, rows_per_shard: int = ROWS_PER_SHARD
     ) -> None:
-        """Take over a rank.
-
-        Args:
-            folder: The store.
-            rank: The rank.
-            lock: Held for it.
-            manifest: Of the store.
-            rows_per_shard: Rows after which the journal becomes a shard.
-        """
+        """Take over a rank."""
         self._folder, self._prefix, self._lock = folder, rank_prefix(rank), lock
         self._key, self._fields = manifest.key, check_fields(manifest.fields)
         self._rows_per_shard = rows_per_shard
@@ -247,11 +216,7 @@ class Journal:
         self._rows = self._size = 0
 
     def recover(self) -> None:
-        """Find what an earlier writer of the rank left; remove what it did not finish, and what was damaged since.
-
-        Raises:
-            StoreError: A file cannot be removed.
-        """
+        """Find what an earlier writer of the rank left; remove what it did not finish, and what was damaged since."""
         remove_partials(self._folder / JOURNAL, self._folder / SHARDS, start=self._prefix)
         shards = Manifest.read(self._folder).shards
         listed = {Path(entry.file).name for entry in shards}
@@ -278,20 +243,12 @@ class Journal:
                 self._append(_Entry(path, path.stat().st_size, notes))
 
     def add(self, rows: pa.RecordBatch, notes: Notes) -> None:
-        """Write a batch; it is there when this returns.
-
-        Raises:
-            StoreError: It cannot be written.
-        """
+        """Write a batch; it is there when this returns."""
         path = self._folder / JOURNAL / f"{self._prefix}{notes.index[0]:012d}.arrow"
         self._append(_Entry(path, write_journal(path, rows, notes, self._key), notes))
 
     def roll_if_due(self) -> None:
-        """Make a shard where the journal has enough for one.
-
-        Raises:
-            StoreError: It cannot be written; the batches stay in the journal.
-        """
+        """Make a shard where the journal has enough for one."""
         if self._rows >= self._rows_per_shard or self._size >= JOURNAL_BYTES:
             self.roll()
 

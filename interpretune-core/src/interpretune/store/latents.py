@@ -49,11 +49,7 @@ def hook_codes(array: pa.Array, hooks: Sequence[str]) -> Array:
 
 
 def check_latents(values: Any, column: Column, n: int, where: str) -> None:
-    """Refuse what is no mapping from activation names to latent values of ``n`` examples.
-
-    Raises:
-        StoreError: It is something else.
-    """
+    """Refuse what is no mapping from activation names to latent values of ``n`` examples."""
     if not isinstance(values, Mapping):
         raise StoreError(f"{where} must be a mapping from activation names to LatentValues; it is {described(values)}.")
     for hook, found in values.items():
@@ -72,11 +68,7 @@ def check_latents(values: Any, column: Column, n: int, where: str) -> None:
 def encode_latents(
     columns: Sequence[Column], values: Mapping[str, Mapping[str, LatentValues]], n: int, where: str
 ) -> pa.Array:
-    """Checked values of all per-latent fields of a batch of ``n`` examples.
-
-    Raises:
-        StoreError: Values are not of the field's dtype or sizes.
-    """
+    """Checked values of all per-latent fields of a batch of ``n`` examples."""
     hooks = list(dict.fromkeys(hook for column in columns for hook in values[column.field.name]))
     if len(hooks) > MAX_HOOKS:
         raise StoreError(f"{where} has {len(hooks)} activation names; {MAX_HOOKS} can be stored.")

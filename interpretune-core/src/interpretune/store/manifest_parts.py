@@ -1,4 +1,7 @@
-"""Parts of a manifest: each is held to its kind and bounds before anything is made of it."""
+"""Parts of a manifest: each is held to its kind and bounds before anything is made of it.
+
+``ValueError`` says what a part is and what is expected; ``StoreError`` that a file would lie elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +85,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_json(text: str) -> Any:
-    """JSON as its standard has it, without NaN and Infinity.
-
-    Raises:
-        ValueError: It is none, or is nested too deep to be read.
-    """
+    """JSON as its standard has it, without NaN and Infinity."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
@@ -94,33 +93,21 @@ def parse_json(text: str) -> Any:
 
 
 def number(value: object, where: str, least: int = 0) -> int:
-    """A whole number.
-
-    Raises:
-        ValueError: It is something else, negative or larger than 64 bits hold.
-    """
+    """A whole number that 64 bits hold."""
     if type(value) is not int or not least <= value <= MOST:
         raise _wrong(where, value, f"a whole number from {least} to 2**63 - 1")
     return value
 
 
 def of_kind(value: object, where: str, kind: type[T]) -> T:
-    """Text, a truth value, a list or a mapping.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Text, a truth value, a list or a mapping."""
     if not isinstance(value, kind):
         raise _wrong(where, value, _KINDS[kind])
     return value
 
 
 def members(value: object, where: str, *names: str) -> Mapping[str, Any]:
-    """A mapping with exactly these names.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """A mapping with exactly these names."""
     if not isinstance(value, dict) or value.keys() != set(names):
         wanted = f"a mapping of {', '.join(names)}"
         if not isinstance(value, dict):
@@ -130,11 +117,7 @@ def members(value: object, where: str, *names: str) -> Mapping[str, Any]:
 
 
 def read_field(value: object, where: str) -> Field:
-    """A declared field.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """A declared field."""
     found = members(value, where, "name", "dtype", "per", "shape", "ragged", "about")
     name, dtype, per = (of_kind(found[part], f"{where}.{part}", str) for part in ("name", "dtype", "per"))
     if not name.isidentifier():
@@ -152,12 +135,7 @@ def read_field(value: object, where: str) -> Field:
 
 
 def read_shard(value: object, where: str) -> ShardEntry:
-    """A shard; its batches stay spans, whatever numbers they name.
-
-    Raises:
-        ValueError: It is none.
-        StoreError: Its file lies elsewhere.
-    """
+    """A shard; its batches stay spans, whatever numbers they name."""
     found = members(value, where, "file", "rows", "batches", "sha256")
     spans = []
     for i, span in enumerate(of_kind(found["batches"], f"{where}.batches", list)):
@@ -180,12 +158,7 @@ def read_shard(value: object, where: str) -> ShardEntry:
 
 
 def read_table(value: object, where: str) -> TableEntry:
-    """A table.
-
-    Raises:
-        ValueError: It is none.
-        StoreError: Its file lies elsewhere.
-    """
+    """A table."""
     found = members(value, where, "file", "rows", "sha256")
     return TableEntry(
         _inside(found["file"], TABLES, where), number(found["rows"], f"{where}.rows"), _sha256(found["sha256"], where)
@@ -193,11 +166,7 @@ def read_table(value: object, where: str) -> TableEntry:
 
 
 def read_about(value: Any) -> Mapping[str, Any]:
-    """What a run says of itself: free but for its depth, and for what readers look up in it.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """What a run says of itself: free but for its depth, and for what readers look up in it."""
     check_depth(of_kind(value, "about", dict))
     for i, item in enumerate(of_kind(value.get("latent_models", []), "about.latent_models", list)):
         where = f"about.latent_models[{i}]"
@@ -208,11 +177,7 @@ def read_about(value: Any) -> Mapping[str, Any]:
 
 
 def check_depth(about: object) -> None:
-    """Refuse what is nested so deep that going through it could fail.
-
-    Raises:
-        ValueError: It is.
-    """
+    """Refuse what is nested so deep that going through it could fail."""
     level: list[Any] = [about]
     for _ in range(DEEPEST + 1):
         level = [
@@ -227,11 +192,7 @@ def check_depth(about: object) -> None:
 
 
 def check_unlike(files: list[str]) -> None:
-    """Refuse a file that is listed twice.
-
-    Raises:
-        ValueError: One is.
-    """
+    """Refuse a file that is listed twice."""
     seen: set[str] = set()
     for file in files:
         if file in seen:

@@ -46,11 +46,7 @@ def seal(folder: Path) -> None:
 
 
 def check_files(folder: Path, manifest: Manifest, shards: Sequence[ShardPiece]) -> None:
-    """Compare all files of a store, but the journal, with its manifest.
-
-    Raises:
-        StoreError: A file was changed, is missing, or does not belong there.
-    """
+    """Compare all files of a store, but the journal, with its manifest."""
     listed = {folder / file for file in manifest.files}
     there = {*shard_files(folder), *(folder / TABLES).glob("*.parquet")}
     for path in sorted(there - listed) if manifest.complete else ():  # else its writer is about to list it

@@ -194,15 +194,7 @@ class ShardPiece:
     """
 
     def __init__(self, folder: Path, entry: ShardEntry) -> None:
-        """Read the footer.
-
-        Args:
-            folder: The store.
-            entry: What its manifest says of the file.
-
-        Raises:
-            StoreError: The file is damaged, not of a store, or not what the manifest says.
-        """
+        """Read the footer, and hold it to what the manifest says of the file."""
         self.path = folder / entry.file
         self.name = self.path.name
         self.file = CheckedFile(self.path, entry.sha256)
@@ -236,22 +228,14 @@ class ShardPiece:
         return unfolded_bytes(self._metadata)
 
     def check(self) -> None:
-        """Compare all of the file with its digest, also where that was done before.
-
-        Raises:
-            StoreError: It was changed or is gone.
-        """
+        """Compare all of the file with its digest, also where that was done before."""
         try:
             self.file.check()
         except (OSError, ValueError) as error:
             raise read_refused(self.path, error) from error
 
     def read(self, group: int, selection: Selection, hooks: Sequence[str]) -> pa.RecordBatch:
-        """Rows of a group with the selected columns, activation names coded as in ``hooks``.
-
-        Raises:
-            StoreError: The file is damaged.
-        """
+        """Rows of a group with the selected columns, activation names coded as in ``hooks``."""
         coded = [f"{LATENTS}.list.element.{HOOK}"] if selection.latents is not None else []
         words = [name for name in selection.columns if _holds_text(self.schema.field(name).type)]
         coded += [_path(self.schema.field(name)) for name in words]
@@ -288,19 +272,7 @@ Piece = MemoryPiece | ShardPiece
 
 
 def write_shard(path: Path, notes: Notes, pieces: Iterable[MemoryPiece]) -> str:
-    """Put batches into a Parquet file, in one step; it is on the disk afterwards.
-
-    Args:
-        path: Final place.
-        notes: Of all batches, in the order of ``pieces``.
-        pieces: The batches.
-
-    Returns:
-        SHA-256 of what was written, whatever the disk makes of it.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """Put batches into a Parquet file, in one step, and onto the disk; returns the SHA-256 of what was written."""
     pieces = iter(pieces)
     first = next(pieces)
     schema = first.rows.schema.with_metadata({METADATA: notes.to_json()})

@@ -262,13 +262,7 @@ class BatchSequence(Sequence[T], Generic[T]):
     """Something of each batch of a store, in order; memory holds one batch at a time."""
 
     def __init__(self, store: AnalysisStore | None, fields: Sequence[str], make: Callable[[StoredBatch], T]) -> None:
-        """Look at a store.
-
-        Args:
-            store: None: there are no batches.
-            fields: Which fields are read.
-            make: Makes the entry of a batch.
-        """
+        """Look at fields of a store, out of which ``make`` makes the entry of a batch; None: there are no batches."""
         self._store, self._fields, self._make = store, list(fields), make
 
     def __len__(self) -> int:

@@ -18,11 +18,7 @@ from interpretune.store.shards import UNREADABLE, CheckedFile, HashedFile, unfol
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> TableEntry:
-    """Write a table's file.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """Write a table's file."""
     file = f"{TABLES}/{name}.parquet"
     with whole_file(folder / file, durable=True) as path, path.open("wb") as out:
         hashed = HashedFile(out)
@@ -31,11 +27,7 @@ def write_table(folder: Path, name: str, table: pa.Table) -> TableEntry:
 
 
 def put_table(folder: Path, name: str, table: pa.Table) -> None:
-    """Write a table into a store, and into its manifest.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """Write a table into a store, and into its manifest."""
     with holding_manifest(folder):
         entry = write_table(folder, name, table)
         manifest = Manifest.read(folder)
@@ -44,22 +36,14 @@ def put_table(folder: Path, name: str, table: pa.Table) -> None:
 
 
 def read_tables(folder: Path, manifest: Manifest) -> dict[str, pa.Table]:
-    """Tables of the whole run, by name.
-
-    Raises:
-        StoreError: One is damaged.
-    """
+    """Tables of the whole run, by name."""
     return {
         check_name(Path(entry.file).stem, "a table"): _table(folder / entry.file, entry) for entry in manifest.tables
     }
 
 
 def unfolded_tables(folder: Path, manifest: Manifest) -> int:
-    """About how many bytes the tables take in memory, as their footers say.
-
-    Raises:
-        StoreError: One is damaged.
-    """
+    """About how many bytes the tables take in memory, as their footers say."""
     total = 0
     for entry in manifest.tables:
         with _table_file(folder / entry.file, entry) as file:

@@ -54,14 +54,7 @@ class Peaks:
 
 
 def alive_at(activations: Tensor) -> Tensor:
-    """Latents that are active (not 0) for some example.
-
-    Args:
-        activations: At one position, ``[batch, d_sae]``.
-
-    Returns:
-        Ids, ascending, ``[n_alive]``.
-    """
+    """Ids of latents that are active (not 0) for some example of ``[batch, d_sae]``, ascending, ``[n_alive]``."""
     return (activations != 0).any(dim=0).nonzero().flatten()
 
 

@@ -71,11 +71,7 @@ _VALUE = re.compile(
 
 
 def without_credentials(value: Any) -> Any:
-    """A copy of nested mappings, lists and texts in which every credential is replaced by ``HIDDEN``.
-
-    Args:
-        value: Mappings, lists, tuples, texts, bytes; anything else is handed back as it is.
-    """
+    """A copy of nested mappings, lists, texts and bytes in which every credential is replaced by ``HIDDEN``."""
     if isinstance(value, str):
         return text_without_credentials(value)
     if isinstance(value, bytes):

@@ -36,11 +36,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def read_plain(path: Path, most: int | None = None) -> bytes:
-    """All bytes of a plain file.
-
-    Args:
-        path: The file.
-        most: Bytes that it may have; None: any number.
+    """All bytes of a plain file, which may have ``most``.
 
     Raises:
         OSError: It is none, cannot be read, or has more bytes.

@@ -7,12 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console | None = None, *, shown: bool = True) -> Progress:
-    """A progress bar with an estimate; it draws nothing where the console is no terminal.
-
-    Args:
-        console: Where to draw; None: standard error.
-        shown: False: nowhere.
-    """
+    """A progress bar with an estimate, on standard error by default; it draws nothing where that is no terminal."""
     console = console or Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),

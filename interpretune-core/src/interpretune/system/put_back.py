@@ -79,12 +79,7 @@ def _key(owner: object) -> object:
 
 @contextlib.contextmanager
 def attribute_put_back(owners: Iterable[T], name: str) -> Iterator[None]:
-    """Let a block change an attribute of some objects.
-
-    Args:
-        owners: The objects.
-        name: The attribute.
-    """
+    """Let a block change an attribute of some objects."""
     changed = Changed(
         name, owners, lambda owner: getattr(owner, name), lambda owner, value: setattr(owner, name, value)
     )
@@ -119,14 +114,11 @@ def random_state_put_back() -> Iterator[None]:
 
 
 def with_own_draws(work: Callable[[], R], devices: Iterable[torch.device] = ()) -> R:
-    """Do work that seeds torch's generators and draws from them; they are as they were afterwards.
+    """What work returns that seeds torch's generators and draws from them; they are as they were afterwards.
 
     Args:
         work: The work.
         devices: CUDA devices whose generators it uses beside that of the CPU.
-
-    Returns:
-        What the work returns.
     """
     own = _OwnDraws(_random_states(device.index or 0 for device in devices))
     try:

@@ -64,11 +64,7 @@ def output_file(path: Path, remedy: str) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Say of a failure to write a file what to do.
-
-    Raises:
-        OutputError: Something in the block could not be written.
-    """
+    """Say of a failure to write a file what to do, as ``OutputError``."""
     try:
         yield
     except OSError as error:
@@ -78,13 +74,7 @@ def writing(path: Path, remedy: str) -> Iterator[None]:
 
 
 def why_not_written(path: Path, error: BaseException, remedy: str) -> str:
-    """What failed with a file or folder that could not be written, and what to do.
-
-    Args:
-        path: The file or folder.
-        error: What was raised.
-        remedy: How to have it elsewhere, as in "choose another folder".
-    """
+    """What failed with a file or folder that could not be written, and what to do: the remedy, or to make room."""
     refused = refusal(error)
     reason = (refused.strerror if refused is not None else None) or " ".join(str(error).split()) or type(error).__name__
     if refused is not None and refused.errno in FULL:

@@ -19,14 +19,7 @@ from interpretune.testing.workbench import Bench
 
 
 def capability_runs(bench: Bench, module: Any, models: Sequence[Any], at: str) -> Mapping[str, Callable[[], Any]]:
-    """Runs by what they are called in messages; only those of capabilities that the backend declares.
-
-    Args:
-        bench: The workbench.
-        module: The module that they run on.
-        models: Latent models, which all of them splice.
-        at: Where interventions happen.
-    """
+    """Runs by what they are called in messages, of capabilities that the backend declares; ``at`` is a hook point."""
     backend, batch = module.backend, bench.even_batch()
     inputs, names = ModelInputs.from_batch(batch), [activation_name(item) for item in models]
     change = [Scale(at=at, factor=0.0)]
@@ -59,15 +52,9 @@ def ablate(backend: Any, prefill: Any, name: str) -> Any:
 
 
 def active_latents(latents: Tensor) -> Tensor:
-    """The first active latent of each row that has one: pairs of row and latent, ``[n, 2]``.
+    """The first active latent of each row of ``[batch, d_sae]`` that has one: pairs of row and latent, ``[n, 2]``.
 
     Ablating any other latent changes nothing, and a backend need not run for it.
-
-    Args:
-        latents: ``[batch, d_sae]``.
-
-    Raises:
-        RuleSkipped: No latent is active in any row.
     """
     rows = (latents != 0).any(dim=-1).nonzero().flatten()
     if not len(rows):
@@ -79,13 +66,7 @@ NEW_TOKENS = 2
 
 
 def results_of(bench: Bench, module: Any, models: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
-    """Run the bench's even rows in every way that the backend offers.
-
-    Args:
-        bench: The workbench.
-        module: The module to run.
-        models: Latent models to splice in, where the module is.
-    """
+    """Run the bench's even rows in every way that the backend offers."""
     batch = module.batch_to_device(bench.even_batch())
     yield "logits of the forward", logits_in(module(**batch), "the forward")
     generated = module.it_generate(batch, max_new_tokens=NEW_TOKENS, do_sample=False)

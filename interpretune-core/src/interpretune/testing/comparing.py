@@ -1,4 +1,4 @@
-"""Compares what an adapter gives with what it should give, and values with copies of them."""
+"""Compares what an adapter gives with what it should give (``RuleBroken``), and values with copies of them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,7 @@ TOLERANCE = 1e-4
 
 
 def same(found: Any, wanted: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Compare numbers.
-
-    Args:
-        found: What the adapter gave.
-        wanted: What it should have given.
-        what: Names it in the message.
-        tolerance: Largest difference, as a share of the largest number expected.
-
-    Raises:
-        RuleBroken: Another shape, or other numbers.
-    """
+    """Compare numbers; they may differ by a share of the largest number expected."""
     expect(
         isinstance(found, Tensor),
         f"{what}: {found if found is None else type(found).__name__}",
@@ -48,20 +38,12 @@ def same(found: Any, wanted: Tensor, what: str, tolerance: float = TOLERANCE) ->
 
 
 def shape(found: Tensor, wanted: tuple[int, ...], what: str) -> None:
-    """Compare a shape.
-
-    Raises:
-        RuleBroken: It is another.
-    """
+    """Compare a shape."""
     expect(tuple(found.shape) == wanted, f"{what}: shape {list(found.shape)}", f"shape {list(wanted)}")
 
 
 def logits_in(output: Any, what: str) -> Tensor:
-    """The logits in what a forward returned.
-
-    Raises:
-        RuleBroken: There are none.
-    """
+    """The logits in what a forward returned."""
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise RuleBroken(

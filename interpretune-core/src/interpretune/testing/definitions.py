@@ -39,9 +39,6 @@ class Definitions:
 
         Left out is what other libraries put there when they are imported, and what a library does to itself: torch
         replaces functions of its own when its compiler is imported.
-
-        Args:
-            own: Folders and files of the one who is looked at.
         """
         return sorted(name for name, root, value in self._differences() if self._counts(root, value, own))
 

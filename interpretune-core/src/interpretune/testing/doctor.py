@@ -139,12 +139,8 @@ def diagnose(
 ) -> Diagnosis:
     """Check one adapter; whatever is wrong with it becomes a verdict.
 
-    Args:
-        adapter: Its name.
-        report: Gets each verdict as it is there.
-        rules: Only these, each alone, also where one that it builds on is broken; empty: all.
-        seed: Seed of weights, latent models and rows; None: that of the suite.
-        architecture: Architecture of the tiny model; None: that of the suite.
+    Rules that are given are checked alone, whatever they build on. Without a seed or an architecture, those of the
+    suite hold.
     """
     alone, suite = bool(rules), suite_of(adapter)
     suite.seed = suite.seed if seed is None else seed
@@ -160,13 +156,9 @@ def diagnose(
 def check_suite(
     suite: AdapterConformance, folder: Path, rules: Iterable[Rule] | None = None, *, alone: bool = False
 ) -> Iterator[Verdict]:
-    """Check rules on the adapter of a suite; the rest of the process is left as it was.
+    """Check rules, or all, on the adapter of a suite; ``alone``: also where one that they build on is broken.
 
-    Args:
-        suite: What the adapter's author says of it.
-        folder: Where models and data are written.
-        rules: The rules; None: all.
-        alone: Check each of them also where one that it builds on is broken.
+    The rest of the process is left as it was.
     """
     bench = Bench(suite, folder)
     with globals_restored():

@@ -24,11 +24,7 @@ LOWER, UPPER = 0, 1
 
 
 def names_of(bench: Bench) -> list[str]:
-    """The canonical names of all hook points of the tiny model.
-
-    Raises:
-        RuleSkipped: The reference does not know the model.
-    """
+    """The canonical names of all hook points of the tiny model."""
     reference.kind_of(bench.reference)
     return [name for name, _ in canonical_names(reference.n_layers(bench.reference))]
 
@@ -48,11 +44,7 @@ def offers(backend: Any, name: str) -> bool:
 
 
 def latents(bench: Bench) -> list[RandomDictionary]:
-    """Latent models that every rule splices: autoencoders that skip special tokens or not, a cross-layer transcoder.
-
-    Raises:
-        RuleSkipped: The backend offers no residual stream.
-    """
+    """Latent models that every rule splices: autoencoders that skip special tokens or not, a cross-layer transcoder."""
     found = [
         dictionary(bench, in_layer(LOWER, RESID_POST), skips=True, seed=1),
         dictionary(bench, in_layer(UPPER, RESID_POST), seed=2, linear=False),

@@ -20,10 +20,6 @@ from typing import Any
 def watched_import(target: str, own: Sequence[str]) -> dict[str, Any]:
     """Import what an entry point names, and compare.
 
-    Args:
-        target: ``module:attribute``.
-        own: Top-level modules of the adapter's distribution.
-
     Returns:
         ``seconds``; ``changes`` of settings and ``replaced`` functions, as phrases; ``already``: whether the module was
         imported before anybody asked for it.

@@ -60,11 +60,7 @@ def plain_model(folder: Path) -> Any:
 
 
 def kind_of(model: Any) -> str:
-    """Which of the known architectures a model has.
-
-    Raises:
-        RuleSkipped: None of them.
-    """
+    """Which of the known architectures a model has."""
     kind = {"model.layers": "llama", "transformer.h": "gpt2"}
     for path, name in kind.items():
         with contextlib.suppress(AttributeError):

@@ -41,11 +41,7 @@ class Suite:
     seed: int = 0
 
     def write_tiny_model(self, folder: Path) -> None:
-        """Write a tiny model and its tokenizer as Hugging Face does; random, with dropout, of ``architecture``.
-
-        Args:
-            folder: An empty folder.
-        """
+        """Write a tiny model and its tokenizer into an empty folder; random, with dropout, of ``architecture``."""
         from interpretune.testing.tiny_models import save_tiny_model
 
         save_tiny_model(folder, self.architecture, seed=self.seed, dropout=0.1)
@@ -54,9 +50,6 @@ class Suite:
         """Write a tiny model that sees a shift of its positions, as rotary models do not; a random GPT-2.
 
         Raises ``NotImplementedError`` where the adapter loads no such model.
-
-        Args:
-            folder: An empty folder.
         """
         from interpretune.testing.tiny_models import save_tiny_model
 
@@ -66,9 +59,6 @@ class Suite:
         """Write a tiny model of which layers 1, 10 and 11 can be mistaken for each other; one of ``architecture``.
 
         Raises ``NotImplementedError`` where the adapter loads no such model.
-
-        Args:
-            folder: An empty folder.
         """
         from interpretune.testing.tiny_models import save_tiny_model
 

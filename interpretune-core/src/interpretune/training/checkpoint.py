@@ -112,20 +112,10 @@ class CheckpointIdentity:
 def save_checkpoint(
     run_dir: Path, module: ITModule, setup: OptimizerSetup, state: FitState, extra: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint of trainable weights, buffers, optimizer, schedulers and position.
+    """Write a checkpoint of trainable weights, buffers, optimizer, schedulers and position; returns its folder.
 
     A process that is killed meanwhile leaves the earlier checkpoints as they were, and no half-written one. One of the
     same name is replaced.
-
-    Args:
-        run_dir: The checkpoint becomes ``run_dir/checkpoints/step=...-epoch=...``.
-        module: The session's module.
-        setup: Its optimizers and schedulers.
-        state: Position of the training.
-        extra: Further tensors and plain values to restore (random states).
-
-    Returns:
-        The checkpoint's folder.
 
     Raises:
         CheckpointError: It cannot be written.

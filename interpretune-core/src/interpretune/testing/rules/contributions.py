@@ -138,11 +138,7 @@ def _session(bench: Bench) -> ITSession:
 
 
 def _plans(bench: Bench, session: ITSession) -> dict[str, Plan]:
-    """For each operation that is not core's a plan that runs it, and what it needs.
-
-    Raises:
-        RuleSkipped: There is none.
-    """
+    """For each operation that is not core's a plan that runs it, and what it needs."""
     offered = offered_operations(session.module)
     writers = {item.name: op for op in offered.values() for item in op.writes}
     can = {*bench.capabilities, LATENT_MODELS}

@@ -147,11 +147,7 @@ def _noting(seen: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _module(bench: Bench, dtype: torch.dtype) -> Any:
-    """A module in a dtype, made once for all rules; none may change it.
-
-    Raises:
-        RuleSkipped: Its model does not run in this dtype, with nothing edited.
-    """
+    """A module in a dtype, made once for all rules; none may change it."""
     made = bench.notes.setdefault("modules by dtype", {})
     if dtype not in made:
         module = bench.new_session().module.to(dtype)

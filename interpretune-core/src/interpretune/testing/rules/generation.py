@@ -24,15 +24,7 @@ SETTINGS = ("config.json", "generation_config.json")
 
 
 def row_that_ends(bench: Bench, others: Sequence[Tensor]) -> tuple[Tensor, int, int]:
-    """A row, the token that shall end it, and the index of this token among the new ones, at least 1.
-
-    Args:
-        bench: The workbench.
-        others: Rows in the same batch, of which one goes on for longer.
-
-    Raises:
-        RuleSkipped: The tiny model repeats itself in all rows.
-    """
+    """A row, the token that shall end it, and the index of this token among the new ones, at least 1."""
     special = set(bench.special)
     after = [greedy(bench, row, LONGEST + 2)[0] for row in others]
     for whole in bench.rows:
@@ -47,11 +39,7 @@ def row_that_ends(bench: Bench, others: Sequence[Tensor]) -> tuple[Tensor, int, 
 
 
 def with_end_token(bench: Bench, token: int) -> Path:
-    """The tiny model and its tokenizer, with another end token.
-
-    Raises:
-        RuleSkipped: The model is no folder of Hugging Face.
-    """
+    """The tiny model and its tokenizer, with another end token."""
     from transformers import AutoTokenizer
 
     folder = bench.folder / f"ends-with-{token}"

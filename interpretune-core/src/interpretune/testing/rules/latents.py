@@ -129,11 +129,7 @@ def _named(hook_points: Sequence[str]) -> str:
 
 
 def _truth(bench: Bench) -> list[ReferenceLatents]:
-    """What the suite says.
-
-    Raises:
-        RuleSkipped: Nothing.
-    """
+    """What the suite says; where it says nothing, the rule is skipped."""
     truth = bench.suite.reference_latents()
     if truth is None:
         models = list(bench.module.latent_models)

@@ -87,11 +87,6 @@ EVALUATION_BATCHES = -(-N_ROWS // BATCH_SIZE)
 def trained(bench: Bench, *, check: Callable[[Any], None] = lambda module: None, **options: Any) -> ITSession:
     """A session after a training; its result is in ``bench.notes``.
 
-    Args:
-        bench: The workbench.
-        check: Called with the module before the training.
-        **options: Fields of ``LoopConfig``.
-
     Raises:
         RuleSkipped: The framework refuses one of these fields by its name.
     """

@@ -33,11 +33,7 @@ def _alone(bench: Bench) -> list[dict[str, Tensor]]:
 
 
 def invariant(bench: Bench, what: str, run: Callable[[ModelInputs], Tensor]) -> None:
-    """Compare ``[batch, ...]`` of padded batches with the same of each row alone.
-
-    Raises:
-        RuleBroken: They differ.
-    """
+    """Compare ``[batch, ...]`` of padded batches with the same of each row alone."""
     wanted = torch.cat([run(ModelInputs.from_batch(batch)) for batch in _alone(bench)])
     for how, batch in _batches(bench):
         same(run(ModelInputs.from_batch(batch)), wanted, f"{what}, {how}")

@@ -41,14 +41,7 @@ def splicing_agrees(bench: Bench) -> None:
 
 
 def check_spliced(bench: Bench, models: Sequence[Any], what: str) -> Tensor:
-    """Compare logits and latents of a run with latent models spliced in with those of the plain model.
-
-    Returns:
-        The logits, ``[batch, vocab]``.
-
-    Raises:
-        RuleBroken: They differ.
-    """
+    """Compare a run with latent models spliced in to that of the plain model; returns its logits ``[batch, vocab]``."""
     names = [activation_name(item) for item in models]
     found = bench.backend.run_spliced(bench.even_inputs(), models, record=names)
     wanted = [reference.spliced_run(bench.reference, models, row, bench.special) for row in bench.even_rows]

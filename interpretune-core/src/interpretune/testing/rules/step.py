@@ -69,19 +69,7 @@ def generation_agrees(bench: Bench) -> None:
 def check_generated(
     bench: Bench, found: Any, rows: list[Tensor], width: int, what: str, model: Any | None = None
 ) -> None:
-    """Compare generated tokens and their logits with greedy decoding of each row alone.
-
-    Args:
-        bench: The workbench.
-        found: What ``it_generate`` gave.
-        rows: The prompts.
-        width: Slots of each prompt in the batch.
-        what: Names the batch in the message.
-        model: The plain model; None: that of the tiny model.
-
-    Raises:
-        RuleBroken: They differ.
-    """
+    """Compare generated tokens and their logits with greedy decoding of each row alone."""
     expect(isinstance(found.logits, tuple), f"{what}: logits are {_about(found.logits)}", "a tuple, one for each token")
     new = found.sequences.shape[1] - width
     expect(
