@@ -18,6 +18,7 @@ from transformers import (
 from interpretune.questions import Heads, Neurons, PromptRow, effects
 from interpretune.testing.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
 from tests.questions.plain_loops import PlainLoops
+from tests.tiny_latents import RandomDictionary
 
 LAYER = 1
 SIZES = {
@@ -140,6 +141,22 @@ def test_a_head_is_changed_where_one_coordinate_stays():
     units, value = Heads(LAYER, 0), {f"layers.{LAYER}.attn_z": values}
     table = effects(model, tokenizer, [PromptRow("He has", (" bread", " stone"))], units=units, value=value)
     assert table.to_pandas().effect.abs().max() > 1e-6
+
+
+def test_dictionaries_evaluate_while_effects_are_found():
+    modes = []
+
+    class Noting(RandomDictionary):
+        def encode(self, activations: Tensor) -> Tensor:
+            modes.append(self.training)
+            return super().encode(activations)
+
+    dictionary = Noting(f"layers.{LAYER}.resid_post").double().train()
+    rows = [PromptRow("He has", (" bread", " stone"))]
+    effects(tiny_llama().double().eval(), tiny_tokenizer(), rows, units=dictionary)
+    assert modes
+    assert not any(modes)
+    assert dictionary.training
 
 
 def test_a_budget_is_for_the_largest_gradients_of_all_batches(model):

@@ -219,10 +219,13 @@ def test_rows_at_the_answer_position_are_what_ablate_gives() -> None:
     torch.testing.assert_close(found[:, 0], ablate(prefill, rows, columns), rtol=0, atol=ATOL)
 
 
-def test_rows_that_change_nothing_give_clean_logits_and_do_not_run() -> None:
+def test_rows_that_change_nothing_give_clean_logits_and_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of them at tokens that are no points of the prefill."""
     inputs, models = batch_of((9, 4), "left"), models_at("resid_post")
-    prefill = new_backend().prefill(inputs, models, Points(torch.tensor([0, 1, 0]), torch.tensor([3, 6, 8])))
+    points = Points(torch.tensor([0, 1, 0]), torch.tensor([3, 6, 8]))
+    monkeypatch.setattr(hugging_face_replay, "attend_suffixes", lambda *_: 1 / 0)
+    monkeypatch.setattr(hugging_face_replay, "seen_slots", lambda *_: 1 / 0)
+    prefill = new_backend().prefill(inputs, models, points)
     name = activation_name(models[0])
     pairs = (prefill.latents[name] == 0).nonzero()
     rows = LatentRows.single(name, pairs)
@@ -230,10 +233,8 @@ def test_rows_that_change_nothing_give_clean_logits_and_do_not_run() -> None:
     wanted = torch.stack([last, prefill.points.positions[pairs[:, 0]]], dim=-1)
     nothing: list[Row] = [(point, {}) for point in pairs[:, 0].tolist()]
     expected = reference("llama", inputs, models, prefill.points, nothing, wanted)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hugging_face_replay, "attend_suffixes", lambda *_: 1 / 0)
-        torch.testing.assert_close(ablate_from(prefill, rows, wanted), expected, rtol=0, atol=ATOL)
-        assert ablate_from(prefill, rows_of([])).shape == (0, 1, backend_of(model("llama")).vocab_size)
+    torch.testing.assert_close(ablate_from(prefill, rows, wanted), expected, rtol=0, atol=ATOL)
+    assert ablate_from(prefill, rows_of([])).shape == (0, 1, backend_of(model("llama")).vocab_size)
 
 
 @pytest.mark.parametrize("budget", [1, 5, 17, 10**6, None])

@@ -167,11 +167,12 @@ class TransformerLensReplay(ReplayEngine):
             raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
         logits = self.backend.forward(inputs, {**edits, **notes}, points)
         layers: dict[int, LayerKeys] = {}
-        different: list[tuple[Tensor, Any, list[Tensor]]] = []
+        different: list[tuple[Tensor, Any, Any]] = []
         for block in sorted(keys):
             found = next((item for item in different if torch.equal(item[0], visible[block])), None)
             if found is None:
-                found = visible[block], slots_of(points.of(visible[block]), points), list(visible[block] | itself)
+                seen: Any = functools.cache(functools.partial(list, visible[block] | itself))
+                found = visible[block], slots_of(points.of(visible[block]), points), seen
                 different.append(found)
             layers[block] = LayerKeys(keys[block], values[block], *found[1:])
         places = points.of(position_ids(inputs.attention_mask))

@@ -362,8 +362,8 @@ def _for_caller_alone(hooked: Hooked) -> Hooked:
                         begun = True
                         try:
                             block.__enter__()
-                        except Exception:
-                            begun = False
+                        except Exception:  # not an interrupt, which may come when the hooks are on the model
+                            begun = False  # a block whose beginning fails has undone it
                             raise
                     yield
                 except BaseException as raised:

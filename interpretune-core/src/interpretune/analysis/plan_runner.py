@@ -135,7 +135,7 @@ class AnalysisRunner:
             PlanError: As ``run``.
             AnalysisError: As ``run``.
         """
-        told = {item.name: item.dry_run(self.module) for item in self._questions(analyses)}
+        told = {item.name: item.dry_run() for item in self._questions(analyses)}
         for job in self._jobs(analyses):
             store, job.writer = StoreWriter.in_memory(job.plan.kept)
             start = time.perf_counter()

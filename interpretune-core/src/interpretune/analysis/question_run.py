@@ -20,8 +20,6 @@ from interpretune.questions.written_units import written_units
 from interpretune.store import AnalysisStore, Manifest
 from interpretune.store.contents import batches_there
 from interpretune.store.folder import MANIFEST
-from interpretune.system.model_lock import model_lock
-from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
@@ -106,22 +104,22 @@ class QuestionRun:
         others = cfg.mean_over
         if isinstance(others, str) and others in datamodule.dataset:
             others = datamodule.rows(others)
-        with model_lock(module.model), eval_mode(module):
-            question = question_of(
-                module.backend,
-                datamodule.tokenizer,
-                rows,
-                units=written_units(cfg.units, module.latent_models),
-                objective=cfg.objective,
-                value=cfg.value,
-                mean_over=others,
-                positions=cfg.positions,
-                method=cfg.method,
-                steps=cfg.steps,
-                budget=cfg.budget,
-                batch_size=cfg.batch_size or size,
-                row_budget=cfg.row_budget,
-            )
+        question = question_of(
+            module.backend,
+            datamodule.tokenizer,
+            rows,
+            units=written_units(cfg.units, module.latent_models),
+            objective=cfg.objective,
+            value=cfg.value,
+            mean_over=others,
+            positions=cfg.positions,
+            method=cfg.method,
+            steps=cfg.steps,
+            budget=cfg.budget,
+            batch_size=cfg.batch_size or size,
+            row_budget=cfg.row_budget,
+        )
+        with question.held():
             key = question.key
         known = sorted(root.glob(f"*-{key[:12]}"))  # the same question may have had another name
         about = {"analysis": name, "stack": list(module.context.names), "split": split}
@@ -134,14 +132,14 @@ class QuestionRun:
             with OpenAnalyses(module) as opened:
                 analysis = AnalysisRun(name=self.name, plan=None, cfg=None, folder=self.folder)
                 opened.open(analysis, lambda: AnalysisStore.open(self.folder))
-                with model_lock(module.model), eval_mode(module):
+                with self.question.held():
                     self.question.answered(self.folder, self.about)
         return AnalysisStore.open(self.folder)
 
-    def dry_run(self, module: ITModule) -> DryRun:
+    def dry_run(self) -> DryRun:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written."""
         question, start = self.question, time.perf_counter()
-        with model_lock(module.model), eval_mode(module):
+        with question.held():
             store = evolve(question, rows=question.rows[: question.batch_size]).answered(None).store
         seconds = time.perf_counter() - start
         there, batches = self._there(), -(-len(question.rows) // question.batch_size)

@@ -8,6 +8,7 @@ and values, and no mask.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -113,14 +114,14 @@ class HuggingFaceReplay(ReplayEngine):
         finally:
             handle.remove()
         self._check_kept(cache, inputs, first_block)
-        windows = set(self._windows.values())
-        slots = {window: visible_slots(inputs.attention_mask, points, window) for window in windows}
-        seen = {window: seen_slots(inputs.attention_mask, window) for window in windows}
+        windows, mask = set(self._windows.values()), inputs.attention_mask
+        slots = {window: visible_slots(mask, points, window) for window in windows}
+        seen = {window: functools.cache(functools.partial(seen_slots, mask, window)) for window in windows}
         layers = {
             block: LayerKeys(keys, values, slots[self._windows[block]], seen[self._windows[block]])
             for block, (keys, values) in cache.kept.items()
         }
-        numbers = points.of(position_ids(inputs.attention_mask))
+        numbers = points.of(position_ids(mask))
         return logits, Prefix(points, points.of(inputs.tokens), numbers, layers)
 
     def _check_kept(self, cache: _KeepingCache, inputs: ModelInputs, first_block: int) -> None:

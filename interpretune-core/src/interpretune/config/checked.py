@@ -95,7 +95,7 @@ def _check_arguments(cls: type, args: Sequence[Any], values: Mapping[str, Any]) 
         if owner is not None and vars(owner).get("checks_types") and not fits(value, hint):
             about = field_descriptions(owner).get(name, "")
             raise ConfigurationFieldError(
-                f"{cls.__qualname__}.{name} is {shown(value)}; it takes {_words(hint)}."
+                f"{cls.__qualname__}.{name} is {value_and_type(value)}; it takes {_words(hint)}."
                 + (f" {about}" if about else "")
             )
 
@@ -103,7 +103,7 @@ def _check_arguments(cls: type, args: Sequence[Any], values: Mapping[str, Any]) 
 def check_argument(where: str, value: Any, hint: Any) -> None:
     """Refuse a value that is not of the given type (``ConfigurationFieldError``)."""
     if not fits(value, hint):
-        raise ConfigurationFieldError(f"{where} is {shown(value)}; it takes {_words(hint)}.")
+        raise ConfigurationFieldError(f"{where} is {value_and_type(value)}; it takes {_words(hint)}.")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -162,7 +162,7 @@ def _is_series(value: Any, kind: Any, args: tuple[Any, ...]) -> bool:
     return not hints or all(fits(item, hints[0]) for item in value)
 
 
-def shown(value: Any) -> str:
+def value_and_type(value: Any) -> str:
     """A value in an error message: short, and without credentials."""
     try:
         text = text_without_credentials(repr(value))

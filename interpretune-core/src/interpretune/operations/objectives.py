@@ -10,7 +10,7 @@ import torch
 from attrs import field, frozen, validators
 from torch import Tensor
 
-from interpretune.config.checked import shown
+from interpretune.config.checked import value_and_type
 from interpretune.errors import ConfigurationError, DataError
 
 Against = Literal["mean", "max", "logsumexp"]
@@ -273,17 +273,18 @@ def objective_of(given: Any) -> Objective:
     if callable(given):
         return OwnObjective(given)
     raise ConfigurationError(
-        f"{shown(given)} is no objective. Give a name, {{name: options}}, an Objective, or a function of an Outcome."
+        f"{value_and_type(given)} is no objective. Give a name, {{name: options}}, an Objective, or a function of an "
+        "Outcome."
     )
 
 
 def _named(name: object, options: Any) -> Objective:
     if name not in OBJECTIVES:
-        raise ConfigurationError(f"There is no objective {shown(name)}; there are {', '.join(OBJECTIVES)}.")
+        raise ConfigurationError(f"There is no objective {value_and_type(name)}; there are {', '.join(OBJECTIVES)}.")
     made = OBJECTIVES[str(name)]
     known = list(inspect.signature(made).parameters)
     if not isinstance(options, Mapping) or (unknown := [item for item in options if item not in known]):
-        wrong = shown(unknown[0]) if isinstance(options, Mapping) else shown(options)
+        wrong = value_and_type(unknown[0]) if isinstance(options, Mapping) else value_and_type(options)
         raise ConfigurationError(
             f"The objective {name} has no option {wrong}; its options are {', '.join(known) or 'none'}."
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interpretune.errors import DataError, TokenizationError
 from interpretune.questions.answer_ids import Asked, answer_ids, plain_tokens
-from interpretune.questions.prompt_row import Prompt, PromptRow, shown
+from interpretune.questions.prompt_row import Prompt, PromptRow, brief
 from interpretune.questions.token_spans import alike_until, characters_of, token_offsets, tokens_over
 
 if TYPE_CHECKING:
@@ -111,12 +111,12 @@ def encode(
 
 def _checked(rows: Any) -> list[PromptRow]:
     if not isinstance(rows, Iterable) or isinstance(rows, str | Mapping):
-        raise DataError(f"The rows are {shown(rows)}; give a list of PromptRow.")
+        raise DataError(f"The rows are {brief(rows)}; give a list of PromptRow.")
     given = list(rows)
     for i, row in enumerate(given):
         if not isinstance(row, PromptRow):
             raise DataError(
-                f"Row {i} is {shown(row)}, which is no PromptRow. interpretune.questions.read_rows makes them from "
+                f"Row {i} is {brief(row)}, which is no PromptRow. interpretune.questions.read_rows makes them from "
                 "texts, mappings, tables and files."
             )
     return given
@@ -130,7 +130,7 @@ def _cut(
     for cut, (where, _) in zip(cuts, prompts, strict=True):
         if not cut.plain:
             raise TokenizationError(
-                f"{where}: the prompt {shown(cut.text)} has no tokens, and an answer needs one to follow. Write a text."
+                f"{where}: the prompt {brief(cut.text)} has no tokens, and an answer needs one to follow. Write a text."
             )
     bare = [i for i, (_, prompt) in enumerate(prompts) if isinstance(prompt, str)] if add_special_tokens else []
     if bare:
@@ -210,7 +210,7 @@ def _spans(row: PromptRow, cut: _Cut, tokenizer: PreTrainedTokenizerBase, where:
         tokens = tokens_over(start, stop, offsets)
         if tokens is None:
             raise DataError(
-                f"{where}: the span {name!r} is {shown(cut.text[start:stop])}, for which the tokenizer has no token. "
+                f"{where}: the span {name!r} is {brief(cut.text[start:stop])}, for which the tokenizer has no token. "
                 "Choose a part of the prompt with letters."
             )
         found[name] = (tokens[0] + len(cut.before), tokens[1] + len(cut.before))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from attrs import asdict, define, field
+from attrs import asdict, field, frozen
 from torch import Tensor
 
 from interpretune.activations.hook_names import canonical
@@ -155,7 +155,7 @@ def vectors(backend: AnalysisBackend, names: Sequence[str]) -> list[UnitSet]:
     return [UnitSet(name, IdentityDictionary(name, width), one, everything, 1, "vector") for name in names]
 
 
-@define(eq=False, kw_only=True)
+@frozen(eq=False, kw_only=True)
 class _Looking(Question):
     """A question to the clean run at the answer position."""
 
@@ -175,7 +175,7 @@ class _Looking(Question):
         return MeasuredBatch(self.backend, [], batch.rows, batch.sequences, batch.points, self.objective)
 
 
-@define(eq=False, kw_only=True)
+@frozen(eq=False, kw_only=True)
 class LensQuestion(_Looking):
     """What ``logit_lens`` asks; the unit sets are the layers."""
 
@@ -223,7 +223,7 @@ def _rank(batch: RowsAsked, logits: Tensor) -> Tensor:
     return 1 + (at > at.gather(-1, first.unsqueeze(-1))).sum(-1)
 
 
-@define(eq=False, kw_only=True)
+@frozen(eq=False, kw_only=True)
 class DirectQuestion(_Looking):
     """What ``direct_logit_attribution`` asks."""
 

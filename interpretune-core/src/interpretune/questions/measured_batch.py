@@ -17,6 +17,7 @@ from interpretune.questions.sequences import Sequences
 from interpretune.replay.ablation import naive_budget
 from interpretune.replay.gradients import mean_gradients, midpoints
 from interpretune.replay.rows import LatentRows
+from interpretune.replay.suffix_ablation import clean_logits
 
 
 class MeasuredBatch:
@@ -69,7 +70,8 @@ class MeasuredBatch:
         leading = torch.searchsorted(self._point, torch.arange(len(points), device=device))
         self.latents = {name: values[leading] for name, values in self.prefill.latents.items()}
         self._at_answers = torch.equal(self._at.positions, sequences.wanted[self._at.examples, 0])
-        self._clean_logits = self._run_clean(dictionaries)
+        every = torch.arange(len(sequences.wanted), device=device)
+        self._clean_logits = clean_logits(self.prefill, every, sequences.wanted, self._columns)
         everywhere = torch.arange(len(rows), device=device)
         self._clean_log_probs: Tensor | None = None
         if objective.reads == "vocabulary":
@@ -104,18 +106,6 @@ class MeasuredBatch:
         width = self._backend.vocab_size if self._columns is None else max(len(self._columns), 1)
         each = width * self._sequences.wanted.shape[1] * (max(self._ids.shape[1], 1) if self._sequences.several else 1)
         yield from torch.arange(len(rows), device=rows.points.device).split(max(1, MOST_LOGITS // each))
-
-    @torch.no_grad()
-    def _run_clean(self, dictionaries: Sequence[LatentModel]) -> Tensor:
-        """Logits at the wanted slots of each sequence, ``[s, w, c]``."""
-        wanted = self._sequences.wanted
-        if self._at_answers and not self._sequences.several and len(self._at) == len(wanted):
-            logits = self.prefill.logits.unsqueeze(1)
-        else:
-            inputs = self._sequences.inputs
-            edits, _ = self._backend.splice_edits(inputs, dictionaries)
-            logits = self._backend.forward(inputs, edits, self._sequences.wanted_points).unflatten(0, wanted.shape)
-        return logits if self._columns is None else logits[..., self._columns]
 
     def outcome_of(self, logits: Tensor) -> Outcome:
         """What the objective would read if these were the logits at the wanted points, ``[m, vocab]``."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
+from torch import nn
 
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.finding import backend_of
@@ -66,11 +68,15 @@ class ModelAndRows:
         """The attributes by name."""
         return asdict(self, recurse=False)
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock of the model, which evaluates meanwhile."""
-        with model_lock(self.backend.model), eval_mode(self.backend.model):
-            yield
+    def held(self, *others: object) -> AbstractContextManager[None]:
+        """Hold the lock of the model; it and other modules evaluate meanwhile."""
+        return _held(self.backend.model, *others)
+
+
+@contextlib.contextmanager
+def _held(model: nn.Module, *others: object) -> Iterator[None]:
+    with model_lock(model), eval_mode(model, *others):
+        yield
 
 
 def check_count(name: str, number: object) -> None:

@@ -14,8 +14,6 @@ from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, checked_value
 from interpretune.questions.sources import read_rows
 from interpretune.questions.units import unit_sets
-from interpretune.system.model_lock import model_lock
-from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,7 +99,7 @@ def effects(
         batch_size=batch_size,
         row_budget=row_budget,
     )
-    with model_lock(question.backend.model), eval_mode(question.backend.model):
+    with question.held():
         found: Effects = question.answered(store)
         return found
 
@@ -145,7 +143,8 @@ def question_of(
         )
         if not others:
             raise DataError("A mean over no rows: mean_over is empty.")
-    with asked.held():
+    given = units if isinstance(units, (list, tuple)) else [units]
+    with asked.held(*(getattr(item, "latent_model", item) for item in given)):
         sets = unit_sets(units, asked.backend)
         return Question(
             **asked.parts,

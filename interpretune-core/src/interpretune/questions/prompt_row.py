@@ -20,7 +20,7 @@ LONGEST_SHOWN = 60
 """Characters of a prompt, or of a wrong value, that an error shows."""
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value in an error, shortened."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
@@ -51,7 +51,7 @@ def _check_prompt(_: object, attribute: Attribute[Any], value: object) -> None:
         return
     if not is_prompt(value):
         raise DataError(
-            f"The {'corrupted prompt' if attribute.name == 'corrupted' else 'prompt'} of a row is {shown(value)}; "
+            f"The {'corrupted prompt' if attribute.name == 'corrupted' else 'prompt'} of a row is {brief(value)}; "
             "give a text, or chat messages: a list of mappings with a text for 'role' and one for 'content'."
         )
 
@@ -102,16 +102,16 @@ class PromptRow:
     def _check_answers(self, _: object, value: object) -> None:
         if not isinstance(value, tuple) or not all(_is_text(item) and item for item in value):
             found = list(value) if isinstance(value, tuple) else value
-            raise DataError(f"The answers of {self.told} are {shown(found)}; give a list of texts, none of them empty.")
+            raise DataError(f"The answers of {self.told} are {brief(found)}; give a list of texts, none of them empty.")
 
     @spans.validator
     def _check_spans(self, _: object, value: object) -> None:
         if not isinstance(value, Mapping):
-            raise DataError(f"The spans of {self.told} are {shown(value)}; give a mapping from a name to a part of it.")
+            raise DataError(f"The spans of {self.told} are {brief(value)}; give a mapping from a name to a part of it.")
         for name, span in value.items():
             if not isinstance(name, str) or not _is_span(span):
                 raise DataError(
-                    f"The span {name!r} of {self.told} is {shown(span)}; give a text of the prompt, or its first "
+                    f"The span {name!r} of {self.told} is {brief(span)}; give a text of the prompt, or its first "
                     "character and the one after its last, such as (4, 9)."
                 )
 

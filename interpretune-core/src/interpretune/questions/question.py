@@ -5,16 +5,16 @@ from __future__ import annotations
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from attrs import define, frozen
+from attrs import frozen
 from torch import Tensor
 
 from interpretune.activations.inputs import Points
-from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.identity import identify_latents, identify_model, versions
 from interpretune.errors import DataError, NotReusedWarning
 from interpretune.hashing.code_origin import CORE
@@ -24,6 +24,7 @@ from interpretune.latents.identity import IdentityDictionary
 from interpretune.operations.objectives import Objective
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.measured_batch import MeasuredBatch
+from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.result import FIELDS, Effects, Results
 from interpretune.questions.sequences import Sequences, padded
 from interpretune.questions.set_values import Value, mean_of, set_values
@@ -32,9 +33,6 @@ from interpretune.questions.units import UnitSet
 from interpretune.replay.prefill import prefill
 from interpretune.store.fields import Field
 from interpretune.store.writer import StoreWriter
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Method = Literal["exact", "gradient", "integrated_gradients", "direct", "lens"]
 """Effects that are exact, by gradients, or by means of gradients; contributions that go straight to the logits; layers
@@ -55,14 +53,11 @@ class RowsAsked:
     points: Points
 
 
-@define(eq=False, kw_only=True)
-class Question:
+@frozen(eq=False, kw_only=True)
+class Question(ModelAndRows):
     """What ``effects`` is asked; its arguments say what each attribute means.
 
     Attributes:
-        backend: Runs the model.
-        tokenizer: Its tokenizer.
-        rows: The rows, encoded.
         sets: What is changed.
         objective: What is measured.
         value: What units are set to.
@@ -71,16 +66,12 @@ class Question:
         method: How effects are found.
         steps: Of integrated gradients.
         budget: Most exact effects; None: all.
-        batch_size: Rows of one forward.
         row_budget: Most changed rows that run at a time.
     """
 
     fields: ClassVar[tuple[Field, ...]] = FIELDS
     result: ClassVar[type[Results]] = Effects
 
-    backend: AnalysisBackend
-    tokenizer: PreTrainedTokenizerBase
-    rows: Sequence[EncodedRow]
     sets: Sequence[UnitSet]
     objective: Objective
     value: Value
@@ -89,8 +80,11 @@ class Question:
     method: Method
     steps: int = 10
     budget: int | None
-    batch_size: int
     row_budget: int | None
+
+    def held(self, *others: object) -> AbstractContextManager[None]:
+        """See ``ModelAndRows.held``; the dictionaries evaluate too."""
+        return ModelAndRows.held(self, *others, *(item.dictionary for item in self.sets))
 
     def answered(self, folder: str | Path | None, about: Mapping[str, Any] | None = None) -> Any:
         """Compute what is not in the store yet.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretune.errors import AnalysisError
-from interpretune.questions.prompt_row import shown
+from interpretune.questions.prompt_row import brief
 from interpretune.questions.units import UnitSet
 
 NamedValue = Literal["zero", "mean", "corrupted"]
@@ -46,7 +46,7 @@ def checked_value(value: Any, sets: Sequence[UnitSet]) -> Value:
         return cast("NamedValue", value)
     if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise AnalysisError(f"Units cannot be set to {shown(value)}: {CHOICES}.")
+    raise AnalysisError(f"Units cannot be set to {brief(value)}: {CHOICES}.")
 
 
 def set_values(

@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 
 from interpretune.errors import DataError
 from interpretune.questions.json_lines import json_lines, text_of_file
-from interpretune.questions.prompt_row import PromptRow, is_prompt, shown
+from interpretune.questions.prompt_row import PromptRow, brief, is_prompt
 from interpretune.questions.splits import load_splits
 
 PROMPT, ANSWERS, CORRECT, CORRUPTED, SPANS = "prompt", "answers", "correct", "corrupted", "spans"
@@ -79,7 +79,7 @@ def read_rows(
     columns = _Columns(prompt, _plain(answers), _plain(correct), corrupted, spans)
     for name, value in (("prompt", prompt), ("corrupted", corrupted), ("spans", spans)):
         if not isinstance(value, str):
-            raise DataError(f"{name}=... takes the name of a column, not {shown(value)}.")
+            raise DataError(f"{name}=... takes the name of a column, not {brief(value)}.")
     records = list(_records(source, split, prompt))
     by_row = {name: _by_row(name, getattr(columns, name), len(records)) for name in (ANSWERS, CORRECT)}
     rows = []
@@ -109,7 +109,7 @@ def _records(source: Any, split: str | None, prompt: str) -> Iterator[_Record]:
             yield _Record(where, {prompt: item})
         else:
             raise DataError(
-                f"{where} is {shown(item)}; give a text, chat messages, a mapping with the columns of the row, or a "
+                f"{where} is {brief(item)}; give a text, chat messages, a mapping with the columns of the row, or a "
                 "PromptRow."
             )
 
@@ -127,7 +127,7 @@ def _items(source: Any) -> Iterable[Any]:
     if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes):
         return source
     raise DataError(
-        f"Rows cannot be read from {shown(source)}. Give a list of texts, chats, mappings or PromptRow, a pandas or "
+        f"Rows cannot be read from {brief(source)}. Give a list of texts, chats, mappings or PromptRow, a pandas or "
         "polars frame, a datasets.Dataset, the path of a file, or the id of a hub data set."
     )
 
@@ -203,7 +203,7 @@ def _by_row(name: str, value: Any, count: int) -> list[Any] | None:
     values = [value] * count if one else value
     if not isinstance(values, Sequence) or isinstance(values, bytes):
         raise DataError(
-            f"{name}=... is {shown(value)}; give the name of a column, "
+            f"{name}=... is {brief(value)}; give the name of a column, "
             + ("texts, or a list of texts a row." if name == ANSWERS else "an index, a text, or a list of one a row.")
         )
     if len(values) != count:
@@ -270,7 +270,7 @@ def _from_cell(where: str, fields: Mapping[str, Any], name: Any, value: Any, kin
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, kind):
-        raise DataError(f"{where}: the cell {name!r} is {shown(value)}; write it as JSON, such as {example}.")
+        raise DataError(f"{where}: the cell {name!r} is {brief(value)}; write it as JSON, such as {example}.")
     return found
 
 
@@ -290,7 +290,7 @@ def _correct(fields: Mapping[str, Any], columns: _Columns, given: Mapping[str, A
     if isinstance(fields, _Cells) and value.isdecimal():
         return int(value)
     raise DataError(
-        f"The correct answer {shown(value)} is neither a column ({[str(name) for name in fields]}) nor one of the "
+        f"The correct answer {brief(value)} is neither a column ({[str(name) for name in fields]}) nor one of the "
         f"answers {list(answers)}. Write it exactly as among the answers, with its spaces, or give its index."
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interpretune.errors import DataError, TokenizationError
-from interpretune.questions.prompt_row import Span, shown
+from interpretune.questions.prompt_row import Span, brief
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,7 +83,7 @@ def _decoded_offsets(
     if prefixes[-1] != text:
         raise TokenizationError(
             f"{where}: {type(tokenizer).__name__} does not say which characters its tokens stand for, and they decode "
-            f"to {shown(prefixes[-1])} instead of the prompt, so that spans cannot be found. Use the fast tokenizer of "
+            f"to {brief(prefixes[-1])} instead of the prompt, so that spans cannot be found. Use the fast tokenizer of "
             "the model, or a row without spans."
         )
     ends = [alike_until(prefix, text) for prefix in prefixes]
@@ -111,13 +111,13 @@ def characters_of(span: Span, name: str, text: str, where: str) -> tuple[int, in
     first = text.find(span)
     if first < 0:
         raise DataError(
-            f"{where}: the span {name!r} is {shown(span)}, which is not in the prompt. Write it as it stands there, "
+            f"{where}: the span {name!r} is {brief(span)}, which is not in the prompt. Write it as it stands there, "
             "capital letters and spaces too."
         )
     second = text.find(span, first + 1)
     if second >= 0:
         raise DataError(
-            f"{where}: the span {name!r} is {shown(span)}, which stands in the prompt more than once, first at the "
+            f"{where}: the span {name!r} is {brief(span)}, which stands in the prompt more than once, first at the "
             f"characters {first} and {second}. Say which: {(first, first + len(span))} or "
             f"{(second, second + len(span))}."
         )

@@ -15,6 +15,7 @@ from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import LatentModel, activation_name
+from interpretune.models.attention_heads import number_of_heads
 
 
 @frozen(eq=False)
@@ -198,14 +199,11 @@ def heads_of(backend: AnalysisBackend) -> int:
     Raises:
         AnalysisError: The model's configuration does not say.
     """
-    config: Any = getattr(backend.model, "config", None) or getattr(backend.model, "cfg", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("num_attention_heads", "n_heads", "n_head"):
-        if isinstance(number := getattr(config, name, None), int):
-            return number
-    raise AnalysisError(
-        f"The configuration of {type(backend.model).__name__} does not say how many attention heads a block has."
-    )
+    if (number := number_of_heads(backend.model)) is None:
+        raise AnalysisError(
+            f"The configuration of {type(backend.model).__name__} does not say how many attention heads a block has."
+        )
+    return number
 
 
 def _chosen(only: Sequence[int] | None, size: int, kind: str, where: str) -> Tensor:

@@ -19,6 +19,7 @@ from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError, NotFiniteError
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import HasDecoderRows, read_points, written_points
+from interpretune.models.attention_heads import number_of_heads
 from interpretune.replay.entries import span_of
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
@@ -344,8 +345,7 @@ def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     """
     longest = prefill.inputs.tokens.shape[1]
     size = torch.finfo(prefill.logits.dtype).bits // 8
-    config: Any = getattr(prefill.backend.model, "config", None) or getattr(prefill.backend.model, "cfg", None)
-    heads = int(getattr(config, "num_attention_heads", 0) or getattr(config, "n_heads", 16))
+    heads = number_of_heads(prefill.backend.model) or 16
     several = (
         (item.d_in, len(read_points(item)), len(written_points(item))) for item in prefill.latent_models.values()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs, Points
-from interpretune.replay.prefix import LayerKeys, Prefix, Slots
+from interpretune.replay.prefix import LayerKeys, Prefix, Seen, Slots
 
 WORTH_IT = 0.85
 """Two forwards replace one if they have at most this share of its slots."""
@@ -76,30 +77,36 @@ def together(buckets: Sequence[Bucket], parts: Sequence[Tensor]) -> Tensor:
     return joined[order.argsort()]
 
 
+def _seen(buckets: Sequence[Bucket], parts: Sequence[Seen]) -> list[Tensor]:
+    """What slots of the examples of all buckets attend to, in the order of all examples."""
+    found: dict[int, Tensor] = {}
+    for bucket, seen in zip(buckets, parts, strict=True):
+        found |= dict(zip(bucket.examples.tolist(), seen(), strict=True))
+    return [found[i] for i in range(len(found))]
+
+
 def one_prefix(buckets: Sequence[Bucket], prefixes: Sequence[Prefix], points: Points) -> Prefix:
     """The prefixes of all buckets as one, in the order of all examples and points."""
     if len(buckets) == 1:
         return evolve(prefixes[0], points=points)
     layers = {}
-    shared: dict[tuple[int, ...], list[Tensor]] = {}
+    shared: dict[tuple[int, ...], Seen] = {}
     for block in prefixes[0].layers:
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         slots: dict[int, Slots] = {}
-        seen: dict[int, Tensor] = {}
         for bucket, prefix in zip(buckets, prefixes, strict=True):
             layer = prefix.layers[block]
             for row, example in enumerate(bucket.examples.tolist()):
                 keys[example], values[example] = layer.keys[row], layer.values[row]
             slots |= dict(zip(bucket.point_ids.tolist(), layer.slots, strict=True))
-            seen |= dict(zip(bucket.examples.tolist(), layer.seen, strict=False))
         in_order = range(len(keys))
-        of_parts = tuple(id(prefix.layers[block].seen) for prefix in prefixes)
+        seen = [prefix.layers[block].seen for prefix in prefixes]
         layers[block] = LayerKeys(
             [keys[i] for i in in_order],
             [values[i] for i in in_order],
             [slots[i] for i in range(len(slots))],
-            shared.setdefault(of_parts, [seen[i] for i in range(len(seen))]),
+            shared.setdefault(tuple(map(id, seen)), functools.cache(functools.partial(_seen, buckets, seen))),
         )
     first_slots = torch.zeros(
         sum(len(bucket.examples) for bucket in buckets), dtype=torch.long, device=points.positions.device

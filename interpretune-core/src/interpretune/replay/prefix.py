@@ -6,7 +6,7 @@ same example in different ways share everything that the token attends to, and o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from attrs import frozen
@@ -17,6 +17,8 @@ from interpretune.activations.inputs import Points
 Slots = slice | Tensor
 """The slots of an example that a token attends to, its own last: a slice, or ids ``[n]``."""
 
+Seen = Callable[[], Sequence[Tensor]]
+
 
 @frozen(eq=False)
 class LayerKeys:
@@ -26,14 +28,14 @@ class LayerKeys:
         keys: As attention uses them (rotated), ``[kv_heads, pos, d_head]`` for each example.
         values: ``[kv_heads, pos, d_head]`` for each example.
         slots: For each point, the slots it attends to, and its own.
-        seen: Which slots each slot attends to, its own included, ``[pos, pos]``, bool, for each example; blocks that
-            see the same share one list. Empty: suffixes cannot be rerun.
+        seen: Gives for each example which slots each slot attends to, its own included, ``[pos, pos]``, bool; rows that
+            carry a suffix ask for it. Blocks that see the same share one function.
     """
 
     keys: Sequence[Tensor] | Tensor
     values: Sequence[Tensor] | Tensor
     slots: Sequence[Slots]
-    seen: Sequence[Tensor] = ()
+    seen: Seen = tuple
 
 
 @frozen(eq=False)

@@ -88,7 +88,7 @@ def ablate_from(
                 result[chunk] = run(prefill, rows.select(chunk), names, columns, at[chunk])
         if not bool(changed.all()):
             clean = (~changed).nonzero().flatten()
-            result[clean] = _clean_logits(prefill, rows.points[clean], at[clean], columns)
+            result[clean] = clean_logits(prefill, prefill.points.examples[rows.points[clean]], at[clean], columns)
         check_finite(prefill, rows, result)
         return result
 
@@ -194,12 +194,23 @@ def _clean_run(prefill: Prefill, name: str) -> CleanRun:
     return kept.everywhere[name]
 
 
-def _clean_logits(prefill: Prefill, points: Tensor, wanted: Tensor, columns: Tensor | None) -> Tensor:
-    """Logits without changes, ``[n, w, c]``: those of the prefill's points, of other tokens by one more forward."""
+@torch.no_grad()
+def clean_logits(prefill: Prefill, examples: Tensor, wanted: Tensor, columns: Tensor | None = None) -> Tensor:
+    """Logits without changes: those of the prefill's points, of other tokens by one more forward.
+
+    Args:
+        prefill: The clean run.
+        examples: Example of each row, ``[n]``.
+        wanted: Positions where logits are wanted, ``[n, w]``.
+        columns: Ids of the logits wanted, ``[c]``; None: all.
+
+    Returns:
+        ``[n, w, c]``.
+    """
     inputs, where = prefill.inputs, prefill.points
     known = torch.full(inputs.tokens.shape, -1, device=wanted.device)
     known[where.examples, where.positions] = torch.arange(len(where), device=wanted.device)
-    examples = where.examples[points].unsqueeze(-1).expand_as(wanted)
+    examples = examples.unsqueeze(-1).expand_as(wanted)
     logits = prefill.logits
     if bool((known[examples, wanted] < 0).any()):
         missing = torch.stack([examples.flatten(), wanted.flatten()])[:, known[examples, wanted].flatten() < 0]

@@ -92,7 +92,7 @@ class SuffixRows:
         spans, before, own = [], [], []
         for example, start, stop in zip(examples.tolist(), [0, *stops[:-1]], stops, strict=True):
             slots = self.slots[start:stop]
-            seen = layer.seen[example][slots]
+            seen = layer.seen()[example][slots]
             slot = torch.arange(seen.shape[-1], device=slots.device)
             own.append(seen.gather(2, slots.unsqueeze(1).expand(-1, length, -1)))
             stored = seen & (slot < slots[:, :1]).unsqueeze(1)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
 from interpretune.models.answer_pooling import name_padding
-from interpretune.models.padding import ATTENTION_MASK, tokens_of
-from interpretune.models.row_columns import ANSWER_TOKENS, without_row_columns
+from interpretune.models.padding import ATTENTION_MASK
+from interpretune.models.row_columns import without_row_columns
 from interpretune.models.tokenizer import context_length
-from interpretune.session.answers import answers_of_all_rows, logits_of, own_answers
-from interpretune.session.labels import answer_ids
+from interpretune.session.answers import ModuleAnswers, answers_of_all_rows
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.system.model_lock import model_lock
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from interpretune.plugins.stack import ExecutionContext
     from interpretune.session.datamodule import ITDataModule
     from interpretune.training.metric_log import MetricLog
-
-"""Names under which model configurations store the context length."""
 
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
 """What a step may return."""
@@ -50,7 +47,7 @@ class ITState:
     optimizers: OptimizerSetup | None = None
 
 
-class ITModule(nn.Module):
+class ITModule(ModuleAnswers, nn.Module):
     """Base of every composed module; users' classes come before it and call it with ``super()``.
 
     Attributes:
@@ -214,105 +211,6 @@ class ITModule(nn.Module):
         if step_name in self.routed_steps:
             return step(*args, **kwargs)
         return self.hook.it_run_step(module=self, step_name=step_name, step=lambda: step(*args, **kwargs))
-
-    # ---------------------------------------------------------------------------------------------------------- answers
-
-    @property
-    def answer_token_ids(self) -> Tensor:
-        """Token of each label's answer, ``[num_labels]``.
-
-        Read from ``generative_step_cfg.answers``, from rows of a question that all have the same, or from
-        ``it_cfg.entailment_mapping_indices`` if a user's configuration has it.
-
-        Raises:
-            ConfigurationError: None of these says them.
-        """
-        ids = self._same_answers
-        if ids is None:
-            raise ConfigurationError(
-                "The tokens of the answers are unknown. Set GenerativeClassificationConfig(answers=(' Yes', ' No')), "
-                "in the order of the labels, and call it_init(**session). Where answers differ by row, "
-                "answer_tokens(batch) has them."
-            )
-        return ids
-
-    @property
-    def _same_answers(self) -> Tensor | None:
-        own: Tensor | None = getattr(self, "_answer_token_ids", None)
-        return own if own is not None else getattr(self.it_cfg, "entailment_mapping_indices", None)
-
-    def answer_tokens(self, batch: Mapping[str, Any]) -> Tensor:
-        """Token of each answer of each row, ``[batch, k]``; -1 where a row has fewer than ``k`` answers.
-
-        The correct one is at the index that ``labels`` say.
-
-        Args:
-            batch: As the data module gives it, with or without labels.
-
-        Raises:
-            ConfigurationError: The rows have no answers, and the module names none.
-            DataError: An answer has several tokens.
-        """
-        own = own_answers(batch)
-        return self.answer_token_ids.expand(len(tokens_of(batch)[1]), -1) if own is None else own
-
-    def differing_answers(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """The same where answers differ by row; None: all rows have the same."""
-        return self.answer_tokens(batch) if self._same_answers is None and ANSWER_TOKENS in batch else None
-
-    def labels_to_ids(self, labels: Tensor, answers: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Answer tokens of labels ``[batch]``, and the labels themselves, int64.
-
-        Args:
-            labels: ``[batch]``.
-            answers: Of each row, as ``answer_tokens`` gives them; None: all rows have the same.
-
-        Raises:
-            DataError: A label has no answer.
-        """
-        if answers is None:
-            answers = self.answer_token_ids.expand(len(labels), -1)
-        tokens = answers.to(labels.device)
-        ids = answer_ids(labels, (tokens >= 0).sum(-1))
-        return tokens.gather(-1, ids.unsqueeze(-1)).squeeze(-1), ids
-
-    def standardize_logits(self, logits: Tensor | tuple[Tensor, ...], answers: Tensor | None = None) -> Tensor:
-        """Reduce logits to the answers.
-
-        Args:
-            logits: ``[batch, vocab]``, ``[batch, pos, vocab]``, or a tuple of ``[batch, vocab]``.
-            answers: Of each row, as ``answer_tokens`` gives them; None: all rows have the same.
-
-        Returns:
-            ``[batch, pos, num_labels]``; minus infinity where a row has fewer answers than others.
-        """
-        if isinstance(logits, tuple):
-            logits = torch.stack(logits, dim=1)
-        if logits.ndim == 2:
-            logits = logits.unsqueeze(1)
-        if answers is not None:
-            return logits_of(logits, answers)
-        return logits.index_select(-1, self.answer_token_ids.to(logits.device))
-
-    @property
-    def answer_columns(self) -> Tensor | None:
-        """Ids of the only logits that ``standardize_logits`` reads, ``[num_labels]``.
-
-        None if a class standardizes logits in its own way, which may read all of them, or if answers differ by row.
-        """
-        return None if self._same_answers is None else self.columns_of(self.answer_token_ids)
-
-    def columns_of(self, answers: Tensor) -> Tensor | None:
-        """Ids of the only logits that ``standardize_logits`` reads for some answers, ``[c]``.
-
-        None if a class standardizes logits in its own way, which may read all of them.
-
-        Args:
-            answers: Of all rows, ``[num_labels]``, or of each, ``[batch, k]``, -1 beyond the last.
-        """
-        if type(self).standardize_logits is not ITModule.standardize_logits:
-            return None
-        return answers if answers.ndim == 1 else answers[answers >= 0].unique()
 
     # ---------------------------------------------------------------------------------------------------------- logging
 

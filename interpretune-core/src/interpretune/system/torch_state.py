@@ -36,12 +36,17 @@ def frozen_parameters(*owners: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, and each of its parts back into its own mode afterwards.
+def eval_mode(*owners: object) -> Iterator[None]:
+    """Put modules into eval mode, and each of their parts back into its own mode afterwards.
 
     The mode is that of the modules themselves, which other threads see too. Blocks of several threads may end in any
     order: the last one puts back what the first one found.
+
+    Args:
+        *owners: Modules; anything that is no module has no mode.
     """
-    with attribute_put_back(list(module.modules()), "training"):
-        module.eval()
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    with attribute_put_back([part for module in modules for part in module.modules()], "training"):
+        for module in modules:
+            module.eval()
         yield
