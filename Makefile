@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help"
 	$(BIN)/interpretune demo $(ARGS)
 
 test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour

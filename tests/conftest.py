@@ -5,6 +5,7 @@ Libraries are imported where they are needed: the process that hands out tests t
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, hence before anything else
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="interpretune-tests-")
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes compiles when it is imported, which takes seconds
 
 import pytest
 
@@ -66,6 +68,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: to look for garbage in it takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:

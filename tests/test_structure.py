@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -180,13 +181,15 @@ def private_names_in(files: list[Path]) -> set[str]:
     return {name for name in found if re.match("_[a-z]", name)}
 
 
-OF_CORE = private_names_in([file for file in CORE.rglob("*.py") if TEMPLATES not in file.parents])
+@functools.cache
+def private_names_of_core() -> set[str]:
+    return private_names_in([file for file in CORE.rglob("*.py") if TEMPLATES not in file.parents])
 
 
 def private_attributes(source: str, own: set[str]) -> list[str]:
     """Attributes with an underscore that core has and the code's own package has not."""
     attributes = [node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
-    return [name for name in attributes if name in OF_CORE - own]
+    return [name for name in attributes if name in private_names_of_core() - own]
 
 
 @pytest.mark.parametrize("file", OUTSIDE, ids=lambda file: "/".join(file.relative_to(ROOT).parts[-4:]))

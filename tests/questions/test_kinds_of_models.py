@@ -52,8 +52,11 @@ def test_a_tokenizer_needs_no_padding_token(expected):
     pd.testing.assert_frame_equal(table(tiny_llama().eval(), tokenizer), expected)
 
 
-def test_a_compiled_wrapper_is_looked_through(expected):
-    pd.testing.assert_frame_equal(table(torch.compile(tiny_llama().eval(), backend="eager")), expected)
+def test_a_compiled_wrapper_is_looked_through(expected, monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    compiled = torch.compile(tiny_llama().eval(), backend="eager")
+    assert hasattr(compiled, "_orig_mod")
+    pd.testing.assert_frame_equal(table(compiled), expected)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
