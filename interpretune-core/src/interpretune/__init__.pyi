@@ -2,6 +2,7 @@ from . import analysis as analysis
 from .config.checked import CheckedConfig as CheckedConfig, Positive as Positive, Seed as Seed
 from .config.datamodule import ITDataModuleConfig as ITDataModuleConfig, PromptConfig as PromptConfig
 from .config.latents import LatentRequest as LatentRequest
+from .config.memory_profile import MemoryProfileCfg as MemoryProfileCfg
 from .config.module import (
     AutoCompConfig as AutoCompConfig,
     GenerativeClassificationConfig as GenerativeClassificationConfig,
@@ -41,6 +42,14 @@ from .errors import (
     UnknownContentError as UnknownContentError,
 )
 from .markers import hookimpl as hookimpl, hookspec as hookspec
+from .memory.holders import holders_of as holders_of
+from .memory.moving import MovedOff as MovedOff, move_off as move_off
+from .memory.profiling import (
+    ProfilerHooksMixin as ProfilerHooksMixin,
+    plot_memory_profile as plot_memory_profile,
+)
+from .memory.status import MemoryStatus as MemoryStatus, memory_status as memory_status
+from .memory.table import MemoryTable as MemoryTable, memory_table as memory_table
 from .models.loading import load_hf_model as load_hf_model
 from .models.padding import pad_left as pad_left
 from .models.tokenizer import load_tokenizer as load_tokenizer, sanitize_input_name as sanitize_input_name
@@ -59,6 +68,7 @@ from .plugins.discovery import Adapter as Adapter, installed_adapters as install
 from .plugins.stack import ExecutionContext as ExecutionContext, build_context as build_context
 from .questions import (
     Effects as Effects,
+    GenerationTrace as GenerationTrace,
     Heads as Heads,
     Latents as Latents,
     LogitDiff as LogitDiff,
@@ -69,6 +79,7 @@ from .questions import (
     direct_logit_attribution as direct_logit_attribution,
     effects as effects,
     logit_lens as logit_lens,
+    trace_generation as trace_generation,
 )
 from .session.datamodule import ITDataModule as ITDataModule
 from .session.evaluate_metrics import load_metric as load_metric
@@ -81,7 +92,6 @@ from .session.session import (
 )
 from .system.cache_folder import build_once as build_once, cache_root as cache_root
 from .system.model_lock import model_lock as model_lock
-from .system.profiling import ProfilerHooksMixin as ProfilerHooksMixin
 from .system.ranks import rank_zero_warn as rank_zero_warn
 from .training.classification import ClassificationModule as ClassificationModule
 from .training.config import EarlyStopping as EarlyStopping, LoopConfig as LoopConfig, LoopResult as LoopResult

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from interpretune.config.checked import Between, CheckedConfig, Seed
+from interpretune.config.memory_profile import MemoryProfileCfg
 from interpretune.config.shared import ITSharedConfig
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class ITConfig(ITSharedConfig, checks_types=True):
         device: Device of the model; None: CUDA if available.
         freeze: Freeze the model's parameters; None: freeze them if no optimizer is configured, or if it is for the
             latent models.
-        profile_memory: Record time and peak memory of the steps decorated with ``ProfilerHooksMixin.memprofilable``.
+        profile_memory: Record time and memory of the steps decorated with ``ProfilerHooksMixin.memprofilable``; a
+            ``MemoryProfileCfg`` says which calls, and where to.
         seed: Seed of random weights.
     """
 
@@ -145,7 +147,7 @@ class ITConfig(ITSharedConfig, checks_types=True):
     lr_scheduler_init: dict[str, Any] | None = None
     device: str | torch.device | None = None
     freeze: bool | None = None
-    profile_memory: bool = False
+    profile_memory: bool | MemoryProfileCfg = False
     seed: Seed = 0
 
     @property

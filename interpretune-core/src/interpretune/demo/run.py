@@ -30,6 +30,7 @@ from interpretune.demo.offline_model import is_cached, offline_model
 from interpretune.demo.report import asked_answer, write_report
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.latents.quality import measure_latent_quality
+from interpretune.memory.profiling import peak_memory_bytes
 from interpretune.models.tokenizer import load_tokenizer
 from interpretune.plugins.declaration import Level
 from interpretune.plugins.discovery import installed_adapters
@@ -37,7 +38,6 @@ from interpretune.plugins.stack import ExecutionContext, build_context
 from interpretune.reports.sections import finite_or_none
 from interpretune.session.session import ITSession, ITSessionConfig, it_init, it_session_end
 from interpretune.system.credentials import without_credentials
-from interpretune.system.profiling import peak_memory_bytes
 from interpretune.system.whole_file import output_file
 
 if TYPE_CHECKING:

@@ -10,6 +10,11 @@ from interpretune.operations.objectives import (
     Prob as Prob,
 )
 from interpretune.questions.encoding import EncodedRow as EncodedRow, encode as encode
+from interpretune.questions.generation_trace import (
+    GeneratedToken as GeneratedToken,
+    GenerationTrace as GenerationTrace,
+    trace_generation as trace_generation,
+)
 from interpretune.questions.layers import LogitLens as LogitLens
 from interpretune.questions.lenses import direct_logit_attribution as direct_logit_attribution, logit_lens as logit_lens
 from interpretune.questions.one_call import effects as effects

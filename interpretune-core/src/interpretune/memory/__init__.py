@@ -1,0 +1,1 @@
+"""What holds memory: a table by object, the state of a device, large tensors moved away and back, steps recorded."""

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import interpretune as it
+from interpretune.testing import tiny_llama
+
+IDS = torch.tensor([[1, 2, 3]])
+
+
+def test_a_model_moved_into_files_answers_the_same_when_it_is_back(tmp_path):
+    model = tiny_llama()
+    model.lm_head.weight = model.model.embed_tokens.weight
+    view = model.lm_head.weight.detach()[3:5]
+    before, addresses = model(IDS).logits.detach().clone(), {p.data_ptr() for p in model.parameters()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    moved = it.move_off(model, to=tmp_path)
+    assert not addresses & {p.data_ptr() for p in model.parameters()}
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert view.untyped_storage().data_ptr() == model.lm_head.weight.untyped_storage().data_ptr()
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) == moved.n_bytes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    moved.back()
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(model(IDS).logits, before)
+    assert view.untyped_storage().data_ptr() == model.lm_head.weight.untyped_storage().data_ptr()
+    moved.back()
+    assert torch.equal(model(IDS).logits, before)
+
+
+def test_a_block_moves_back_also_after_an_error(tmp_path):
+    kept, copied = torch.arange(6.0), torch.arange(6.0)
+    address = kept.data_ptr()
+    moved = it.move_off([kept], to=tmp_path)
+    assert kept.data_ptr() != address
+    assert moved.moved[0].what == "Tensor (6,)"
+    with pytest.raises(ZeroDivisionError), moved:
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(kept, copied)
+
+
+def test_gradients_and_state_of_optimizers_go_along(tmp_path):
+    weight = nn.Parameter(torch.ones(50))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    with it.move_off(optimizer, to=tmp_path, at_least=100) as moved:
+        assert moved.n_bytes == 4 * 200
+    optimizer.step()
+    assert torch.isfinite(weight).all()
+
+
+def test_what_refers_to_moved_memory_is_told(tmp_path):
+    layer = nn.Linear(40, 40)
+    kept = {"forgotten": layer.weight.detach()}
+    with it.move_off(layer, to=tmp_path) as moved:
+        told = moved.moved[0].holders
+        assert "Linear.weight" in told
+        assert "dict['forgotten']" in told
+        assert "Linear.weight" in repr(moved)
+    assert it.holders_of(kept["forgotten"]) == ("dict['forgotten']",)
+    assert it.holders_of(layer.weight) == ("Linear.weight",)
+
+
+def test_tensors_that_cannot_be_changed_stay_and_are_told(tmp_path):
+    with torch.inference_mode():
+        fixed = torch.ones(30)
+    with it.move_off([fixed, torch.ones(2)], to=tmp_path) as moved:
+        assert [item.what for item in moved.stayed] == ["Tensor (30,)"]
+        assert "120 bytes cannot be moved" in repr(moved)
+    assert fixed.sum() == 30
+
+
+def test_only_large_tensors_of_a_device_go(tmp_path):
+    large, small = torch.zeros(1000), torch.zeros(10)
+    with it.move_off([large, small], device="cuda", to=tmp_path) as moved:
+        assert moved.moved == ()
+    assert it.move_off([large, small], to="cpu").moved == ()
+    with it.move_off([large, small], device="cpu", to=tmp_path, at_least=1000) as moved:
+        assert [item.n_bytes for item in moved.moved] == [4000]
+
+
+def test_what_cannot_be_asked_is_refused(tmp_path):
+    with pytest.raises(it.ConfigurationError, match="nothing to move. Give objects"):
+        it.move_off()
+    with pytest.raises(it.ConfigurationError, match="is no folder that exists"):
+        it.move_off([torch.ones(1)], to=tmp_path / "none")
+    with pytest.raises(it.ConfigurationError, match="keeps no numbers"):
+        it.move_off([torch.ones(1)], to="meta")
