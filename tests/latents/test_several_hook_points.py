@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -228,46 +229,65 @@ def test_gradients_equal_differences(files: Mapping[str, Path], what: str, error
 # ------------------------------------------------------------------------------------------------- in the library
 
 
-@pytest.mark.parametrize("value", ["zero", "mean"])
-def test_effects_of_their_latents_equal_plain_loops(tmp_path: Path, value: str) -> None:
-    model, tokenizer, width, layers = tiny_llama().double().eval(), tiny_tokenizer(), 32, 3
-    folder = write_clt(tmp_path / "clt", layers, width, LATENTS)
-    rows = [("Ada sees the red dog near the", 0), ("Bo likes a boat and", 1)]
+@pytest.mark.parametrize(
+    ("what", "value", "error"),
+    [
+        ("clt", "mean", False),
+        ("clt", "corrupted", True),
+        ("clt", "given", False),
+        ("crosscoder", "mean", True),
+        ("crosscoder", "corrupted", False),
+        ("crosscoder", "given", True),
+    ],
+)
+def test_effects_of_their_latents_equal_plain_loops(tmp_path: Path, what: str, value: str, error: bool) -> None:
+    model, tokenizer, width, layers = tiny_llama().double().eval(), tiny_tokenizer(), 32, (1, 2)
+    file = tmp_path / what
+    if what == "clt":
+        models = load_clt(write_clt(file, 3, width, LATENTS), error=error)
+    else:
+        models = [load_crosscoder(write_crosscoder(file, len(layers), width, LATENTS), layers, error=error)]
+    rows = [
+        it.PromptRow("Ada sees the red dog near the", (" house", " tree"), 0, "Ada sees the old dog near the"),
+        it.PromptRow("Bo likes a boat and", (" house", " tree"), 1, "Bo likes a lamp and"),
+    ]
     ids = [VOCABULARY_IDS["house"], VOCABULARY_IDS["tree"]]
-    clt = load_clt(folder)
-    found = effects(
-        model, tokenizer, [text for text, _ in rows], (" house", " tree"), correct=[c for _, c in rows], units=clt,
-        value=value, batch_size=2,
-    )  # fmt: skip
+    given = {item.name: torch.linspace(0, 2, LATENTS).double() for item in models}
+    chosen = given if value == "given" else value
+    found = effects(model, tokenizer, rows, units=models, value=chosen, batch_size=2)
     table = found.to_pandas().set_index(["row", "units", "unit"]).effect
 
     def run(text: str, change: Any) -> Tensor:
         tokens = torch.tensor(tokenizer(text)["input_ids"])
         with torch.no_grad():
-            return with_clt(model, tokens, folder, change, error=False)[-1]
+            if what == "clt":
+                return with_clt(model, tokens, file, change, error=error)[-1]
+            return with_crosscoder(model, tokens, file, layers, change, error=error)[-1]
 
-    seen: dict[str, list[Tensor]] = {}
+    def seen_in(text: str) -> tuple[Tensor, dict[str, Tensor]]:
+        seen: dict[str, Tensor] = {}
 
-    def note(point: str, latents: Tensor) -> Tensor:
-        seen.setdefault(point, []).append(latents[0, -1].clone())
-        return latents
+        def note(point: str, latents: Tensor) -> Tensor:
+            seen[point] = latents[0, -1].clone()
+            return latents
 
-    clean = [run(text, note) for text, _ in rows]
-    means = {point: torch.stack(found).mean(0) if value == "mean" else 0 * found[0] for point, found in seen.items()}
+        return run(text, note), seen
+
+    clean, others = [seen_in(row.prompt) for row in rows], [seen_in(row.corrupted) for row in rows]
     assert table.abs().max() > 1e-3
-    for i, (text, correct) in enumerate(rows):
-        for item in clt:
-            active = (seen[item.hook_point][i] != 0).nonzero().flatten()[:3].tolist()
-            for latent in active:
+    for i, item, latent in itertools.product(range(len(rows)), models, (0, 3, 7)):
+        point, correct = item.hook_point, rows[i].correct
+        mean = torch.stack([seen[point] for _, seen in clean]).mean(0)
+        to = {"mean": mean, "corrupted": others[i][1][point], "given": given[item.name]}[value][latent]
 
-                def change(point: str, latents: Tensor, latent: int = latent, item: Any = item) -> Tensor:
-                    if point == item.hook_point:
-                        latents[0, -1, latent] = means[point][latent]
-                    return latents
+        def change(at: str, latents: Tensor, point: str = point, latent: int = latent, to: Tensor = to) -> Tensor:
+            if at == point:
+                latents[0, -1, latent] = to
+            return latents
 
-                change_of_logits = clean[i] - run(text, change)
-                wanted = change_of_logits[ids[correct]] - change_of_logits[ids[1 - correct]]
-                assert table[i, item.name, latent] == pytest.approx(wanted.item(), abs=ATOL)
+        difference = clean[i][0] - run(rows[i].prompt, change)
+        wanted = difference[ids[correct]] - difference[ids[1 - correct]]
+        assert table.get((i, item.name, latent), 0.0) == pytest.approx(wanted.item(), abs=1e-10)
 
 
 def test_what_is_known_of_them_names_all_their_hook_points(files: Mapping[str, Path]) -> None:
