@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,15 +34,30 @@ def load_splits(source: str | Path) -> Mapping[str, datasets.Dataset]:
             ) from error
         return loaded if isinstance(loaded, datasets.DatasetDict) else {"validation": loaded}
     name, _, subset = str(source).rpartition("/")
+    ways: list[tuple[str, str | None]] = [(name or subset, subset if name else None)]
+    if name and "/" not in name:
+        ways.append((str(source), None))
+    errors: list[Exception] = []
+    for repository, part in ways:
+        remote = _of_hub(repository, part, errors)
+        if remote is not None:
+            return remote
+    told = [
+        f"as {repository!r}{f' with the subset {part!r}' if part else ''}: {type(error).__name__}: {error}"
+        for (repository, part), error in zip(ways, errors, strict=True)
+    ]
+    raise DataError(
+        f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub, "
+        f"{'; '.join(told)}. Give a JSONL file, a folder saved by datasets, or check the network. Prompts themselves "
+        "go into a list, even one alone."
+    ) from errors[-1]
+
+
+def _of_hub(repository: str, subset: str | None, errors: list[Exception]) -> Mapping[str, datasets.Dataset] | None:
+    """The splits of a hub data set; None where they cannot be had, with the error added to ``errors``."""
     try:
-        remote: Mapping[str, datasets.Dataset] = datasets.load_dataset(name or subset, subset if name else None)
-    except Exception as error:  # the hub client raises many kinds; all mean that the data cannot be had
-        with contextlib.suppress(Exception):  # it may be an organisation's data set; else the first error is told
-            if name:
-                return datasets.load_dataset(str(source))
-        raise DataError(
-            f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub "
-            f"(as name/subset or organisation/name): {type(error).__name__}: {error}. Give a JSONL file, a folder "
-            "saved by datasets, or check the network. Prompts themselves go into a list, even one alone."
-        ) from error
-    return remote
+        found: Mapping[str, datasets.Dataset] = datasets.load_dataset(repository, subset)
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean that the data cannot be had
+        errors.append(error)
+        return None
+    return found
