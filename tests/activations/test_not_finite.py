@@ -155,7 +155,9 @@ def test_generation_names_the_rows(session: Any) -> None:
     change = [SetTo(at=HOOK, latents=[0], value=0.0)]
     for generate in (
         lambda: one.module.it_generate(batch, max_new_tokens=1),
-        lambda: generate_with_interventions(one.module, batch, change, one.module.latent_models, max_new_tokens=1),
+        lambda: generate_with_interventions(
+            one.module.backend, one.module.it_generate, batch, change, one.module.latent_models, max_new_tokens=1
+        ),
     ):
         with pytest.raises(NotFiniteError, match="begin at new token 1") as caught:
             generate()

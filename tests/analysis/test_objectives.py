@@ -26,6 +26,7 @@ from interpretune.analysis import (
 )
 from interpretune.operations.measure import Measure
 from interpretune.questions import KL, LogProb, Outcome
+from interpretune.session.answers import reader_of
 from tests.sessions import make_session, plain_model, unpadded_rows
 from tests.tiny_latents import RandomDictionary, activations_of, last_logits, splice_hooks
 
@@ -153,13 +154,13 @@ def test_rows_with_answers_of_their_own_are_measured_by_these(module_cls: type[i
     own = torch.tensor([[[4], [5], [6]], [[7], [8], [-1]]])
     batch, labels = {"input_ids": torch.zeros(2, 3), "answer_tokens": own}, torch.tensor([2, 0])
     logits = torch.randn(2, 40)
-    measure = Measure(module, batch, labels, it.LogitDiff("mean"))
+    measure = Measure(reader_of(module, batch), labels, it.LogitDiff("mean"))
     expected = torch.stack([logits[0, 6] - logits[0, [4, 5]].mean(), logits[1, 7] - logits[1, 8]]) / scale
     torch.testing.assert_close(measure(logits), expected)
     few = logits if measure.columns is None else logits[:, measure.columns]
     assert few.shape == ((2, 40) if module_cls is Halved else (2, 5))
     torch.testing.assert_close(measure(few, None, measure.columns), expected)
-    again = Measure(module, batch, labels, LogProb())(logits[[1, 1]], torch.tensor([1, 1]))
+    again = Measure(reader_of(module, batch), labels, LogProb())(logits[[1, 1]], torch.tensor([1, 1]))
     torch.testing.assert_close(again, logits[1].log_softmax(0)[[7, 7]] / scale)
 
 

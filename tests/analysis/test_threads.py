@@ -427,7 +427,9 @@ def test_generation_is_steered_for_its_caller_alone(tmp_path: Any) -> None:
     steering = [Add(at=PLACE, value=torch.linspace(-3, 3, 32))]
 
     def steered() -> Tensor:
-        return torch.stack(generate_with_interventions(module, batch, steering, **options).logits)
+        return torch.stack(
+            generate_with_interventions(module.backend, module.it_generate, batch, steering, **options).logits
+        )
 
     def plain() -> Tensor:
         return torch.stack(module.it_generate(batch, **options).logits)

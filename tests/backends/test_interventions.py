@@ -175,7 +175,8 @@ def test_generation_is_steered_at_every_token_that_is_named(session: it.ITSessio
     batch = padded(tokens_of(session), "right", session.datamodule.tokenizer.pad_token_id)
     wanted = steered_by_hand(session, change, 4)
     found = generate_with_interventions(
-        session.module,
+        session.module.backend,
+        session.module.it_generate,
         batch,
         [Add(at=PLACE, value=VECTOR, scale=4.0, positions=where)],  # type: ignore[arg-type]
         max_new_tokens=4,
@@ -188,7 +189,9 @@ def test_generation_is_steered_at_every_token_that_is_named(session: it.ITSessio
 def test_latents_are_steered_while_generating(session: it.ITSession) -> None:
     batch = padded(tokens_of(session), "right", session.datamodule.tokenizer.pad_token_id)
     items = [Add(at=activations_of(LATENTS), value=5.0, latents=[3])]
-    found = generate_with_interventions(session.module, batch, items, [LATENTS], max_new_tokens=1, do_sample=False)
+    found = generate_with_interventions(
+        session.module.backend, session.module.it_generate, batch, items, [LATENTS], max_new_tokens=1, do_sample=False
+    )
     with torch.no_grad():
         logits = run_with_interventions(session.module.backend, ModelInputs.from_batch(batch), items, [LATENTS])
     assert torch.equal(found.sequences[:, -1], logits.argmax(-1))

@@ -100,7 +100,11 @@ def test_positions_mean_the_same_tokens_with_and_without_a_cache(
     for options in cache_options(session):
         item = Add(at=PLACE, value=VECTOR, scale=6.0, positions=where)
         found = generate_with_interventions(
-            session.module, batch_of(session, prompts, side), [item], **options_of(session, **options)
+            session.module.backend,
+            session.module.it_generate,
+            batch_of(session, prompts, side),
+            [item],
+            **options_of(session, **options),
         )
         assert torch.equal(found.sequences[:, -NEW:], wanted), options
     free = torch.cat([by_hand(prompt, lambda x: x) for prompt in prompts])
@@ -115,7 +119,11 @@ def test_several_sequences_of_a_prompt_are_steered_alike(session: it.ITSession, 
     for change, items in by_row(prompts):
         wanted = [by_hand(prompt, change(i, prompt)) for i, prompt in enumerate(prompts)]
         found = generate_with_interventions(
-            session.module, batch, items, **options_of(session, do_sample=True, top_k=1, num_return_sequences=n)
+            session.module.backend,
+            session.module.it_generate,
+            batch,
+            items,
+            **options_of(session, do_sample=True, top_k=1, num_return_sequences=n),
         )
         assert torch.equal(found.sequences[:, -NEW:], torch.cat(wanted).repeat_interleave(n, dim=0))
 
@@ -155,7 +163,7 @@ def test_beams_are_steered_as_those_of_a_prompt_alone(
     prompts, beams = prompts_of((1, 4, 2)), {"num_beams": 3, "num_return_sequences": 2}
     wanted = torch.cat([by_hand(prompt, added(where, prompt), **beams) for prompt in prompts])
     found = generate_with_interventions(
-        session.module, batch_of(session, prompts, side),
+        session.module.backend, session.module.it_generate, batch_of(session, prompts, side),
         [Add(at=PLACE, value=VECTOR, scale=6.0, positions=where)], **options_of(session, **beams),
     )  # fmt: skip
     assert torch.equal(found.sequences[:, -NEW:], wanted)
@@ -169,7 +177,11 @@ def test_beams_follow_changes_by_row(session_of: Callable[..., it.ITSession]) ->
     for change, items in by_row(prompts):
         wanted = torch.cat([by_hand(prompt, change(i, prompt), **beams) for i, prompt in enumerate(prompts)])
         found = generate_with_interventions(
-            session.module, batch_of(session, prompts), items, **options_of(session, **beams)
+            session.module.backend,
+            session.module.it_generate,
+            batch_of(session, prompts),
+            items,
+            **options_of(session, **beams),
         )
         assert torch.equal(found.sequences[:, -NEW:], wanted)
 
@@ -194,7 +206,8 @@ def test_untouched_tokens_of_a_latent_model_follow_the_prompt(session: it.ITSess
 
     wanted = torch.cat([by_hand(prompt, spliced(prompt)) for prompt in prompts])
     found = generate_with_interventions(
-        session.module,
+        session.module.backend,
+        session.module.it_generate,
         batch_of(session, prompts),
         [Add(at=activations_of(item), value=5.0, latents=[3])],
         [item],
@@ -313,7 +326,8 @@ def test_assisted_decoding_is_steered_as_greedy_decoding(session_of: Callable[..
     prompt = torch.tensor([7, 8, 9, 7, 8, 9, 7, 8])
     wanted = by_hand(prompt, added("generated", prompt, 2.0), new=8)
     found = generate_with_interventions(
-        session.module, batch_of(session, [prompt]), [Add(at=PLACE, value=VECTOR, scale=2.0, positions="generated")],
+        session.module.backend, session.module.it_generate, batch_of(session, [prompt]),
+        [Add(at=PLACE, value=VECTOR, scale=2.0, positions="generated")],
         **options_of(session, max_new_tokens=8, prompt_lookup_num_tokens=3, max_matching_ngram_size=1),
     )  # fmt: skip
     assert torch.equal(found.sequences[:, -8:], wanted)
@@ -326,7 +340,13 @@ def test_guidance_by_a_second_prompt_is_refused(session_of: Callable[..., it.ITS
     session = session_of("llama", "core", "left")
     item = Add(at=PLACE, value=VECTOR)
     with pytest.raises(it.AnalysisError, match=r"guidance_scale is 1\.5"):
-        generate_with_interventions(session.module, batch_of(session, prompts_of((2,))), [item], guidance_scale=1.5)
+        generate_with_interventions(
+            session.module.backend,
+            session.module.it_generate,
+            batch_of(session, prompts_of((2,))),
+            [item],
+            guidance_scale=1.5,
+        )
 
 
 def test_forwards_of_other_rows_are_refused(session: it.ITSession) -> None:
@@ -342,7 +362,8 @@ def test_a_patch_has_no_values_for_generated_tokens(session: it.ITSession) -> No
     item = Patch(at=PLACE, source=torch.ones(1, 2, 32))
     with pytest.raises(it.AnalysisError, match="no position 2"):
         generate_with_interventions(
-            session.module, batch_of(session, prompts_of((2,))), [item], **options_of(session)
+            session.module.backend, session.module.it_generate, batch_of(session, prompts_of((2,))), [item],
+            **options_of(session)
         )  # fmt: skip
 
 

@@ -69,7 +69,11 @@ def test_logits_are_steered_at_the_tokens_named(session: it.ITSession, where: An
     item = Add(at="logits", value=PUSH, scale=6.0, positions=where)
     for options in cache_options(session):
         found = generate_with_interventions(
-            session.module, batch_of(session, prompts, side), [item], **options_of(session, **options)
+            session.module.backend,
+            session.module.it_generate,
+            batch_of(session, prompts, side),
+            [item],
+            **options_of(session, **options),
         )
         assert torch.equal(found.sequences[:, -NEW:], wanted), options
     assert not torch.equal(torch.cat([by_hand(plain(), prompt, lambda logits: logits) for prompt in prompts]), wanted)
@@ -84,7 +88,8 @@ def test_logits_of_each_row_are_patched_from_its_own(session: it.ITSession) -> N
 
     wanted = torch.cat([by_hand(plain(), prompt, patched(i, len(prompt))) for i, prompt in enumerate(prompts)])
     found = generate_with_interventions(
-        session.module, batch_of(session, prompts), [Patch(at="logits", source=source, positions="prompt")],
+        session.module.backend, session.module.it_generate, batch_of(session, prompts),
+        [Patch(at="logits", source=source, positions="prompt")],
         **options_of(session),
     )  # fmt: skip
     assert torch.equal(found.sequences[:, -NEW:], wanted)
@@ -102,7 +107,8 @@ def test_what_goes_into_the_unembedding_is_steered(session_of: Callable[..., it.
     wanted = torch.cat([by_hand(plain(), prompt, pushed_in(prompt)) for prompt in prompts])
     for side in ("left", "right"):
         found = generate_with_interventions(
-            session.module, batch_of(session, prompts, side), [Add(at="lm_head:in", value=vector, positions=where)],
+            session.module.backend, session.module.it_generate, batch_of(session, prompts, side),
+            [Add(at="lm_head:in", value=vector, positions=where)],
             **options_of(session),
         )  # fmt: skip
         assert torch.equal(found.sequences[:, -NEW:], wanted)

@@ -202,7 +202,8 @@ def test_steered_generation(pair: tuple[it.ITSession, it.ITSession], side: str) 
     found = []
     for session in pair:
         result = generate_with_interventions(
-            session.module,
+            session.module.backend,
+            session.module.it_generate,
             batch_of(session, side),
             [Add(at="layers.1.resid_post", value=direction, positions="all")],
             session.module.latent_models,

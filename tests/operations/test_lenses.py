@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interpretune as it
-from interpretune.analysis import AnalysisRunner
+from interpretune.analysis import AnalysisRunner, offered_operations
 from interpretune.operations import Plan, find_operation
 from interpretune.questions import KL
 from tests.sessions import ANSWERS, make_session, plain_model
@@ -25,8 +25,9 @@ FIELDS = ("layer_objective", "scale_held", "layer_ranks", "layer_answers", "befo
 def test_a_plan_of_lenses_gives_what_the_calls_give(tmp_path: Path) -> None:
     coder = LinearDictionary("blocks.1.hook_mlp_out", d_sae=20, seed=1)
     session = make_session(tmp_path, "gpt2", n_rows=4, latent_models=[coder])
-    plan = Plan.of([find_operation(name, session.module) for name in NAMES])
-    divergence = Plan.of([find_operation("read_layers", session.module).with_options(objective=KL())])
+    offered = offered_operations(session.module)
+    plan = Plan.of([find_operation(name, offered) for name in NAMES])
+    divergence = Plan.of([find_operation("read_layers", offered).with_options(objective=KL())])
     stores = AnalysisRunner(**session, root=tmp_path / "results").run({"lenses": plan, "kl": divergence})
     store = stores["lenses"]
     rows = [

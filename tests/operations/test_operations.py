@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentValues, plan_of
+from interpretune.analysis import AnalysisCfg, AnalysisMode, LatentValues, offered_operations, plan_of
 from interpretune.operations import (
     Operation,
     Plan,
@@ -351,16 +351,16 @@ def test_code_from_elsewhere_runs_only_by_name_and_hash():
 
 
 def test_operations_are_found_by_name(monkeypatch: pytest.MonkeyPatch, session_of: Callable[..., it.ITSession]):
-    session = session_of("gpt2", "core", "left")
-    assert find_operation("ablation_effects", session.module).name == "ablation_effects"
+    offered = offered_operations(session_of("gpt2", "core", "left").module)
+    assert find_operation("ablation_effects", offered).name == "ablation_effects"
     packaged = SimpleNamespace(name="grow", value="acme:grow", load=lambda: double)
     broken = SimpleNamespace(name="broken", value="acme:nothing", load=lambda: 1)
     leaving = SimpleNamespace(name="leaving", value="acme:leaving", load=sys.exit)
     monkeypatch.setattr(loading, "registered", lambda group: [packaged, broken, leaving] if group else [])
-    assert find_operation("grow", session.module) is double
+    assert find_operation("grow") is double
     with pytest.raises(it.PlanError, match=r"acme:nothing is a int; decorate a function"):
-        find_operation("broken", session.module)
+        find_operation("broken", offered)
     with pytest.raises(it.PlanError, match=r"'leaving' \(acme:leaving\) cannot be imported: SystemExit"):
-        find_operation("leaving", session.module)
+        find_operation("leaving", offered)
     with pytest.raises(it.PlanError, match=r"There is no operation 'shrink'\. .* offer ablate_alive, .*grow"):
-        find_operation("shrink", session.module)
+        find_operation("shrink", offered)

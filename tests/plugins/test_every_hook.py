@@ -26,6 +26,7 @@ from interpretune.analysis import (
     AnalysisCfg,
     AnalysisMode,
     HuggingFaceBackend,
+    offered_operations,
     run_analysis,
 )
 from interpretune.demo.run import DemoOptions, run_demo
@@ -237,7 +238,7 @@ def test_it_contribute_operations(stranger: Stranger, answers: ModuleType, tmp_p
     answers.given = [attrs.evolve(known, name="strange")]
     stranger(GIVEN)
     module = make_session(tmp_path, adapters=("stranger",)).module
-    assert find_operation("strange", module) is answers.given[0]
+    assert find_operation("strange", offered_operations(module)) is answers.given[0]
 
 
 def test_it_open_analysis(stranger: Stranger, tmp_path: Path) -> None:

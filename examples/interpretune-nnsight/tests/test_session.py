@@ -86,7 +86,9 @@ def test_generation_is_steered_as_in_a_plain_session(new_session):
         batch.pop("labels")
         steering = Add(at="blocks.1.hook_resid_mid", value=torch.linspace(-3, 3, 32))
         options = {"max_new_tokens": 3, "do_sample": False}
-        steered = generate_with_interventions(session.module, dict(batch), [steering], **options)
+        steered = generate_with_interventions(
+            session.module.backend, session.module.it_generate, dict(batch), [steering], **options
+        )
         free = session.module.it_generate(dict(batch), **options)
         texts.append((torch.stack(steered.logits), torch.stack(free.logits)))
         assert not torch.allclose(*texts[-1], atol=1e-2)

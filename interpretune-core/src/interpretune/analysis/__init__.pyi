@@ -11,6 +11,7 @@ from interpretune.analysis.modes import (
     AnalysisMode as AnalysisMode,
     construct_names_filter as construct_names_filter,
 )
+from interpretune.analysis.offered import offered_operations as offered_operations
 from interpretune.analysis.plan_runner import AnalysisRunner as AnalysisRunner
 from interpretune.analysis.question_run import QuestionCfg as QuestionCfg
 from interpretune.analysis.runner import run_analysis as run_analysis

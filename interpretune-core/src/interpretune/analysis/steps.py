@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import evolve
 from torch import Tensor
+from torch.nn import functional
 
 from interpretune.activations.inputs import ModelInputs
 from interpretune.analysis.analysis_run import AnalysisRun
@@ -19,6 +20,7 @@ from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.operations.definition import SOURCES
 from interpretune.operations.execution import mismatch, run_plan
 from interpretune.operations.plan import Plan
+from interpretune.session.answers import reader_of
 from interpretune.store.fields import Per
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def loss_and_logit_diffs(
     given = {name: FIELDS[name] for name in ("activations", *INTERMEDIATES)}
     plan = Plan.of(numbers, sources={**SOURCES, **given})
     there = {name: getattr(analysis_batch, name) for name in given}
-    sources = {**_sources(module, analysis_batch, None), "batch": batch, "batch_idx": batch_idx}
+    sources = _sources(module, analysis_batch, None, batch, batch_idx)
     values = run_plan(plan, {**there, **sources}, len(analysis_batch))
     for name in ("loss", "preds", "logit_diffs", "objective", "effects"):
         if name in values:
@@ -178,19 +180,25 @@ def sources_of(module: ITModule, labels: Tensor, orig_labels: Tensor, batch: Any
     with torch.inference_mode(mode=False):  # trainers test in inference mode, whose tensors know no gradients
         inputs = ModelInputs.from_batch({name: _ordinary(value) for name, value in batch.items()})
         analysis_batch = AnalysisBatch(labels=_ordinary(labels), orig_labels=_ordinary(orig_labels))
-        return _sources(module, analysis_batch, inputs) | {"batch": batch, "batch_idx": batch_idx}
+        return _sources(module, analysis_batch, inputs, batch, batch_idx)
 
 
-def _sources(module: ITModule, analysis_batch: AnalysisBatch, inputs: ModelInputs | None) -> dict[str, Any]:
+def _sources(
+    module: ITModule, analysis_batch: AnalysisBatch, inputs: ModelInputs | None, batch: Any, batch_idx: int
+) -> dict[str, Any]:
+    known = {} if module.datamodule is None else {"tokenizer": module.datamodule.tokenizer}
     return {
         "inputs": inputs,
         "labels": analysis_batch.labels,
         "orig_labels": analysis_batch.orig_labels,
-        "batch": None,
-        "batch_idx": 0,
-        "module": module,
+        "batch": batch,
+        "batch_idx": batch_idx,
+        "answer_reader": reader_of(module, batch),
+        "loss_fn": getattr(module, "loss_fn", functional.cross_entropy),
         "backend": module.backend,
         "latent_models": module.latent_models,
+        "module": module,
+        **known,
     }
 
 

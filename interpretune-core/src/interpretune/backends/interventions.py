@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from attrs import field, frozen
@@ -25,9 +25,6 @@ from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.latents.splicing import RunsEdits, Splice, WhichSlots
 from interpretune.models.padding import ATTENTION_MASK, mask_of, pad_left, tokens_of
 from interpretune.system.model_lock import model_lock
-
-if TYPE_CHECKING:
-    from interpretune.session.module import ITModule
 
 Where = Literal["all", "answer", "prompt", "generated"]
 
@@ -197,7 +194,8 @@ def interventions_in_place(
 
 
 def generate_with_interventions(
-    module: ITModule,
+    backend: AnalysisBackend,
+    generate: Callable[..., Any],
     batch: Mapping[str, Any],
     interventions: Sequence[Intervention],
     latent_models: Sequence[LatentModel] = (),
@@ -206,19 +204,22 @@ def generate_with_interventions(
     """Generate with changes: steering.
 
     Args:
-        module: A composed module.
+        backend: Of the model that generates; in a session, ``module.backend``.
+        generate: Called with the batch, padded on the left, and ``generation_kwargs``; in a session,
+            ``module.it_generate``; of a model alone, ``lambda batch, **options: model.generate(**batch, **options)``.
         batch: Prompts with their attention mask; positions refer to them padded on the left.
         interventions: The changes.
         latent_models: Spliced in, for example ``module.latent_models``.
-        **generation_kwargs: As ``module.it_generate`` takes them.
+        **generation_kwargs: Options of generation.
 
     Returns:
-        What ``module.it_generate`` returns.
+        What ``generate`` returns.
 
     Raises:
         AnalysisError: ``guidance_scale`` is given: it runs a second prompt, to which positions do not refer.
     """
-    scale = generation_kwargs.get("guidance_scale", getattr(_generation_config(module), "guidance_scale", None))
+    own = getattr(backend.model, "generation_config", None)
+    scale = generation_kwargs.get("guidance_scale", getattr(own, "guidance_scale", None))
     if scale not in (None, 1, 1.0):
         raise AnalysisError(
             f"guidance_scale is {scale}: generation then runs another prompt beside each prompt, in forwards of its "
@@ -227,11 +228,8 @@ def generate_with_interventions(
     name, tokens = tokens_of(batch)
     tokens, mask = pad_left(tokens, mask_of(batch))
     inputs = ModelInputs(tokens, mask)
-    with (
-        model_lock(module.model),
-        interventions_in_place(module.backend, inputs, interventions, latent_models),
-    ):
-        return module.it_generate({**batch, name: tokens, ATTENTION_MASK: mask}, **generation_kwargs)
+    with model_lock(backend.model), interventions_in_place(backend, inputs, interventions, latent_models):
+        return generate({**batch, name: tokens, ATTENTION_MASK: mask}, **generation_kwargs)
 
 
 def intervention_edits(
@@ -331,10 +329,6 @@ def _named(positions: Tensor, mask: Tensor) -> Tensor:
     wanted = torch.zeros_like(mask)
     wanted[torch.arange(len(mask), device=mask.device), positions] = True
     return wanted
-
-
-def _generation_config(module: ITModule) -> Any:
-    return getattr(module.model, "generation_config", None)
 
 
 def _vector(item: Intervention, value: float | Tensor, values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from interpretune.analysis import AnalysisCache, AnalysisCfg, SaveCfg, plan_of
+from interpretune.analysis import AnalysisCache, AnalysisCfg, SaveCfg, offered_operations, plan_of
 from interpretune.config.checked import CheckedConfig, Seed
 from interpretune.operations import Plan, find_operation, load_operations
 
@@ -58,7 +58,7 @@ class WrittenAnalysis(AnalysisCfg, checks_types=True):
             if "/" in source or source.endswith(".py"):
                 found += load_operations(source, self.trusted).values()
             else:
-                found.append(find_operation(source, module))
+                found.append(find_operation(source, offered_operations(module)))
         return found
 
 

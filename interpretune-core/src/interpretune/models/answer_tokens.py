@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from attrs import frozen
+from torch import Tensor
 
 from interpretune.errors import TokenizationError
 
@@ -124,3 +126,18 @@ def single_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -
     if len(set(ids)) != len(ids):
         raise TokenizationError(f"The answers {list(words)} share a token: ids {ids}. Use words that differ.")
     return ids
+
+
+def logits_of(logits: Tensor, answers: Tensor) -> Tensor:
+    """Logits of each row's answers, minus infinity where a row has fewer.
+
+    Args:
+        logits: ``[batch, ..., vocab]``.
+        answers: ``[batch, k]``, -1 beyond the last.
+
+    Returns:
+        ``[batch, ..., k]``.
+    """
+    ids = answers.to(logits.device).reshape(len(answers), *[1] * (logits.ndim - 2), -1)
+    ids = ids.expand(*logits.shape[:-1], -1)
+    return logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)

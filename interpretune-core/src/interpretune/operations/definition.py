@@ -20,9 +20,14 @@ SOURCES: Mapping[str, Field] = {
         Field("orig_labels", "int64", about="correct answer"),
         Field("batch", "object", Per.batch, about="the batch as the data module gives it, without labels"),
         Field("batch_idx", "object", Per.batch, about="its index in the split"),
-        Field("module", "object", Per.batch, about="the session's module"),
-        Field("backend", "object", Per.batch, about="AnalysisBackend of the session"),
-        Field("latent_models", "object", Per.batch, about="all latent models of the session"),
+        Field("answer_reader", "object", Per.batch, about="AnswerReader of the batch"),
+        Field(
+            "loss_fn", "object", Per.batch, about="takes logits and answer tokens; the module's own, or cross entropy"
+        ),
+        Field("tokenizer", "object", Per.batch, about="the tokenizer of the model"),
+        Field("backend", "object", Per.batch, about="AnalysisBackend that runs the model"),
+        Field("latent_models", "object", Per.batch, about="the latent models that are spliced in together"),
+        Field("module", "object", Per.batch, about="the module, in a session; core's operations do not read it"),
         Field("replays", "object", Per.batch, about="whether some operation of the run replays tokens"),
     )
 }
@@ -43,7 +48,7 @@ class Operation:
         reads: Names of fields.
         writes: Fields.
         needs: Capabilities of the backend, see ``interpretune.analysis.CAPABILITIES``; ``latent_models`` stands for
-            latent models in the session.
+            latent models.
         expects: Fields of ``reads`` whose unit of count, shape and dtype must be as given here.
         options: Settings of the function.
         forwards: Forward passes of a batch, for estimates.

@@ -95,7 +95,8 @@ class BatchRun:
                 continue
             if self._seed is not None:
                 draw_from(f"{self._seed} {run.result_keys[number][op.writes[0].name]}")
-            written = run_operation(op, {name: computed[keys[name]] for name in op.reads}, self._examples)
+            read = {name: computed[keys[name]] for name in op.reads if keys[name] in computed}
+            written = run_operation(op, read, self._examples)
             computed |= {keys[name]: value for name, value in written.items()}
         found = {item.name: computed[keys[item.name]] for item in plan.kept if item.per is not Per.run}
         return found if len(run.plans) == 1 else {name: _copied(value) for name, value in found.items()}
@@ -134,7 +135,7 @@ def run_plan(plan: Plan, sources: Mapping[str, Any], examples: int) -> dict[str,
     values = {**sources, "replays": bool(plan.needs & REPLAYING)}
     for op in plan.operations:
         if not op.per_run:
-            values |= run_operation(op, {name: values[name] for name in op.reads}, examples)
+            values |= run_operation(op, {name: values[name] for name in op.reads if name in values}, examples)
     return values
 
 
@@ -147,8 +148,10 @@ def run_operation(op: Operation, values: Mapping[str, Any], examples: int | None
         examples: Number of examples in the batch; None: it runs on a whole run.
 
     Raises:
-        PlanError: It wrote something other than it declares.
+        PlanError: It reads what is not given, or wrote something other than it declares.
     """
+    if lacking := [name for name in op.reads if name not in values]:
+        raise PlanError(f"Operation {op.name} reads {lacking[0]}, which is not given. Name it among the sources.")
     # Trainers test in inference mode, whose tensors know no gradients.
     with torch.inference_mode(mode=False), torch.no_grad():
         found = op(**values)

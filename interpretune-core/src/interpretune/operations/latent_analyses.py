@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
 from torch import Tensor
-from torch.nn import functional
 
 from interpretune.activations.finite import check_rows, rows_named
 from interpretune.activations.inputs import ModelInputs
@@ -17,7 +16,7 @@ from interpretune.latents.latent_model import activation_name
 from interpretune.models.padding import real_tokens
 from interpretune.models.tokenizer import token_texts
 from interpretune.operations.definition import operation
-from interpretune.operations.measure import Measure
+from interpretune.operations.measure import AnswerReader, Measure
 from interpretune.operations.objectives import LOGIT_DIFF, Objective
 from interpretune.replay.effect_noise import is_measured, measure_noise
 from interpretune.replay.gradients import attribute, mean_gradients
@@ -27,8 +26,9 @@ from interpretune.store.fields import Field, Per
 from interpretune.store.values import LatentValues, alive_at
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from interpretune.backends.backend import AnalysisBackend
-    from interpretune.session.module import ITModule
 
 ALIVE = Field("alive_latents", "object", Per.batch, about="latents active at some answer, by activation name")
 ANSWER_LOGITS = Field("answer_logits", shape=("vocab",), about="logits at the answer position")
@@ -165,21 +165,19 @@ def peaks_of_alive(
 
 @operation(writes=ABLATED_LOGITS, needs={"ablation", "latent_models"}, volatile={"row_budget"})
 def ablate_alive(
-    module: ITModule,
+    answer_reader: AnswerReader,
     clean: Prefill,
     activations: Mapping[str, LatentValues],
-    batch: Any,
     *,
     row_budget: int | None = None,
 ) -> dict[str, LatentValues]:
     """Answers' logits with each alive latent set to zero at the answer position."""
-    measure, parts = Measure(module, batch), alive_rows(activations)
-    columns = measure.columns
+    parts, columns = alive_rows(activations), answer_reader.columns
     logits = clean.backend.ablate(clean, LatentRows.joined(parts), columns, row_budget).split(list(map(len, parts)))
     found = {}
     for (name, alive), rows, mine in zip(activations.items(), parts, logits, strict=True):
         with rows_named(rows.points):
-            answers = measure.answers(mine, rows.points, columns)
+            answers = answer_reader.read(mine, rows.points, columns)
         found[name] = LatentValues(alive.latents, answers.reshape(*alive.values.shape, answers.shape[-1]), alive.d_sae)
     return found
 
@@ -199,17 +197,16 @@ def alive_rows(activations: Mapping[str, LatentValues]) -> list[LatentRows]:
     needs={"gradients", "latent_models"},
 )
 def gradients_of_alive(
-    module: ITModule,
+    answer_reader: AnswerReader,
     clean: Prefill,
     orig_labels: Tensor,
     alive_latents: Mapping[str, Tensor],
-    batch: Any,
     *,
     objective: Objective = LOGIT_DIFF,
     steps: int | None = None,
 ) -> dict[str, LatentValues]:
     """Gradients of the summed objective by the alive latents' activations, or their means over steps from zero on."""
-    measure, names = Measure(module, batch, orig_labels, objective, clean.logits), list(alive_latents)
+    measure, names = Measure(answer_reader, orig_labels, objective, clean.logits), list(alive_latents)
     columns = measure.columns
 
     def total(logits: Tensor, points: Tensor) -> Tensor:
@@ -232,10 +229,9 @@ def gradients_of_alive(
 
 @operation(writes=EFFECT_NOISE, needs={"splice", "latent_models"})
 def noise_of_effects(
-    module: ITModule,
+    answer_reader: AnswerReader,
     clean: Prefill,
     orig_labels: Tensor,
-    batch: Any,
     batch_idx: int,
     *,
     objective: Objective = LOGIT_DIFF,
@@ -243,7 +239,7 @@ def noise_of_effects(
     """Standard deviation of an effect by rounding, measured in the first batch and, in 16 bits, in some later ones."""
     if not is_measured(batch_idx, clean.logits.dtype):
         return 0.0
-    return measure_noise(clean, Measure(module, batch, orig_labels, objective, clean.logits))
+    return measure_noise(clean, Measure(answer_reader, orig_labels, objective, clean.logits))
 
 
 # -------------------------------------------------------------------------------------------------------------- texts
@@ -256,15 +252,15 @@ def unpadded_tokens(inputs: ModelInputs) -> list[Tensor]:
 
 
 @operation(writes=Field("pieces", "string", ragged=True, about="text of each real token"))
-def token_pieces(module: ITModule, tokens: Sequence[Tensor]) -> list[list[str]]:
+def token_pieces(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[Tensor]) -> list[list[str]]:
     """Text of each token."""
-    return token_texts(module.require_datamodule().tokenizer, tokens)
+    return token_texts(tokenizer, tokens)
 
 
 @operation(writes=Field("prompts", "string", about="text of the example"))
-def prompt_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[str]:
+def prompt_texts(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[Tensor]) -> list[str]:
     """Text of each example, without special tokens."""
-    texts: list[str] = module.require_datamodule().tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return texts
 
 
@@ -272,18 +268,17 @@ def prompt_texts(module: ITModule, tokens: Sequence[Tensor]) -> list[str]:
 
 
 @operation(
-    writes=Field("answers", shape=("answer",), about="logits of the answers"), reads=("module", ANSWER_LOGITS, "batch")
+    writes=Field("answers", shape=("answer",), about="logits of the answers"), reads=("answer_reader", ANSWER_LOGITS)
 )
-def answer_columns(module: ITModule, answer_logits: Tensor, batch: Any) -> Tensor:
-    """Logits reduced to the answers, as the module says, or as rows with their own answers do."""
-    return Measure(module, batch).answers(answer_logits)
+def answer_columns(answer_reader: AnswerReader, answer_logits: Tensor) -> Tensor:
+    """Logits reduced to the answers."""
+    return answer_reader.read(answer_logits)
 
 
 @operation(writes=Field("loss", per=Per.batch, about="mean of the batch, nats unless the module has its own loss"))
-def mean_loss(module: ITModule, answer_logits: Tensor, labels: Tensor) -> Tensor:
+def mean_loss(loss_fn: Callable[[Tensor, Tensor], Tensor], answer_logits: Tensor, labels: Tensor) -> Tensor:
     """Loss of the answer tokens."""
-    loss: Tensor = getattr(module, "loss_fn", functional.cross_entropy)(answer_logits, labels)
-    return loss
+    return loss_fn(answer_logits, labels)
 
 
 @operation(writes=Field("preds", "int64", about="answer with the highest logit"))

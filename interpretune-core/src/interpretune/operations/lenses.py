@@ -13,14 +13,13 @@ from interpretune.backends.contributions import of_coordinates, of_latents
 from interpretune.backends.direct_paths import DirectPaths, DirectRun
 from interpretune.latents.latent_model import activation_name, read_points, written_points
 from interpretune.operations.definition import operation
-from interpretune.operations.measure import Measure
+from interpretune.operations.measure import AnswerReader, Measure
 from interpretune.operations.objectives import LOGIT_DIFF, Objective
 from interpretune.store.fields import Field, Per
 from interpretune.store.values import LatentValues
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
-    from interpretune.session.module import ITModule
 
 LAYERS = ("layer",)
 """Layers are the residual stream before the first block, then after each block."""
@@ -37,21 +36,20 @@ LAYERS = ("layer",)
     forwards=1,
 )
 def read_layers(
-    module: ITModule,
+    answer_reader: AnswerReader,
     inputs: ModelInputs,
     backend: AnalysisBackend,
     labels: Tensor,
     orig_labels: Tensor,
-    batch: Any,
     *,
     objective: Objective = LOGIT_DIFF,
 ) -> dict[str, Tensor]:
     """Logit lens: the residual stream before block 0 and after each block, read by last norm and unembedding."""
     clean = backend.run(inputs) if objective.reads == "vocabulary" else None
-    measure, told = Measure(module, batch, orig_labels, objective, clean), Measure(module, batch)
+    measure = Measure(answer_reader, orig_labels, objective, clean)
     found: dict[str, list[Tensor]] = {item.name: [] for item in read_layers.writes}
     for layer in DirectPaths(backend).layers(inputs, inputs.answers):
-        answers = told.answers(layer.logits).double()
+        answers = answer_reader.read(layer.logits).double()
         correct = layer.logits.gather(-1, labels.unsqueeze(-1))
         found["layer_objective"].append(measure(layer.logits).double())
         found["scale_held"].append(measure(layer.scale_held).double())
@@ -70,19 +68,18 @@ def read_layers(
     forwards=1,
 )
 def run_direct(
-    module: ITModule,
+    answer_reader: AnswerReader,
     inputs: ModelInputs,
     backend: AnalysisBackend,
     latent_models: Sequence[Any],
     orig_labels: Tensor,
-    batch: Any,
     *,
     objective: Objective = LOGIT_DIFF,
 ) -> dict[str, Any]:
     """A forward of the model as it is, and slopes of the objective by what is written, the scales of norms held."""
     paths = DirectPaths(backend)
     names = [name for item in latent_models for name in (*read_points(item), *written_points(item))]
-    measure = Measure(module, batch, orig_labels, objective)
+    measure = Measure(answer_reader, orig_labels, objective)
     run = paths.run(inputs, inputs.answers, [*paths.written, *names], measure)
     return {"direct": run, "before_cap": run.before_cap, "direct_bias": run.bias}
 

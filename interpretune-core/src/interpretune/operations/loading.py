@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
@@ -14,38 +14,28 @@ from interpretune.errors import PlanError
 from interpretune.operations.definition import Operation
 from interpretune.system.entry_points import load_registered, registered
 
-if TYPE_CHECKING:
-    from interpretune.session.module import ITModule
-
 ENTRY_POINTS = "interpretune.operations"
 """Group of entry points that name operations of installed packages."""
 
 
-def offered_operations(module: ITModule) -> dict[str, Operation]:
-    """The operations that the adapters of a session offer, by name.
-
-    Raises:
-        PlanError: Two of them have the same name.
-    """
-    offers: list[Iterable[Operation]] = module.hook.it_contribute_operations(module=module)
-    return _by_name((op for offer in offers for op in offer), "the session's adapters")
-
-
-def find_operation(name: str, module: ITModule) -> Operation:
-    """An operation by name: from the session's adapters, or from an installed package.
+def find_operation(name: str, offered: Mapping[str, Operation] | None = None) -> Operation:
+    """An operation by name: one of those that are offered, or from an installed package.
 
     Packages list theirs in the entry-point group ``interpretune.operations``; only the requested one is imported.
+
+    Args:
+        name: The name.
+        offered: By name; ``offered_operations(module)`` has those of a session's adapters.
 
     Raises:
         PlanError: There is no such operation, or the object found is not an operation.
     """
-    offered = offered_operations(module)
-    if name in offered:
+    if offered and name in offered:
         return offered[name]
     found = {item.name: item for item in registered(ENTRY_POINTS)}
     if name not in found:
-        known = ", ".join(sorted({*offered, *found}))
-        raise PlanError(f"There is no operation {name!r}. The session's adapters and packages offer {known}.")
+        known = ", ".join(sorted({*(offered or ()), *found})) or "none"
+        raise PlanError(f"There is no operation {name!r}. Adapters and packages offer {known}.")
     told = f"The operation {name!r} ({found[name].value}) cannot be imported"
     loaded = load_registered(found[name], lambda why: PlanError(f"{told}: {why}"))
     if not isinstance(loaded, Operation):
@@ -81,7 +71,7 @@ def load_operations(source: str | Path, trusted: Mapping[str, str] | None = None
         operations += _run_file(name, text, address)
     if not operations:
         raise PlanError(f"{address} holds no operation: decorate functions with @operation.")
-    return _by_name(operations, address)
+    return by_name(operations, address)
 
 
 def _files(source: Path) -> list[Path]:
@@ -111,7 +101,16 @@ def _run_file(name: str, text: bytes, address: str) -> list[Operation]:
     return [value for value in namespace.values() if isinstance(value, Operation)]
 
 
-def _by_name(operations: Iterable[Operation], where: str) -> dict[str, Operation]:
+def by_name(operations: Iterable[Operation], where: str) -> dict[str, Operation]:
+    """Operations by name.
+
+    Args:
+        operations: The operations.
+        where: Where they come from, for the error.
+
+    Raises:
+        PlanError: Two of them have the same name.
+    """
     named: dict[str, Operation] = {}
     for op in operations:
         if named.setdefault(op.name, op) is not op:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve
@@ -12,40 +11,36 @@ from torch import Tensor
 from interpretune.activations.finite import rows_named
 from interpretune.operations.definition import Operation, operation
 from interpretune.operations.latent_analyses import ANSWER_LOGITS, EFFECTS, alive_rows
-from interpretune.operations.measure import Measure
+from interpretune.operations.measure import AnswerReader, Measure
 from interpretune.operations.objectives import LOGIT_DIFF, MOST_LOGITS, Objective
 from interpretune.replay.prefill import Prefill
 from interpretune.store.fields import Field, Per
 from interpretune.store.values import LatentValues
 
-if TYPE_CHECKING:
-    from interpretune.session.module import ITModule
-
 OBJECTIVE = Field("objective", about="at the answer position")
 ABLATED_OBJECTIVE = Field("ablated_objective", per=Per.latent, about="without the latent")
 
 
-@operation(writes=OBJECTIVE, reads=("module", ANSWER_LOGITS, "orig_labels", "batch"))
+@operation(writes=OBJECTIVE, reads=("answer_reader", ANSWER_LOGITS, "orig_labels"))
 def measure_objective(
-    module: ITModule, answer_logits: Tensor, orig_labels: Tensor, batch: Any, *, objective: Objective = LOGIT_DIFF
+    answer_reader: AnswerReader, answer_logits: Tensor, orig_labels: Tensor, *, objective: Objective = LOGIT_DIFF
 ) -> Tensor:
     """The objective of each example."""
-    return Measure(module, batch, orig_labels, objective)(answer_logits)
+    return Measure(answer_reader, orig_labels, objective)(answer_logits)
 
 
 @operation(writes=ABLATED_OBJECTIVE, needs={"ablation", "latent_models"}, volatile={"row_budget"})
 def measure_ablated(
-    module: ITModule,
+    answer_reader: AnswerReader,
     clean: Prefill,
     activations: Mapping[str, LatentValues],
     orig_labels: Tensor,
-    batch: Any,
     *,
     objective: Objective = LOGIT_DIFF,
     row_budget: int | None = None,
 ) -> dict[str, LatentValues]:
     """The objective with each alive latent set to zero at the answer position."""
-    measure = Measure(module, batch, orig_labels, objective, clean.logits)
+    measure = Measure(answer_reader, orig_labels, objective, clean.logits)
     width = clean.backend.vocab_size if measure.columns is None else len(measure.columns)
     found = {}
     for (name, alive), rows in zip(activations.items(), alive_rows(activations), strict=True):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.models.answer_tokens import single_token_ids, warn_of_other_tokens
+from interpretune.models.answer_tokens import logits_of, single_token_ids, warn_of_other_tokens
 from interpretune.models.padding import tokens_of
 from interpretune.models.row_columns import ANSWER_TOKENS, ROW
+from interpretune.operations.measure import AnswerReader
 from interpretune.session.labels import LABELS, answer_ids, check_labels_have_answers
 
 if TYPE_CHECKING:
@@ -210,16 +211,16 @@ def take_labels(module: ITModule, batch: MutableMapping[str, Any]) -> tuple[Tens
     return module.labels_to_ids(labels) if answers is None else module.labels_to_ids(labels, answers)
 
 
-def logits_of(logits: Tensor, answers: Tensor) -> Tensor:
-    """Logits of each row's answers, minus infinity where a row has fewer.
+def reader_of(module: ITModule, batch: Mapping[str, Any]) -> AnswerReader:
+    """What reads the logits of a batch's answers as the module does, or those of the rows' own answers.
 
-    Args:
-        logits: ``[batch, ..., vocab]``.
-        answers: ``[batch, k]``, -1 beyond the last.
-
-    Returns:
-        ``[batch, ..., k]``.
+    Raises:
+        DataError: An answer has several tokens, or a row has no answers.
     """
-    ids = answers.to(logits.device).reshape(len(answers), *[1] * (logits.ndim - 2), -1)
-    ids = ids.expand(*logits.shape[:-1], -1)
-    return logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)
+    own = module.differing_answers(batch)
+
+    def reduce(logits: Tensor, ids: Tensor | None) -> Tensor:
+        of_rows = () if ids is None else (ids,)  # a class that takes logits only is of answers of all rows
+        return module.standardize_logits(logits, *of_rows)[:, -1]
+
+    return AnswerReader(own, module.answer_columns if own is None else module.columns_of(own), reduce)

@@ -25,7 +25,9 @@ def capability_runs(bench: Bench, module: Any, models: Sequence[Any], at: str) -
     change = [Scale(at=at, factor=0.0)]
 
     def steered() -> Any:
-        return generate_with_interventions(module, batch, change, models, max_new_tokens=2, do_sample=False)
+        return generate_with_interventions(
+            module.backend, module.it_generate, batch, change, models, max_new_tokens=2, do_sample=False
+        )
 
     runs: dict[tuple[str, ...], dict[str, Callable[[], Any]]] = {
         ("splice",): {"a spliced run": lambda: backend.run_spliced(inputs, models, record=names)},

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from interpretune.activations.finite import check_rows
+from interpretune.models.answer_tokens import logits_of
 from interpretune.models.padding import answer_positions, mask_of
-from interpretune.session.answers import logits_of
 from interpretune.session.labels import LABELS, answer_ids
 from interpretune.session.module import ITModule
 

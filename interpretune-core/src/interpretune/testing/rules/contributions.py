@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from interpretune.analysis.offered import offered_operations
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.steps import sources_of
 from interpretune.operations import Operation, Plan, latent_analyses, lenses
 from interpretune.operations.execution import REPLAYING, run_operation
-from interpretune.operations.loading import offered_operations
 from interpretune.operations.plan import LATENT_MODELS
 from interpretune.plugins.contributions import ReportSection
 from interpretune.reports.sections import report_sections

@@ -255,7 +255,8 @@ def steered_generation_agrees(bench: Bench) -> None:
     prompt = batch["input_ids"].shape[1]
     for positions in ("all", "answer", "generated"):
         result = generate_with_interventions(
-            bench.module,
+            bench.module.backend,
+            bench.module.it_generate,
             batch,
             [Add(at=point, value=direction, positions=positions)],
             max_new_tokens=NEW_TOKENS,
