@@ -34,15 +34,17 @@ class Kind:
     Attributes:
         summary: What the package is.
         requirements: Distributions that it imports beside core's and what core depends on for certain.
+        backend: What makes the backend of a model in memory, in the module ``backend``; None: it has no models.
     """
 
     summary: str
     requirements: tuple[str, ...] = ()
+    backend: str | None = None
 
 
 ADAPTER_KINDS: Mapping[Level, Kind] = {
     Level.framework: Kind("A trainer for sessions of interpretune"),
-    Level.model: Kind("Models of another library for interpretune"),
+    Level.model: Kind("Models of another library for interpretune", backend="backend_of_model"),
     Level.latents: Kind("Dictionaries of latents for interpretune", ("safetensors>=0.4",)),
     Level.extension: Kind("An extension of interpretune: times steps, and offers an operation"),
 }
@@ -87,6 +89,7 @@ def render(names: AdapterNames, kind: Level) -> dict[Path, str]:
         "ADAPTER_SUMMARY": ADAPTER_KINDS[kind].summary,
         "ADAPTER_DEPENDENCIES": '", "'.join((core_requirement(), *ADAPTER_KINDS[kind].requirements)),
         "CORE_CONTRACT": CONTRACT_VERSION,
+        "# ADAPTER_BACKEND\n\n": _backend_of(names, ADAPTER_KINDS[kind]),
     }
     pattern = re.compile("|".join(replaced))
 
@@ -101,6 +104,17 @@ def render(names: AdapterNames, kind: Level) -> dict[Path, str]:
         Path(f".{path}" if path.name in HIDDEN_FILES else fill(str(path))): fill(file.read_text(encoding="utf-8"))
         for path, file in sorted(placed.items())
     }
+
+
+def _backend_of(names: AdapterNames, kind: Kind) -> str:
+    """The entry point by which ``interpretune.effects`` takes a model of the package; none if there is no backend."""
+    if kind.backend is None:
+        return ""
+    return (
+        "# `interpretune.effects` takes models whose class is in the package of this name.\n"
+        '[project.entry-points."interpretune.backends"]\n'
+        f'{names.package} = "{names.package}.backend:{kind.backend}"\n\n'
+    )
 
 
 def core_requirement() -> str:

@@ -14,7 +14,7 @@ from interpretune import AdapterDeclaration, ITModule, hookimpl, load_hf_model, 
 from interpretune.models import check_batch_keys, mask_of, tokens_of
 from torch import Tensor, nn
 
-from interpretune_adaptername.backend import AdapterNameBackend
+from interpretune_adaptername.backend import AdapterNameBackend, backend_of_model
 from interpretune_adaptername.model import AdapterNameModel
 
 
@@ -58,7 +58,7 @@ class AdapterNameAdapter:
         """Called when an analysis first needs it; the data module, and with it the tokenizer, may not be there yet."""
         model: Any = module.model
         tokenizer = module.datamodule.tokenizer if module.datamodule is not None else None
-        return AdapterNameBackend(model.hf_model, tokenizer)
+        return backend_of_model(model, tokenizer)
 
 
 adapter = AdapterNameAdapter()

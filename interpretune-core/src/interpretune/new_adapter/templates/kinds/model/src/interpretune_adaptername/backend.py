@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from interpretune.analysis import HuggingFaceBackend
+
+from interpretune_adaptername.model import AdapterNameModel
 
 
 class AdapterNameBackend(HuggingFaceBackend):
@@ -20,3 +24,8 @@ class AdapterNameBackend(HuggingFaceBackend):
     cheap, where single tokens can be run again over kept keys and values. ``capabilities`` names what is offered; take
     out what cannot be.
     """
+
+
+def backend_of_model(model: AdapterNameModel, tokenizer: Any) -> AdapterNameBackend:
+    """The backend of a model, with its tokenizer or None; ``interpretune.effects`` finds it by ``pyproject.toml``."""
+    return AdapterNameBackend(model.hf_model, tokenizer)
