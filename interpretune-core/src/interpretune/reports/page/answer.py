@@ -1,0 +1,173 @@
+"""The answer to a question in a few sentences, made from its results."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from attrs import frozen
+
+from interpretune.evidence import Change, HeldOut
+from interpretune.reports.page.ranking import Ranked, Ranking
+from interpretune.reports.page.text import number, percent, percents, set_to
+
+OBJECTIVES = {
+    "logit_diff": "the difference of logits",
+    "log_prob": "the log-probability of the correct answer",
+    "prob": "the probability of the correct answer",
+    "kl": "the divergence from the model as it is",
+    "loss": "the loss",
+}
+METHODS = {
+    "gradient": "estimated by its gradient",
+    "integrated_gradients": "estimated by integrated gradients",
+    "direct": "straight to the logits, without later layers",
+}
+NAMED = 3
+"""Units that the answer names."""
+Z = 1.96
+
+
+@frozen
+class Answer:
+    """What was found.
+
+    Attributes:
+        found: Whether anything was.
+        headline: That in a sentence.
+        sentences: How well the model does, which units drive it, and whether it holds on held-out rows.
+    """
+
+    found: bool
+    headline: str
+    sentences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([self.headline, *self.sentences])
+
+
+def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, held_out: HeldOut | None) -> Answer:
+    """Say what results say.
+
+    Args:
+        told: The question, as ``Effects.question``.
+        rows: Its rows, as ``Effects.rows``.
+        ranking: The units.
+        held_out: Proof on other rows.
+    """
+    parts = [_performance(told, rows), _drivers(told, ranking), _proof(held_out)]
+    sentences = tuple(sentence for sentence, _ in parts)
+    doubts = [doubt for _, doubt in parts if doubt]
+    if doubts:
+        return Answer(False, f"Nothing was found: {doubts[0]}.", sentences)
+    sure = [item.name for item in ranking.units if item.sure][:2]
+    verb = "have the largest effects" if len(sure) > 1 else "has the only effect that is told apart from 0,"
+    return Answer(True, f"{' and '.join(sure)} {verb} of {ranking.compared:,} units.", sentences)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927)."""
+    share, z2 = right / n, Z * Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def chance(rows: pd.DataFrame) -> float:
+    """Share of rows that is right by drawing, or by always giving the answer that is right most often."""
+    drawn = float(np.mean([1 / max(len(item), 1) for item in rows.answers]))
+    if len({tuple(item) for item in rows.answers}) > 1:
+        return drawn
+    return max(drawn, max(Counter(rows.correct).values()) / len(rows))
+
+
+def objective_words(told: Mapping[str, Any]) -> str:
+    """The objective in words."""
+    first, _, rest = str(told["objective"]).partition(" ")
+    return f"{OBJECTIVES.get(first, first)}{' ' + rest if rest else ''}"
+
+
+def beats(change: Change, controls: Sequence[Change]) -> bool:
+    """Whether the interval of a change lies above those of the controls, and above 0."""
+    return change.low > max((item.high for item in controls), default=0.0)
+
+
+def _performance(told: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """How well the model does, and what speaks against finding anything."""
+    mean = f"{objective_words(told)} is {_amount(told, rows.objective.mean())} on average"
+    if "objective_spliced" in rows and not np.allclose(rows.objective_spliced, rows.objective):
+        mean += f", {_amount(told, rows.objective_spliced.mean())} with the dictionaries spliced in"
+    rated = rows[rows.predicted >= 0]
+    if not len(rated):
+        return f"Over {len(rows):,} rows, {mean}.", ""
+    right, n, by_chance = int((rated.predicted == rated.correct).sum()), len(rated), chance(rated)
+    low, high = wilson(right, n)
+    sentence = (
+        f"The model gives the correct answer in {right:,} of {n:,} rows ({percent(right / n)}, 95 % interval "
+        f"{percents(low, high)}; chance is {percent(by_chance)}); {mean}."
+    )
+    if low > by_chance:
+        return sentence, ""
+    sentence += " That is no better than chance, so effects do not say how it finds the answer."
+    return sentence, "on this question the model does no better than chance"
+
+
+def _drivers(told: Mapping[str, Any], ranking: Ranking) -> tuple[str, str]:
+    sure = [item for item in ranking.units if item.sure]
+    if not sure:
+        largest = f" The largest is that of {_effect(told, ranking.units[0])}." if ranking.units else ""
+        sentence = f"Of {ranking.compared:,} units, none has an effect that is told apart from 0.{largest}"
+        return sentence, f"no effect of {ranking.compared:,} units is told apart from 0"
+    how = METHODS.get(sure[0].method) or f"{set_to(sure[0].value)} alone"
+    sentence = f"Of {ranking.compared:,} units, each {how}, the largest effects have {_listed(told, sure[:NAMED])}."
+    if len(sure) > NAMED:
+        sentence += f" Of the {len(ranking.units)} shown, {len(sure)} are told apart from 0."
+    return sentence, ""
+
+
+def _listed(told: Mapping[str, Any], units: Sequence[Ranked]) -> str:
+    shown = [_effect(told, item) for item in units]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _effect(told: Mapping[str, Any], item: Ranked) -> str:
+    interval = "" if math.isnan(item.low) else f"; 95 % interval {number(item.low)} to {number(item.high)}"
+    return f"{item.name} ({_amount(told, item.mean)}{interval})"
+
+
+def _amount(told: Mapping[str, Any], value: float) -> str:
+    unit = str(told.get("unit") or "")
+    return f"{number(value)} {unit}".strip() if unit != "probability" else number(value)
+
+
+def _proof(held_out: HeldOut | None) -> tuple[str, str]:
+    if held_out is None:
+        return "Whether this holds on other rows was not tested.", ""
+    start = f"On {held_out.rows:,} held-out rows, of which the model answers {percent(held_out.share_correct)} correctly"
+    known = [item for item in held_out.changes if not math.isnan(item.flipped)]
+    tried = [item for item in known if item.name != "random"]
+    controls = [item for item in known if item.name == "random"]
+    if not tried:
+        return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
+    best = max(tried, key=lambda item: item.low)
+    sentence = f"{start}, {'; '.join(_flips(item) for item in [best, *controls])}."
+    if beats(best, controls):
+        return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
+    if not controls:
+        return sentence, "on held-out rows the top units change no answer"
+    return (
+        f"{sentence} The two are not told apart.",
+        "on held-out rows the top units do no more than others drawn at random",
+    )
+
+
+def _flips(change: Change) -> str:
+    interval = "" if math.isnan(change.low) else f" (95 % interval {percents(change.low, change.high)})"
+    changed = f"{percent(change.flipped)}{interval} of"
+    if change.name == "added":
+        return f"{change.told} bring the clean answer to {changed} the corrupted prompts"
+    return f"{change.told} turn {changed} the right answers wrong"

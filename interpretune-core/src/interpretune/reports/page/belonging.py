@@ -1,0 +1,142 @@
+"""The stores of a page: what each holds, and whether they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from interpretune.errors import StoreError
+from interpretune.questions.result import Effects
+from interpretune.store.store import AnalysisStore
+
+WHAT_WRITES_EFFECTS = (
+    "`it.effects(..., store=FOLDER)` writes them, and in a file for `interpretune run` an analysis with `units`"
+)
+
+
+@frozen(eq=False)
+class PageStores:
+    """What a page is made of.
+
+    Attributes:
+        results: Effects about which the page is: exact ones, or what there is.
+        approximations: Effects by gradients beside exact ones.
+        analyses: Stores of other analyses of the same model.
+    """
+
+    results: tuple[Effects, ...]
+    approximations: tuple[Effects, ...]
+    analyses: tuple[AnalysisStore, ...]
+
+    @classmethod
+    def of(cls, given: Iterable[str | Path | Effects | AnalysisStore]) -> PageStores:
+        """Open stores, and see that they belong together.
+
+        Args:
+            given: Folders, or what was opened.
+
+        Raises:
+            StoreError: One is damaged, is not finished, or does not belong to the others, or none has effects of units.
+        """
+        effects: list[Effects] = []
+        analyses: list[AnalysisStore] = []
+        for item in given:
+            store = item.store if isinstance(item, Effects) else item
+            store = store if isinstance(store, AnalysisStore) else AnalysisStore.open(store)
+            _check_finished(store)
+            if store.manifest.about.get("question", {}).get("method") in Effects.methods:
+                effects.append(item if isinstance(item, Effects) else Effects(store))
+            else:
+                analyses.append(store)
+        if not effects:
+            held = "; ".join(f"{_named(item)} holds {_what(item)}" for item in analyses) or "no store was given"
+            raise StoreError(f"A page is about effects of units, and {held}. {WHAT_WRITES_EFFECTS}.")
+        results = [item for item in effects if item.question["method"] == "exact"] or effects
+        beside = [item for item in effects if item not in results]
+        for item in effects[1:]:
+            _check_same(effects[0], item)
+        _check_units(results)
+        for item in beside:
+            _check_beside(item, results)
+        for store in analyses:
+            _check_model(results[0].store, store)
+        return cls(tuple(results), tuple(beside), tuple(analyses))
+
+
+def _check_finished(store: AnalysisStore) -> None:
+    if not store.complete or not store.n_examples:
+        there, all_ = store.n_batches, store.manifest.n_batches
+        raise StoreError(
+            f"{_named(store)} is not finished: {there} of {'its' if all_ is None else all_} batches are there. Run what "
+            "writes it again, it goes on where it stopped."
+        )
+
+
+def _check_same(one: Effects, other: Effects) -> None:
+    """Refuse effects of other rows, of another objective, or of another model."""
+    for told, wanted, found in (
+        ("objective", one.question["objective"], other.question["objective"]),
+        ("positions", one.question["positions"], other.question["positions"]),
+        ("rows", _about(one, "data").get("fingerprint"), _about(other, "data").get("fingerprint")),
+    ):
+        if wanted != found:
+            raise StoreError(
+                f"{_named(one.store)} and {_named(other.store)} do not belong together: their {told} differ "
+                f"({str(wanted)[:40]}, {str(found)[:40]}). Make a page of each."
+            )
+    _check_model(one.store, other.store)
+
+
+def _check_model(one: AnalysisStore, other: AnalysisStore) -> None:
+    """Refuse another model, where both stores know theirs."""
+    hashes = [item.manifest.about.get("model", {}).get("sha256") for item in (one, other)]
+    if all(hashes) and hashes[0] != hashes[1]:
+        raise StoreError(
+            f"{_named(one)} and {_named(other)} do not belong together: they are of two models. Make a page of each."
+        )
+
+
+def _check_units(results: Sequence[Effects]) -> None:
+    """Refuse the same units twice: they would stand twice in one ranking."""
+    seen: dict[tuple[str, str], Effects] = {}
+    for item in results:
+        for units in item.question["units"]:
+            key = (units["name"], str(item.question["value"]))
+            if key in seen:
+                raise StoreError(
+                    f"{_named(seen[key].store)} and {_named(item.store)} have both effects of {key[0][:60]}, set to "
+                    f"{key[1][:40]}. Leave one of them out."
+                )
+            seen[key] = item
+
+
+def _check_beside(approximation: Effects, results: Sequence[Effects]) -> None:
+    told = approximation.question
+    names = {item["name"] for item in told["units"]}
+    for item in results:
+        same = item.question["value"] == told["value"]
+        if same and names & {units["name"] for units in item.question["units"]}:
+            return
+    raise StoreError(
+        f"{_named(approximation.store)} has effects by {told['method']} of {', '.join(sorted(names))[:80]}, set to "
+        f"{told['value']}, and no exact ones of these are among the stores. Give the store that has them, or leave it out."
+    )
+
+
+def _about(effects: Effects, part: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = effects.store.manifest.about.get(part, {})
+    return found
+
+
+def _named(store: AnalysisStore) -> str:
+    return f"The store {store.folder}" if store.folder else "The store in memory"
+
+
+def _what(store: AnalysisStore) -> str:
+    about = store.manifest.about
+    if "question" in about:
+        return f"results of the method {str(about['question'].get('method'))[:40]}"
+    return f"the analysis {str(about.get('analysis', 'of no name'))[:40]}"

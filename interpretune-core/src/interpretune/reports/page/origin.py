@@ -1,0 +1,178 @@
+"""How a page was made: model, dictionaries, rows, versions, and the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from interpretune.analysis.cache import AnalysisCache, objective_noted
+from interpretune.questions.result import Effects
+from interpretune.reports.metrics import compute_correct
+from interpretune.reports.page.belonging import PageStores
+from interpretune.reports.page.text import set_to
+from interpretune.store.store import AnalysisStore
+
+MANIFEST_LETTERS = 40_000
+"""Letters of a manifest that are shown."""
+FAITHFUL_MODES = frozenset({"clean_no_sae", "clean_w_sae"})
+
+
+@frozen
+class Run:
+    """How well the model does in one kind of run.
+
+    Attributes:
+        name: What ran.
+        rows: Number of rows.
+        correct: Share of correct answers.
+        mean: Mean objective.
+        unit: What that is counted in.
+    """
+
+    name: str
+    rows: int
+    correct: float
+    mean: float
+    unit: str
+
+
+@frozen
+class Origin:
+    """How a page was made.
+
+    Attributes:
+        parts: What is known of each part, line by line.
+        faithfulness: Runs with and without dictionaries.
+        command: What makes the page again, run in its folder.
+        manifests: Each store's name, and its manifest as JSON.
+    """
+
+    parts: tuple[tuple[str, tuple[str, ...]], ...]
+    faithfulness: tuple[Run, ...]
+    command: str
+    manifests: tuple[tuple[str, str], ...]
+
+
+def origin(stores: PageStores, path: Path) -> Origin:
+    """How the page of some stores is made.
+
+    Args:
+        stores: The stores.
+        path: Where the page goes.
+    """
+    effects = [*stores.results, *stores.approximations]
+    first = effects[0]
+    about = first.store.manifest.about
+    every = [*(item.store for item in effects), *stores.analyses]
+    named = {item["name"]: item for store in every for item in store.manifest.about.get("latent_models", [])}
+    parts = [
+        ("Model", _model(every)),
+        ("Dictionaries", tuple(_dictionary(item) for item in named.values())),
+        ("Rows", _rows(first, about)),
+        ("Questions", tuple(_question(item.question) for item in effects)),
+        ("Stack", tuple(filter(None, [", ".join(map(str, about.get("stack", [])))]))),
+        ("Versions", (", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items()),)),
+        ("Stores", tuple(_store(item, path) for item in every)),
+    ]
+    folders = [item.folder for item in every]
+    command = "interpretune report"
+    if all(folders):
+        places = [shlex.quote(_beside(folder, path)) for folder in folders if folder]
+        command = " ".join([command, *places, "-o", shlex.quote(path.name)])
+    else:
+        command = f'Effects.report("{path.name}")  # the results were in memory; store=FOLDER keeps them'
+    return Origin(
+        tuple((name, lines) for name, lines in parts if any(lines)),
+        tuple(_faithfulness(stores)),
+        command,
+        tuple((item.folder.name if item.folder else "the store in memory", _manifest(item)) for item in every),
+    )
+
+
+def model_name(stores: Sequence[AnalysisStore]) -> str:
+    """What the model is called; empty where no store says it."""
+    for store in stores:
+        source = str(store.manifest.about.get("model", {}).get("source", ""))
+        if name := source.replace("\\", "/").rstrip("/").rpartition("/")[2]:
+            return name
+    return ""
+
+
+def _model(stores: Sequence[AnalysisStore]) -> tuple[str, ...]:
+    for store in stores:
+        if found := store.manifest.about.get("model"):
+            return tuple(
+                filter(None, [f"{found.get('source', '')} ({found.get('class', '')})", _hash(found.get("sha256"))])
+            )
+    return ("not noted: the results were in memory",)
+
+
+def _dictionary(item: Mapping[str, Any]) -> str:
+    size = f", {item['d_sae']:,} latents" if isinstance(item.get("d_sae"), int) else ""
+    place = item.get("hook_point")
+    return f"{item['name']}{f' at {place}' if place else ''}{size} {_hash(item.get('sha256'))}".strip()
+
+
+def _rows(effects: Effects, about: Mapping[str, Any]) -> tuple[str, ...]:
+    data = about.get("data", {})
+    source, split = data.get("source"), about.get("split")
+    told = f"{effects.question['rows']:,} rows" + (f" of the split {split}" if split else "")
+    return (told + (f", from {source}" if source else ""), _hash(data.get("fingerprint")))
+
+
+def _question(told: Mapping[str, Any]) -> str:
+    units = ", ".join(f"{item['chosen']:,} {item['kind']}s of {item['name']}" for item in told["units"])
+    budget = f", at most {told['budget']:,} of them" if told.get("budget") else ""
+    value = "" if told["method"] == "direct" else f", each {set_to(told['value'])}"
+    return f"{told['method'].replace('_', ' ')} effects on {told['objective']}: {units}{value}, at {told['positions']}{budget}"
+
+
+def _store(store: AnalysisStore, path: Path) -> str:
+    if store.folder is None:
+        return "in memory"
+    return f"{_beside(store.folder, path)}, key {store.manifest.key[:16]}"
+
+
+def _beside(folder: Path, path: Path) -> str:
+    """A folder as seen from the page."""
+    return Path(os.path.relpath(folder.resolve(), path.resolve().parent)).as_posix()
+
+
+def _hash(sha256: Any) -> str:
+    return f"SHA-256 {str(sha256)[:16]}…" if sha256 else ""
+
+
+def _faithfulness(stores: PageStores) -> list[Run]:
+    found = []
+    for effects in stores.results:
+        rows = effects.rows()
+        if "objective_spliced" not in rows or np.allclose(rows.objective, rows.objective_spliced):
+            continue
+        unit = str(effects.question["unit"])
+        found.append(Run("the model as it is", len(rows), effects.share_correct, float(rows.objective.mean()), unit))
+        spliced = float(rows.objective_spliced.mean())
+        found.append(Run("with the dictionaries spliced in", len(rows), float("nan"), spliced, unit))
+        break
+    for store in stores.analyses:
+        if not {"logit_diffs", "preds", "orig_labels"} <= store.fields.keys():
+            continue
+        cache = AnalysisCache.of(store)
+        counted = compute_correct(cache)
+        rows_ = store.n_examples
+        name, unit = objective_noted(store) or ("logit_diff", "logits")
+        values = np.concatenate([item.numpy() for item in cache.logit_diffs])
+        told = str(store.manifest.about.get("analysis", "an analysis"))
+        found.append(Run(told, rows_, counted.total_correct / rows_, float(values.mean()), unit))
+    return found
+
+
+def _manifest(store: AnalysisStore) -> str:
+    text = json.dumps({"key": store.manifest.key, **store.manifest.about}, indent=1, ensure_ascii=False, default=str)
+    return text if len(text) <= MANIFEST_LETTERS else f"{text[:MANIFEST_LETTERS]}\n…"

@@ -1,0 +1,256 @@
+"""The units of questions by their effects, with intervals of a bootstrap over rows, exact beside approximate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from interpretune.questions.result import Effects
+from interpretune.store.latents import hook_codes
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+MOST_ANSWERS = 3
+"""Different correct answers for each of which there is a mean effect of its own."""
+
+
+@frozen
+class Ranked:
+    """A unit and its effects.
+
+    Attributes:
+        name: In words.
+        units: Its unit set.
+        unit: Its id there.
+        value: What it is set to, as the question has it.
+        method: How its effects were found.
+        mean: Mean effect over rows and tokens.
+        low: Lower end of the 95 % bootstrap interval of that over rows; NaN with fewer than two rows.
+        high: Upper end.
+        size: Mean of the effects without their signs, by which units are ranked.
+        sure: Whether an interval as wide as the number of all units asks for (Bonferroni) leaves out 0: of the mean, or
+            of the mean over the rows of one correct answer.
+        share_active: Share of rows in which it is active.
+        by_answer: Mean effect over the rows of each correct answer.
+        approximate: Mean effect by another method, not exact; None: there is none.
+    """
+
+    name: str
+    units: str
+    unit: int
+    value: str | float
+    method: str
+    mean: float
+    low: float
+    high: float
+    size: float
+    sure: bool
+    share_active: float
+    by_answer: tuple[float, ...]
+    approximate: float | None
+
+
+@frozen
+class Ranking:
+    """The top units.
+
+    Attributes:
+        units: Those with the largest effects, largest first.
+        compared: Number of units in all.
+        answers: The correct answers, if they are few, as in ``Ranked.by_answer``.
+        approximate: Method of the approximate effects; None: there are none.
+        correlation: Pearson, over all units, of mean effects, exact and approximate; None or NaN where it is undefined.
+    """
+
+    units: tuple[Ranked, ...]
+    compared: int
+    answers: tuple[str, ...]
+    approximate: str | None
+    correlation: float | None
+
+
+class _Sums:
+    """Effects of all units of a store, summed over rows and tokens; a unit's place is its id after those of sets before."""
+
+    def __init__(self, effects: Effects) -> None:
+        self.effects, told = effects, effects.question
+        self.sets = {item["name"]: item for item in told["units"]}
+        self.names = list(self.sets)
+        self.ends = np.cumsum([item["size"] for item in self.sets.values()], dtype=np.int64)
+        size = int(self.ends[-1]) if len(self.ends) else 0
+        self.total, self.sizes = np.zeros(size), np.zeros(size)
+        for _, places, values, _ in self.entries():
+            self.total += np.bincount(places, values, size)
+            self.sizes += np.bincount(places, np.abs(values), size)
+        self.mean, self.size = (found / max(effects.store.n_examples, 1) for found in (self.total, self.sizes))
+
+    def entries(self) -> Iterator[tuple[Integers, Integers, Floats, Floats]]:
+        """Examples, places, effects and activations, a few rows at a time; what was left out for the budget is 0."""
+        columns = ["effects", *(["activations"] if "activations" in self.effects.store.fields else [])]
+        starts = np.concatenate([[0], self.ends[:-1]])
+        for batch in self.effects.store.latents(columns):
+            places = starts[hook_codes(batch.column("hook"), self.names)] + _numbers(batch, "latent").astype(np.int64)
+            effects = np.nan_to_num(_numbers(batch, "effects"))
+            active = _numbers(batch, "activations") if len(columns) > 1 else effects
+            yield _numbers(batch, "example").astype(np.int64), places, effects, active
+
+    def key(self, place: int) -> tuple[str, int]:
+        """Unit set and id."""
+        number = int(np.searchsorted(self.ends, place, side="right"))
+        before = int(self.ends[number - 1]) if number else 0
+        return self.names[number], place - before
+
+    def place(self, units: str, unit: int) -> int | None:
+        """The place of a unit, if it is there."""
+        if units not in self.sets or unit >= self.sets[units]["size"]:
+            return None
+        number = self.names.index(units)
+        return unit + (int(self.ends[number - 1]) if number else 0)
+
+
+def _numbers(batch: Any, name: str) -> NDArray[Any]:
+    found: NDArray[Any] = batch.column(name).to_numpy(zero_copy_only=False)
+    return found
+
+
+def rank(results: Sequence[Effects], approximations: Sequence[Effects], n: int) -> Ranking:
+    """Rank the units of several questions about the same rows.
+
+    Args:
+        results: Their effects, each unit once.
+        approximations: Effects of the same units by another method.
+        n: How many units.
+    """
+    sums = [_Sums(item) for item in results]
+    others = [_Sums(item) for item in approximations]
+    order = sorted(
+        ((float(found.size[place]), -i, -int(place)) for i, found in enumerate(sums) for place in _largest(found, n)),
+        reverse=True,
+    )[:n]
+    compared = sum(item["chosen"] for found in sums for item in found.sets.values())
+    answers = _answers(results[0])
+    ranked: dict[tuple[int, int], Ranked] = {}
+    for i, found in enumerate(sums):
+        places = [-place for _, store, place in order if store == -i]
+        beside = [item for item in others if item.effects.question["value"] == found.effects.question["value"]]
+        ranked |= {(-i, -item): unit for item, unit in _ranked(found, places, answers, compared, beside).items()}
+    return Ranking(
+        units=tuple(ranked[store, place] for _, store, place in order),
+        compared=compared,
+        answers=tuple(answers),
+        approximate=str(approximations[0].question["method"]) if approximations else None,
+        correlation=_correlation(sums, others) if others else None,
+    )
+
+
+def _largest(found: _Sums, n: int) -> Integers:
+    order: Integers = np.argsort(-found.size, kind="stable")[:n]
+    return order[found.size[order] > 0]
+
+
+def _answers(effects: Effects) -> Mapping[str, Integers]:
+    """Rows of each correct answer, where these are few and have rows enough for an interval."""
+    rows = effects.rows()
+    if not len(rows) or not all(len(item) for item in rows.answers):
+        return {}
+    correct = np.array([item[i] for item, i in zip(rows.answers, rows.correct, strict=True)], dtype=object)
+    found = {str(answer): np.flatnonzero(correct == answer) for answer in dict.fromkeys(correct)}
+    return found if 1 < len(found) <= MOST_ANSWERS and min(map(len, found.values())) > 1 else {}
+
+
+def _ranked(
+    found: _Sums, places: list[int], answers: Mapping[str, Integers], compared: int, beside: Sequence[_Sums]
+) -> dict[int, Ranked]:
+    """Units of one store, by place."""
+    if not places:
+        return {}
+    effects, active, points = _by_row(found, places)
+    mean, low, high, sd = _resampled(effects, points)
+    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / (compared * (1 + len(answers))))
+    sure = (np.abs(mean) > z * sd) & ~np.isnan(low)
+    split = []
+    for rows in answers.values():
+        own, _, _, spread = _resampled(effects[rows], points[rows])
+        split.append(own)
+        sure |= (np.abs(own) > z * spread) & ~np.isnan(spread)
+    told = found.effects.question
+    kinds = {name: item["kind"] for name, item in found.sets.items()}
+    made = {}
+    for i, place in enumerate(places):
+        units, unit = found.key(place)
+        there = [item.mean[at] for item in beside if (at := item.place(units, unit)) is not None]
+        made[place] = Ranked(
+            name=units if kinds[units] == "vector" else f"{units} {kinds[units]} {unit}",
+            units=units,
+            unit=unit,
+            value=told["value"],
+            method=told["method"],
+            mean=float(mean[i]),
+            low=float(low[i]),
+            high=float(high[i]),
+            size=float(found.size[place]),
+            sure=bool(sure[i]),
+            share_active=float(active[:, i].mean()),
+            by_answer=tuple(float(own[i]) for own in split),
+            approximate=float(there[0]) if there else None,
+        )
+    return made
+
+
+def _by_row(found: _Sums, places: list[int]) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Sums of effects, whether the unit is active, ``[row, unit]``, and the number of tokens, ``[row]``."""
+    read = [
+        np.stack([_numbers(batch, name).astype(np.int64) for name in ("example", "row")])
+        for batch in found.effects.store.record_batches(["example", "row"])
+    ]
+    examples, rows = np.concatenate(read, axis=1)
+    _, of_row, points = np.unique(rows, return_inverse=True, return_counts=True)
+    row_of = np.zeros(examples.max() + 1, dtype=np.int64)
+    row_of[examples] = of_row
+    column = np.full(len(found.total), -1)
+    column[places] = np.arange(len(places))
+    effects, active = np.zeros((len(points), len(places))), np.zeros((len(points), len(places)), dtype=bool)
+    for there, at, values, activations in found.entries():
+        ours = column[at] >= 0
+        cells = row_of[there[ours]], column[at[ours]]
+        np.add.at(effects, cells, values[ours])
+        np.logical_or.at(active, cells, activations[ours] != 0)
+    return effects, active, points.astype(np.float64)
+
+
+def _resampled(effects: Floats, points: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Means over rows, ends of their bootstrap intervals, and the standard deviation, ``[unit]`` each."""
+    mean: Floats = effects.sum(0) / points.sum()
+    n = len(points)
+    if n < 2:
+        unknown = np.full_like(mean, np.nan)
+        return mean, unknown, unknown, unknown
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
+    means = (drawn @ effects) / (drawn @ points)[:, None]
+    low, high = np.percentile(means, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=0)
+    return mean, low, high, means.std(0)
+
+
+def _correlation(sums: Sequence[_Sums], others: Sequence[_Sums]) -> float:
+    pairs = []
+    for found in sums:
+        for other in others:
+            if found.effects.question["value"] != other.effects.question["value"]:
+                continue
+            for name, item in found.sets.items():
+                if name in other.sets and other.sets[name]["size"] == item["size"]:
+                    one, two = found.place(name, 0), other.place(name, 0)
+                    pairs.append((found.mean[one:][: item["size"]], other.mean[two:][: item["size"]]))
+    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True)) if pairs else (np.zeros(0), np.zeros(0))
+    there = (x != 0) | (y != 0)
+    if there.sum() < 2 or not x[there].std() or not y[there].std():
+        return float("nan")
+    return float(np.corrcoef(x[there], y[there])[0, 1])

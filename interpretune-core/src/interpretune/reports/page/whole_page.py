@@ -1,0 +1,279 @@
+"""A page about a question: what it shows, made from stores alone, without a model."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from attrs import define, field
+from markupsafe import Markup
+
+from interpretune.errors import OutputError
+from interpretune.evidence import Card, Continuation, HeldOut
+from interpretune.questions.result import Effects
+from interpretune.reports.page import drawing
+from interpretune.reports.page.answer import Answer, answer, objective_words
+from interpretune.reports.page.belonging import PageStores
+from interpretune.reports.page.origin import Origin, model_name, origin
+from interpretune.reports.page.ranking import Ranking, rank
+from interpretune.reports.page.text import number, percent, set_to, visible, web, window
+from interpretune.store.store import AnalysisStore
+from interpretune.system.whole_file import output_file
+
+TEMPLATES = Path(__file__).parent / "templates"
+N_UNITS = 40
+"""Units of the ranking."""
+MOST_CHANGED = 12
+"""Rows on a card whose answer changes."""
+MOST_BYTES = 6_000_000
+GIST = 3
+"""Tokens beside a unit's name that say what it promotes."""
+
+
+def write_page(stores: Iterable[str | Path | Effects | AnalysisStore], path: str | Path) -> Path:
+    """Write a page about effects of units: one HTML file that loads nothing from elsewhere.
+
+    Args:
+        stores: Folders, or what was opened: effects of units, exact or by gradients, of the same rows; beside them other
+            analyses of the same model. Evidence that was stored with effects is shown too.
+        path: The file.
+
+    Returns:
+        The file.
+
+    Raises:
+        StoreError: A store is damaged, is not finished, or does not belong to the others, or none has effects of units.
+        OutputError: The file cannot be written.
+    """
+    return Page.of(stores).write(path)
+
+
+@define(eq=False)
+class Page:
+    """What a page shows.
+
+    Attributes:
+        stores: Where it comes from.
+        ranking: The top units.
+        answer: What was found.
+        rows: Rows of the question.
+        held_out: Proof on other rows.
+        cards: Of top units.
+        steering: Continued prompts.
+    """
+
+    stores: PageStores
+    ranking: Ranking
+    answer: Answer
+    rows: pd.DataFrame
+    held_out: HeldOut | None = None
+    cards: tuple[Card, ...] = ()
+    steering: tuple[Continuation, ...] = ()
+    _path: Path = field(default=Path("page.html"), init=False)
+
+    @classmethod
+    def of(cls, stores: Iterable[str | Path | Effects | AnalysisStore], n_units: int = N_UNITS) -> Page:
+        """Read stores; see ``write_page``.
+
+        Args:
+            stores: The stores.
+            n_units: Units of the ranking.
+        """
+        given = PageStores.of(stores)
+        ranking = rank(given.results, given.approximations, n_units)
+        first = given.results[0]
+        rows, held_out = first.rows(), None
+        return cls(given, ranking, answer(first.question, rows, ranking, held_out), rows, held_out)
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; a page is a file. Give a name such as {path / 'page.html'}.")
+        text = self.html(path)
+        with output_file(path, "give another name") as partial:
+            partial.write_text(text, encoding="utf-8")
+        return path
+
+    def html(self, path: Path) -> str:
+        """The page as HTML; cards are left out, the last first, where it would be larger than 6 MB.
+
+        Args:
+            path: Where it goes: stores are named as seen from there.
+        """
+        self._path = path
+        cards = list(self.cards)
+        while True:
+            text = self._rendered(cards)
+            if len(text.encode()) <= MOST_BYTES or not cards:
+                return text
+            del cards[len(cards) // 2 :]
+
+    def _rendered(self, cards: list[Card]) -> str:
+        script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        units = self.ranking.units
+        spread = [value for item in units for value in (item.low, item.high, item.mean, item.approximate or 0.0)]
+        return _ENVIRONMENT.get_template("page.html").render(
+            page=self,
+            ranking=self.ranking,
+            cards=cards,
+            cards_left_out=len(self.cards) - len(cards),
+            gists=self._gists,
+            scale=drawing.Scale.of([0.0, *spread]),
+            most_changed=MOST_CHANGED,
+            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - of this package
+            script=Markup(script),  # noqa: S704
+            script_hash=f"sha256-{digest}",
+            version=version("interpretune-core"),
+        )
+
+    # ------------------------------------------------------------------------------------------- what the template asks
+
+    @property
+    def question(self) -> Mapping[str, Any]:
+        """Of the first store."""
+        return self.stores.results[0].question
+
+    @property
+    def _every(self) -> list[AnalysisStore]:
+        return [*(item.store for item in self.stores.results), *self.stores.analyses]
+
+    @property
+    def title(self) -> str:
+        """What was asked, in words."""
+        model = model_name(self._every) or "the model"
+        answers = {tuple(item) for item in self.rows.answers}
+        if len(answers) == 1 and 2 <= len(given := next(iter(answers))) <= 4:
+            words = [f"“{text.strip()}”" for text in given]
+            return f"What makes {model} answer {', '.join(words[:-1])} or {words[-1]}?"
+        return f"What decides {objective_words(self.question)} in {model}?"
+
+    @property
+    def byline(self) -> str:
+        """Rows, units and method in a line."""
+        told = self.question
+        kinds = {}
+        for item in self.stores.results:
+            for units in item.question["units"]:
+                kinds[units["kind"]] = kinds.get(units["kind"], 0) + units["chosen"]
+        counted = ", ".join(f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in kinds.items())
+        return f"{told['method'].replace('_', ' ').capitalize()} effects of {counted}, {told['rows']:,} rows"
+
+    @property
+    def in_units(self) -> str:
+        """The unit of the objective, behind a comma."""
+        return f", {self.question['unit']}" if self.question["unit"] else ""
+
+    @property
+    def several_values(self) -> bool:
+        """Whether units are set to different things."""
+        return len({str(item.question["value"]) for item in self.stores.results}) > 1
+
+    @property
+    def ranking_caption(self) -> str:
+        """What the table shows."""
+        told, shown = self.question, len(self.ranking.units)
+        what = "straight to the logits" if told["method"] == "direct" else f"each {set_to(told['value'])} alone"
+        if self.several_values:
+            what = "each changed alone"
+        where = "" if told["positions"] == "answer" else f", at the tokens {told['positions']}"
+        out = "".join(sorted({item._left_out for item in self.stores.results}))
+        return (
+            f"The {shown:,} of {self.ranking.compared:,} units whose effects on {objective_words(told)} are largest in "
+            f"size, {what}{where}: mean over {told['rows']:,} rows of the model as it is minus the model with the unit "
+            f"changed.{out}"
+        )
+
+    @property
+    def ranking_key(self) -> list[str]:
+        """What the marks of the plot mean."""
+        lines = [
+            "Dots are means, lines their 95 % intervals. A hollow dot is not told apart from 0 once all "
+            f"{self.ranking.compared:,} units are counted."
+        ]
+        if self.ranking.approximate:
+            r = self.ranking.correlation
+            agreed = f"; over all units the two agree with Pearson’s r = {r:.3f}" if r is not None and r == r else ""
+            lines.append(f"Diamonds are effects by {self.ranking.approximate.replace('_', ' ')}{agreed}.")
+        if self.ranking.answers:
+            lines.append("The columns “right” take the rows of one correct answer alone.")
+        return lines
+
+    @property
+    def held_out_caption(self) -> str:
+        """What was tried on held-out rows."""
+        held = self.held_out
+        assert held is not None
+        return (
+            f"The claim on {held.rows:,} rows that did not choose the units, {percent(held.share_correct)} of which are "
+            f"answered correctly: how many answers change when the units are changed together. The units: "
+            f"{', '.join(held.units)}."
+        )
+
+    @property
+    def dose_caption(self) -> str:
+        """What the curve of a card shows."""
+        return f"{objective_words(self.question).capitalize()} when the unit has a multiple of its activation; below, the share of correct answers"
+
+    @property
+    def steered(self) -> list[tuple[str, list[Continuation]]]:
+        """Continued prompts by what was changed."""
+        return [(told, list(items)) for told, items in groupby(self.steering, lambda item: item.told)]
+
+    @cached_property
+    def _anchors(self) -> dict[str, str]:
+        return {card.name: f"card-{i}" for i, card in enumerate(self.cards, start=1)}
+
+    @cached_property
+    def _gists(self) -> dict[str, list[str]]:
+        gists = {card.name: card.promoted_total or card.promoted_direct for card in self.cards}
+        return {name: [item.token for item in items[:GIST]] for name, items in gists.items()} | {
+            item.name: [] for item in self.ranking.units if item.name not in gists
+        }
+
+    def anchor(self, name: str) -> str:
+        """The place of a unit's card."""
+        return self._anchors[name]
+
+    def linked(self, name: str) -> Markup | None:
+        """A unit's name as a link to its card, where it has one."""
+        if name not in self._anchors:
+            return None
+        return Markup('<a href="#{}">{}</a>').format(self._anchors[name], visible(name))
+
+    def histogram(self, card: Card) -> Markup:
+        """A card's activations."""
+        return drawing.histogram(card.edges, card.counts)
+
+    def dose(self, card: Card) -> Markup:
+        """A card's dose and response."""
+        return drawing.dose(card.doses)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """How it was made."""
+        return origin(self.stores, self._path)
+
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    finalize=visible,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {"number": number, "percent": percent, "set_to": set_to, "web": web, "window": window}
