@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test broken-adapters kit mutants docs lint format bench-overhead bench-ablation bench-suffix bench-questions bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test broken-adapters kit mutants docs browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -38,6 +38,10 @@ mutants: $(INSTALLED)  ## faults put into copies of the sources, and whether tes
 
 docs: $(INSTALLED)  ## the site, in .make/site; a broken link or a public name without documentation is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+browser:  ## Chromium, in which a test opens the page of a question: from Debian's packages, where none is installed
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core)
 
 kit: $(INSTALLED)  ## every rule on every adapter here, with six seeds, both architectures, and all stacks: hours
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \

@@ -1,4 +1,4 @@
-"""The command line: ``interpretune run | demo | adapters | explain | hooks | tasks | new-adapter``.
+"""The command line: ``interpretune run | report | demo | adapters | explain | hooks | tasks | new-adapter``.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -133,6 +133,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--cache-dir", type=Path, help="folder for models and trained latent models")
     demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
     demo.set_defaults(run=_demo)
+
+    report = commands.add_parser(
+        "report",
+        help="make a page of the effects of units in stores, and say what they say; no model is loaded",
+    )
+    report.add_argument(
+        "stores",
+        nargs="+",
+        type=Path,
+        metavar="STORE",
+        help="folder of effects of units, exact or by gradients, or of another analysis of the same model",
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("page.html"), help="file of the page (default: %(default)s)"
+    )
+    report.add_argument("--verbose", action="store_true", help="print the whole ranking and the cards")
+    report.add_argument("--json", action="store_true", help="print JSON")
+    report.set_defaults(run=_report)
 
     run = commands.add_parser(
         "run",
@@ -298,6 +316,15 @@ def _tasks(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
     else:
         print(tabulate(table(rows), headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=widths))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from interpretune.cli.report import write_report
+
+    report = write_report(options.stores, options.output)
+    text = json.dumps(report.as_dict(), indent=1, allow_nan=False) if options.json else None
+    print(text or report.text(verbose=options.verbose))
     return 0
 
 

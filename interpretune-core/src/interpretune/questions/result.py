@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -176,12 +178,29 @@ class Effects(Results):
         figure = go.Figure(go.Bar(x=top.mean_effect, y=top.name, orientation="h", customdata=top.mean_size))
         figure.update_traces(hovertemplate="%{y}<br>mean effect %{x:.4g}<br>mean size %{customdata:.4g}<extra></extra>")
         figure.update_layout(
-            title=f"{told['objective']}: effects of units {self._kind}, {told['rows']} rows{self._left_out}",
+            title=f"{told['objective']}: effects of units {self._kind}, {told['rows']} rows{self.left_out}",
             xaxis_title=f"mean effect, {told['unit']}" if told["unit"] else "mean effect",
             yaxis={"autorange": "reversed"},
             template="plotly_white",
         )
         return figure
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page about the effects, and about the evidence stored with them: one HTML file to be mailed.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The file.
+
+        Raises:
+            StoreError: The store is damaged or not finished.
+            OutputError: The file cannot be written.
+        """
+        page: Any = import_module("interpretune.reports.page")  # by its name: pages are made of results, above them
+        written: Path = page.write_page([self], path)
+        return written
 
     @property
     def _kind(self) -> str:
@@ -189,7 +208,7 @@ class Effects(Results):
         return "straight to the logits" if told["method"] == "direct" else f"set to {told['value']}"
 
     @property
-    def _left_out(self) -> str:
+    def left_out(self) -> str:
         """What the budget left out, in words; empty where nothing was."""
         if "screened_out" not in self.store.fields:
             return ""
@@ -201,10 +220,10 @@ class Effects(Results):
         told = self.question
         units = ", ".join(f"{item['chosen']} {item['kind']}s of {item['name']}" for item in told["units"][:3])
         more = f" and {len(told['units']) - 3} more" if len(told["units"]) > 3 else ""
-        return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}{self._left_out}"
+        return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}{self.left_out}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.top()._repr_html_()}"
+        return f"<p>{escape(repr(self))}</p>{self.top()._repr_html_()}"
 
 
 def _named(kinds: Mapping[str, str], units: str, unit: int) -> str:

@@ -70,7 +70,7 @@ def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, held_o
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
+    """The 95\u00a0% interval of a share (Wilson, 1927)."""
     share, z2 = right / n, Z * Z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -107,7 +107,7 @@ def _performance(told: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]
     right, n, by_chance = int((rated.predicted == rated.correct).sum()), len(rated), chance(rated)
     low, high = wilson(right, n)
     sentence = (
-        f"The model gives the correct answer in {right:,} of {n:,} rows ({percent(right / n)}, 95 % interval "
+        f"The model gives the correct answer in {right:,} of {n:,} rows ({percent(right / n)}, 95\u00a0% interval "
         f"{percents(low, high)}; chance is {percent(by_chance)}); {mean}."
     )
     if low > by_chance:
@@ -124,7 +124,7 @@ def _drivers(told: Mapping[str, Any], ranking: Ranking) -> tuple[str, str]:
         return sentence, f"no effect of {ranking.compared:,} units is told apart from 0"
     how = METHODS.get(sure[0].method) or f"{set_to(sure[0].value)} alone"
     sentence = f"Of {ranking.compared:,} units, each {how}, the largest effects have {_listed(told, sure[:NAMED])}."
-    if len(sure) > NAMED:
+    if NAMED < len(sure) < len(ranking.units):
         sentence += f" Of the {len(ranking.units)} shown, {len(sure)} are told apart from 0."
     return sentence, ""
 
@@ -135,7 +135,7 @@ def _listed(told: Mapping[str, Any], units: Sequence[Ranked]) -> str:
 
 
 def _effect(told: Mapping[str, Any], item: Ranked) -> str:
-    interval = "" if math.isnan(item.low) else f"; 95 % interval {number(item.low)} to {number(item.high)}"
+    interval = "" if math.isnan(item.low) else f"; 95\u00a0% interval {number(item.low)} to {number(item.high)}"
     return f"{item.name} ({_amount(told, item.mean)}{interval})"
 
 
@@ -147,14 +147,16 @@ def _amount(told: Mapping[str, Any], value: float) -> str:
 def _proof(held_out: HeldOut | None) -> tuple[str, str]:
     if held_out is None:
         return "Whether this holds on other rows was not tested.", ""
-    start = f"On {held_out.rows:,} held-out rows, of which the model answers {percent(held_out.share_correct)} correctly"
+    start = (
+        f"On {held_out.rows:,} held-out rows, of which the model answers {percent(held_out.share_correct)} correctly"
+    )
     known = [item for item in held_out.changes if not math.isnan(item.flipped)]
     tried = [item for item in known if item.name != "random"]
     controls = [item for item in known if item.name == "random"]
     if not tried:
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
     best = max(tried, key=lambda item: item.low)
-    sentence = f"{start}, {'; '.join(_flips(item) for item in [best, *controls])}."
+    sentence = "; ".join([f"{start}, {_flips(best)}", *(f"{item.told}, {_share(item)}" for item in controls)]) + "."
     if beats(best, controls):
         return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
     if not controls:
@@ -166,8 +168,11 @@ def _proof(held_out: HeldOut | None) -> tuple[str, str]:
 
 
 def _flips(change: Change) -> str:
-    interval = "" if math.isnan(change.low) else f" (95 % interval {percents(change.low, change.high)})"
-    changed = f"{percent(change.flipped)}{interval} of"
     if change.name == "added":
-        return f"{change.told} bring the clean answer to {changed} the corrupted prompts"
-    return f"{change.told} turn {changed} the right answers wrong"
+        return f"{change.told} bring the clean answer to {_share(change)} of the corrupted prompts"
+    return f"{change.told} turn {_share(change)} of the right answers wrong"
+
+
+def _share(change: Change) -> str:
+    interval = "" if math.isnan(change.low) else f" (95\u00a0% interval {percents(change.low, change.high)})"
+    return f"{percent(change.flipped)}{interval}"

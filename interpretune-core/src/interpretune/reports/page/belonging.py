@@ -70,8 +70,8 @@ def _check_finished(store: AnalysisStore) -> None:
     if not store.complete or not store.n_examples:
         there, all_ = store.n_batches, store.manifest.n_batches
         raise StoreError(
-            f"{_named(store)} is not finished: {there} of {'its' if all_ is None else all_} batches are there. Run what "
-            "writes it again, it goes on where it stopped."
+            f"{_named(store)} is not finished: {there} of {'its' if all_ is None else all_} batches are there. Run "
+            "what writes it again, it goes on where it stopped."
         )
 
 
@@ -122,7 +122,8 @@ def _check_beside(approximation: Effects, results: Sequence[Effects]) -> None:
             return
     raise StoreError(
         f"{_named(approximation.store)} has effects by {told['method']} of {', '.join(sorted(names))[:80]}, set to "
-        f"{told['value']}, and no exact ones of these are among the stores. Give the store that has them, or leave it out."
+        f"{told['value']}, and no exact ones of these are among the stores. Give the store that has them, or leave "
+        "it out."
     )
 
 

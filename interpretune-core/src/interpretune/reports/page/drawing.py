@@ -61,7 +61,9 @@ def histogram(edges: Sequence[float], counts: Sequence[int]) -> Markup:
         height = (base - TOP) * (math.log1p(count) / math.log1p(most))
         x, width = LEFT + wide * across.at(low) / 100, wide * across.width(low, high) / 100
         drawn.append(
-            Markup('<rect class="fill" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
+            Markup(
+                '<rect class="fill" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+            ).format(
                 x, base - height, max(width - 1, 0.8), height, f"{number(low)} to {number(high)}: {count:,} tokens"
             )
         )
@@ -90,7 +92,7 @@ def dose(doses: Sequence[Dose]) -> Markup:
         drawn.append(
             Markup('<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="3.2"><title>{}</title></circle>').format(x, y, told)
         )
-        drawn.append(_text(x, HEIGHT - 18, f"×{number(item.factor)}", "middle"))
+        drawn.append(_text(x, HEIGHT - 18, f"\u00d7{number(item.factor)}", "middle"))
         if not math.isnan(item.share_correct):
             drawn.append(_text(x, HEIGHT - 4, percent(item.share_correct), "middle"))
     told = "; ".join(f"{number(item.factor)} times: {number(item.objective)}" for item in doses)

@@ -131,7 +131,8 @@ def _question(told: Mapping[str, Any]) -> str:
     units = ", ".join(f"{item['chosen']:,} {item['kind']}s of {item['name']}" for item in told["units"])
     budget = f", at most {told['budget']:,} of them" if told.get("budget") else ""
     value = "" if told["method"] == "direct" else f", each {set_to(told['value'])}"
-    return f"{told['method'].replace('_', ' ')} effects on {told['objective']}: {units}{value}, at {told['positions']}{budget}"
+    how = f"{told['method'].replace('_', ' ')} effects on {told['objective']}"
+    return f"{how}: {units}{value}, at {told['positions']}{budget}"
 
 
 def _store(store: AnalysisStore, path: Path) -> str:
@@ -166,7 +167,7 @@ def _faithfulness(stores: PageStores) -> list[Run]:
         cache = AnalysisCache.of(store)
         counted = compute_correct(cache)
         rows_ = store.n_examples
-        name, unit = objective_noted(store) or ("logit_diff", "logits")
+        _, unit = objective_noted(store) or ("logit_diff", "logits")
         values = np.concatenate([item.numpy() for item in cache.logit_diffs])
         told = str(store.manifest.about.get("analysis", "an analysis"))
         found.append(Run(told, rows_, counted.total_correct / rows_, float(values.mean()), unit))

@@ -78,7 +78,7 @@ class Ranking:
 
 
 class _Sums:
-    """Effects of all units of a store, summed over rows and tokens; a unit's place is its id after those of sets before."""
+    """Effects of all units of a store, summed over rows and tokens; the units of its sets follow each other."""
 
     def __init__(self, effects: Effects) -> None:
         self.effects, told = effects, effects.question

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -16,8 +16,8 @@ LONGEST = 2000
 """Letters of a text that are shown."""
 BEFORE, AFTER = 120, 40
 """Tokens of a prompt that are shown before and after its strongest."""
-TURNS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Letters that turn the direction of what follows."""
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Letters that control a device, or turn the direction of what follows."""
 SET_TO = {
     "zero": "set to zero",
     "mean": "set to its mean",
@@ -30,17 +30,17 @@ def number(value: float) -> str:
     """Three digits, with a minus sign."""
     if not math.isfinite(value):
         return "undefined"
-    return f"{value + 0.0:.3g}".replace("-", "−")
+    return f"{value + 0.0:.3g}".replace("-", "\u2212")
 
 
 def percent(share: float) -> str:
     """A share in words."""
-    return f"{100 * share:.0f} %" if math.isfinite(share) else "undefined"
+    return f"{100 * share:.0f}\u00a0%" if math.isfinite(share) else "undefined"
 
 
 def percents(low: float, high: float) -> str:
     """The ends of an interval of a share."""
-    return f"{100 * low:.0f} to {100 * high:.0f} %"
+    return f"{100 * low:.0f} to {100 * high:.0f}\u00a0%"
 
 
 def set_to(value: Any) -> str:
@@ -53,8 +53,7 @@ def visible(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     text = value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…"
-    text = text.replace("\n", "↵").replace("\t", "⇥")
-    return "".join("�" if letter in TURNS or unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
+    return UNSEEN.sub("\ufffd", text.replace("\n", "↵").replace("\t", "⇥"))
 
 
 def web(url: str | None) -> str | None:

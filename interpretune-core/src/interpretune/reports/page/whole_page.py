@@ -42,8 +42,8 @@ def write_page(stores: Iterable[str | Path | Effects | AnalysisStore], path: str
     """Write a page about effects of units: one HTML file that loads nothing from elsewhere.
 
     Args:
-        stores: Folders, or what was opened: effects of units, exact or by gradients, of the same rows; beside them other
-            analyses of the same model. Evidence that was stored with effects is shown too.
+        stores: Folders, or what was opened: effects of units, exact or by gradients, of the same rows; beside them
+            other analyses of the same model. Evidence that was stored with effects is shown too.
         path: The file.
 
     Returns:
@@ -133,7 +133,6 @@ class Page:
             cards_left_out=len(self.cards) - len(cards),
             gists=self._gists,
             scale=drawing.Scale.of([0.0, *spread]),
-            most_changed=MOST_CHANGED,
             style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - of this package
             script=Markup(script),  # noqa: S704
             script_hash=f"sha256-{digest}",
@@ -165,7 +164,7 @@ class Page:
     def byline(self) -> str:
         """Rows, units and method in a line."""
         told = self.question
-        kinds = {}
+        kinds: dict[str, int] = {}
         for item in self.stores.results:
             for units in item.question["units"]:
                 kinds[units["kind"]] = kinds.get(units["kind"], 0) + units["chosen"]
@@ -190,7 +189,7 @@ class Page:
         if self.several_values:
             what = "each changed alone"
         where = "" if told["positions"] == "answer" else f", at the tokens {told['positions']}"
-        out = "".join(sorted({item._left_out for item in self.stores.results}))
+        out = "".join(sorted({item.left_out for item in self.stores.results}))
         return (
             f"The {shown:,} of {self.ranking.compared:,} units whose effects on {objective_words(told)} are largest in "
             f"size, {what}{where}: mean over {told['rows']:,} rows of the model as it is minus the model with the unit "
@@ -201,12 +200,12 @@ class Page:
     def ranking_key(self) -> list[str]:
         """What the marks of the plot mean."""
         lines = [
-            "Dots are means, lines their 95 % intervals. A hollow dot is not told apart from 0 once all "
-            f"{self.ranking.compared:,} units are counted."
+            "Dots are means, lines their 95\u00a0% intervals.",
+            f"A hollow dot is not told apart from 0 once all {self.ranking.compared:,} units are counted.",
         ]
         if self.ranking.approximate:
             r = self.ranking.correlation
-            agreed = f"; over all units the two agree with Pearson’s r = {r:.3f}" if r is not None and r == r else ""
+            agreed = f"; over all units Pearson\u2019s r is {r:.3f}" if r is not None and r == r else ""
             lines.append(f"Diamonds are effects by {self.ranking.approximate.replace('_', ' ')}{agreed}.")
         if self.ranking.answers:
             lines.append("The columns “right” take the rows of one correct answer alone.")
@@ -218,15 +217,15 @@ class Page:
         held = self.held_out
         assert held is not None
         return (
-            f"The claim on {held.rows:,} rows that did not choose the units, {percent(held.share_correct)} of which are "
-            f"answered correctly: how many answers change when the units are changed together. The units: "
-            f"{', '.join(held.units)}."
+            f"The claim on {held.rows:,} rows that did not choose the units, {percent(held.share_correct)} of which "
+            "are answered correctly: how many answers change when the top units are changed together."
         )
 
     @property
     def dose_caption(self) -> str:
         """What the curve of a card shows."""
-        return f"{objective_words(self.question).capitalize()} when the unit has a multiple of its activation; below, the share of correct answers"
+        what = objective_words(self.question)
+        return f"{what.capitalize()} at multiples of the unit's activation; below, the share of correct answers"
 
     @property
     def steered(self) -> list[tuple[str, list[Continuation]]]:
@@ -277,3 +276,4 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {"number": number, "percent": percent, "set_to": set_to, "web": web, "window": window}
+_ENVIRONMENT.globals["most_changed"] = MOST_CHANGED

@@ -1,0 +1,156 @@
+"""Stores of effects and facts about units that no model made: known numbers, or texts that attack a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from interpretune.evidence import (
+    Card,
+    Change,
+    ChangedRow,
+    Continuation,
+    Dose,
+    HeldOut,
+    ShadedPrompt,
+    TokenEffect,
+)
+from interpretune.questions.question import FIELDS
+from interpretune.store import StoreWriter
+from interpretune.store.values import LatentValues
+
+ROWS, SIZES = 40, {"coder": 30, "layers.1.attn_z": 4}
+STRONG = 7
+"""The latent of ``coder`` with the largest effects."""
+
+
+def numbers(method: str = "exact", strength: float = 0.5) -> dict[str, Any]:
+    """Effects and activations ``[row, unit]`` by unit set; approximate effects are off by a little."""
+    draw = np.random.default_rng(0)
+    effects, activations = {}, {}
+    for name, size in SIZES.items():
+        activations[name] = np.where(draw.random((ROWS, size)) < 0.6, draw.random((ROWS, size)) + 0.1, 0)
+        effects[name] = np.where(activations[name] > 0, draw.normal(0, 0.02, (ROWS, size)), 0)
+    activations["coder"][:, STRONG] = 1
+    effects["coder"][:, STRONG] = strength + draw.normal(0, 0.1, ROWS)
+    if method != "exact":
+        effects = {name: found * 0.9 for name, found in effects.items()}
+    return {"effects": effects, "activations": activations}
+
+
+def write_effects(
+    folder: Path,
+    *,
+    method: str = "exact",
+    strength: float = 0.5,
+    wrong: int = 2,
+    about: dict[str, Any] | None = None,
+    question: dict[str, Any] | None = None,
+    texts: dict[str, Any] | None = None,
+    batches: int = 1,
+) -> Path:
+    """Write a store of effects in the form of ``it.effects``.
+
+    Args:
+        folder: The store.
+        method: Of the question.
+        strength: Effect of the strong latent.
+        wrong: Rows that the model answers wrong.
+        about: What the manifest says beside or in the place of its own.
+        question: The same of the question.
+        texts: Of rows, in the place of those here.
+        batches: Batches that there are to be; with 2 the store is not finished.
+    """
+    told = {
+        "objective": "logit_diff",
+        "unit": "logits",
+        "value": "zero",
+        "positions": "answer",
+        "method": method,
+        "budget": None,
+        "rows": ROWS,
+        "units": [
+            {"name": name, "kind": "head" if "attn" in name else "latent", "size": size, "chosen": size}
+            for name, size in SIZES.items()
+        ],
+        **(question or {}),
+    }
+    noted = {
+        "question": told,
+        "data": {"fingerprint": "ab" * 32, "examples": ROWS},
+        "versions": {"interpretune-core": "0.1.0"},
+        "model": {"source": "owner/Tiny", "class": "Tiny", "type": "tiny", "sha256": "c0" * 32},
+        "latent_models": [{"name": "coder", "d_sae": SIZES["coder"], "sha256": "de" * 32}],
+        **(about or {}),
+    }
+    correct = torch.arange(ROWS) % 2
+    predicted = torch.where(torch.arange(ROWS) < wrong, 1 - correct, correct)
+    objective = torch.linspace(1, 3, ROWS, dtype=torch.float64)
+    values = {
+        name: {at: LatentValues(torch.arange(SIZES[at]), torch.tensor(found), SIZES[at]) for at, found in of.items()}
+        for name, of in numbers(method, strength).items()
+    }
+    row = {
+        "row": torch.arange(ROWS),
+        "position": torch.full((ROWS,), 4),
+        "token": ["near"] * ROWS,
+        "prompts": [f"The keys number {i} near" for i in range(ROWS)],
+        "answers": [[" are", " is"]] * ROWS,
+        "correct": correct,
+        "predicted": predicted,
+        "objective": objective,
+        "objective_spliced": objective - 0.1,
+        "screened_out": torch.zeros(ROWS, dtype=torch.long),
+        "largest_screened": torch.zeros(ROWS, dtype=torch.float64),
+        **values,
+        **(texts or {}),
+    }
+    with StoreWriter.create(folder, FIELDS, noted, key=method, n_batches=batches) as writer:
+        writer.write(0, range(ROWS), row)
+        if batches == 1:
+            writer.seal()
+    return folder
+
+
+def held_out(ablated: float = 0.6, random: float = 0.05) -> HeldOut:
+    """Proof on 50 rows; intervals reach 0.1 to both sides."""
+
+    def change(name: Any, told: str, share: float) -> Change:
+        return Change(name, told, 0.9, share, max(0.0, share - 0.1), share + 0.1)
+
+    changes = (change("ablated", "the 2 units set to 0", ablated), change("random", "2 other units set to 0", random))
+    return HeldOut(50, 0.98, ("coder latent 7", "coder latent 3"), changes)
+
+
+def card(text: str = "keys", name: str = f"coder latent {STRONG}", url: str | None = None) -> Card:
+    """A card with some text wherever there is text."""
+    prompt = ShadedPrompt(3, ("The", text, " near"), (0.0, 2.0, -0.5), (text, " is"), 0, 0, 2)
+    tokens = (TokenEffect(text, 1.5),)
+    return Card(
+        name=name,
+        units="coder",
+        unit=STRONG,
+        kind="latent",
+        mean_effect=0.5,
+        low=0.4,
+        high=0.6,
+        share_active=0.2,
+        prompts=(prompt,),
+        edges=(0.0, 1.0, 2.0),
+        counts=(50, 3),
+        promoted_total=tokens,
+        suppressed_total=tokens,
+        promoted_direct=tokens,
+        suppressed_direct=tokens,
+        doses=tuple(Dose(factor, 2 + factor, 0.9) for factor in (0, 0.5, 1, 2, 4)),
+        changed=(ChangedRow(1, text, text, " is"),),
+        url=url,
+    )
+
+
+def continuation(text: str = "keys") -> Continuation:
+    """A continued prompt."""
+    return Continuation(0, text, text, f"{text} are", text)

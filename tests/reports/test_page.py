@@ -1,0 +1,151 @@
+"""The page about a question: what it says, which stores it refuses; how it looks in a browser is in another file."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import interpretune as it
+from interpretune.cli.main import main
+from interpretune.cli.report import WrittenReport
+from interpretune.errors import OutputError, StoreError
+from interpretune.questions.result import Effects
+from interpretune.reports.page import Page, write_page
+from interpretune.reports.page.answer import answer
+from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, numbers, write_effects
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return [write_effects(folder / method, method=method) for method in ("gradient", "exact")]
+
+
+def with_facts(page, proof, cards=(), steering=()):
+    page.held_out, page.cards, page.steering = proof, cards, steering
+    page.answer = answer(page.question, page.rows, page.ranking, proof)
+    return page
+
+
+def test_the_ranking_is_that_of_the_numbers(stores):
+    ranking = Page.of(stores).ranking
+    effects, activations = (np.concatenate(list(of.values()), axis=1) for of in numbers().values())
+    order = np.argsort(-np.abs(effects).mean(0), kind="stable")
+    names = [f"coder latent {i}" for i in range(SIZES["coder"])]
+    names += [f"layers.1.attn_z head {i}" for i in range(SIZES["layers.1.attn_z"])]
+    assert [item.name for item in ranking.units] == [names[i] for i in order]
+    top = ranking.units[0]
+    assert (top.unit, top.sure, ranking.compared) == (STRONG, True, 34)
+    assert not any(item.sure for item in ranking.units[1:])
+    error = effects[:, STRONG].std(ddof=1) / ROWS**0.5
+    assert top.high - top.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    for item, i in zip(ranking.units, order, strict=True):
+        assert item.mean == pytest.approx(effects[:, i].mean())
+        assert item.approximate == pytest.approx(0.9 * effects[:, i].mean())
+        assert item.by_answer == pytest.approx([effects[::2, i].mean(), effects[1::2, i].mean()])
+        assert item.share_active == (activations[:, i] > 0).mean()
+    assert ranking.correlation == pytest.approx(1)
+
+
+def test_what_was_found_is_said_with_its_numbers(stores):
+    found = with_facts(Page.of(stores), held_out()).answer
+    assert found.found
+    text = str(found).replace("\u00a0", " ")
+    assert f"coder latent {STRONG} has the only effect" in text
+    assert "38 of 40 rows (95 %, 95 % interval 83 to 99 %; chance is 50 %)" in text
+    assert "2 logits on average, 1.9 logits with the dictionaries spliced in" in text
+    assert "the 2 units set to 0 turn 60 % (95 % interval 50 to 70 %) of the right answers wrong" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "proof", "reason"),
+    [
+        ({"wrong": 20}, held_out(), "no better than chance"),
+        ({"strength": 0.0}, held_out(), "no effect of 34 units is told apart from 0"),
+        ({}, held_out(ablated=0.2, random=0.15), "no more than others drawn at random"),
+    ],
+)
+def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):
+    found = with_facts(Page.of([write_effects(tmp_path / "exact", **options)]), proof).answer
+    assert not found.found
+    assert found.headline.startswith("Nothing was found")
+    assert reason in str(found)
+
+
+def test_a_random_model_finds_nothing(tmp_path):
+    words = ("dog", "boat", "lamp", "house", "cat", "tree")
+    rows = [it.PromptRow(f"the red {word} was", (" old", " blue"), i % 2) for i, word in enumerate(words)]
+    result = it.effects(tiny_llama().eval(), tiny_tokenizer(), rows, units=it.Heads())
+    assert "Nothing was found" in result.report(tmp_path / "new" / "page.html").read_text()
+
+
+def refused(tmp_path, case):
+    one = write_effects(tmp_path / "exact")
+    if case == "not finished":
+        return [write_effects(tmp_path / "cut", batches=2)]
+    if case == "their rows differ":
+        return [one, write_effects(tmp_path / "other", method="gradient", about={"data": {"fingerprint": "cd"}})]
+    if case == "two models":
+        return [one, write_effects(tmp_path / "other", method="gradient", about={"model": {"sha256": "00"}})]
+    if case == "have both effects of coder":
+        return [one, write_effects(tmp_path / "other")]
+    return [one, write_effects(tmp_path / "other", method="gradient", question={"value": "mean"})]
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["not finished", "their rows differ", "two models", "have both effects of coder", "no exact ones of these"],
+)
+def test_stores_that_make_no_page_are_refused(tmp_path, case):
+    with pytest.raises(StoreError, match=case):
+        write_page(refused(tmp_path, case), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_needs_effects_and_says_what_writes_them(tmp_path):
+    question = {"method": "lens"}
+    lens = write_effects(tmp_path / "lens", question=question)
+    with pytest.raises(StoreError, match="holds results of the method lens.*it.effects.*`units`"):
+        write_page([lens], tmp_path / "page.html")
+
+
+def test_a_folder_is_no_page(stores, tmp_path):
+    with pytest.raises(OutputError, match="is a folder"):
+        Effects.open(stores[1]).report(tmp_path)
+
+
+def test_cards_are_left_out_where_a_page_grows_large(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr("interpretune.reports.page.whole_page.MOST_BYTES", 100_000)
+    page = Page.of(stores)
+    page.cards = tuple(card("long" * 300, name=f"coder latent {i}") for i in range(12))
+    written = page.write(tmp_path / "page.html")
+    assert written.stat().st_size < 100_000
+    assert "more cards are left out" in written.read_text()
+
+
+def test_the_terminal_gets_forty_lines(stores, tmp_path):
+    page = with_facts(Page.of(stores), held_out(), (card(),), (continuation(),))
+    report = WrittenReport(page, page.write(tmp_path / "page.html"))
+    short, long = report.text(), report.text(verbose=True)
+    assert len(short.splitlines()) <= 40 < len(long.splitlines())
+    for text in (short, long):
+        assert page.answer.headline in " ".join(text.split("\n"))
+        assert f"{page.ranking.units[1].name} " in text
+        assert str(report.path) in text.splitlines()[-1]
+
+
+def test_the_command_writes_a_page_and_says_what_it_shows(stores, tmp_path, capsys):
+    path = tmp_path / "mailed.html"
+    assert main(["report", *map(str, stores), "-o", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["page"], told["bytes"]) == (str(path), path.stat().st_size)
+    assert told["ranking"][0]["name"] == f"coder latent {STRONG}"
+    again = re.search(r'class="command">(.*?)<', path.read_text())
+    assert again is not None
+    assert again[1].startswith("interpretune report ../")
+    assert main(["report", str(tmp_path / "absent")]) == 1
+    assert "is no store" in capsys.readouterr().err
