@@ -13,7 +13,7 @@ from interpretune.cli.main import main
 from interpretune.cli.report import WrittenReport
 from interpretune.errors import OutputError, StoreError
 from interpretune.questions.result import Effects
-from interpretune.reports.page import Page, write_page
+from interpretune.reports.page.html_page import Page, write_page
 from interpretune.reports.page.answer import answer
 from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, numbers, write_effects
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -119,7 +119,7 @@ def test_a_folder_is_no_page(stores, tmp_path):
 
 
 def test_cards_are_left_out_where_a_page_grows_large(stores, tmp_path, monkeypatch):
-    monkeypatch.setattr("interpretune.reports.page.whole_page.MOST_BYTES", 100_000)
+    monkeypatch.setattr("interpretune.reports.page.html_page.MOST_BYTES", 100_000)
     page = Page.of(stores)
     page.cards = tuple(card("long" * 300, name=f"coder latent {i}") for i in range(12))
     written = page.write(tmp_path / "page.html")

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from interpretune.reports.page import Page
+from interpretune.reports.page.html_page import Page
 from interpretune.reports.page.answer import answer
 from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, write_effects
 

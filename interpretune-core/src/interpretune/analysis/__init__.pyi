@@ -78,6 +78,7 @@ from interpretune.reports.metrics import (
     compute_correct as compute_correct,
     effect_correlations as effect_correlations,
 )
+from interpretune.reports.page.html_page import write_page as write_page
 from interpretune.reports.plots import (
     latent_metrics_scatter as latent_metrics_scatter,
     parity_scatter as parity_scatter,

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from interpretune.evidence import Card
-from interpretune.reports.page import Page
+from interpretune.reports.page.html_page import Page
 from interpretune.reports.page.text import number, percent, percents, visible
 from interpretune.reports.sections import finite_or_none
 from interpretune.reports.tables import shorten

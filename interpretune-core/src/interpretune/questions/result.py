@@ -198,7 +198,9 @@ class Effects(Results):
             StoreError: The store is damaged or not finished.
             OutputError: The file cannot be written.
         """
-        page: Any = import_module("interpretune.reports.page")  # by its name: pages are made of results, above them
+        page: Any = import_module(
+            "interpretune.reports.page.html_page"
+        )  # by its name: pages are made of results, above them
         written: Path = page.write_page([self], path)
         return written
 
