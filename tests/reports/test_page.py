@@ -13,8 +13,8 @@ from interpretune.cli.main import main
 from interpretune.cli.report import WrittenReport
 from interpretune.errors import OutputError, StoreError
 from interpretune.questions.result import Effects
-from interpretune.reports.page.html_page import Page, write_page
 from interpretune.reports.page.answer import answer
+from interpretune.reports.page.html_page import Page, write_page
 from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, numbers, write_effects
 from tests.tiny import tiny_llama, tiny_tokenizer
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from interpretune.reports.page.html_page import Page
 from interpretune.reports.page.answer import answer
+from interpretune.reports.page.html_page import Page
 from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, write_effects
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
