@@ -41,6 +41,7 @@ from .errors import (
     UnknownAdapterError as UnknownAdapterError,
     UnknownContentError as UnknownContentError,
 )
+from .evidence import Evidence as Evidence, evidence_of as evidence_of
 from .markers import hookimpl as hookimpl, hookspec as hookspec
 from .memory.holders import holders_of as holders_of
 from .memory.moving import MovedOff as MovedOff, move_off as move_off

@@ -233,6 +233,7 @@ class DirectRun:
                 "This objective is not linear in the logits, so that no contributions sum to it. Ask for logit_diff; "
                 "where there are several other answers, against their mean: LogitDiff(against='mean')."
             )
+        self._scale = scale
         self._scales = self._norm.scales(stream.double(), normed.double(), "The last norm")
         self._slopes = self._norm.pulled_back(slopes, self._scales)
         self._scales_after: dict[str, Tensor] = {}
@@ -270,6 +271,40 @@ class DirectRun:
                     f"{output_of(hook_point)}."
                 )
             return gradients_of((written * slopes.to(written)).sum(), [leaf])[0].double()
+
+    @torch.no_grad()
+    def through_norm(self, hook_point: str, vectors: Tensor) -> Tensor:
+        """What parts of the activations at a hook point become behind the last norm, scales of norms held.
+
+        Args:
+            hook_point: As ``slopes`` takes it.
+            vectors: The parts, ``[n, width]``.
+
+        Returns:
+            ``[n, d_model]``, without biases.
+
+        Raises:
+            AnalysisError: As ``slopes``.
+        """
+        self.slopes(hook_point)  # refuses what leads nowhere, and finds the scales of a norm that may follow
+        part, vectors = (split_layer(hook_point) or (0, hook_point))[1], vectors.to(self.seen[self.paths.last])
+        if part in PROJECTED:
+            nothing = torch.zeros_like(vectors[:1])
+            written = self.paths.backend.written_by(hook_point, torch.cat([vectors, nothing])).double()
+            written, norm = written[:-1] - written[-1:], self.paths.norm_after(hook_point, vectors)
+            if norm is not None:
+                scales = self._scales_after[hook_point].unsqueeze(-1)
+                written = norm.weight * norm.centred(written) / scales
+            return self.through_norm(output_of(hook_point), written)
+        factor = self.factor(hook_point) if part in ADDED else 1.0
+        return self._norm.weight * self._norm.centred(factor * vectors.double()) / self._scales.unsqueeze(-1)
+
+    @torch.no_grad()
+    def logits_of(self, normed: Tensor) -> Tensor:
+        """Logits, before a cap, of parts of what the last norm returns, ``[n, d_model]`` to ``[n, vocab]``."""
+        parts = torch.cat([normed, torch.zeros_like(normed[:1])]).to(self.seen[self.paths.last])
+        raw = self.paths.backend.unembed(parts, before_cap=True).double()
+        return self._scale * (raw[:-1] - raw[-1:])
 
     def alone(self, hook_point: str, contributions: Tensor, sizes: Tensor) -> Tensor:
         """Contributions if the last norm read what a unit writes, and nothing else.

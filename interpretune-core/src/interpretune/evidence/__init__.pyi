@@ -1,12 +1,11 @@
 from interpretune.evidence.facts import (
-    Card,
-    Change,
-    ChangedRow,
-    Continuation,
-    Dose,
-    HeldOut,
-    ShadedPrompt,
-    TokenEffect,
+    Card as Card,
+    Change as Change,
+    ChangedRow as ChangedRow,
+    Continuation as Continuation,
+    Dose as Dose,
+    HeldOut as HeldOut,
+    ShadedPrompt as ShadedPrompt,
+    TokenEffect as TokenEffect,
 )
-
-__all__ = ["Card", "Change", "ChangedRow", "Continuation", "Dose", "HeldOut", "ShadedPrompt", "TokenEffect"]
+from interpretune.evidence.gathering import Evidence as Evidence, evidence_of as evidence_of

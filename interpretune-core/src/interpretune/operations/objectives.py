@@ -55,6 +55,13 @@ class Outcome:
             raise DataError("A row has no answers, and the objective is of the correct one. Give it answers.")
         return self.answers.gather(-1, self.correct.unsqueeze(-1)).squeeze(-1)
 
+    @property
+    def rated(self) -> Tensor:
+        """Index of the answer that is rated highest, ``[n]``; -1 where a row has none, or they are not rated."""
+        if self.tokens is not None or not self.answers.shape[-1]:
+            return torch.full_like(self.correct, -1)
+        return self.answers.argmax(-1).masked_fill(self.correct < 0, -1)
+
 
 @runtime_checkable
 class Objective(Protocol):

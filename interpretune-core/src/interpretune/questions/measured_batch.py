@@ -29,6 +29,7 @@ class MeasuredBatch:
         prefill: The clean run, dictionaries spliced in.
         clean: The objective of each row in it, ``[batch]``.
         answers: What the objective reads of each answer in it, ``[batch, k]``.
+        rated: Index of the answer that is rated highest, ``[batch]``; -1 where there is none.
         latents: Latents at the points in it, ``[p, d_sae]`` by activation name.
     """
 
@@ -78,15 +79,30 @@ class MeasuredBatch:
             of_row = torch.searchsorted(sequences.rows, everywhere)  # all sequences of a row have it alike
             self._clean_log_probs = log_probs_of(self._clean_logits[of_row, 0])
         outcome = self._outcome(self._clean_logits, everywhere, sequences.answers, sequences.rows)
-        self.answers = outcome.answers
+        self.answers, self.rated = outcome.answers, outcome.rated
         self.clean = self._measured(outcome, everywhere)
 
     def changed(self, rows: LatentRows) -> Tensor:
         """The objective of rows in which latents are set at points, ``[n]``; ``rows.points`` are indices of points."""
-        found = [self._changed(rows.select(chunk)) for chunk in self._chunks(rows)]
-        return torch.cat(found) if found else self.clean[:0]
+        return self.changed_and_rated(rows)[0]
 
-    def _changed(self, rows: LatentRows) -> Tensor:
+    def changed_and_rated(self, rows: LatentRows) -> tuple[Tensor, Tensor]:
+        """The same, and the index of the answer that is rated highest, ``[n]`` each."""
+        found = [(self.clean[:0], self.rated[:0])]
+        for chunk in self._chunks(rows):
+            part = rows.select(chunk)
+            outcome = self._changed(part)
+            found.append((self._measured(outcome, self._points.examples[part.points]), outcome.rated))
+        objectives, rated = zip(*found, strict=True)
+        return torch.cat(objectives), torch.cat(rated)
+
+    def logits_lost(self, rows: LatentRows) -> Tensor:
+        """Logits at the points of such rows, clean minus changed, ``[n, vocab]``."""
+        leading = torch.searchsorted(self._point, rows.points)
+        changed = self._backend.ablate(self.prefill, LatentRows(leading, rows.changes), None, self._row_budget)
+        return self.prefill.logits[leading] - changed
+
+    def _changed(self, rows: LatentRows) -> Outcome:
         which, at = (rows.points.unsqueeze(-1) == self._point).nonzero().unbind(-1)
         repeated = rows.repeated(which, at)
         sequences = self._at.examples[at]
@@ -99,7 +115,7 @@ class MeasuredBatch:
             logits = self._backend.ablate_from(self.prefill, repeated, later, self._columns, self._row_budget)
             logits = torch.where((wanted < changed).unsqueeze(-1), self._clean_logits[sequences], logits)
         examples = self._points.examples[rows.points]
-        return self._measured(self._outcome(logits, examples, self._sequences.answers[sequences], which), examples)
+        return self._outcome(logits, examples, self._sequences.answers[sequences], which)
 
     def _chunks(self, rows: LatentRows) -> Iterator[Tensor]:
         """Indices of rows whose logits fit into memory together."""

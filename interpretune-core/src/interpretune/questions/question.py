@@ -94,7 +94,7 @@ class Question(ModelAndRows):
             about: What its manifest says beside the question; no results depend on it.
         """
         noted = {**(about or {}), **self._about()}
-        batches = list(self._batches(self.rows))
+        batches = list(self.batches(self.rows))
         if folder is None:
             _, writer = StoreWriter.in_memory(self.fields, noted)
         else:
@@ -105,15 +105,18 @@ class Question(ModelAndRows):
                 examples = range(start, start := start + len(batch.points))
                 if number not in writer.done:
                     writer.write(number, examples, self.computed(batch))
-            return self.result(writer.seal())
+            found = self.result(writer.seal())
+            found.asked = self
+            return found
 
-    def _batches(self, rows: Sequence[EncodedRow]) -> Iterator[RowsAsked]:
+    def batches(self, rows: Sequence[EncodedRow]) -> Iterator[RowsAsked]:
+        """Rows in batches, with the points at which units are changed."""
         device, side = self.backend.model_device, getattr(self.tokenizer, "padding_side", "left")
         for first in range(0, len(rows), self.batch_size):
             part = rows[first : first + self.batch_size]
             where = [(i, token) for i, row in enumerate(part) for token in self._tokens(row, first + i)]
             at = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
-            sequences = Sequences.of(part, self._pad, side, device, self._counted)
+            sequences = Sequences.of(part, self.pad, side, device, self._counted)
             yield RowsAsked(part, first, sequences, Points(at[:, 0], at[:, 1]))
 
     @property
@@ -134,7 +137,8 @@ class Question(ModelAndRows):
         return tokens
 
     @property
-    def _pad(self) -> int:
+    def pad(self) -> int:
+        """The padding token."""
         tokenizer: Any = self.tokenizer
         known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         return next(int(item) for item in known if item is not None)
@@ -155,7 +159,7 @@ class Question(ModelAndRows):
     # ------------------------------------------------------------------------------------------------------- one batch
 
     @cached_property
-    def _groups(self) -> list[list[UnitSet]]:
+    def groups(self) -> list[list[UnitSet]]:
         """Unit sets that run together: those of the model as it is, then those of dictionaries, spliced in together."""
         plain = [item for item in self.sets if isinstance(item.dictionary, IdentityDictionary)]
         spliced = [item for item in self.sets if item not in plain]
@@ -163,9 +167,9 @@ class Question(ModelAndRows):
 
     def computed(self, batch: RowsAsked) -> dict[str, Any]:
         """What is stored of a batch."""
-        runs = [self._run(batch, group) for group in self._groups]
+        runs = [self._run(batch, group) for group in self.groups]
         parts: dict[str, UnitEffects] = {}
-        for group, run in zip(self._groups, runs, strict=True):
+        for group, run in zip(self.groups, runs, strict=True):
             parts |= self._parts(batch, run, group)
         owners = batch.points.examples
         nothing = torch.zeros(len(owners), dtype=torch.long, device=owners.device)
@@ -182,8 +186,6 @@ class Question(ModelAndRows):
         """What is stored of rows and points, whatever is asked of them; ``plain`` is the model as it is."""
         owners, tokens = batch.points.examples, batch.points.positions
         rows = [batch.rows[i] for i in owners.tolist()]
-        rates = plain.answers.shape[-1] > 0 and self._counted is None
-        rated = plain.answers.argmax(-1) if rates else torch.full_like(plain.clean, -1).long()
         at = [int(row.tokens[token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
         return {
             "row": owners + batch.first,
@@ -192,7 +194,7 @@ class Question(ModelAndRows):
             "prompts": [self.tokenizer.decode(row.tokens) for row in rows],
             "answers": [list(row.row.answers) for row in rows],
             "correct": torch.tensor([row.correct for row in rows]),
-            "predicted": rated[owners],
+            "predicted": plain.rated[owners],
             "objective": plain.clean[owners].double(),
         }
 
@@ -206,8 +208,8 @@ class Question(ModelAndRows):
         chosen = set_values(
             self.value,
             clean,
-            lambda: self._corrupted(batch, group),
-            lambda: self._means[self._groups.index(group)],
+            lambda: self.corrupted(batch, group),
+            lambda: self.means[self.groups.index(group)],
         )
         moved = {item.name: any_of(item, clean[item.name] != chosen[item.name]) for item in group}
         if self.method == "exact" and self.budget is None:
@@ -227,7 +229,7 @@ class Question(ModelAndRows):
         wanted, found = changes.moved, changes.rough
         if self.method == "exact":
             if self.budget is not None:
-                wanted = self._within_budget[batch.first, self._groups.index(group)]
+                wanted = self._within_budget[batch.first, self.groups.index(group)]
             found = exact_effects(run, batch.points, group, wanted, changes.chosen)
         assert found is not None
         parts = {}
@@ -263,8 +265,8 @@ class Question(ModelAndRows):
         found: dict[tuple[int, int], dict[str, Tensor]] = {}
         best, where = torch.zeros(0), torch.zeros(2, 0, dtype=torch.long)
         flags: list[Tensor] = []
-        for batch in self._batches(self.rows):
-            for number, group in enumerate(self._groups):
+        for batch in self.batches(self.rows):
+            for number, group in enumerate(self.groups):
                 if not group:
                     continue
                 changes = self._changes(batch, self._run(batch, group), group)
@@ -283,12 +285,17 @@ class Question(ModelAndRows):
         return found
 
     @cached_property
-    def _means(self) -> list[dict[str, Tensor]]:
+    def means(self) -> list[dict[str, Tensor]]:
         """For each group, the mean of latents over all points, by name."""
-        batches = list(self._batches(self.rows if self.mean_over is None else self.mean_over))
-        return [mean_of(self._latents(b, [r.tokens for r in b.rows], group) for b in batches) for group in self._groups]
+        batches = list(self.batches(self.rows if self.mean_over is None else self.mean_over))
+        return [mean_of(self._latents(b, [r.tokens for r in b.rows], group) for b in batches) for group in self.groups]
 
-    def _corrupted(self, batch: RowsAsked, group: Sequence[UnitSet]) -> dict[str, Tensor]:
+    def corrupted(self, batch: RowsAsked, group: Sequence[UnitSet]) -> dict[str, Tensor]:
+        """Latents at the points of a batch when the corrupted prompts run, ``[p, d_sae]`` by name.
+
+        Raises:
+            DataError: A row has none.
+        """
         tokens = [row.corrupted for row in batch.rows if row.corrupted is not None]
         if len(tokens) < len(batch.rows):
             lacking = next(i for i, row in enumerate(batch.rows) if row.corrupted is None) + batch.first
@@ -298,7 +305,7 @@ class Question(ModelAndRows):
     def _latents(self, batch: RowsAsked, prompts: Sequence[Tensor], group: Sequence[UnitSet]) -> dict[str, Tensor]:
         """Latents at the points of a batch when other prompts of the same lengths run, ``[p, d_sae]`` by name."""
         side = getattr(self.tokenizer, "padding_side", "left")
-        inputs, first = padded(prompts, self._pad, side, self.backend.model_device)
+        inputs, first = padded(prompts, self.pad, side, self.backend.model_device)
         points = Points(batch.points.examples, batch.points.positions + first[batch.points.examples])
         run = prefill(self.backend, inputs, [item.dictionary for item in group], points)
         return {item.name: run.latents[item.activation_name] for item in group}
@@ -336,7 +343,7 @@ class Question(ModelAndRows):
     @property
     def forwards(self) -> int:
         """Forwards of a batch, replays not counted."""
-        return len(self._groups) * (2 if self.value in ("corrupted", "mean") else 1)
+        return len(self.groups) * (2 if self.value in ("corrupted", "mean") else 1)
 
     @cached_property
     def key(self) -> str:

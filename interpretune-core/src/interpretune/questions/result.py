@@ -20,6 +20,8 @@ from interpretune.store.store import AnalysisStore
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interpretune.questions.question import Question
+
 ROW_FIELDS = (
     Field("row", "int64", about="row of the question"),
     Field("position", "int64", about="token of the prompt at which units are changed"),
@@ -50,6 +52,7 @@ class Results:
 
     Attributes:
         store: The store; ``hook`` is the name of a unit set, and ``latent`` the id of a unit.
+        asked: The question, where it was asked in this process: it holds the model. None for what was opened.
     """
 
     methods: ClassVar[tuple[str, ...]] = ()
@@ -58,6 +61,7 @@ class Results:
     """Fields of rows, besides those of all questions."""
     columns: ClassVar[Mapping[str, str]] = {}
     """Columns of units, each with the field that it is."""
+    asked: Question | None
 
     def __init__(self, store: AnalysisStore) -> None:
         """Read a store.
@@ -65,7 +69,7 @@ class Results:
         Raises:
             StoreError: It holds something else.
         """
-        self.store = store
+        self.store, self.asked = store, None
         if "question" not in store.manifest.about:
             raise StoreError(f"{store} holds no {type(self).__name__}: its manifest names no question.")
         if (method := self.question["method"]) not in self.methods:

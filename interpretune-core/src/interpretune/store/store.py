@@ -14,12 +14,13 @@ import pyarrow as pa
 from interpretune.errors import StoreError
 from interpretune.store.contents import Contents
 from interpretune.store.fields import Field
+from interpretune.store.folder import check_name
 from interpretune.store.latents import HOOK, LATENT, LATENTS
 from interpretune.store.manifest import Manifest
 from interpretune.store.rows import EXAMPLE, Rows, Selection
 from interpretune.store.sealing import check_files
 from interpretune.store.shards import MemoryPiece, ShardPiece
-from interpretune.store.tables import read_tables, unfolded_tables
+from interpretune.store.tables import put_table, read_tables, unfolded_tables
 from interpretune.store.values import StoredBatch
 
 Groups = OrderedDict[tuple[int, int, Selection], pa.RecordBatch]
@@ -179,6 +180,18 @@ class AnalysisStore:
         if self.folder is None:
             return self._contents.tables
         return read_tables(self.folder, Manifest.read(self.folder))
+
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """Write a table of the whole run, in place of one of that name; also into a sealed store.
+
+        Raises:
+            StoreError: The name is none, or it cannot be written.
+        """
+        check_name(name, "a table")
+        if self.folder is None:
+            self._contents.tables[name] = table
+        else:
+            put_table(self.folder, name, table)
 
     def unfolded_bytes(self) -> int:
         """About how many bytes all rows and tables take in memory, as their files say; nothing but footers is read.

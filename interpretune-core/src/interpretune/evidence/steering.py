@@ -1,0 +1,181 @@
+"""Prompts continued greedily, as they are and with units changed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from interpretune.activations.inputs import ModelInputs
+from interpretune.backends.backend import AnalysisBackend
+from interpretune.backends.interventions import (
+    Intervention,
+    Patch,
+    Scale,
+    SetTo,
+    interventions_in_place,
+    run_with_interventions,
+)
+from interpretune.evidence.changed_rows import place_of
+from interpretune.evidence.chosen import Chosen, ablated_values, counted, members_of, sets_of, told_ablated
+from interpretune.evidence.facts import Continuation
+from interpretune.evidence.held_out import corrupted_values
+from interpretune.latents.identity import IdentityDictionary
+from interpretune.latents.latent_model import LatentModel
+from interpretune.models import position_ids
+from interpretune.questions.encoding import EncodedRow
+from interpretune.questions.question import Question
+from interpretune.questions.sequences import padded
+
+AMPLIFIED = 4
+"""By what units are multiplied where there are no corrupted prompts."""
+
+
+def steered(
+    question: Question, rows: Sequence[EncodedRow], chosen: Sequence[Chosen], n: int, new_tokens: int
+) -> list[Continuation]:
+    """Continue prompts greedily: as they are, with units ablated at every token, and with units patched or amplified.
+
+    With corrupted prompts they are set to what they are there, at the question's tokens of the prompt; without, they
+    are multiplied by ``AMPLIFIED`` at every token, new ones too.
+
+    Args:
+        question: The question.
+        rows: Rows of which some are continued: first those in which the likeliest next token begins the correct answer.
+        chosen: The units, changed together.
+        n: How many rows.
+        new_tokens: Most new tokens.
+    """
+    backend, sets = question.backend, sets_of(chosen)
+    numbers = _telling(question, rows, n)
+    rows = [rows[i] for i in numbers]
+    inputs, first = padded([row.tokens for row in rows], question.pad, "left", backend.model_device)
+    spliced = [] if all(isinstance(item.dictionary, IdentityDictionary) for item in sets) else question.groups[-1]
+    models, members = [item.dictionary for item in spliced], members_of(chosen)
+    to, units = ablated_values(question, sets), counted(len(chosen))
+    everywhere: list[Intervention] = [
+        SetTo(at=place_of(item), latents=members[item.name], value=to[item.name][members[item.name]]) for item in sets
+    ]
+    changes = {f"{units} {told_ablated(question)} at every token": everywhere}
+    if all(row.corrupted is not None for row in rows):
+        where = {"answer": "the answer position", "each": "each token of the prompt"}
+        told = where.get(question.positions, f"the tokens of {question.positions}")
+        told = f"{units} set to what they are after the corrupted prompt, at {told}"
+        changes[told] = _patches(question, rows, chosen, inputs, first)
+    else:
+        changes[f"{units} times {AMPLIFIED} at every token"] = [
+            Scale(at=place_of(item), latents=members[item.name], factor=AMPLIFIED) for item in sets
+        ]
+    plain = _continued(question, inputs, [], models, new_tokens)
+    return [
+        Continuation(numbers[i], question.tokenizer.decode(rows[i].tokens), plain[i], text, told)
+        for told, change in changes.items()
+        for i, text in enumerate(_continued(question, inputs, change, models, new_tokens))
+    ]
+
+
+def _telling(question: Question, rows: Sequence[EncodedRow], n: int) -> list[int]:
+    """The first rows in which the likeliest next token begins the correct answer; then others, the first ones."""
+    found: list[int] = []
+    for batch in question.batches(rows):
+        inputs, _ = padded([row.tokens for row in batch.rows], question.pad, "left", question.backend.model_device)
+        likeliest = question.backend.forward(inputs, {}, inputs.answers).argmax(-1).tolist()
+        correct = [row.answers[row.correct][0] if row.answers else -1 for row in batch.rows]
+        found += [batch.first + i for i, token in enumerate(likeliest) if token == correct[i]]
+        if len(found) >= n:
+            break
+    return sorted((found + [i for i in range(len(rows)) if i not in found])[:n])
+
+
+def _patches(
+    question: Question, rows: Sequence[EncodedRow], chosen: Sequence[Chosen], inputs: ModelInputs, first: Tensor
+) -> list[Intervention]:
+    """Changes of units to what they are after the corrupted prompts, at the question's tokens."""
+    sets, members = sets_of(chosen), members_of(chosen)
+    where = torch.zeros_like(inputs.attention_mask, dtype=torch.bool)
+    sources: dict[str, Tensor] = {}
+    for batch in question.batches(rows):
+        examples = batch.points.examples + batch.first
+        slots = batch.points.positions + first[examples]
+        where[examples, slots] = True
+        for name, values in corrupted_values(question, batch, sets).items():
+            source = sources.setdefault(name, values.new_zeros(*where.shape, values.shape[-1]))
+            source[examples, slots] = values
+    return [
+        Patch(at=place_of(item), positions=where, latents=members[item.name], source=sources[item.name])
+        for item in sets
+    ]
+
+
+def _continued(
+    question: Question,
+    inputs: ModelInputs,
+    interventions: Sequence[Intervention],
+    latent_models: Sequence[LatentModel],
+    new_tokens: int,
+) -> list[str]:
+    """The texts that follow prompts padded on the left."""
+    backend, tokenizer = question.backend, question.tokenizer
+    ends = {tokenizer.eos_token_id} - {None}
+    with contextlib.ExitStack() as stack:
+        if isinstance(backend.model, PreTrainedModel):
+            stack.enter_context(interventions_in_place(backend, inputs, interventions, latent_models))
+            step = _with_cache(backend)
+        else:
+            step = _whole(backend, interventions, latent_models)
+        tokens, mask = inputs.tokens, inputs.attention_mask
+        for _ in range(new_tokens):
+            following = step(tokens, mask).argmax(-1, keepdim=True)
+            tokens, mask = torch.cat([tokens, following], dim=-1), torch.cat([mask, torch.ones_like(following)], dim=-1)
+    found = []
+    for row in tokens[:, inputs.tokens.shape[1] :].tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        found.append(str(tokenizer.decode(row[:stop])))
+    return found
+
+
+def _with_cache(backend: AnalysisBackend) -> Callable[[Tensor, Tensor], Tensor]:
+    """Logits after the last token, ``[n, vocab]``, of sequences that grow by a token each time."""
+    model: Any = backend.model
+    cache: Any = None
+
+    def step(tokens: Tensor, mask: Tensor) -> Tensor:
+        nonlocal cache
+        new = slice(None) if cache is None else slice(-1, None)
+        made = model(
+            input_ids=tokens[:, new],
+            attention_mask=mask,
+            position_ids=position_ids(mask)[:, new],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = made.past_key_values
+        logits: Tensor = made.logits[:, -1]
+        return logits
+
+    return step
+
+
+def _whole(
+    backend: AnalysisBackend, interventions: Sequence[Intervention], latent_models: Sequence[LatentModel]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same by whole forwards, for models of any library."""
+
+    def step(tokens: Tensor, mask: Tensor) -> Tensor:
+        changes = [_longer(item, tokens.shape[1]) for item in interventions]
+        return run_with_interventions(backend, ModelInputs(tokens, mask), changes, latent_models)
+
+    return step
+
+
+def _longer(item: Intervention, length: int) -> Intervention:
+    """The same change in sequences that have grown; tokens after the prompts are not among positions of these."""
+    if not isinstance(item.positions, Tensor):
+        return item
+    return evolve(item, positions=functional.pad(item.positions, (0, length - item.positions.shape[1])))
