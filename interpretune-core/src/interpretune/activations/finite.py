@@ -151,8 +151,7 @@ def _sound(parameter: Tensor) -> bool:
 
 def rows_not_finite(values: Tensor) -> list[int]:
     """Which rows of ``[n, ...]`` hold a number that is NaN or infinite."""
-    found: list[int] = (~values.detach().reshape(len(values), -1).isfinite().all(-1)).nonzero().flatten().tolist()
-    return found
+    return (~values.detach().reshape(len(values), -1).isfinite().all(-1)).nonzero().flatten().tolist()
 
 
 def check_rows(values: Tensor, what: str, reason: str, rows: Sequence[int] | Tensor | None = None) -> None:
@@ -237,9 +236,7 @@ def check_generated(model: nn.Module, generated: Any) -> None:
     first = int(lacking.any(dim=-1).nonzero()[0])
     rows = lacking.any(dim=0).nonzero().flatten().tolist()
     raise NotFiniteError(
-        "Logits of generated tokens",
-        rows,
-        f"They begin at new token {first + 1}. {likely_cause(model)}",
+        "Logits of generated tokens", rows, f"They begin at new token {first + 1}. {likely_cause(model)}"
     )
 
 

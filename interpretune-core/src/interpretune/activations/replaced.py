@@ -38,8 +38,7 @@ class _Standing:
     def _original(self) -> Method:
         if self.before is not _ABSENT:
             return self.before
-        method: Method = getattr(type(self.module), self.name).__get__(self.module)
-        return method
+        return getattr(type(self.module), self.name).__get__(self.module)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of the module gets the method that was there before."""

@@ -44,8 +44,7 @@ class CoreAdapter:
     @hookimpl(trylast=True)
     def it_load_model(self, module: ITModule) -> nn.Module:
         """Load a Hugging Face causal model."""
-        model: nn.Module = load_hf_model(module.it_cfg)
-        return model
+        return load_hf_model(module.it_cfg)
 
     @hookimpl
     def it_load_latent_models(self, module: ITModule) -> Sequence[LatentModel]:

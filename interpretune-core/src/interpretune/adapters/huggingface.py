@@ -18,8 +18,7 @@ class HuggingFaceAdapter:
     @hookimpl
     def it_load_model(self, module: ITModule) -> nn.Module:
         """Load a Hugging Face causal model."""
-        model: nn.Module = load_hf_model(module.it_cfg)
-        return model
+        return load_hf_model(module.it_cfg)
 
 
 adapter = HuggingFaceAdapter()

@@ -76,14 +76,7 @@ class QuestionRun:
 
     @classmethod
     def of(
-        cls,
-        name: str,
-        cfg: QuestionCfg,
-        module: ITModule,
-        datamodule: ITDataModule,
-        *,
-        root: Path,
-        limit: int | None,
+        cls, name: str, cfg: QuestionCfg, module: ITModule, datamodule: ITDataModule, *, root: Path, limit: int | None
     ) -> QuestionRun:
         """Ask a question of a session's backend about its test rows.
 

@@ -21,13 +21,7 @@ from interpretune.analysis.batch import AnalysisBatch
 from interpretune.analysis.cache import AnalysisCache, SaveCfg
 from interpretune.analysis.engine import Job, has_own_step
 from interpretune.analysis.finite_results import check_results
-from interpretune.analysis.identity import (
-    DataIdentity,
-    identify_stack,
-    identify_task,
-    library_versions,
-    module_source,
-)
+from interpretune.analysis.identity import DataIdentity, identify_stack, identify_task, library_versions, module_source
 from interpretune.analysis.mode_plans import measured_by
 from interpretune.analysis.modes import AnalysisCfg
 from interpretune.backends.identity import identify_latents, identify_model, without_folders

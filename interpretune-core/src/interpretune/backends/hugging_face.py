@@ -56,8 +56,7 @@ class HuggingFaceBackend(AnalysisBackend):
     @property
     def model(self) -> nn.Module:
         """The Hugging Face model."""
-        model: nn.Module = self._model
-        return model
+        return self._model
 
     @property
     def vocab_size(self) -> int:
@@ -165,8 +164,7 @@ class HuggingFaceBackend(AnalysisBackend):
 
     def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
         """See ``AnalysisBackend.written_by``; the projection's own module."""
-        written: Tensor = self.modules[self.module_and_side(hook_point)[0]](activations)
-        return written
+        return self.modules[self.module_and_side(hook_point)[0]](activations)
 
     def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
         """See ``AnalysisBackend.norm_after``."""

@@ -23,13 +23,7 @@ from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.backends.hugging_face_attention import HARMLESS, attention_in_place
 from interpretune.errors import ReplayRefusedError
 from interpretune.models.padding import position_ids
-from interpretune.replay.engine import (
-    ReplayEngine,
-    blocks_below_skipped,
-    check_causal,
-    columns_only,
-    positions_only,
-)
+from interpretune.replay.engine import ReplayEngine, blocks_below_skipped, check_causal, columns_only, positions_only
 from interpretune.replay.prefix import LayerKeys, Prefix, Rows, attend, seen_slots, visible_slots
 from interpretune.replay.suffix_rows import SuffixRows, attend_suffixes
 
@@ -138,13 +132,7 @@ class HuggingFaceReplay(ReplayEngine):
                 )
 
     def replay(
-        self,
-        prefix: Prefix,
-        rows: Rows,
-        start: int,
-        hidden: Tensor,
-        edits: Mapping[str, Edit],
-        columns: Tensor | None,
+        self, prefix: Prefix, rows: Rows, start: int, hidden: Tensor, edits: Mapping[str, Edit], columns: Tensor | None
     ) -> Tensor:
         """See ``ReplayEngine.replay``."""
         softmax_dtype = self._softmax_dtype

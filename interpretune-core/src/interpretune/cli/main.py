@@ -101,8 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     demo = commands.add_parser(
-        "demo",
-        help="which latents drive a model's yes/no answers: four analyses, tables, figures",
+        "demo", help="which latents drive a model's yes/no answers: four analyses, tables, figures"
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
     demo.add_argument("--sae-release", help="release or folder of latent models (default: train two)")
@@ -332,11 +331,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from interpretune.cli.doctor import run_doctor
 
     return run_doctor(
-        options.adapter,
-        rules=options.rule,
-        as_json=options.json,
-        seed=options.seed,
-        architecture=options.architecture,
+        options.adapter, rules=options.rule, as_json=options.json, seed=options.seed, architecture=options.architecture
     )
 
 

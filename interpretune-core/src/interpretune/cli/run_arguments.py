@@ -154,15 +154,13 @@ def _below(here: dict[str, Any], step: str) -> dict[str, Any]:
     holder = here if step == "init_args" else _arguments_in(here)
     if not isinstance(holder.get(step), dict):
         holder[step] = {}
-    found: dict[str, Any] = holder[step]
-    return found
+    return holder[step]
 
 
 def _arguments_in(here: dict[str, Any]) -> dict[str, Any]:
     if "class_path" not in here:
         return here
-    found: dict[str, Any] = here.setdefault("init_args", {})
-    return found
+    return here.setdefault("init_args", {})
 
 
 def _are_words(value: Any) -> bool:

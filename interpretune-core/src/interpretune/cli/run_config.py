@@ -19,13 +19,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from interpretune.analysis import QuestionCfg
 from interpretune.cli.run_arguments import CommandLine, check_shape, read_file, split_arguments, with_options
 from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
-from interpretune.cli.written_fields import (
-    dataclasses_of,
-    default_of,
-    init_fields,
-    takes_mapping,
-    written_fields,
-)
+from interpretune.cli.written_fields import dataclasses_of, default_of, init_fields, takes_mapping, written_fields
 from interpretune.cli.written_names import check_fields, import_class, init_args
 from interpretune.config.datamodule import ITDataModuleConfig
 from interpretune.config.latents import LatentRequest

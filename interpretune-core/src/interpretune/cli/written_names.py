@@ -11,14 +11,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Union
 
-from interpretune.cli.written_fields import (
-    MAPPINGS,
-    SEQUENCES,
-    arguments_of,
-    default_of,
-    init_fields,
-    written_type,
-)
+from interpretune.cli.written_fields import MAPPINGS, SEQUENCES, arguments_of, default_of, init_fields, written_type
 from interpretune.config.field_types import field_types
 from interpretune.errors import ConfigurationError
 

@@ -168,8 +168,7 @@ class _Order:
             raise StoreError(f"{self.name} keeps no {field}: effects towards {direction.name} need them.")
         read = [batch.column(field).to_numpy(zero_copy_only=False) for batch in self.store.record_batches([field])]
         labels = np.concatenate(read)[self.row(examples)].astype(np.int64)
-        found: Floats = direction.signs(torch.from_numpy(labels)).numpy()
-        return found
+        return direction.signs(torch.from_numpy(labels)).numpy()
 
     def per_example(self, examples: Integers) -> Floats:
         """The field's numbers."""

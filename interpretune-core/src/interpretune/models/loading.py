@@ -129,8 +129,7 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
         if cfg.lora is not None:
             add_lora(model, cfg)
     check_trainable(model, cfg)
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    return model.eval()
 
 
 def _classifies(cfg: ITConfig) -> bool:

@@ -96,8 +96,7 @@ def _compose(
         return copy.copy(cfg)
     composed = _composed_class(name or type(cfg).__name__, (*added, type(cfg)))
     _refuse_unknown(values, composed, context, kind)
-    result: Config = composed(**values)
-    return result
+    return composed(**values)
 
 
 def _composed_class(name: str, bases: tuple[type, ...]) -> Any:

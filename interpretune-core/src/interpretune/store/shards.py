@@ -247,10 +247,7 @@ class ShardPiece:
             with (
                 self.file.open() as opened,
                 pq.ParquetFile(
-                    opened,
-                    metadata=self._metadata,
-                    read_dictionary=coded,
-                    page_checksum_verification=True,
+                    opened, metadata=self._metadata, read_dictionary=coded, page_checksum_verification=True
                 ) as file,
             ):
                 table = file.read_row_group(group, columns=selection.paths, use_threads=False)

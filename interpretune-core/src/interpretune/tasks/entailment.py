@@ -60,9 +60,7 @@ def from_hub(
 
 
 entailment = Task(
-    "entailment",
-    'Whether a claim follows from a text, " Yes" or " No": 160 rows that come with the package.',
-    shipped,
+    "entailment", 'Whether a claim follows from a text, " Yes" or " No": 160 rows that come with the package.', shipped
 )
 rte = Task(
     "rte",

@@ -29,12 +29,7 @@ class CoreConformance(AdapterConformance):
         ]
         return [
             ReferenceLatents.random(
-                read,
-                WIDTH,
-                LATENTS,
-                seed=10 * self.seed + i,
-                output_hook_points=writes,
-                d_out=WIDTH * len(writes),
+                read, WIDTH, LATENTS, seed=10 * self.seed + i, output_hook_points=writes, d_out=WIDTH * len(writes)
             )
             for i, (read, *writes) in enumerate(hook_points)
         ]

@@ -60,6 +60,11 @@ def latents(bench: Bench) -> list[RandomDictionary]:
     return found
 
 
+def with_latents(bench: Bench) -> dict[str, Any]:
+    """Settings of a session that has latent models: the adapter's own, where it loads some, or the kit's."""
+    return {} if bench.module.latent_models else {"latent_models": latents(bench)}
+
+
 def crosscoder(bench: Bench) -> RandomDictionary:
     """A latent model that reads and writes the residual stream after two blocks."""
     return dictionary(bench, [in_layer(LOWER, RESID_POST), in_layer(UPPER, RESID_POST)], seed=5)
@@ -89,6 +94,16 @@ def shrunk(activations: Tensor) -> Tensor:
     edited = activations.clone()
     edited[:, 1:] = 0.7 * activations[:, 1:] + torch.linspace(-0.3, 0.3, activations.shape[-1]).to(activations)
     return edited
+
+
+def holding(held: dict[str, Tensor], name: str) -> Hook:
+    """An edit that changes nothing and holds on to what it sees."""
+
+    def hold(activations: Tensor) -> Tensor:
+        held[name] = activations
+        return activations
+
+    return hold
 
 
 def edited_logits(bench: Bench, edits: Sequence[tuple[str, Hook]], model: Any = None) -> Tensor:

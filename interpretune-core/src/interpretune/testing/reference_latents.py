@@ -56,16 +56,8 @@ class ReferenceLatents:
     ) -> ReferenceLatents:
         """Draw weights of which none is 0, to be written in the format that the adapter loads.
 
-        Args:
-            hook_point: As the attribute.
-            d_in: Width of all that is read.
-            d_sae: Number of latents.
-            seed: Seed of the weights.
-            centred: As the attribute.
-            output_hook_point: As the attribute.
-            hook_points: As the attribute.
-            output_hook_points: As the attribute.
-            d_out: Width of all that is written; None: as ``d_in``.
+        ``d_in`` is the width of all that is read, ``d_out`` of all that is written, by default the same; hook points
+        and ``centred`` are as the attributes.
         """
         draw = torch.Generator().manual_seed(seed)
         width = d_out or d_in

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
@@ -154,3 +155,19 @@ def expect(condition: object, seen: str, expected: str) -> None:
     """Raise ``RuleBroken`` unless something is so."""
     if not condition:
         raise RuleBroken(seen, expected)
+
+
+@contextlib.contextmanager
+def expect_no_error(seen: str, expected: str) -> Iterator[None]:
+    """Raise ``RuleBroken`` where a block fails, but for rules that are skipped."""
+    try:
+        yield
+    except RuleSkipped:
+        raise
+    except Exception as error:
+        raise RuleBroken(f"{seen}: {type(error).__name__}: {error}", expected) from error
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, for messages: there may be hundreds."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

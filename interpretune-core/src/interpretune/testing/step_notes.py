@@ -86,8 +86,7 @@ def notes_of(module: Any, step: str | None = None) -> list[StepNote]:
 
 def watched(module: Any, step: str) -> list[weakref.ref[Tensor]]:
     """Weak references to the tensors of a step's batches, and to losses."""
-    references: list[weakref.ref[Tensor]] = vars(module).setdefault("watched", {}).setdefault(step, [])
-    return references
+    return vars(module).setdefault("watched", {}).setdefault(step, [])
 
 
 def modes_of(model: nn.Module) -> dict[str, bool]:

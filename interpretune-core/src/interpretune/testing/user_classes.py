@@ -78,14 +78,12 @@ class UserDataModule(_Noting, ITDataModule):
 
 def calls_of(user: object) -> list[str]:
     """What was called so far; the list itself."""
-    calls: list[str] = vars(user).setdefault("calls", [])
-    return calls
+    return vars(user).setdefault("calls", [])
 
 
 def error_raised_by(user: object) -> PlannedError | None:
     """The error that it raised last; None: it raised none."""
-    raised: PlannedError | None = vars(user).get("raised")
-    return raised
+    return vars(user).get("raised")
 
 
 def failing(kind: type, call: str) -> type:

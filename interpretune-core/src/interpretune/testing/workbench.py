@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 3
 N_ROWS = 7
 """Seven rows in batches of three: the last batch has one."""
+N_BATCHES = -(-N_ROWS // BATCH_SIZE)
 
 FORM = (
     *("name-is-unique", "importable", "an-instance-with-a-declaration", "contract-version", "hook-signatures"),
@@ -40,6 +42,7 @@ FORM = (
 """Rules of what an adapter must be before it can be stacked, in the order in which they are checked."""
 
 N_TRAINING_ROWS = 12
+CONFIG = "config.json"
 ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 
 
@@ -231,6 +234,30 @@ class Bench:
             write(folder)
         except NotImplementedError as error:
             raise RuleSkipped(f"no model with {what}: {error}") from error
+        return folder
+
+    def edited_model(
+        self, name: str, change: Callable[[dict[str, Any]], Mapping[str, Any]], what: str, *more_files: str
+    ) -> Path:
+        """A copy of the tiny model with other settings in its ``config.json``, and in further files where they are.
+
+        Args:
+            name: Of its folder.
+            change: The settings that are others, by all of a file.
+            what: What is changed, in words.
+            *more_files: Further files.
+
+        Raises:
+            RuleSkipped: It has no ``config.json``.
+        """
+        folder = self.folder / name
+        shutil.copytree(self.model_folder, folder, dirs_exist_ok=True)
+        if not (folder / CONFIG).exists():
+            raise RuleSkipped(f"the tiny model has no {CONFIG} in which {what} could be set")
+        for file in (folder / item for item in (CONFIG, *more_files)):
+            if file.exists():
+                about = json.loads(file.read_text(encoding="utf-8"))
+                file.write_text(json.dumps({**about, **change(about)}), encoding="utf-8")
         return folder
 
     @functools.cached_property

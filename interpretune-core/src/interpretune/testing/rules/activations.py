@@ -22,6 +22,7 @@ from interpretune.testing.global_state import hooks_on, left_behind
 from interpretune.testing.hook_points import (
     UPPER,
     edited_logits,
+    holding,
     logits_turned_at,
     names_of,
     offered,
@@ -38,25 +39,25 @@ from interpretune.testing.own_names import (
     names_of_modules,
     own_names,
 )
-from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule, some
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.workbench import Bench
 
 SHOWN = 6
-"""Names in a message; there may be hundreds."""
+"""Names in a message."""
 
 
 @rule()
 def canonical_names_exist(bench: Bench) -> None:
     """Every hook point of a decoder is offered under its canonical name, and under its aliases."""
     missing = [name for name in names_of(bench) if name not in offered(bench)]
-    expect(not missing, f"the backend does not offer {_some(missing)}", "all hook points of a decoder")
+    expect(not missing, f"the backend does not offer {some(missing, SHOWN)}", "all hook points of a decoder")
     listed = set(bench.backend.hook_point_names())
     unlisted = [name for name in offered(bench) if name not in listed]
-    expect(not unlisted, f"hook_point_names() does not list {_some(unlisted)}", "canonical names among them")
+    expect(not unlisted, f"hook_point_names() does not list {some(unlisted, SHOWN)}", "canonical names among them")
     for name in offered(bench):
         refused = [alias for alias in aliases(name) if not offers(bench.backend, alias)]
-        expect(not refused, f"the backend refuses {_some(refused)}", f"aliases of {name}")
+        expect(not refused, f"the backend refuses {some(refused, SHOWN)}", f"aliases of {name}")
 
 
 @rule()
@@ -91,14 +92,9 @@ def hook_points_fire(bench: Bench) -> None:
         bench.backend.run_model(bench.even_inputs(), None)
     excused = re.compile("|".join(bench.suite.conditional_hook_points) or "(?!)")
     silent = [name for name in names if name not in fired and not excused.fullmatch(name)]
-    expect(not silent, f"{len(silent)} of {len(names)} listed hook points never fire: {_some(silent)}", "none")
+    expect(not silent, f"{len(silent)} of {len(names)} listed hook points never fire: {some(silent, SHOWN)}", "none")
     objects = [f"{name} ({kind})" for name, kind in fired.items() if kind]
-    expect(not objects, f"edits get something else than tensors at {_some(objects)}", "tensors")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    expect(not objects, f"edits get something else than tensors at {some(objects, SHOWN)}", "tensors")
 
 
 class _StopError(Exception):
@@ -220,19 +216,11 @@ def edits_do_not_reach_back(bench: Bench) -> None:
     for index in range(1, len(names)):
         point, below = names[index], names[:index]
         held: dict[str, Tensor] = {}
-        keep = {name: _hold(held, name) for name in below}
+        keep = {name: holding(held, name) for name in below}
         bench.backend.forward(bench.even_inputs(), {**keep, point: edit})
         expect(torch.equal(*given), f"an edit at {point} changed in place what it was given", "a tensor left alone")
         for name in below:
             same(held[name], clean[name], f"activations at {name}, held in a forward with an edit at {point}")
-
-
-def _hold(held: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
-    def hold(activations: Tensor) -> Tensor:
-        held[name] = activations
-        return activations
-
-    return hold
 
 
 @rule(stack=True, after=["edits-are-made"])
@@ -304,17 +292,9 @@ def check_modules(bench: Bench, backend: Any, plain: Any, names: Sequence[str]) 
     for i, name in enumerate(chosen):
         if name in wanted.given:
             expect(name in found.given, f"a forward does not come by {name}", "as the plain model does")
-            same(
-                found.given[name],
-                wanted.given[name],
-                f"activations at {name}, beside the plain model's",
-            )
+            same(found.given[name], wanted.given[name], f"activations at {name}, beside the plain model's")
         if not (found.agrees(wanted, i) or (name.endswith(IN) and found.agrees(around, i))):
-            same(
-                found.logits[i],
-                wanted.logits[i],
-                f"logits with an edit at {name}, beside the plain model's",
-            )
+            same(found.logits[i], wanted.logits[i], f"logits with an edit at {name}, beside the plain model's")
 
 
 @rule(stack=True, after=["own-names-edit-what-they-read"])

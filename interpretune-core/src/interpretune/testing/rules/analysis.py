@@ -15,7 +15,7 @@ from interpretune.latents.latent_model import activation_name
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
-from interpretune.testing.hook_points import latents
+from interpretune.testing.hook_points import with_latents
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.workbench import BATCH_SIZE, Bench
 
@@ -77,9 +77,7 @@ class _Naive:
 )
 def analyses_agree(bench: Bench) -> None:
     """The four analyses give the numbers of their definitions on the plain model, in a padded batch."""
-    own = list(bench.module.latent_models)
-    settings: dict[str, Any] = {} if own else {"latent_models": latents(bench)}
-    session = bench.new_session(**settings)
+    session = bench.new_session(**with_latents(bench))
     naive = _Naive(bench, session)
 
     def run(mode: AnalysisMode) -> AnalysisCache:

@@ -14,7 +14,7 @@ from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.runner import analysis_step, run_analysis
 from interpretune.session.session import it_session_end
-from interpretune.testing.hook_points import latents
+from interpretune.testing.hook_points import with_latents
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.step_notes import modes_of, note, notes_of, other_modes
 from interpretune.testing.user_classes import UserModule
@@ -39,7 +39,7 @@ class AnalysingModule(UserModule):
 @rule(stack=True, capabilities=NEEDED, after=["wrappers-see-every-batch"])
 def analysis_keeps_grad_mode(bench: Bench) -> None:
     """An analysis leaves gradients on where they were on, and off where they were off, between its batches too."""
-    session = bench.new_session(module_cls=AnalysingModule, **_settings(bench))
+    session = bench.new_session(module_cls=AnalysingModule, **with_latents(bench))
     for enabled in (True, False):
         mode = "on" if enabled else "off"
         for what, run in {**_in_memory(session), **_into_stores(bench, f"grad-{mode}")}.items():
@@ -57,7 +57,7 @@ def analysis_keeps_grad_mode(bench: Bench) -> None:
 @rule(stack=True, capabilities=NEEDED, after=["wrappers-see-every-batch"])
 def analysis_keeps_train_mode(bench: Bench) -> None:
     """An analysis runs in evaluation mode and leaves each part of the module in the mode in which it was."""
-    session = bench.new_session(**_settings(bench))
+    session = bench.new_session(**with_latents(bench))
     module: Any = session.module
     for what, run in {**_in_memory(session), **_into_stores(bench, "train", session)}.items():
         module.train()
@@ -83,16 +83,11 @@ def _parts_in_train_mode(model: nn.Module) -> Iterator[dict[str, None]]:
         if part.training:
             found[path or "the model"] = None
 
-    handles = [
-        part.register_forward_pre_hook(functools.partial(look, path))
-        for path, part in model.named_modules()
-        if next(part.children(), None) is None
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for path, part in model.named_modules():
+            if next(part.children(), None) is None:
+                stack.callback(part.register_forward_pre_hook(functools.partial(look, path)).remove)
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _in_memory(session: Any) -> dict[str, Callable[[], Any]]:
@@ -110,12 +105,8 @@ def _into_stores(bench: Bench, name: str, session: Any = None) -> dict[str, Call
     root = bench.folder / f"stores-{name}"
 
     def run() -> None:
-        used = session or bench.new_session(**_settings(bench))
+        used = session or bench.new_session(**with_latents(bench))
         modes = (AnalysisMode.clean_no_sae, AnalysisMode.attr_patching)
         AnalysisRunner(used.module, used.datamodule, root, limit=BATCHES).run({str(mode): mode for mode in modes})
 
     return {"a run of AnalysisRunner": run}
-
-
-def _settings(bench: Bench) -> dict[str, Any]:
-    return {} if bench.module.latent_models else {"latent_models": latents(bench)}

@@ -18,8 +18,8 @@ from interpretune.reports.sections import report_sections
 from interpretune.session.session import ITSession, it_session_end
 from interpretune.system.torch_state import eval_mode
 from interpretune.testing.comparing import copies, differing
-from interpretune.testing.hook_points import latents
-from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.hook_points import with_latents
+from interpretune.testing.rule import RuleSkipped, expect, expect_no_error, rule
 from interpretune.testing.workbench import Bench
 
 
@@ -81,18 +81,14 @@ OF_CORE = frozenset(id(item) for item in (vars(latent_analyses) | vars(lenses)).
 @rule(stack=True, after=["operations-and-sections", "forward-agrees"])
 def operations_run(bench: Bench) -> None:
     """Each operation that adapters contribute runs on every batch into a store, does what it declares, and repeats."""
-    session = _session(bench)
+    session = bench.new_session(**with_latents(bench))
     for name, plan in _plans(bench, session).items():
         stored = []
         for attempt in ("first", "second"):
             root = bench.folder / "operations" / name / attempt
-            try:
+            wanted = "an operation that runs on every batch, on the last one of a single row too"
+            with expect_no_error(f"the operation {name} fails in its {attempt} run", wanted):
                 store = AnalysisRunner(session.module, session.datamodule, root).run({"all": plan})["all"]
-            except Exception as error:
-                raise RuleBroken(
-                    f"the operation {name} fails in its {attempt} run: {type(error).__name__}: {error}",
-                    "an operation that runs on every batch, on the last one of a single row too",
-                ) from error
             stored.append([copies(batch) for batch in store.batches()])
         for index, (first, second) in enumerate(zip(*stored, strict=True)):
             others = differing(first, second)
@@ -107,7 +103,7 @@ def operations_run(bench: Bench) -> None:
 @rule(stack=True, after=["operations-run"])
 def operations_leave_what_they_read(bench: Bench) -> None:
     """No contributed operation changes what it reads: all operations and plans of a run share these values."""
-    session = _session(bench)
+    session = bench.new_session(**with_latents(bench))
     module: Any = session.module
     plans = _plans(bench, session)
     with eval_mode(module):
@@ -129,12 +125,6 @@ def operations_leave_what_they_read(bench: Bench) -> None:
                         "values left alone: other operations and plans of the run read the same tensors",
                     )
     it_session_end(**session)
-
-
-def _session(bench: Bench) -> ITSession:
-    """A session with latent models."""
-    settings: dict[str, Any] = {} if bench.module.latent_models else {"latent_models": latents(bench)}
-    return bench.new_session(**settings)
 
 
 def _plans(bench: Bench, session: ITSession) -> dict[str, Plan]:

@@ -102,11 +102,7 @@ def declaration_readable(bench: Bench) -> None:
         f"{bench.installed.target} has no declaration that can be read without running it",
         "AdapterDeclaration(...) with literal arguments, in the module that the entry point names",
     )
-    expect(
-        found == declared,
-        f"the source says {found}, the object {declared}",
-        "one declaration",
-    )
+    expect(found == declared, f"the source says {found}, the object {declared}", "one declaration")
 
 
 @rule(after=["importable", "an-instance-with-a-declaration"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from interpretune.activations.hook_names import RESID_POST, RESID_PRE, in_layer, split_layer
 from interpretune.testing.backend_runs import backend_results, results_of
 from interpretune.testing.comparing import copies, logits_in, same
-from interpretune.testing.hook_points import latents, offered, shrunk
+from interpretune.testing.hook_points import holding, latents, offered, shrunk
 from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -94,7 +93,7 @@ def edits_in_the_models_dtype(bench: Bench) -> None:
             given[:] = [activations, shrunk(activations)]
             return given[1].clone()
 
-        following = {other: _noting(seen, other) for other in names[index + 1 :]}
+        following = {other: holding(seen, other) for other in names[index + 1 :]}
         try:
             logits = backend.forward(bench.even_inputs(), {name: edit, **following})
         except RuntimeError as error:
@@ -136,14 +135,6 @@ def _check_bits(name: str, given: Tensor, seen: dict[str, Tensor]) -> None:
             f"{after} has other numbers than an edit at {name} gave, by up to {worst:.3g}",
             "the same numbers, to the bit: nothing rounds between them",
         )
-
-
-def _noting(seen: dict[str, Tensor], name: str) -> Callable[[Tensor], Tensor]:
-    def note(activations: Tensor) -> Tensor:
-        seen[name] = activations
-        return activations
-
-    return note
 
 
 def _module(bench: Bench, dtype: torch.dtype) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,6 @@ from interpretune.testing.workbench import Bench
 
 LONGEST = 6
 """Tokens within which the end token must come."""
-
-SETTINGS = ("config.json", "generation_config.json")
-"""Files that say what the end token is, beside the tokenizer's."""
 
 
 def row_that_ends(bench: Bench, others: Sequence[Tensor]) -> tuple[Tensor, int, int]:
@@ -42,14 +37,8 @@ def with_end_token(bench: Bench, token: int) -> Path:
     """The tiny model and its tokenizer, with another end token."""
     from transformers import AutoTokenizer
 
-    folder = bench.folder / f"ends-with-{token}"
-    shutil.copytree(bench.model_folder, folder, dirs_exist_ok=True)
-    if not (folder / SETTINGS[0]).exists():
-        raise RuleSkipped("the tiny model has no config.json in which another end token could be set")
-    for file in (folder / name for name in SETTINGS):
-        if file.exists():
-            about = json.loads(file.read_text(encoding="utf-8"))
-            file.write_text(json.dumps({**about, "eos_token_id": token}), encoding="utf-8")
+    ended = {"eos_token_id": token}
+    folder = bench.edited_model(f"ends-with-{token}", lambda _: ended, "another end token", "generation_config.json")
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token)
     tokenizer.save_pretrained(str(folder))
@@ -209,8 +198,7 @@ def _draw(bench: Bench, row: Tensor, seed: int, **options: float) -> Tensor:
     batch = bench.padded([row] * DRAWS, "left")
     torch.manual_seed(seed + bench.seed)  # put back after the rule
     found = bench.module.it_generate(batch, max_new_tokens=1, do_sample=True, **options).sequences
-    drawn: Tensor = found[:, len(row)]
-    return drawn
+    return found[:, len(row)]
 
 
 def _temperature_for(logits: Tensor, share: float) -> float:

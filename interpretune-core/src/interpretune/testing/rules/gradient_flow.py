@@ -24,8 +24,7 @@ def gradients_at_every_hook_point(bench: Bench) -> None:
     inputs, names = bench.even_inputs(), offered(bench)
 
     def run(edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        logits: Tensor = bench.backend.forward(inputs, edits)
-        return logits
+        return bench.backend.forward(inputs, edits)
 
     for name in names:
         points = dict.fromkeys([EMBED, name] if EMBED in names and name != LOGITS else [name])

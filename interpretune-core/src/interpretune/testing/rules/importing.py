@@ -12,7 +12,7 @@ from typing import Any
 from interpretune.errors import InterpretuneError
 from interpretune.plugins.discovery import InstalledAdapter, installed_adapters
 from interpretune.testing.environment import ENVIRONMENT
-from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule, some
 from interpretune.testing.workbench import Bench
 
 TRIES = 3
@@ -74,10 +74,9 @@ def import_is_cheap(bench: Bench) -> None:
 def import_patches_nothing(bench: Bench) -> None:
     """Importing the adapter replaces no function, class or method of torch, transformers, numpy, datasets or Python."""
     replaced = _first_import(bench)["replaced"]
-    more = f" and {len(replaced) - SHOWN} more" if len(replaced) > SHOWN else ""
     expect(
         not replaced,
-        f"after the import there is another {', '.join(replaced[:SHOWN])}{more}",
+        f"after the import there is another {some(replaced, SHOWN)}",
         "what was there before: every session of the process runs this code, with the adapter or without",
     )
 

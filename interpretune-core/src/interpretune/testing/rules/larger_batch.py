@@ -55,8 +55,7 @@ def _runs(bench: Bench) -> Iterator[tuple[str, Run]]:
 
     def before(inputs: ModelInputs) -> Tensor:
         points = Points(inputs.answers.examples, inputs.answer_positions - 1)
-        logits: Tensor = backend.forward(inputs, {}, points)
-        return logits
+        return backend.forward(inputs, {}, points)
 
     def edited(inputs: ModelInputs) -> Tensor:
         def edit(activations: Tensor) -> Tensor:
@@ -66,8 +65,7 @@ def _runs(bench: Bench) -> Iterator[tuple[str, Run]]:
             changed[points.examples, points.positions - 2] = 0.0
             return changed
 
-        logits: Tensor = backend.forward(inputs, {point: edit}, inputs.answers)
-        return logits
+        return backend.forward(inputs, {point: edit}, inputs.answers)
 
     def cached(inputs: ModelInputs) -> Tensor:
         logits, cache = backend.run_with_cache(inputs, [point])
@@ -99,8 +97,7 @@ def _runs_of_capabilities(bench: Bench) -> Iterator[tuple[str, Run]]:
         prefill = backend.prefill(inputs, models)
         latent = (prefill.latents[name] != 0).long().argmax(dim=-1)
         pairs = torch.stack([torch.arange(len(inputs), device=latent.device), latent], dim=-1)
-        logits: Tensor = backend.ablate(prefill, LatentRows.single(name, pairs))
-        return logits
+        return backend.ablate(prefill, LatentRows.single(name, pairs))
 
     def steered(inputs: ModelInputs, at: Callable[[ModelInputs], Any]) -> Tensor:
         change = SetTo(at=models[0].hook_point, value=value, positions=at(inputs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,14 +19,12 @@ from interpretune.session.session import ITSession, it_session_end
 from interpretune.system.torch_state import eval_mode
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
-from interpretune.testing.rule import RuleSkipped, expect, rule
+from interpretune.testing.rule import RuleSkipped, expect, rule, some
 from interpretune.testing.step_notes import KEPT_MOST, NotingModule, notes_of, other_modes
 from interpretune.testing.user_classes import calls_of
-from interpretune.testing.workbench import ADAM, BATCH_SIZE, N_ROWS, N_TRAINING_ROWS, Bench
+from interpretune.testing.workbench import ADAM, BATCH_SIZE, N_BATCHES, N_TRAINING_ROWS, Bench
 from interpretune.training.config import LoopConfig, LoopResult
 from interpretune.training.loops import fit, predict, test, validate
-
-N_BATCHES = math.ceil(N_ROWS / BATCH_SIZE)
 
 
 @rule(stack=True, levels=[Level.framework], after=["forward-agrees"])
@@ -81,7 +78,6 @@ SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": RATE}}
 """Its steps can be computed again from gradients alone."""
 
 TRAINING_BATCHES = N_TRAINING_ROWS // BATCH_SIZE
-EVALUATION_BATCHES = -(-N_ROWS // BATCH_SIZE)
 
 
 def trained(bench: Bench, *, check: Callable[[Any], None] = lambda module: None, **options: Any) -> ITSession:
@@ -204,7 +200,7 @@ def loop_keeps_limits(bench: Bench) -> None:
         "predict": (predict, "predict_step"),
     }
     for name, (loop, step) in loops.items():
-        for limit, wanted_batches in ((2, 2), (0.4, 1), (None, EVALUATION_BATCHES)):
+        for limit, wanted_batches in ((2, 2), (0.4, 1), (None, N_BATCHES)):
             notes_of(session.module).clear()
             options: dict[str, Any] = {f"limit_{name}_batches": limit}
             with refusals_skip(options):
@@ -225,13 +221,13 @@ def validation_in_eval_mode(bench: Bench) -> None:
     expect(len(seen) > 1, f"two epochs with a validation ran validation_step {len(seen)} times", "once an epoch")
     for note in seen:
         training = [path for path, mode in note.modes.items() if mode]
-        expect(not training, f"in a validation inside fit {_some(training)} are in train mode", "evaluation mode")
+        expect(not training, f"in a validation inside fit {some(training)} are in train mode", "evaluation mode")
         expect(not note.gradients, "in a validation inside fit gradients are on", "gradients that are off")
     expect(any(first.modes.values()), "in training the whole model is in evaluation mode", "train mode")
     for note in steps:
         if note.step == "training_step":
             others = other_modes(first.modes, note.modes)
-            expect(not others, f"after a validation training goes on with {_some(others)}", "the modes as before")
+            expect(not others, f"after a validation training goes on with {some(others)}", "the modes as before")
             expect(note.gradients, "after a validation training goes on without gradients", "gradients that are on")
     it_session_end(**session)
 
@@ -239,7 +235,7 @@ def validation_in_eval_mode(bench: Bench) -> None:
 @rule(stack=True, levels=[Level.framework], after=["loop-trains"])
 def loop_lets_batches_go(bench: Bench) -> None:
     """Loops hold on to no batch and no loss: after some batches, those of the last one may be alive and no others."""
-    session = trained(bench, max_epochs=3, limit_val_batches=EVALUATION_BATCHES)
+    session = trained(bench, max_epochs=3, limit_val_batches=N_BATCHES)
     loops = {"test_step": test, "validation_step": validate}
     for loop in loops.values():
         loop(**session, loop_cfg=LoopConfig(progress=False))
@@ -259,11 +255,6 @@ def _words(options: Any) -> str:
 
 def _counted(steps: Sequence[str]) -> str:
     return ", ".join(steps) or "no step"
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = 3
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 TRAINED = "a training that wrote checkpoints"
@@ -305,8 +296,7 @@ def _written(bench: Bench) -> tuple[Path, Any, float]:
         loss = test(**session, loop_cfg=LoopConfig(progress=False)).metrics["test_loss"]
         it_session_end(**session)
         bench.notes[TRAINED] = run_dir, checkpoint, loss
-    found: tuple[Path, Any, float] = bench.notes[TRAINED]
-    return found
+    return bench.notes[TRAINED]
 
 
 @contextlib.contextmanager
@@ -332,7 +322,7 @@ def model_stays_trainable(bench: Bench) -> None:
     """With freeze=False all weights of the model require a gradient and get one; with freeze=True none does."""
     frozen = bench.new_session(freeze=True)
     left = [name for name, item in frozen.module.model.named_parameters() if item.requires_grad]
-    expect(not left, f"with freeze=True {_some(left)} require a gradient", "none")
+    expect(not left, f"with freeze=True {some(left)} require a gradient", "none")
     it_session_end(**frozen)
     session = bench.new_session(freeze=False)
     module: Any = session.module
@@ -342,7 +332,7 @@ def model_stays_trainable(bench: Bench) -> None:
     wanted = sum(item.numel() for item in bench.reference.parameters())
     expect(
         trainable >= wanted,
-        f"with freeze=False {len(fixed)} of {len(parameters)} parameters of the model are frozen, {_some(fixed)}; "
+        f"with freeze=False {len(fixed)} of {len(parameters)} parameters of the model are frozen, {some(fixed)}; "
         f"{trainable} numbers can be trained",
         f"at least the {wanted} of the plain model: core freezes the model where the user wants it",
     )
@@ -352,5 +342,5 @@ def model_stays_trainable(bench: Bench) -> None:
         expect(loss.requires_grad, "logits of the forward know no gradients where they are on", "logits that do")
         loss.backward()
     without = [name for name, item in parameters.items() if item.requires_grad and item.grad is None]
-    expect(not without, f"no gradient reaches {_some(without)}", "a gradient for each parameter that the forward uses")
+    expect(not without, f"no gradient reaches {some(without)}", "a gradient for each parameter that the forward uses")
     it_session_end(**session)

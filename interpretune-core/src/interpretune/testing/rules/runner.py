@@ -10,14 +10,13 @@ from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.runner import run_analysis
-from interpretune.session.session import ITSession, it_session_end
+from interpretune.session.session import it_session_end
 from interpretune.testing.comparing import copies, same
-from interpretune.testing.hook_points import latents
+from interpretune.testing.hook_points import with_latents
 from interpretune.testing.recording import hook_calls
-from interpretune.testing.rule import RuleBroken, expect, rule
-from interpretune.testing.workbench import BATCH_SIZE, N_ROWS, Bench
+from interpretune.testing.rule import expect, expect_no_error, rule
+from interpretune.testing.workbench import N_BATCHES, Bench
 
-BATCHES = -(-N_ROWS // BATCH_SIZE)
 NEEDED = ("splice", "gradients", "ablation")
 COMPARED = ("labels", "orig_labels", "answer_indices", "loss", "preds", "logit_diffs", "activations", "effects")
 WRAPPED = "it_run_analysis"
@@ -31,7 +30,7 @@ def wrappers_see_every_batch(bench: Bench) -> None:
     modes = {str(mode): mode for mode in (AnalysisMode.clean_no_sae, AnalysisMode.clean_w_sae)}
     for what in ("run_analysis", "AnalysisRunner"):
         with hook_calls() as calls:
-            session = _session(bench)
+            session = bench.new_session(**with_latents(bench))
             if what == "run_analysis":
                 for mode in modes.values():
                     run_analysis(session.module, session.datamodule, AnalysisCfg(mode=mode))
@@ -39,30 +38,26 @@ def wrappers_see_every_batch(bench: Bench) -> None:
                 AnalysisRunner(session.module, session.datamodule, bench.folder / "wrapped-stores").run(modes)
             for hook in (STEP, WRAPPED):
                 seen = calls.count(hook)
-                about = f"two analyses of {BATCHES} batches by {what} called {hook} {seen} times"
-                expect(seen == 2 * BATCHES, about, f"{2 * BATCHES} calls")
+                about = f"two analyses of {N_BATCHES} batches by {what} called {hook} {seen} times"
+                expect(seen == 2 * N_BATCHES, about, f"{2 * N_BATCHES} calls")
             it_session_end(**session)
 
 
 @rule(stack=True, capabilities=NEEDED, after=["wrappers-see-every-batch"])
 def runner_agrees(bench: Bench) -> None:
     """AnalysisRunner stores for each mode, all of them in one pass, what run_analysis gives, over all batches."""
-    session = _session(bench)
-    try:
+    session = bench.new_session(**with_latents(bench))
+    expected = "stores of the four modes, which run_analysis runs without an error"
+    with expect_no_error("AnalysisRunner fails on the four modes", expected):
         stores = AnalysisRunner(session.module, session.datamodule, bench.folder / "stores").run(ANALYSES)
-    except Exception as error:
-        raise RuleBroken(
-            f"AnalysisRunner fails on the four modes: {type(error).__name__}: {error}",
-            "stores of the four modes, which run_analysis runs without an error",
-        ) from error
     for name, mode in ANALYSES.items():
         expect(stores[name].manifest.complete, f"the store of {name} is not complete after the run", "one that is")
         stored = AnalysisCache.of(stores[name])
         wanted = run_analysis(session.module, session.datamodule, AnalysisCfg(mode=mode))
         expect(
-            len(stored.batches) == len(wanted.batches) == BATCHES,
+            len(stored.batches) == len(wanted.batches) == N_BATCHES,
             f"{name} has {len(stored.batches)} batches in the store and {len(wanted.batches)} in memory",
-            f"{BATCHES}, all of the split",
+            f"{N_BATCHES}, all of the split",
         )
         for index, (found, right) in enumerate(zip(stored.batches, wanted.batches, strict=True)):
             _same_batch(found, right, f"of batch {index} of {name}, in the store beside run_analysis,")
@@ -84,19 +79,14 @@ def runner_finds_its_stores(bench: Bench) -> None:
     folders = []
     for attempt in ("first", "second"):
         with hook_calls() as calls:
-            session = _session(bench)
+            session = bench.new_session(**with_latents(bench))
             store = AnalysisRunner(session.module, session.datamodule, root).run(analyses)["once"]
             it_session_end(**session)
         folders.append(store.folder)
-        steps, wanted = calls.count(STEP), BATCHES if attempt == "first" else 0
+        steps, wanted = calls.count(STEP), N_BATCHES if attempt == "first" else 0
         expect(steps == wanted, f"the {attempt} run made {steps} steps", f"{wanted}: what is there is not run again")
     expect(
         folders[0] == folders[1],
         f"a second session with the same settings has its store in {folders[1]}",
         f"{folders[0]}: what the session loads may not depend on the time, the process or a counter",
     )
-
-
-def _session(bench: Bench) -> ITSession:
-    settings: dict[str, Any] = {} if bench.module.latent_models else {"latent_models": latents(bench)}
-    return bench.new_session(**settings)

@@ -23,7 +23,7 @@ from interpretune.session.session import ITSession, it_init, it_session_end
 from interpretune.testing.comparing import logits_in, same
 from interpretune.testing.global_state import GlobalState, hooks_on, left_behind
 from interpretune.testing.recording import hook_calls
-from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.rule import RuleSkipped, expect, expect_no_error, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule, calls_of, error_raised_by, failing
 from interpretune.testing.workbench import Bench
 from interpretune.training.config import LoopConfig
@@ -309,13 +309,9 @@ def configurations_pickle(bench: Bench) -> None:
         "the collator": session.datamodule.data_collator,
     }
     for name, part in parts.items():
-        try:
+        wanted = "one that can: workers of a distributed run get it by pickling"
+        with expect_no_error(f"{name} cannot be pickled", wanted):  # anything in it may refuse in its own way
             copy = pickle.loads(pickle.dumps(part))  # noqa: S301 - its own bytes
-        except Exception as error:  # anything in it may refuse in its own way
-            raise RuleBroken(
-                f"{name} cannot be pickled: {type(error).__name__}: {error}",
-                "one that can: workers of a distributed run get it by pickling",
-            ) from error
         _check_fields(name, part, copy)
 
 

@@ -17,7 +17,7 @@ from interpretune.plugins.discovery import InstalledAdapter, installed_adapters
 from interpretune.plugins.stack import CORE, SINGLE_OWNER_HOOKS, ExecutionContext, build_context
 from interpretune.session.composition import compose_datamodule_cfg, compose_module_cfg
 from interpretune.session.session import compose_class, it_session_end
-from interpretune.testing.rule import RuleBroken, RuleSkipped, expect, rule
+from interpretune.testing.rule import RuleBroken, expect, expect_no_error, rule
 from interpretune.testing.user_classes import UserDataModule, UserModule
 from interpretune.testing.workbench import Bench
 
@@ -145,14 +145,8 @@ def session_runs(bench: Bench) -> None:
     """A session can be made, brought to life and ended, twice in one process."""
     bench.context  # noqa: B018 - skips what does not stack
     for attempt in ("first", "second"):
-        try:
+        with expect_no_error(f"the {attempt} session fails", "a session with a tiny model"):
             session = bench.new_session()
-        except RuleSkipped:
-            raise
-        except Exception as error:
-            raise RuleBroken(
-                f"the {attempt} session fails: {type(error).__name__}: {error}", "a session with a tiny model"
-            ) from error
         keys = set(session)
         expect("datamodule" in keys and len(keys) == 2, f"the session maps {sorted(keys)}", "datamodule and the module")
         expect(session.module.initialised, "after it_init the session is not alive", "a session that is")

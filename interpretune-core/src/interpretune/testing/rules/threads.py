@@ -63,8 +63,7 @@ def _runs(bench: Bench) -> Mapping[str, Run]:
 
     def edited(module: Any, batch: Mapping[str, Tensor]) -> Tensor:
         size = 1.0 + batch["input_ids"].shape[1] % 3  # another edit for each batch
-        logits: Tensor = module.backend.forward(ModelInputs.from_batch(batch), {point: lambda x: x * size})
-        return logits
+        return module.backend.forward(ModelInputs.from_batch(batch), {point: lambda x: x * size})
 
     runs["cached activations"] = lambda module, batch: module.backend.run_with_cache(
         ModelInputs.from_batch(batch), [point]
@@ -119,29 +118,22 @@ def _at_the_same_time(
 @contextlib.contextmanager
 def _gated(sessions: Sequence[ITSession], batch: Mapping[str, Tensor], meet: Callable[[int], None]) -> Iterator[None]:
     """Hooks on the first and the last module of each model that a forward runs."""
-    handles = []
-    for module in {id(session.module): session.module for session in sessions}.values():
-        first, last = _ends(module, batch)
-        handles.append(first.register_forward_pre_hook(lambda *_: meet(0)))
-        handles.append(last.register_forward_hook(lambda *_: meet(1)))
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in {id(session.module): session.module for session in sessions}.values():
+            first, last = _ends(module, batch)
+            stack.callback(first.register_forward_pre_hook(lambda *_: meet(0)).remove)
+            stack.callback(last.register_forward_hook(lambda *_: meet(1)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _ends(module: Any, batch: Mapping[str, Tensor]) -> tuple[nn.Module, nn.Module]:
     """The first and the last module of a session's model that a forward runs."""
     fired: list[nn.Module] = []
-    parts = [part for part in module.model.modules() if next(part.children(), None) is None]
-    handles = [part.register_forward_hook(lambda part, *_: fired.append(part)) for part in parts]
-    try:
-        with torch.no_grad():
-            module(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for part in module.model.modules():
+            if next(part.children(), None) is None:
+                stack.callback(part.register_forward_hook(lambda part, *_: fired.append(part)).remove)
+        module(**batch)
     if not fired:
         raise RuleSkipped("a forward comes by no module of torch, so that threads cannot be made to meet in one")
     return fired[0], fired[-1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +46,8 @@ def _check_the_rest(bench: Bench, backend: Any) -> None:
 
 def _without_dropout(bench: Bench) -> Path:
     """The tiny model with all dropout set to 0 in its configuration."""
-    folder = bench.folder / "without-dropout"
-    shutil.copytree(bench.model_folder, folder, dirs_exist_ok=True)
-    file = folder / "config.json"
-    if not file.exists():
-        raise RuleSkipped("the tiny model has no config.json in which its dropout could be set to 0")
-    about = json.loads(file.read_text(encoding="utf-8"))
-    still = {name: 0.0 for name, value in about.items() if "drop" in name and isinstance(value, float)}
-    file.write_text(json.dumps({**about, **still}), encoding="utf-8")
-    return folder
+
+    def still(about: dict[str, Any]) -> dict[str, Any]:
+        return {name: 0.0 for name, value in about.items() if "drop" in name and isinstance(value, float)}
+
+    return bench.edited_model("without-dropout", still, "its dropout")
