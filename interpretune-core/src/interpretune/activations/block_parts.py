@@ -172,12 +172,7 @@ def _factors(total: Tensor, parts: Sequence[Tensor]) -> list[float]:
 
 
 def _is_affine(written: Tensor, returned: Tensor) -> bool:
-    """Whether an affine map, and possibly a norm, leads from combinations of two vectors to something else.
-
-    Args:
-        written: ``COMBINED`` of two vectors, ``[1, 4, width]``.
-        returned: What came of it, ``[1, 4, other width]``.
-    """
+    """Whether an affine map, and possibly a norm, leads from ``COMBINED`` of two vectors to something else."""
     if returned.shape[:-1] != written.shape[:-1] or not returned.isfinite().all():
         return False
     nothing, one, other, both = returned[0].double().cpu()

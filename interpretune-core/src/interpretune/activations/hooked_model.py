@@ -129,9 +129,6 @@ class HookedModel(ABC):
         A forward of another thread or context that runs in the meantime is not edited: for such a forward, the edits
         that this method receives return the same tensor. Hooks are added and removed while the lock of the model is
         held; the block itself does not hold it.
-
-        Args:
-            edits: Names from ``hook_point_names`` and what to do there.
         """
 
     @abstractmethod
@@ -148,11 +145,7 @@ class HookedModel(ABC):
         """
 
     def sees_kept_positions_only(self, hook_point: str) -> bool:
-        """Whether a hook point sees only positions whose logits are wanted (``keep`` of ``run_model``).
-
-        Args:
-            hook_point: A name from ``hook_point_names``.
-        """
+        """Whether a hook point sees only positions whose logits are wanted (``keep`` of ``run_model``)."""
         return hook_point == LOGITS
 
     def create_replay(self) -> ReplayEngine:
@@ -252,16 +245,7 @@ class HookedModel(ABC):
     def forward(
         self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points | None = None, **options: Any
     ) -> Tensor:
-        """Run the model with each edit applied at its hook point.
-
-        Args:
-            inputs: The batch; its mask is respected, on both padding sides.
-            edits: Hook points and what to do there.
-            points: Where logits are wanted; None: everywhere.
-            **options: Further arguments of the model's forward.
-
-        Returns:
-            Logits ``[batch, pos, vocab]``, or ``[n, vocab]`` at ``points``.
+        """Logits ``[batch, pos, vocab]``, or ``[n, vocab]`` at ``points``, with each edit applied at its hook point.
 
         Raises:
             HookPointError: A hook point is unknown, or the forward never reached it.
@@ -280,11 +264,7 @@ class HookedModel(ABC):
         return logits
 
     def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
-        """A context in which forwards of padded rows are finite although the model's own attention would give NaN.
-
-        Args:
-            inputs: The rows; ``run_model`` is in this context already.
-        """
+        """A context in which forwards of padded rows are finite although the model's own attention would give NaN."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager

@@ -31,11 +31,7 @@ COMPUTED = (
 
 
 def check_results(values: Mapping[str, Any]) -> None:
-    """Refuse results of a batch that are not finite (``NotFiniteError``).
-
-    Args:
-        values: By field name; those in ``RESULTS`` are looked at.
-    """
+    """Refuse results of a batch that are not finite (``NotFiniteError``)."""
     for name in RESULTS:
         for item in _tensors(values.get(name)):
             if item.ndim == 0 and not bool(item.isfinite()):

@@ -45,11 +45,7 @@ class DataIdentity:
 
 
 def identify_data(batches: Iterable[Mapping[str, Any]]) -> DataIdentity:
-    """Go through batches once and hash what is in them.
-
-    Raises:
-        DataError: A batch has no labels.
-    """
+    """Go through batches once and hash what is in them; ``DataError`` if one has no labels."""
     hashes, sizes = [], []
     for batch in batches:
         sizes.append(count_examples(batch))
@@ -58,20 +54,12 @@ def identify_data(batches: Iterable[Mapping[str, Any]]) -> DataIdentity:
 
 
 def identify_batch(batch: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a batch holds.
-
-    Raises:
-        PlanError: It holds something whose content cannot be hashed.
-    """
+    """SHA-256 of all that a batch holds; ``PlanError`` if some of it cannot be hashed."""
     return hash_of(dict(batch), "The batch")
 
 
 def count_examples(batch: Mapping[str, Any]) -> int:
-    """Number of examples in a batch.
-
-    Raises:
-        DataError: It has no labels.
-    """
+    """Number of examples in a batch; ``DataError`` if it has no labels."""
     if "labels" not in batch:
         raise DataError(f"A batch to analyse needs the entry 'labels'; this one has {', '.join(map(str, batch))}.")
     return len(batch["labels"])

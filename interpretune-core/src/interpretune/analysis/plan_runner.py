@@ -221,13 +221,7 @@ def _cfg_of(analysis: Plan | AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
 def _batches(
     loader: Any, numbers: Sequence[int] | None, limit: int | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Some batches of a loader with their index, in order; what is not wanted is not even read where that is possible.
-
-    Args:
-        loader: A data loader.
-        numbers: Those wanted; None: all.
-        limit: Most examples, up to whole batches.
-    """
+    """Batches with their index, in order: those wanted, or all; up to ``limit`` rows, rounded up to whole batches."""
     sampler = getattr(loader, "batch_sampler", None)
     iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)
     if numbers is not None and type(loader) is DataLoader and sampler is not None and not iterable:

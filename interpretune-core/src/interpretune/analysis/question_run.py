@@ -60,14 +60,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
 
 @frozen(eq=False)
 class QuestionRun:
-    """A question of a run and its store.
-
-    Attributes:
-        name: What the runner calls it.
-        question: The question.
-        folder: The store: name and key below the root of the run.
-        about: What the manifest says beside the question.
-    """
+    """A question of a run and its store."""
 
     name: str
     question: Question
@@ -78,19 +71,7 @@ class QuestionRun:
     def of(
         cls, name: str, cfg: QuestionCfg, module: ITModule, datamodule: ITDataModule, *, root: Path, limit: int | None
     ) -> QuestionRun:
-        """Ask a question of a session's backend about its test rows.
-
-        Args:
-            name: Name of the analysis.
-            cfg: The question.
-            module: The session's module.
-            datamodule: Has the rows.
-            root: Folder of all stores.
-            limit: Most rows, rounded up to whole batches of the data module; None: all.
-
-        Raises:
-            InterpretuneError: As ``effects``.
-        """
+        """Ask a question of a session's backend about its test rows; raises what ``effects`` raises."""
         assert module.context is not None, "a composed module has a context"
         split, size = datamodule.test_split, datamodule.itdm_cfg.eval_batch_size
         rows = datamodule.rows(split)[: None if limit is None else -(-limit // size) * size]

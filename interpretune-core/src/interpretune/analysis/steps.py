@@ -121,14 +121,7 @@ class _State:
 
 
 def analyse_batch(module: ITModule, analysis: AnalysisRun) -> dict[str, Any]:
-    """Call ``it_run_analysis`` and check what comes back: that is what is stored.
-
-    Returns:
-        Values of the fields that the plan keeps, by name.
-
-    Raises:
-        AnalysisError: An adapter gave something else.
-    """
+    """Call ``it_run_analysis`` and check what comes back (``AnalysisError``): that is what is stored."""
     found = module.hook.it_run_analysis(module=module, analysis=analysis)
     if wrong := _what_is_wrong(found, analysis):
         assert module.context is not None, "a composed module has a context"

@@ -109,17 +109,7 @@ class StoredRun(Job):
         *,
         given: bool,
     ) -> StoredRun:
-        """The run of a plan.
-
-        Args:
-            name: Name of the analysis.
-            plan: What runs.
-            data: On what.
-            about: See ``describe_run``.
-            root: Folder of all stores.
-            cfg: Says the same; what a step of the module's own is given.
-            given: Whether the caller gave the configuration, not the plan.
-        """
+        """The run of a plan; ``about`` comes from ``describe_run``, ``given`` is whether the caller gave ``cfg``."""
         if "step" in about:  # which may read all that the configuration says
             beside = {name: value for name, value in vars(cfg).items() if name not in AnalysisCfg.__dataclass_fields__}
             read = content_hash([type(cfg), str(cfg.mode), beside], f"The configuration of {name}")
@@ -184,11 +174,7 @@ class StoredRun(Job):
         return there if there is not None and there.key == self.key else None
 
     def open(self, rank: int, world_size: int) -> StoreWriter:
-        """Begin to write, or go on.
-
-        Raises:
-            StoreError: The store cannot be written, or another process writes it.
-        """
+        """Begin to write, or go on; ``StoreError`` if that cannot be, or another process writes."""
         self.writer = StoreWriter.create(
             self.folder,
             self.plan.kept,
@@ -216,11 +202,7 @@ class StoredRun(Job):
         return self.cfg
 
     def save(self, number: int, batch: AnalysisBatch) -> None:
-        """Write what a step of the module's own saves.
-
-        Raises:
-            AnalysisError: It is not what the analysis keeps, or was saved before.
-        """
+        """Write what a step of the module's own saves; ``AnalysisError`` if it is not that, or was saved before."""
         values = batch.as_fields()
         check_results(values)
         kept = [item.name for item in self.plan.kept if item.per is not Per.run]

@@ -29,12 +29,7 @@ class Contributions:
 
 @torch.no_grad()
 def of_coordinates(run: DirectRun, hook_point: str, members: Tensor) -> Contributions:
-    """Contributions of sets of coordinates of a hook point.
-
-    Args:
-        run: It has seen the hook point.
-        hook_point: Canonical name.
-        members: Coordinates of each set, ``[k, m]``.
+    """Contributions of sets of coordinates ``[k, m]`` of a hook point that the run has seen.
 
     Raises:
         AnalysisError: What is there is not written into the residual stream.

@@ -100,12 +100,6 @@ class DirectPaths:
     def run(self, inputs: ModelInputs, points: Points, names: Sequence[str], objective: Objective) -> DirectRun:
         """Run a batch.
 
-        Args:
-            inputs: The batch.
-            points: Tokens whose logits are attributed.
-            names: Hook points of what is written, and others whose activations are wanted.
-            objective: What is attributed; linear in the logits.
-
         Raises:
             AnalysisError: The objective is not linear, or the model has another way from its last block to the logits.
         """
@@ -116,10 +110,6 @@ class DirectPaths:
     @torch.no_grad()
     def layers(self, inputs: ModelInputs, points: Points) -> Iterator[LayerReading]:
         """Read the residual stream before the first block, and after each, as if it went to the last norm.
-
-        Args:
-            inputs: The batch.
-            points: Tokens at which it is read.
 
         Raises:
             AnalysisError: The model has another way from its last block to the logits.

@@ -36,11 +36,7 @@ class UnembeddingModel(HookedModel):
         return 1 + max((found[0] for name in self.hook_point_names() if (found := split_layer(name))), default=-1)
 
     def final_norm(self, residual: Tensor) -> Tensor:
-        """The model's own last norm of the residual stream after the last block, ``[n, d_model]`` to the same.
-
-        Raises:
-            HookPointError: The model has no hook point ``final_norm``.
-        """
+        """The model's last norm, ``[n, d_model]`` to the same; ``HookPointError`` where there is none."""
         normed: list[Tensor] = []
         with contextlib.suppress(AllCaptured):
             self.run_above_blocks(residual, {FINAL_NORM: noted_last(normed)})

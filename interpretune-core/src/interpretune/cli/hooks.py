@@ -38,36 +38,17 @@ class HookPointRow:
 
 @frozen
 class ModelHooks:
-    """What ``interpretune hooks`` prints.
-
-    Attributes:
-        model: The model's class.
-        adapters: The stack.
-        rows: Canonical hook points, in the order in which a forward reaches them.
-        own: The backend's own names.
-    """
+    """What ``interpretune hooks`` prints."""
 
     model: str
     adapters: tuple[str, ...]
-    rows: tuple[HookPointRow, ...]
+    hook_points: tuple[HookPointRow, ...]
     own: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        return {
-            "model": self.model,
-            "adapters": list(self.adapters),
-            "hook_points": [
-                {"name": row.name, "aliases": list(row.aliases), "shape": list(row.shape), "about": row.about}
-                for row in self.rows
-            ],
-            "own": list(self.own),
-        }
 
     def table(self) -> list[dict[str, str]]:
         """Rows of a table in which layers that are alike share one."""
         layers: dict[tuple[Any, ...], list[int]] = {}
-        for row in self.rows:
+        for row in self.hook_points:
             layer, point = split_layer(row.name) or (None, row.name)
             alias = row.aliases[0] if layer is None else row.aliases[0].replace(f".{layer}.", ".{i}.", 1)
             name = point if layer is None else f"layers.{{i}}.{point}"
@@ -85,11 +66,7 @@ class ModelHooks:
 
 
 def find_hooks(model: str, adapters: Sequence[str], cache_dir: Path | None = None) -> ModelHooks:
-    """Load a model and find out which hook points it has, by a forward of two tokens.
-
-    Raises:
-        InterpretuneError: The stack cannot be built or the model cannot be loaded, and why.
-    """
+    """Load a model and find its hook points by a forward of two tokens (``InterpretuneError``: what is wrong)."""
     shared = ITSharedConfig(model_name_or_path=model, cache_dir=cache_dir)
     session = ITSession(ITSessionConfig(adapter_ctx=tuple(adapters), shared_cfg=shared, module_cfg=ITConfig()))
     backend = session.module.backend

@@ -286,6 +286,7 @@ def _new_adapter(options: argparse.Namespace) -> int:
 
 
 def _hooks(options: argparse.Namespace) -> int:
+    from attrs import asdict
     from tabulate import tabulate
 
     _quiet_libraries()
@@ -293,7 +294,7 @@ def _hooks(options: argparse.Namespace) -> int:
 
     found = find_hooks(options.model, options.adapters, options.cache_dir)
     if options.json:
-        print(json.dumps(found.as_dict(), indent=1))
+        print(json.dumps(asdict(found), indent=1))
         return 0
     print(f"{found.model} in the stack {', '.join(found.adapters)}")
     print(tabulate(found.table(), headers="keys", tablefmt="simple", disable_numparse=True))

@@ -46,11 +46,7 @@ class RunReport:
 
 
 def run_analyses(config: RunConfig, progress: Console) -> RunReport:
-    """Make the session, and run its analyses or tell what a run would do.
-
-    Raises:
-        InterpretuneError: A kind of it that says what is wrong.
-    """
+    """Make the session, and run its analyses or tell what a run would do (``InterpretuneError``: what is wrong)."""
     session = ITSession(config.session)
     progress.print(f"stack: {', '.join(session.context.names)}", style="dim", markup=False)
     it_init(**session)

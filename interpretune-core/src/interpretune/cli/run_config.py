@@ -43,15 +43,7 @@ WRONG_VALUES = (ArgumentError, TypeError, ValueError, ImportError, AttributeErro
 
 @frozen
 class RunConfig:
-    """What a run is made of.
-
-    Attributes:
-        session: The session.
-        analyses: By name.
-        runner: How they are run.
-        dry_run: Only tell what a run would do.
-        json: Print for programs.
-    """
+    """What a run is made of."""
 
     session: ITSessionConfig
     analyses: Mapping[str, WrittenAnalysis | QuestionCfg]

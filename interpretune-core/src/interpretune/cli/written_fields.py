@@ -25,14 +25,7 @@ SEQUENCES = (list, tuple, collections.abc.Sequence)
 
 @frozen
 class WrittenField:
-    """A field that a file can have.
-
-    Attributes:
-        name: Its name.
-        type: The part of its type that can be written.
-        default: Its default; ``MISSING``: it has to be given.
-        about: What its class says of it.
-    """
+    """A field that a file can have."""
 
     name: str
     type: Any
@@ -46,11 +39,7 @@ class WrittenField:
 
 
 def written_fields(cls: type) -> list[WrittenField]:
-    """Fields of a configuration class that a file can have; models in memory and functions are not among them.
-
-    Raises:
-        ConfigurationError: A field has to be given and cannot be written.
-    """
+    """Fields of a configuration class that a file can have; a needed one that it cannot is a ``ConfigurationError``."""
     found, hints, about = [], field_types(cls), field_descriptions(cls)
     for item in init_fields(cls):
         written, default = written_type(hints.get(item.name, Any)), default_of(item)

@@ -72,11 +72,7 @@ def check_value(value: Any, hint: Any, where: str, current: Any = None) -> None:
 
 
 def import_class(path: Any, where: str) -> type:
-    """The class of a path such as ``package.module.Class``.
-
-    Raises:
-        ConfigurationError: There is no such module or class, or importing it fails.
-    """
+    """The class of a path such as ``package.module.Class`` (``ConfigurationError``)."""
     module_name, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if not module_name:
         raise ConfigurationError(f"{where} is {path!r}; give the path of a class, package.module.Class.")

@@ -22,12 +22,7 @@ TRAINING_CHARACTERS = 48_000
 
 
 def demo_files(data: str | None, limit: int | None, cache_dir: str | Path | None) -> dict[str, str]:
-    """Rows of the demo as JSONL files by split.
-
-    Args:
-        data: JSONL file, folder or hub id; None: the rows that come with the package.
-        limit: Most rows to analyse.
-        cache_dir: Where the files are kept.
+    """Rows of the demo, or of ``data``, as JSONL files by split.
 
     Returns:
         ``train``: text for latent models; ``validation``: rows to analyse.

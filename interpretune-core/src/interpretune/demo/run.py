@@ -110,11 +110,7 @@ class Stopwatch:
 
 
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
-    """Run the four analyses, write figures, tables and ``summary.json`` to ``options.output``, and return the summary.
-
-    Raises:
-        InterpretuneError: A kind of it that says what is wrong.
-    """
+    """Run the four analyses, write figures, tables and ``summary.json``, return the summary (``InterpretuneError``)."""
     watch = Stopwatch()
     start = time.perf_counter()
     direction_of(asked_answer(options), options.answers)  # before anything costs time

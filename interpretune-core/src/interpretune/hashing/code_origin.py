@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from types import ModuleType
@@ -98,13 +98,14 @@ def version_of_name(package: str) -> str | None:
 
 
 _PYTHON = f"Python {platform.python_version()}"
+_STDLIB = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 
 
 @functools.cache
 def version_of_file(top: str, file: str) -> str | None:
     """``version_of`` a module by its top-level name and its file."""
     owner = next((found for found in _likely_owners(top) if _lists(found, file)), None)
-    if owner is None and top in sys.stdlib_module_names and any(_below(folder, file) for folder in _stdlib()):
+    if owner is None and top in sys.stdlib_module_names and any(_below(folder, file) for folder in _STDLIB):
         return _PYTHON
     if owner is None and any(_below(root, file) for root in _roots(tuple(sys.path))):
         owner = next((found for found in distributions() if _lists(found, file)), None)
@@ -123,11 +124,6 @@ def version_of_file(top: str, file: str) -> str | None:
 def _roots(_search_path: tuple[str, ...]) -> frozenset[str]:
     """Folders in which something is installed."""
     return frozenset(str(found.locate_file("")) for found in distributions())
-
-
-def _stdlib() -> Iterator[str]:
-    for name in ("stdlib", "platstdlib"):
-        yield sysconfig.get_paths()[name]
 
 
 def _likely_owners(top: str) -> Iterator[Distribution]:
@@ -150,31 +146,22 @@ def _lists(owner: Distribution, file: str) -> bool:
     names = _below(root, file)
     if not names:
         return False
-    listed = _record(owner)
+    listed = owner.read_text("RECORD")
     if listed is None:  # packages of operating systems have no list; they lie in a folder for installed packages only
         tops = (owner.read_text("top_level.txt") or owner.metadata["Name"] or "").replace("-", "_").split()
         if Path(root).resolve().name not in ("site-packages", "dist-packages"):
             return False
         return any(name.split("/")[0].removesuffix(".py") in tops for name in names)
-    return any(f"\n{name}," in listed for name in names)
-
-
-def _record(owner: Distribution) -> str | None:
-    text = owner.read_text("RECORD")
-    return None if text is None else f"\n{text}"
+    return any(f"\n{name}," in f"\n{listed}" for name in names)
 
 
 def _hashes(module: ModuleType) -> dict[str, str]:
     found = {}
-    for folder in map(Path, _folders(module)):
+    for folder in dict.fromkeys(map(Path, module.__path__)):
         for path in sorted(folder.rglob("*.py")):
             status = path.stat()
             found[path.relative_to(folder).as_posix()] = _hash(str(path), status.st_mtime_ns, status.st_size)
     return found
-
-
-def _folders(module: ModuleType) -> Iterable[str]:
-    return dict.fromkeys(module.__path__)
 
 
 @functools.lru_cache(maxsize=4096)

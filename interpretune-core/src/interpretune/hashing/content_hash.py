@@ -43,11 +43,7 @@ class ContentHash:
 
 
 def hash_of(value: Any, owner: str) -> str:
-    """Hash of what something depends on.
-
-    Raises:
-        UnknownContentError: Some of it cannot be read.
-    """
+    """Hash of what something depends on; ``UnknownContentError`` if some of it cannot be read."""
     found = content_hash(value, owner)
     if found.unknown:
         raise UnknownContentError(found.why_unknown)

@@ -30,12 +30,7 @@ Part = tuple[str, Any]
 
 @frozen(eq=False)
 class NotImported:
-    """A module of somebody's own that nobody has imported yet.
-
-    Attributes:
-        name: Its full name.
-        file: Where it is; None: it is a package without code.
-    """
+    """A module of somebody's own that nobody has imported yet."""
 
     name: str
     file: str | None
@@ -64,11 +59,7 @@ class MadeWhenAsked:
     name: str
 
     def content(self) -> Content:
-        """There is none.
-
-        Raises:
-            UnknownState: Always.
-        """
+        """There is none: always raises ``UnknownState``."""
         raise UnknownState(f"it imports {self.name} from {self.module}, which makes it only then")
 
 
@@ -107,14 +98,11 @@ def _used(known: dict[str, Any], steps: tuple[dis.Instruction, ...], at: int) ->
     path = str(steps[at].argval)
     value = known[path]
     for step in steps[at + 1 :]:
-        if not _is_own_module(value) or step.opname not in MEMBERS or step.argval not in vars(value):
+        own_module = isinstance(value, ModuleType) and origin_of(value) is None
+        if not own_module or step.opname not in MEMBERS or step.argval not in vars(value):
             break
         path, value = f"{path}.{step.argval}", vars(value)[step.argval]
     return path, value
-
-
-def _is_own_module(value: Any) -> bool:
-    return isinstance(value, ModuleType) and origin_of(value) is None
 
 
 # ------------------------------------------------------------------------------------------------------------- imports

@@ -70,7 +70,6 @@ class HasIdentity(Protocol):
 
     def identity(self) -> Any:
         """All that results depend on, as numbers, strings, tensors, modules and containers; its class counts anyway."""
-        ...
 
 
 def content_of(value: Any, ignored: Noted, *, from_somewhere: bool = False) -> Content:

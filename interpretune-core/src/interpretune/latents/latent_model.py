@@ -23,27 +23,22 @@ class LatentModel(Protocol):
     @property
     def name(self) -> str:
         """Name for tables and plots."""
-        ...
 
     @property
     def hook_point(self) -> str:
         """Hook point it reads, for example ``blocks.9.hook_resid_post``."""
-        ...
 
     @property
     def output_hook_point(self) -> str:
         """Hook point it writes: the same for an autoencoder, another for a transcoder."""
-        ...
 
     @property
     def d_in(self) -> int:
         """Width of the input; hook points with several trailing dimensions (heads) are flattened to it."""
-        ...
 
     @property
     def d_sae(self) -> int:
         """Number of latents."""
-        ...
 
     @property
     def skips_special_tokens(self) -> bool:
@@ -51,22 +46,18 @@ class LatentModel(Protocol):
 
         The answer position is always spliced.
         """
-        ...
 
     def encode(self, activations: Tensor) -> Tensor:
         """Activations of the latents, ``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``; inactive latents are 0."""
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Reconstruction, ``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``.
 
         May be called more than once after one ``encode``, with latents of the same tokens.
         """
-        ...
 
     def dashboard_url(self) -> str | None:
         """Address of a page for each latent, with the placeholder ``{latent}``, if one is published."""
-        ...
 
 
 @runtime_checkable
@@ -84,12 +75,10 @@ class HasHookPoints(Protocol):
     @property
     def hook_points(self) -> Sequence[str]:
         """Hook points it reads, in the order of their activations in ``encode``; the first is ``hook_point``."""
-        ...
 
     @property
     def output_hook_points(self) -> Sequence[str]:
         """Hook points it writes, in the order in which a model reaches them; the first is ``output_hook_point``."""
-        ...
 
 
 @runtime_checkable
@@ -107,7 +96,6 @@ class HasTrainingLoss(Protocol):
         Returns:
             Scalars; None: use the module's loss.
         """
-        ...
 
 
 @runtime_checkable
@@ -120,7 +108,6 @@ class HasTrainingRule(Protocol):
 
     def encode_in_training(self, activations: Tensor) -> Tensor | None:
         """Latents by the training rule, ``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``; None: ``encode``."""
-        ...
 
 
 @runtime_checkable
@@ -129,7 +116,6 @@ class HasDecoderNorms(Protocol):
 
     def decoder_norms(self) -> Tensor:
         """Norm of what each latent writes for an activation of 1, ``[d_sae]``, with gradient."""
-        ...
 
 
 @runtime_checkable
@@ -144,7 +130,6 @@ class HasDecoderRows(Protocol):
 
         None if the decoder is not linear as configured, for example because it undoes a normalisation.
         """
-        ...
 
 
 @runtime_checkable
@@ -158,7 +143,6 @@ class HasPassingState(Protocol):
     @property
     def passing_state(self) -> Collection[str]:
         """Names of attributes, of the latent model and its parts, that change while it runs and are not settings."""
-        ...
 
 
 @runtime_checkable
@@ -170,7 +154,6 @@ class HasSave(Protocol):
 
     def save_to(self, folder: Path) -> None:
         """Write everything needed to load it again into a folder."""
-        ...
 
 
 def has_error_term(latent_model: LatentModel) -> bool:

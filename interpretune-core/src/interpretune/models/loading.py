@@ -55,11 +55,7 @@ def _may_be_a_hub_id(name_or_path: str) -> bool:
 
 
 def convert_gguf(path: Path, folder: Path) -> None:
-    """Write the model and the tokenizer of a GGUF file as safetensors, dequantized to float32.
-
-    Raises:
-        ModelLoadError: The file cannot be read.
-    """
+    """Write the model and tokenizer of a GGUF file as safetensors in float32 (unreadable: ``ModelLoadError``)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if importlib.util.find_spec("gguf") is None:
@@ -193,11 +189,7 @@ def _model_class(cfg: ITConfig) -> Any:
 
 
 def import_object(path: str, where: str) -> Any:
-    """Import ``package.module.Name``.
-
-    Raises:
-        ConfigurationError: There is no such object; the message names the setting ``where``.
-    """
+    """Import ``package.module.Name``, or raise a ``ConfigurationError`` that names the setting ``where``."""
     check_argument(where, path, str)
     try:
         return pkgutil.resolve_name(path)

@@ -18,11 +18,7 @@ LONGEST = 24
 
 @frozen
 class AdapterNames:
-    """What follows from the name of an adapter; by convention package and distribution drop its underscores.
-
-    Attributes:
-        name: The adapter's name, ``my_lens`` for example.
-    """
+    """What follows from the name of an adapter; by convention package and distribution drop its underscores."""
 
     name: str
 

@@ -51,15 +51,7 @@ ADAPTER_KINDS: Mapping[Level, Kind] = {
 
 
 def write_adapter(name: str, kind: Level = Level.extension, output: Path | None = None) -> Path:
-    """Write a package that installs, stacks and passes the conformance suite as it stands.
-
-    Args:
-        name: Name of the adapter.
-        kind: Its level.
-        output: Folder of the package, absent or empty; None: ``interpretune-<name>`` in the current folder.
-
-    Returns:
-        The folder.
+    """Write a package that installs, stacks and passes the conformance suite as it stands; returns its folder.
 
     Raises:
         ConfigurationError: The name cannot be used, or the folder cannot be written. Nothing was written then.

@@ -50,11 +50,7 @@ class InstalledAdapter:
         return f"{self.name!r} ({self.distribution} {self.version})"
 
     def load(self) -> Any:
-        """Import the adapter object.
-
-        Raises:
-            AdapterImportError: The module or the attribute cannot be imported; the cause is chained.
-        """
+        """Import the adapter object, or raise an ``AdapterImportError`` with its cause."""
         return load_registered(
             importlib.metadata.EntryPoint(self.name, self.target, ENTRY_POINT_GROUP),
             lambda told: AdapterImportError(
@@ -168,11 +164,7 @@ def installed_adapters() -> dict[str, InstalledAdapter]:
 def find_adapter(
     name: str, installed: Mapping[str, InstalledAdapter] | None = None, *, wanted_by: str | None = None
 ) -> InstalledAdapter:
-    """Look one adapter up by name.
-
-    Raises:
-        UnknownAdapterError: No adapter of that name is installed; the message lists those that are.
-    """
+    """Look one adapter up by name; the ``UnknownAdapterError`` lists those that are installed."""
     adapters = installed_adapters() if installed is None else installed
     if name in adapters:
         return adapters[name]

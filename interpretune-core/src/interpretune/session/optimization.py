@@ -53,11 +53,7 @@ def build_optimizers(module: nn.Module, cfg: ITConfig) -> OptimizerSetup | None:
 
 
 def check_latent_models(latent_models: Sequence[LatentModel]) -> None:
-    """Check that the latent models to be trained can be trained.
-
-    Raises:
-        ConfigurationError: There are none, some have no parameters, or what they write is summed.
-    """
+    """Check that there are latent models to train, with parameters, and no sum of outputs (``ConfigurationError``)."""
     if not latent_models:
         raise ConfigurationError(
             "train_latent_models=True, and the session has no latent models, so none would be trained. Give it some "

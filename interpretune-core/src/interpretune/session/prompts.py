@@ -102,11 +102,7 @@ def encode_prompts(
     split: str,
     context_length: int | None = None,
 ) -> datasets.Dataset:
-    """Add tokens, attention mask and labels to the rows of a split.
-
-    Raises:
-        TokenizationError: A prompt is empty, or longer than ``cfg.max_length`` or the model's context.
-    """
+    """Add tokens, mask and labels to rows; ``TokenizationError`` if a prompt is empty or longer than it may be."""
     text_fields = tuple(cfg.text_fields or ())
     limit = longest_prompt(cfg, tokenizer, context_length)
 

@@ -130,11 +130,7 @@ def encode_question_rows(
 
 
 def rows_of(dataset: Iterable[Any], split: str) -> list[PromptRow]:
-    """The rows of a prepared split.
-
-    Raises:
-        DataError: The split was not made of rows of a question.
-    """
+    """The rows of a prepared split; ``DataError`` if it was not made of rows of a question."""
     if ROW not in getattr(dataset, "column_names", ()):
         raise DataError(
             f"The split {split!r} was prepared from text fields and labels, and keeps no rows of a question. Give "

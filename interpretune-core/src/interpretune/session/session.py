@@ -102,11 +102,7 @@ class ITSession(Mapping[str, Any]):
 
 
 def compose_class(user_class: type, kind: str, context: ExecutionContext) -> Any:
-    """Derive a class from the user's class, between the stack's entries and bases; the user's class is unchanged.
-
-    Raises:
-        ConfigurationError: It is not a class, or cannot be combined with the bases.
-    """
+    """A class of the user's, which is unchanged, between the stack's entries and bases (``ConfigurationError``)."""
     own_bases = user_class.__mro__[:-1] if isinstance(user_class, type) else ()
     wanted, other = (ITModule, ITDataModule) if kind == "module" else (ITDataModule, ITModule)
     if not own_bases or other in own_bases or any(base.__module__ == "builtins" for base in own_bases):

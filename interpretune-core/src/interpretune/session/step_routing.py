@@ -18,15 +18,7 @@ STEP_NAMES = (TRAINING_STEP, "validation_step", "test_step", "predict_step", ANA
 
 
 def route_steps(user_class: type, bases: Iterable[type]) -> dict[str, Callable[..., Any]]:
-    """The steps that a user's class defines, each inside ``it_run_step``.
-
-    Args:
-        user_class: The class.
-        bases: Classes that the stack composes with it; stubs inherited from them do not count as its steps.
-
-    Returns:
-        Functions by name, for the body of the composed class.
-    """
+    """Steps that a user's class defines itself, not as stubs of ``bases``, each inside ``it_run_step``; by name."""
     framework = {ancestor for base in bases for ancestor in base.__mro__}
     routed = {}
     for name in STEP_NAMES:
@@ -59,8 +51,9 @@ def check_loss(result: Any, owner: str) -> None:
         return
     loss = loss_of(result)
     if loss is None:
+        found = f"a mapping with the keys {sorted(result)}" if isinstance(result, Mapping) else type(result).__name__
         raise TrainingError(
-            f"{owner}.training_step returned {_about(result)} where a loss is expected. Return a scalar tensor, a "
+            f"{owner}.training_step returned {found} where a loss is expected. Return a scalar tensor, a "
             "mapping with the key 'loss', or None to skip the batch."
         )
     if loss.numel() != 1:
@@ -78,7 +71,3 @@ def check_loss(result: Any, owner: str) -> None:
             f"{owner}.training_step returned a loss that depends on no trainable parameter. Compute it from the "
             "model's output without detach(), and train some parameter (freeze=False)."
         )
-
-
-def _about(result: Any) -> str:
-    return f"a mapping with the keys {sorted(result)}" if isinstance(result, Mapping) else f"{type(result).__name__}"

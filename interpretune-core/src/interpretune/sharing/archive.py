@@ -31,7 +31,6 @@ class Readable(Protocol):
 
     def read(self, size: int = -1, /) -> bytes:
         """At most ``size`` bytes, none at the end."""
-        ...
 
 
 @frozen

@@ -178,7 +178,7 @@ def store_card(store: AnalysisStore, title: str = "") -> str:
         _table(
             ("name", "type", "one for each", "what it says"),
             [
-                (f.name, f.dtype + "[]" * f.ragged, _per(f.per, f.shape), text_without_credentials(f.about))
+                (f.name, f.dtype + "[]" * f.ragged, " x ".join((f.per, *f.shape)), text_without_credentials(f.about))
                 for f in store.fields.values()
             ],
         ),
@@ -200,10 +200,6 @@ def escape(value: object) -> str:
 
 def _line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _per(per: object, shape: Sequence[str]) -> str:
-    return " x ".join([str(per), *shape])
 
 
 def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -27,11 +27,7 @@ def partial_folder(place: Path) -> Iterator[Path]:
 
 
 def copy_plain(source: Path, target: Path) -> int:
-    """Copy a plain file to where nothing is; returns its bytes.
-
-    Raises:
-        StoreError: The source is no plain file or cannot be read, or the copy cannot be written.
-    """
+    """Copy a plain file to where nothing is (``StoreError``); returns its bytes."""
     try:
         file = open_plain(source)
     except OSError as error:
@@ -44,11 +40,7 @@ def copy_plain(source: Path, target: Path) -> int:
 
 
 def move_into(partial: Path, place: Path, *, replace: bool) -> None:
-    """Give a folder that is whole its place, in one step.
-
-    Raises:
-        StoreError: The place is taken or cannot be written.
-    """
+    """Give a folder that is whole its place, in one step; ``StoreError`` if it is taken or cannot be written."""
     with writing(place):
         if not place.exists() or (place.is_dir() and not any(place.iterdir())):
             try:

@@ -81,11 +81,7 @@ class Notes:
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> Notes:
-        """Read it from what a file says of itself.
-
-        Raises:
-            ValueError: There are none.
-        """
+        """Read it from what a file says of itself; ``ValueError`` if that is nothing."""
         text = (metadata or {}).get(METADATA)
         if text is None:
             raise ValueError("it has no notes on its batches")
@@ -93,11 +89,7 @@ class Notes:
 
     @classmethod
     def from_json(cls, text: bytes) -> Notes:
-        """Read it from a file.
-
-        Raises:
-            ValueError: It is none.
-        """
+        """Read it from a file; ``ValueError`` if it is none."""
         try:
             found = json.loads(text)
             layouts = tuple(

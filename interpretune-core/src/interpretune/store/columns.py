@@ -77,11 +77,7 @@ class Column:
 
     @classmethod
     def of_arrow(cls, item: Field, found: pa.Field) -> Column:
-        """What an Arrow field of a file holds.
-
-        Raises:
-            ValueError: It is not what the field declares.
-        """
+        """What an Arrow field of a file holds; ``ValueError`` if that is not what the field declares."""
         dtype = (found.metadata or {}).get(DTYPE_KEY, item.dtype.encode()).decode()
         kind, sizes = found.type, []
         if item.ragged:

@@ -25,16 +25,7 @@ from interpretune.store.shards import MemoryPiece, Piece, ShardPiece
 
 @frozen(eq=False)
 class Index:
-    """The batches of some pieces, ascending; all arrays ``[batches]``.
-
-    Attributes:
-        batch: Index of the batch.
-        piece: Position of its piece.
-        group: Group of rows in the piece.
-        offset: Its first row in the group.
-        rows: Its rows.
-        layout: Position among the piece's layouts.
-    """
+    """Where the batches of some pieces are, ascending; ``offset`` is in the group of rows; all arrays ``[batches]``."""
 
     batch: NDArray[np.int64]
     piece: NDArray[np.int64]
@@ -96,16 +87,7 @@ class Damage:
 
 
 class Contents:
-    """Manifest and pieces of a store, as they were when it was opened; in memory they grow.
-
-    Attributes:
-        manifest: The manifest.
-        fields: What is stored, by name.
-        pieces: Pieces of the table.
-        rows: Its columns; None while there is no batch.
-        tables: Tables of the whole run, in memory.
-        damaged: Files that were left out.
-    """
+    """Manifest and pieces of a store, as they were when it was opened; in memory they grow."""
 
     def __init__(self, manifest: Manifest, pieces: Sequence[Piece] = ()) -> None:
         """Hold the columns of all pieces to what the manifest declares."""

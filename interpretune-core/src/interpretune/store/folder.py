@@ -61,11 +61,7 @@ def read_refused(path: Path, error: Exception) -> StoreError:
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A file of a store that appears at its place when it is whole, see ``interpretune.system.whole_file``.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+    """A file of a store, see ``interpretune.system.whole_file``; ``StoreError`` if it cannot be written."""
     try:
         with file_that_appears_whole(path, durable=durable) as partial:
             yield partial
@@ -109,11 +105,7 @@ def shard_number(file: str) -> int:
 
 
 def hold_rank(folder: Path, rank: int) -> FileLock:
-    """Become the one writer of a rank, until the lock is released or the process ends.
-
-    Raises:
-        StoreBusyError: Somebody else is.
-    """
+    """Become the one writer of a rank (else ``StoreBusyError``), until the lock is released or the process ends."""
     path = folder / LOCKS / f"rank-{rank:05d}.lock"
     lock = FileLock(path, thread_local=False)  # it is released by whichever thread closes
     try:

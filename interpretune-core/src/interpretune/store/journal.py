@@ -77,11 +77,7 @@ def read_journal(path: Path, key: str, fields: Mapping[str, Field]) -> MemoryPie
 
 
 def read_bytes(path: Path) -> bytes | OSError:
-    """What is in a journal file, or why it cannot be read.
-
-    Raises:
-        FileNotFoundError: It was moved into a shard meanwhile.
-    """
+    """What is in a journal file, or why it cannot be read; ``FileNotFoundError`` if it was moved into a shard."""
     try:
         return read_plain(path)
     except FileNotFoundError:
@@ -253,26 +249,22 @@ class Journal:
             self.roll()
 
     def roll(self) -> None:
-        """Move all batches of the journal into one shard.
-
-        Raises:
-            StoreError: It cannot be written; the batches stay in the journal.
-        """
+        """Move all batches of the journal into one shard; after a ``StoreError`` they stay where they are."""
         if not self._entries:
             return
         entries = [self._entries[index] for index in sorted(self._entries)]
         notes = Notes.merge([entry.notes for entry in entries])
         last = max((shard_number(path.name) for path in shard_files(self._folder, self._prefix)), default=-1)
-        number = max(
-            last + 1, Manifest.read(self._folder).next_shard
-        )  # read when the files were: it grows before one goes
+        # read after the files are listed: it grows before one of them goes
+        number = max(last + 1, Manifest.read(self._folder).next_shard)
         path = self._folder / SHARDS / f"{self._prefix}{number:06d}.parquet"
         file = f"{SHARDS}/{path.name}"
         try:
             sha256 = write_shard(path, notes, (read_journal(e.path, self._key, self._fields) for e in entries))
             self._list(ShardEntry.of(file, int(notes.rows.sum()), notes.index.tolist(), sha256))
         finally:
-            if self._lists(file):  # also where an interrupt came just after it; moving a batch twice would double it
+            # also where an interrupt came just after it was listed; moving a batch twice would double it
+            if any(entry.file == file for entry in Manifest.read(self._folder).shards):
                 self._entries, self._rows, self._size = {}, 0, 0
             else:
                 remove(path)
@@ -284,9 +276,6 @@ class Journal:
             manifest = Manifest.read(self._folder)
             shards = sorted((*manifest.shards, entry), key=attrgetter("file"))
             evolve(manifest, shards=tuple(shards)).write(self._folder)
-
-    def _lists(self, file: str) -> bool:
-        return any(entry.file == file for entry in Manifest.read(self._folder).shards)
 
     def release(self) -> None:
         """Let another writer take the rank."""

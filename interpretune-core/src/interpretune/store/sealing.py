@@ -16,11 +16,7 @@ from interpretune.store.shards import CheckedFile, ShardPiece
 
 
 def seal(folder: Path) -> None:
-    """Mark a store as complete.
-
-    Raises:
-        StoreError: Batches are missing, a rank is still writing, or ranks do not fit together.
-    """
+    """Mark a store as complete; ``StoreError`` if batches are missing, a rank writes, or ranks do not fit together."""
     with holding_manifest(folder):
         manifest = Manifest.read(folder)
         if manifest.complete:

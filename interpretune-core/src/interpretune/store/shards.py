@@ -69,12 +69,7 @@ def unfold_text(array: pa.Array, read: int) -> pa.Array:
 
 
 class CheckedFile:
-    """Opens a file for its values once its digest was found right; the bytes are hashed once, not at each opening.
-
-    Attributes:
-        path: The file.
-        sha256: What its content must have, 64 hexadecimal digits.
-    """
+    """Opens a file for its values once its digest was found right; the bytes are hashed once, not at each opening."""
 
     def __init__(self, path: Path, sha256: str) -> None:
         self.path, self.sha256 = path, sha256
@@ -98,12 +93,7 @@ class CheckedFile:
         return file
 
     def open(self) -> BinaryIO:
-        """Open it for its values.
-
-        Raises:
-            OSError: It is no plain file, or cannot be read.
-            ValueError: It was changed.
-        """
+        """Open it for its values (``OSError``: no plain file or unreadable; ``ValueError``: changed)."""
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(self.peek())
             if not self._right:
@@ -115,12 +105,7 @@ class CheckedFile:
         return file
 
     def check(self) -> None:
-        """Hash all of it, whether it was hashed before or not.
-
-        Raises:
-            OSError: It is no plain file, or cannot be read.
-            ValueError: It was changed.
-        """
+        """Hash all of it, whether it was hashed before or not; raises what ``open`` raises."""
         self._right = False
         self.open().close()
 
@@ -158,14 +143,7 @@ UNREADABLE = (OSError, ValueError, LookupError, MemoryError, pa.ArrowException)
 
 
 class MemoryPiece:
-    """A batch in memory.
-
-    Attributes:
-        name: For errors.
-        rows: Its rows.
-        notes: Of the one batch.
-        groups: Batches of each group of rows that is read at a time.
-    """
+    """A batch in memory."""
 
     def __init__(self, name: str, rows: pa.RecordBatch, notes: Notes) -> None:
         self.name, self.rows, self.notes = name, rows, notes
@@ -183,14 +161,6 @@ class ShardPiece:
     """A Parquet file; rows are read a row group at a time.
 
     What the footer says is known at once. Before the first rows are read, all of the file is compared with its digest.
-
-    Attributes:
-        path: The file.
-        name: Its name.
-        file: The same, held to its digest.
-        notes: Of its batches.
-        schema: Its Arrow schema.
-        groups: Number of batches in each row group.
     """
 
     def __init__(self, folder: Path, entry: ShardEntry) -> None:
@@ -219,9 +189,6 @@ class ShardPiece:
             raise ValueError("it lacks rows of its batches")
         return np.diff(counts, prepend=0).tolist()
 
-    def _paths(self) -> set[str]:
-        return {self._metadata.schema.column(i).path for i in range(self._metadata.num_columns)}
-
     @property
     def unfolded_bytes(self) -> int:
         """About how many bytes its values take in memory, as its footer says."""
@@ -242,7 +209,8 @@ class ShardPiece:
         first = sum(self.groups[:group])
         batches = slice(first, first + self.groups[group])
         try:
-            if lacking := set(coded) - self._paths():
+            found = {self._metadata.schema.column(i).path for i in range(self._metadata.num_columns)}
+            if lacking := set(coded) - found:
                 raise ValueError(f"it lacks the column {min(lacking)}")
             with (
                 self.file.open() as opened,

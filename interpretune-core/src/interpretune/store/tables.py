@@ -37,9 +37,12 @@ def put_table(folder: Path, name: str, table: pa.Table) -> None:
 
 def read_tables(folder: Path, manifest: Manifest) -> dict[str, pa.Table]:
     """Tables of the whole run, by name."""
-    return {
-        check_name(Path(entry.file).stem, "a table"): _table(folder / entry.file, entry) for entry in manifest.tables
-    }
+    tables = {}
+    for entry in manifest.tables:
+        name = check_name(Path(entry.file).stem, "a table")
+        with _table_file(folder / entry.file, entry) as file:
+            tables[name] = file.read()
+    return tables
 
 
 def unfolded_tables(folder: Path, manifest: Manifest) -> int:
@@ -49,11 +52,6 @@ def unfolded_tables(folder: Path, manifest: Manifest) -> int:
         with _table_file(folder / entry.file, entry) as file:
             total += unfolded_bytes(file.metadata)
     return total
-
-
-def _table(path: Path, entry: TableEntry) -> pa.Table:
-    with _table_file(path, entry) as file:
-        return file.read()
 
 
 @contextmanager

@@ -14,13 +14,7 @@ from interpretune.errors import InterpretuneError
 
 @frozen
 class UnreadableRegistration:
-    """A distribution whose entry points name a group but cannot be read.
-
-    Attributes:
-        distribution: Its name.
-        version: Its version.
-        reason: What is wrong.
-    """
+    """A distribution whose entry points name a group but cannot be read."""
 
     distribution: str
     version: str
@@ -56,12 +50,7 @@ def owner_of(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
 
 
 def load_registered(entry_point: importlib.metadata.EntryPoint, refusal: Callable[[str], InterpretuneError]) -> Any:
-    """Import the object of an entry point.
-
-    Args:
-        entry_point: The entry point.
-        refusal: Makes the error to raise from what the import raised, told in one text.
-    """
+    """Import the object of an entry point; ``refusal`` makes the error to raise from what the import raised."""
     try:
         return entry_point.load()
     except KeyboardInterrupt:

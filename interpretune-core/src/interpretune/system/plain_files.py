@@ -36,11 +36,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def read_plain(path: Path, most: int | None = None) -> bytes:
-    """All bytes of a plain file, which may have ``most``.
-
-    Raises:
-        OSError: It is none, cannot be read, or has more bytes.
-    """
+    """All bytes of a plain file, which may have ``most`` (``OSError``)."""
     with open_plain(path) as file:
         content = file.read() if most is None else file.read(most + 1)
     if most is not None and len(content) > most:
@@ -49,11 +45,7 @@ def read_plain(path: Path, most: int | None = None) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a plain file, 64 hexadecimal digits.
-
-    Raises:
-        OSError: It is none, or cannot be read.
-    """
+    """SHA-256 of a plain file (else ``OSError``), 64 hexadecimal digits."""
     with open_plain(path) as file:
         return stream_sha256(file)
 

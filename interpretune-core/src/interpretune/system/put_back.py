@@ -114,12 +114,7 @@ def random_state_put_back() -> Iterator[None]:
 
 
 def with_own_draws(work: Callable[[], R], devices: Iterable[torch.device] = ()) -> R:
-    """What work returns that seeds torch's generators and draws from them; they are as they were afterwards.
-
-    Args:
-        work: The work.
-        devices: CUDA devices whose generators it uses beside that of the CPU.
-    """
+    """What work returns that seeds and draws from torch's generators, of the CPU and ``devices``; they are put back."""
     own = _OwnDraws(_random_states(device.index or 0 for device in devices))
     try:
         try:

@@ -40,11 +40,7 @@ def shipped(part: Part) -> Iterator[PromptRow]:
 def from_hub(
     part: Part, path: str, subset: str | None, row: Callable[[Mapping[str, Any]], PromptRow]
 ) -> Iterator[PromptRow]:
-    """Rows of a data set of the hub.
-
-    Raises:
-        DataError: It can be neither downloaded nor found in the cache.
-    """
+    """Rows of a data set of the hub; ``DataError`` if it can be neither downloaded nor found in the cache."""
     import datasets
 
     try:

@@ -100,11 +100,7 @@ class Diagnosis:
 
 
 def adapters_to_check(adapter: str | None = None) -> list[str]:
-    """Names of the installed adapters, or the given one.
-
-    Raises:
-        UnknownAdapterError: No distribution registers it; the message lists those that there are.
-    """
+    """Names of the installed adapters, or the given one (``UnknownAdapterError``)."""
     names = sorted({item.name for item in registered_adapters()})
     if adapter is None:
         return names
@@ -114,11 +110,7 @@ def adapters_to_check(adapter: str | None = None) -> list[str]:
 
 
 def rules_named(names: Sequence[str]) -> list[Rule]:
-    """Rules by their ids, in the order in which they are checked.
-
-    Raises:
-        ConfigurationError: There is no such rule, with the nearest that there are.
-    """
+    """Rules by ids in the order of checking; ``ConfigurationError`` names the nearest of one that is not there."""
     for name in names:
         if name not in RULES:
             near = get_close_matches(name, RULES, n=3, cutoff=0.5)

@@ -170,12 +170,6 @@ def _loggers() -> Mapping[str, Any]:
     return found
 
 
-def _hooks_on_all_modules() -> Mapping[str, Mapping[Any, Any]]:
-    """What ``torch.nn.modules.module.register_module_forward_hook`` and its siblings registered, by kind."""
-    of_torch = vars(nn.modules.module)
-    return {name: dict(of_torch[name]) for name in _GLOBAL_HOOKS}
-
-
 def _watched_classes() -> tuple[type, ...]:
     models = {transformers.PreTrainedModel, transformers.GenerationMixin}
     models |= set(transformers.PreTrainedModel.__subclasses__())
@@ -204,7 +198,7 @@ _READERS: Mapping[str, Callable[[], Any]] = {
     "the number of threads of torch": torch.get_num_threads,
     "anomaly detection of torch": torch.is_anomaly_enabled,
     "precision of float32 products": torch.get_float32_matmul_precision,
-    "hooks on all modules of torch": _hooks_on_all_modules,
+    "hooks on all modules of torch": lambda: {name: dict(vars(nn.modules.module)[name]) for name in _GLOBAL_HOOKS},
     "the environment": lambda: dict(os.environ),
     "sys.path": lambda: tuple(sys.path),
     "the filters of warnings": lambda: tuple(warnings.filters),

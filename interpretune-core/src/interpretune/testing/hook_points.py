@@ -71,13 +71,7 @@ def crosscoder(bench: Bench) -> RandomDictionary:
 
 
 def dictionary(bench: Bench, hook_point: str | Sequence[str], **options: Any) -> RandomDictionary:
-    """A random dictionary at hook points of the residual stream's width, on the module's device.
-
-    Args:
-        bench: The workbench.
-        hook_point: Where it reads, or several.
-        **options: As ``RandomDictionary`` takes them; ``seed`` tells dictionaries of one bench apart.
-    """
+    """A random dictionary at hook points of the residual stream's width, on the module's device."""
     seed = options.pop("seed", 0) + SEEDS * bench.seed
     return RandomDictionary(hook_point, bench.width, seed=seed, **options).to(bench.module.device)
 

@@ -49,11 +49,7 @@ def watched_import(target: str, own: Sequence[str]) -> dict[str, Any]:
 
 
 class _LibraryWatcher:
-    """Notes which settings other libraries set for themselves when the adapter imports them.
-
-    Attributes:
-        results: What they set them to.
-    """
+    """Notes which settings other libraries set for themselves when the adapter imports them."""
 
     def __init__(self, own: Sequence[str]) -> None:
         self.results: dict[tuple[str, str], Any] = {}

@@ -69,14 +69,7 @@ def edited_by(bench: Bench, backend: Any, names: Sequence[str]) -> RowsEdited:
 
 
 def edited_in_modules(bench: Bench, plain: Any, names: Sequence[str], *, in_place: bool = False) -> RowsEdited:
-    """Edits made by torch hooks at modules of the plain model.
-
-    Args:
-        bench: The workbench.
-        plain: The model.
-        names: Names out of ``names_of_modules``.
-        in_place: Change the very tensors that modules are given, for whoever else holds them, too.
-    """
+    """Edits made by torch hooks at modules of the plain model; ``in_place``: of the very tensors that these get."""
     given: dict[str, Tensor] = {}
     modules = dict(plain.named_modules())
     with ExitStack() as stack:

@@ -43,11 +43,7 @@ class RuleSkipped(Exception):  # noqa: N818 - it says what happened
 
 
 class RuleHidden(RuleSkipped):
-    """A rule was not checked, since others that it builds on are not kept.
-
-    Attributes:
-        because: Ids of the rules that are broken.
-    """
+    """A rule was not checked, since others that it builds on are not kept."""
 
     def __init__(self, message: str, because: Sequence[str]) -> None:
         super().__init__(message)

@@ -212,15 +212,12 @@ def load_checkpoint(
 ) -> tuple[FitState, Mapping[str, Any]]:
     """Put a checkpoint's weights into the module, and its training state into the optimizer and schedulers.
 
-    Nothing is changed unless all of it fits.
+    Nothing is changed unless all of it fits. Returns the position of the training, and the further values saved.
 
     Args:
         folder: The checkpoint.
         module: The session's module.
         setup: Its optimizers and schedulers; None: only the weights are wanted.
-
-    Returns:
-        The position of the training, and the further values that were saved.
 
     Raises:
         CheckpointError: It cannot be read, or belongs to another stack, model or optimizer.

@@ -28,14 +28,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Evaluation:
-    """What distinguishes the evaluation loops.
-
-    Attributes:
-        step: The module's method.
-        loader: The data module's method.
-        limit: The field of ``LoopConfig``.
-        event: Part of the names of the methods that are called at the beginning and the end.
-    """
+    """What distinguishes the evaluation loops."""
 
     step: str
     loader: str

@@ -102,11 +102,7 @@ class MetricsFile:
         self.records = len(kept)
 
     def write(self, metrics: Mapping[str, float], *, step: int, epoch: int) -> None:
-        """Append one record; JSON knows no NaN and no infinity, so that they become null.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Append one record (``OutputError``); JSON knows no NaN and no infinity, so that they become null."""
         about = {"step": step, "epoch": epoch, "time": round(time.time(), 3)}
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with writing(self._path, ELSEWHERE):

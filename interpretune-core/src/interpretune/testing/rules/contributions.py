@@ -10,6 +10,7 @@ from typing import Any
 from interpretune.analysis.offered import offered_operations
 from interpretune.analysis.plan_runner import AnalysisRunner
 from interpretune.analysis.steps import sources_of
+from interpretune.config.module import ITConfig
 from interpretune.operations import Operation, Plan, latent_analyses, lenses
 from interpretune.operations.execution import REPLAYING, run_operation
 from interpretune.operations.plan import LATENT_MODELS
@@ -62,16 +63,11 @@ def operations_and_sections(bench: Bench) -> None:
             f"a ClassContribution says that it is of {contribution.adapter!r}",
             f"the adapter's own name, one of {', '.join(bench.context.names)}",
         )
-    unknown = [name for name in bench.suite.module_settings() if name not in {*added, *_core_fields()}]
+    core = {item.name for item in fields(ITConfig)}
+    unknown = [name for name in bench.suite.module_settings() if name not in {*added, *core}]
     expect(
         not unknown, f"module_settings() sets {', '.join(unknown)}", "fields of ITConfig and of the stack's adapters"
     )
-
-
-def _core_fields() -> set[str]:
-    from interpretune.config.module import ITConfig
-
-    return {item.name for item in fields(ITConfig)}
 
 
 OF_CORE = frozenset(id(item) for item in (vars(latent_analyses) | vars(lenses)).values() if isinstance(item, Operation))

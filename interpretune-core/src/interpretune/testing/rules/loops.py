@@ -81,11 +81,7 @@ TRAINING_BATCHES = N_TRAINING_ROWS // BATCH_SIZE
 
 
 def trained(bench: Bench, *, check: Callable[[Any], None] = lambda module: None, **options: Any) -> ITSession:
-    """A session after a training; its result is in ``bench.notes``.
-
-    Raises:
-        RuleSkipped: The framework refuses one of these fields by its name.
-    """
+    """A session after a training, its result in ``bench.notes``; skipped where the framework refuses a field."""
     session = bench.new_session(module_cls=NotingModule, optimizer_init=SGD, freeze=False)
     check(session.module)
     with refusals_skip(options):
