@@ -15,6 +15,10 @@ ROWS = [
     it.PromptRow("Ada sees the red dog", (" house", " tree"), 0),
     it.PromptRow("Bo likes a boat and", (" Max", " Nora", " Kit"), 1, spans={"what": "boat"}),
 ]
+CHAT = [{"role": "user", "content": "Ada"}]
+CORRUPTED = (
+    r"Row 2, .* has 3 tokens and its corrupted prompt 2.* From token 2 on .*\['has'\] .* Put words there that are as"
+)
 TWO = [it.PromptRow(row.prompt, row.answers[:2], row.correct) for row in ROWS]
 
 
@@ -26,8 +30,8 @@ def model():
 @pytest.mark.parametrize(
     ("rows", "given", "error", "told"),
     [
-        (TWO, {"units": it.Heads(1, [4])}, it.AnalysisError, "4 heads, from 0 to 3; there is no head 4"),
-        (TWO, {"units": it.Heads(7)}, it.AnalysisError, "attn_z of the layers 0 to 2"),
+        (TWO, {"units": it.Heads(1, [4])}, it.AnalysisError, "4 heads, from 0 to 3; there is no head 4. Ask for"),
+        (TWO, {"units": it.Heads(7)}, it.AnalysisError, "attn_z of the layers 0 to 2; take one"),
         (TWO, {"units": it.Neurons(0, 99999)}, it.AnalysisError, "there is no neuron 99999"),
         (TWO, {"units": it.Neurons(-1)}, it.AnalysisError, "no neurons of layer -1"),
         (TWO, {"units": it.Vector("layers.1.nowhere")}, it.HookPointError, "nowhere"),
@@ -36,14 +40,57 @@ def model():
         (["Ada sees"], {}, it.DataError, "the answers with answers=..., or give the answers themselves"),
         ([it.PromptRow("Ada " * 127, (" house", " tree in June"))], {}, it.TokenizationError, "the most is 128"),
         ([it.PromptRow("Ada", (" a", " a"))], {}, it.TokenizationError, "cannot be told apart"),
-        ([it.PromptRow("Ada", (" a",))], {}, it.DataError, "rows of 1 answers. Give each row two, or ask for log_prob"),
+        ([it.PromptRow("Ada", (" a",))], {}, it.DataError, "Row 0 has 1 answers, .* Give more, or ask for log_prob"),
+        (
+            [it.PromptRow("Ada", (" a", " a dog"))],
+            {},
+            it.TokenizationError,
+            "Row 0, .* ' a' .* how the tokens begin",
+        ),
+        (
+            [{"prompt": "Ada", "answers": ["", " a"]}],
+            {},
+            it.DataError,
+            "Row 0: .* none of them empty",
+        ),
+        (
+            [{"prompt": "Ada", "answers": [" a", " b"], "correct": 2}],
+            {},
+            it.DataError,
+            "Row 0: .* is 2.* Count from 0",
+        ),
+        (
+            [{"prompt": "Ada", "answers": [" a"], "correct": " b"}],
+            {},
+            it.DataError,
+            "Row 0: .* ' b' .* Write it",
+        ),
+        ([*TWO, it.PromptRow("Ada has", (" a", " the"), 0, "Ada")], {}, it.TokenizationError, CORRUPTED),
+        (
+            [it.PromptRow("Ada", (" a",), spans={"x": "Bo"})],
+            {},
+            it.DataError,
+            "Row 0, .* 'x' .* not in .* Write",
+        ),
+        (
+            [it.PromptRow("a a", (" the",), spans={"x": "a"})],
+            {},
+            it.DataError,
+            "Row 0, .* 0 and 2. Say which: ",
+        ),
+        (
+            [it.PromptRow(CHAT, (" a", " the"))],
+            {},
+            it.DataError,
+            "Row 0, .* no chat template. Use",
+        ),
         (TWO, {"units": []}, it.AnalysisError, "an empty list"),
         (TWO, {"units": [it.Heads(1), it.Vector("blocks.1.attn.hook_z")]}, it.AnalysisError, "named twice"),
         (TWO, {"objective": "logits"}, it.ConfigurationError, "logit_diff, log_prob, prob, kl"),
         (TWO, {"objective": 3}, it.ConfigurationError, r"3 \(int\) is no objective"),
         (TWO, {"objective": {"logit_diff": {"versus": "max"}}}, it.ConfigurationError, "its options are against"),
         (TWO, {"objective": lambda outcome: outcome.answers}, it.DataError, "expected 2 floating-point numbers"),
-        (ROWS, {}, it.DataError, "LogitDiff\\(against='mean'\\)"),
+        (ROWS, {}, it.DataError, "Row 1 has 3 answers.* one other. Give it two, .* LogitDiff\\(against='mean'\\)"),
         (TWO, {"value": "average"}, it.AnalysisError, "zero, mean, corrupted"),
         (TWO, {"value": float("nan")}, it.AnalysisError, "to a finite number"),
         (TWO, {"value": torch.zeros(1000)}, it.AnalysisError, r"cannot be set to tensor\(.{,60}: units are"),

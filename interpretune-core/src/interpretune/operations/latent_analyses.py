@@ -341,7 +341,10 @@ def logit_differences(answers: Tensor, labels: Tensor) -> Tensor:
         DataError: There are not two answers.
     """
     if answers.shape[-1] != 2:
-        raise DataError(f"A logit difference is defined for two answers; this task has {answers.shape[-1]}.")
+        raise DataError(
+            f"A logit difference is defined for two answers; this task has {answers.shape[-1]}. Give each row two, or "
+            "say what several others are reduced to: AnalysisCfg(objective=LogitDiff(against='mean'))."
+        )
     labels = labels.expand(answers.shape[:-1]).unsqueeze(-1)
     return (answers.gather(-1, labels) - answers.gather(-1, 1 - labels)).squeeze(-1)
 

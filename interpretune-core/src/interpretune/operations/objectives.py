@@ -115,21 +115,31 @@ class LogitDiff:
         """``logit_diff``, with what it is counted against."""
         return "logit_diff" if self.against is None else f"logit_diff against {self.against}"
 
+    def check_answers(self, count: int, where: str) -> None:
+        """Refuse a number of answers of which there is no difference.
+
+        Args:
+            count: How many answers there are.
+            where: The row, for the error.
+
+        Raises:
+            DataError: There are fewer than two; or more, and ``against`` does not say what they are reduced to.
+        """
+        if count < 2:
+            raise DataError(
+                f"{where} has {count} answers, and a logit difference is of two. Give more, or ask for log_prob."
+            )
+        if count > 2 and self.against is None:
+            raise DataError(
+                f"{where} has {count} answers, and a logit difference is of the correct one and one other. Give it "
+                "two, or say what several others are reduced to: LogitDiff(against='mean'), 'max' or 'logsumexp'."
+            )
+
     def measure(self, outcome: Outcome) -> Tensor:
         """See ``Objective.measure``."""
         counts = outcome.answers.isfinite().sum(-1)
-        if bool((counts < 2).any()) or (self.against is None and bool((counts > 2).any())):
-            least, most = int(counts.min()), int(counts.max())
-            raise DataError(
-                "A logit difference is of the correct answer and others; there are rows of "
-                f"{least if least == most else f'{least} to {most}'} answers. "
-                + (
-                    "Give each row two, or ask for log_prob."
-                    if least < 2
-                    else "Give each row two, or say what several others are reduced to: LogitDiff(against='mean'), "
-                    "'max' or 'logsumexp'."
-                )
-            )
+        for count in (int(counts.min()), int(counts.max())):
+            self.check_answers(count, "A row")
         own = torch.zeros_like(outcome.answers, dtype=torch.bool).scatter(-1, outcome.correct.unsqueeze(-1), True)
         there = outcome.answers.isfinite() & ~own
         others = outcome.answers.masked_fill(~there, 0 if self.against in (None, "mean") else -torch.inf)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.operations.objectives import LogProb, Prob, check_gradient, objective_of
+from interpretune.operations.objectives import LogitDiff, LogProb, Prob, check_gradient, objective_of
 from interpretune.questions.encoding import encode
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.question import EFFECTS, Method, Positions, Question
@@ -136,6 +136,9 @@ def question_of(
         raise DataError(
             f"Row {lacking[0]} has no answers, and {measured.name} is of them. Give some, or ask kl or loss."
         )
+    if isinstance(measured, LogitDiff):
+        for i, row in enumerate(asked.rows):
+            measured.check_answers(len(row.answers), f"Row {i}")
     others = None
     if mean_over is not None:  # where answers play no part
         others = encode(

@@ -119,7 +119,7 @@ class PromptRow:
         if type(self.correct) is not int or not 0 <= self.correct < max(len(self.answers), 1):
             raise DataError(
                 f"The correct answer of {self.told} is {self.correct!r}, which is the index of none of its "
-                f"{len(self.answers)} answers {list(self.answers)}."
+                f"{len(self.answers)} answers {list(self.answers)}. Count from 0, in their order."
             )
 
     @property

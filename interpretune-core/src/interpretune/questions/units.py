@@ -209,7 +209,9 @@ def heads_of(backend: AnalysisBackend) -> int:
 def _chosen(only: Sequence[int] | None, size: int, kind: str, where: str) -> Tensor:
     ids = range(size) if only is None else sorted(only)
     if bad := [item for item in ids if not 0 <= item < size]:
-        raise AnalysisError(f"{where} has {size} {kind}s, from 0 to {size - 1}; there is no {kind} {bad[0]}.")
+        raise AnalysisError(
+            f"{where} has {size} {kind}s, from 0 to {size - 1}; there is no {kind} {bad[0]}. Ask for one that is."
+        )
     if not ids or len(set(ids)) < len(ids):
         raise AnalysisError(f"{kind}s of {where}: {list(ids)} names none, or one twice.")
     return torch.tensor(list(ids))
@@ -223,7 +225,7 @@ def _widths(backend: AnalysisBackend, part: str, layer: int | None, kind: str) -
     if layer not in (None, *layers) or not layers:
         shown = f"the layers {layers[0]} to {layers[-1]}" if layers else "no layer"
         raise AnalysisError(
-            f"There are no {kind} of layer {layer}: {type(backend).__name__} has {part} of {shown}."
+            f"There are no {kind} of layer {layer}: {type(backend).__name__} has {part} of {shown}; take one."
             if layer is not None
             else f"There are no {kind}: {type(backend).__name__} has {part} of no layer."
         )
