@@ -10,7 +10,7 @@ from pandas.testing import assert_frame_equal
 import interpretune as it
 from interpretune.analysis import AnalysisRunner, QuestionCfg
 from interpretune.plugins.stack import build_context
-from interpretune.questions import Effects, Latents
+from interpretune.questions import Effects, Latents, LogitLens
 from interpretune.store.writer import StoreWriter
 from tests.question_sessions import ROWS, session_of
 from tests.tiny_latents import RandomDictionary
@@ -104,6 +104,27 @@ def test_hooks_see_a_question_begin_and_end_and_a_run_goes_on(tmp_path, adapter_
     del record[:]
     assert runner.run({"other": cfgs["heads"]})["other"].folder == stores["heads"].folder
     assert record == []
+
+
+def test_lenses_in_a_run_give_their_own_numbers(tmp_path):
+    session = session_of(tmp_path, ALIKE)
+    asked = {"lens": QuestionCfg(method="lens", objective="prob"), "direct": QuestionCfg(method="direct")}
+    runner = AnalysisRunner(**session, root=tmp_path / "stores")
+    assert "prob: lens" in runner.dry_run(asked)["lens"].plan
+    stores = runner.run(asked)
+    model, tokenizer = session.module.model, session.datamodule.tokenizer
+    lens, direct = it.logit_lens(model, tokenizer, ALIKE, objective="prob"), it.direct_logit_attribution
+    assert_frame_equal(LogitLens(stores["lens"]).layers(), lens.layers(), rtol=1e-5)
+    expected = direct(model, tokenizer, ALIKE).to_pandas()
+    assert_frame_equal(Effects(stores["direct"]).to_pandas(), expected, rtol=1e-4, atol=1e-5)
+    for settings, told in (
+        ({"method": "lens", "units": "heads"}, "units is 'heads'"),
+        ({"method": "direct", "value": "mean"}, "value is 'mean'"),
+    ):
+        with pytest.raises(
+            it.ConfigurationError, match=f"QuestionCfg.{told}.* the method {settings['method']} looks at the clean run"
+        ):
+            QuestionCfg(**settings)
 
 
 def test_a_limit_takes_the_first_rows_up_to_whole_batches(tmp_path):

@@ -587,6 +587,9 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
 
     assert main(["run", write(without, analyses={"loss": loss}), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["analyses"][0]["top"][0]["mean_size"] > 0
+    assert main(["run", write(change, analyses={"lens": {"method": "lens"}}), "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["analyses"][0]["layers"]
+    assert [item["units"] for item in layers][:2] == ["layers.0.resid_pre", "layers.0.resid_post"]
     heads["mode"] = "ablation"
     assert main(["run", write(change, analyses={"heads": heads})]) == EXIT_ERROR
     assert "analyses.heads has no field 'mode'. " in capsys.readouterr().err

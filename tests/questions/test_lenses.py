@@ -344,6 +344,18 @@ def test_what_does_not_go_straight_is_refused(change, message):
         it.direct_logit_attribution(ready("llama"), tiny_tokenizer(), **asked)
 
 
+@pytest.mark.parametrize(
+    ("rows", "objective", "message"),
+    [
+        (ROWS, "loss", "The objective loss is of tokens all over the row.* Ask for log_prob or kl"),
+        ([*ROWS[:1], it.PromptRow("He has")], "kl", "Row 1 has no answers, and the logit lens ranks the correct one"),
+    ],
+)
+def test_what_has_no_layers_is_refused(rows, objective, message):
+    with pytest.raises(it.InterpretuneError, match=message):
+        it.logit_lens(ready("llama"), tiny_tokenizer(), rows, objective=objective)
+
+
 def test_a_decoder_that_is_not_linear_is_refused():
     coder: Any = Dictionary("layers.1.resid_post", 32, error=True)
     coder.decoder_rows = lambda latents: None

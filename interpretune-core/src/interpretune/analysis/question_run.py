@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,16 +14,25 @@ from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.config.checked import CheckedConfig, Positive
+from interpretune.errors import ConfigurationError
+from interpretune.questions.lenses import direct_question, lens_question
+from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.one_call import question_of
 from interpretune.questions.question import Question
+from interpretune.questions.sources import ANSWERS, CORRECT
 from interpretune.questions.written_units import written_units
 from interpretune.store import AnalysisStore, Manifest
 from interpretune.store.contents import batches_there
 from interpretune.store.folder import MANIFEST
 
 if TYPE_CHECKING:
+    from interpretune.questions.prompt_row import PromptRow
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
+
+
+LOOKED_AT = frozenset({"objective", "method", "batch_size"})
+"""Settings of questions that change nothing."""
 
 
 @dataclass(kw_only=True)
@@ -39,23 +48,62 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         value: What units are set to: ``zero``, ``mean``, ``corrupted``, or a number.
         mean_over: For ``mean``: a split, or other rows; None: the rows of the question.
         positions: ``answer``, ``each``, or the name of a span.
-        method: ``exact``, ``gradient`` or ``integrated_gradients``.
+        method: ``exact``, ``gradient`` or ``integrated_gradients``; or ``direct`` (``direct_logit_attribution``, whose
+            units may be left out) or ``lens`` (``logit_lens``, of no units), which change nothing.
         steps: Of integrated gradients.
         budget: Most exact effects; None: all.
         batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
         row_budget: Most changed rows that run at a time; None: chosen from the free memory.
     """
 
-    units: Any
+    units: Any = None
     objective: Any = "logit_diff"
     value: Any = "zero"
     mean_over: Any = None
     positions: str = "answer"
-    method: Literal["exact", "gradient", "integrated_gradients"] = "exact"
+    method: Literal["exact", "gradient", "integrated_gradients", "direct", "lens"] = "exact"
     steps: Positive = 10
     budget: Positive | None = None
     batch_size: Positive | None = None
     row_budget: Positive | None = None
+
+    def __post_init__(self) -> None:
+        taken = {"lens": LOOKED_AT, "direct": LOOKED_AT | {"units"}}.get(self.method)
+        idle = [] if taken is None else [item.name for item in fields(self) if item.name not in taken]
+        for name in idle:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ConfigurationError(
+                    f"QuestionCfg.{name} is {getattr(self, name)!r}, and the method {self.method} looks at the "
+                    f"clean run, where it means nothing. Leave it out."
+                )
+
+    def question(self, module: ITModule, datamodule: ITDataModule, rows: Sequence[PromptRow]) -> Question:
+        """The question about rows, not answered yet."""
+        size = self.batch_size or datamodule.itdm_cfg.eval_batch_size
+        units = None if self.units is None else written_units(self.units, module.latent_models)
+        if self.method in ("lens", "direct"):
+            asked = ModelAndRows.of(module.backend, datamodule.tokenizer, rows, ANSWERS, CORRECT, size)
+            with asked.held():
+                lens = self.method == "lens"
+                return lens_question(asked, self.objective) if lens else direct_question(asked, units, self.objective)
+        others = self.mean_over
+        if isinstance(others, str) and others in datamodule.dataset:
+            others = datamodule.rows(others)
+        return question_of(
+            module.backend,
+            datamodule.tokenizer,
+            rows,
+            units=units,
+            objective=self.objective,
+            value=self.value,
+            mean_over=others,
+            positions=self.positions,
+            method=self.method,
+            steps=self.steps,
+            budget=self.budget,
+            batch_size=size,
+            row_budget=self.row_budget,
+        )
 
 
 @frozen(eq=False)
@@ -75,24 +123,7 @@ class QuestionRun:
         assert module.context is not None, "a composed module has a context"
         split, size = datamodule.test_split, datamodule.itdm_cfg.eval_batch_size
         rows = datamodule.rows(split)[: None if limit is None else -(-limit // size) * size]
-        others = cfg.mean_over
-        if isinstance(others, str) and others in datamodule.dataset:
-            others = datamodule.rows(others)
-        question = question_of(
-            module.backend,
-            datamodule.tokenizer,
-            rows,
-            units=written_units(cfg.units, module.latent_models),
-            objective=cfg.objective,
-            value=cfg.value,
-            mean_over=others,
-            positions=cfg.positions,
-            method=cfg.method,
-            steps=cfg.steps,
-            budget=cfg.budget,
-            batch_size=cfg.batch_size or size,
-            row_budget=cfg.row_budget,
-        )
+        question = cfg.question(module, datamodule, rows)
         with question.held():
             key = question.key
         known = sorted(root.glob(f"*-{key[:12]}"))  # the same question may have had another name

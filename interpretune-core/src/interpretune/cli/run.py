@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 from rich.console import Console
@@ -12,9 +12,12 @@ from interpretune.analysis import AnalysisRunner, QuestionCfg
 from interpretune.analysis.plan_runner import Analysis
 from interpretune.cli.run_config import RunConfig
 from interpretune.plugins.contributions import ReportSection
-from interpretune.questions import Effects
+from interpretune.questions import Effects, LogitLens
 from interpretune.reports.sections import report_sections, section_data, section_text
 from interpretune.session.session import ITSession, it_init, it_session_end
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_TOP = 10
 """Units of a question that are shown."""
@@ -78,24 +81,31 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
                 }
                 for name, store in stores.items()
             ]
-            effects = {name: Effects(stores[name]) for name, item in analyses.items() if isinstance(item, QuestionCfg)}
+            found: dict[str, Effects | LogitLens] = {
+                name: (LogitLens if item.method == "lens" else Effects)(stores[name])
+                for name, item in analyses.items()
+                if isinstance(item, QuestionCfg)
+            }
+            tables = {
+                name: item.layers() if isinstance(item, LogitLens) else item.top(N_TOP) for name, item in found.items()
+            }
             for row in rows:
-                if found := effects.get(str(row["name"])):
-                    row["rows"] = found.question["rows"]
-                    row["top"] = found.top(N_TOP).to_dict("records")
+                if (name := str(row["name"])) in found:
+                    row["rows"] = found[name].question["rows"]
+                    row["layers" if isinstance(found[name], LogitLens) else "top"] = tables[name].to_dict("records")
             sections = report_sections(session.module)
-            tops = [f"{name}: {found!r}\n{_top(found)}" for name, found in effects.items()]
-            text = "\n\n".join([_table(rows), *tops, *map(section_text, sections)])
+            answers = [f"{name}: {item!r}\n{_numbers(tables[name])}" for name, item in found.items()]
+            text = "\n\n".join([_table(rows), *answers, *map(section_text, sections)])
         return RunReport(rows, sections, text, time.perf_counter() - start)
     finally:
         it_session_end(**session)
 
 
-def _top(found: Effects) -> str:
+def _numbers(table: pd.DataFrame) -> str:
     from tabulate import tabulate
 
-    top = found.top(N_TOP).drop(columns=["units", "unit"])
-    return tabulate(top, headers="keys", tablefmt="simple", showindex=False, floatfmt=".4g")
+    shown = table.drop(columns=["units", "unit"]) if "unit" in table else table  # units have names of their own
+    return tabulate(shown, headers="keys", tablefmt="simple", showindex=False, floatfmt=".4g")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -94,8 +94,9 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
 
 
 def _kind_of(analysis: Any) -> type:
-    """What an analysis with units is: a question; others are modes."""
-    return QuestionCfg if isinstance(analysis, Mapping) and "units" in analysis else WrittenAnalysis
+    """What an analysis with units or a method is: a question; others are modes."""
+    asks = isinstance(analysis, Mapping) and not analysis.keys().isdisjoint({"units", "method"})
+    return QuestionCfg if asks else WrittenAnalysis
 
 
 def _read_stack(session: Mapping[str, Any]) -> tuple[ExecutionContext, AutoCompConfig]:
@@ -138,7 +139,7 @@ def _check_names(wanted: Mapping[str, Any], types: Mapping[str, type], context: 
         if prefix in ("session.module_cfg", "session.datamodule_cfg"):
             hint = f"Stacked: {', '.join(context.names)}; adapters that add fields are named in session.adapter_ctx. "
         elif cls is QuestionCfg:
-            hint = "An analysis with units is a question, which has no mode. "
+            hint = "An analysis with units or a method is a question, which has no mode. "
         check_fields(_section(wanted, prefix), cls, prefix, hint)
 
 

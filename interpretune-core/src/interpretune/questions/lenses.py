@@ -16,7 +16,7 @@ from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.contributions import of_coordinates, of_latents
 from interpretune.backends.direct_paths import DirectPaths, DirectRun
-from interpretune.errors import DataError
+from interpretune.errors import ConfigurationError, DataError
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import read_points, written_points
 from interpretune.operations.objectives import objective_of
@@ -80,10 +80,7 @@ def logit_lens(
     """
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
     with asked.held(), torch.no_grad():
-        backend = asked.backend
-        sets = vectors(backend, list(DirectPaths(backend).stream))
-        lens = LensQuestion(**asked.parts, sets=sets, objective=objective_of(objective))
-        found: LogitLens = lens.answered(store)
+        found: LogitLens = lens_question(asked, objective).answered(store)
         return found
 
 
@@ -133,18 +130,37 @@ def direct_logit_attribution(
         HookPointError: A dictionary does not fit the model.
     """
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
+    with asked.held(), torch.no_grad():
+        found: Effects = direct_question(asked, units, objective).answered(store)
+        return found
+
+
+def lens_question(asked: ModelAndRows, objective: Any) -> LensQuestion:
+    """What ``logit_lens`` asks, with the same errors, not answered yet; the model is held."""
+    measured = objective_of(objective)
+    if measured.reads == "row":
+        raise ConfigurationError(
+            f"The objective {measured.name} is of tokens all over the row, and the lens reads the answer position. "
+            "Ask for log_prob or kl."
+        )
+    for number, row in enumerate(asked.rows):
+        if not row.answers:
+            raise DataError(f"Row {number} has no answers, and the logit lens ranks the correct one. Give it some.")
+    sets = vectors(asked.backend, list(DirectPaths(asked.backend).stream))
+    return LensQuestion(**asked.parts, sets=sets, objective=measured)
+
+
+def direct_question(asked: ModelAndRows, units: Any, objective: Any) -> DirectQuestion:
+    """What ``direct_logit_attribution`` asks, with the same errors, not answered yet; the model is held."""
     for number, row in enumerate(asked.rows):
         if any(len(ids) > 1 for ids in row.answers):
             raise DataError(
                 f"Row {number} has an answer of several tokens, whose log-probabilities are not linear in the logits. "
                 "Direct attribution is of answers of one token."
             )
-    with asked.held(), torch.no_grad():
-        backend = asked.backend
-        sets = vectors(backend, list(DirectPaths(backend).written)) if units is None else unit_sets(units, backend)
-        question = DirectQuestion(**asked.parts, sets=sets, objective=objective_of(objective))
-        found: Effects = question.answered(store)
-        return found
+    backend = asked.backend
+    sets = vectors(backend, list(DirectPaths(backend).written)) if units is None else unit_sets(units, backend)
+    return DirectQuestion(**asked.parts, sets=sets, objective=objective_of(objective))
 
 
 def vectors(backend: AnalysisBackend, names: Sequence[str]) -> list[UnitSet]:
