@@ -123,11 +123,7 @@ class AnalysisEngine:
             self._opened.open(job.analysis, job.store)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Call ``it_close_analysis`` for all that are open.
-
-        Args:
-            error: What ended the run.
-        """
+        """Call ``it_close_analysis`` for all that are open."""
         self._opened.close(error)
 
     def __enter__(self) -> AnalysisEngine:

@@ -98,9 +98,6 @@ def identify_session(module: ITModule) -> ContentHash:
     """All that activations of a session's model depend on, but for the batches: model, stack, and libraries.
 
     Under its hash an adapter finds again what it made of activations (a trained latent model, for one).
-
-    Args:
-        module: The session's module.
     """
     with model_lock(module.model):
         model, stack = identify_model(module.backend, module_source(module)), identify_stack(module)

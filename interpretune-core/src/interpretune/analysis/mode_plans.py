@@ -37,10 +37,6 @@ class ModeOperations:
 def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> ModeOperations:
     """The operations of a mode.
 
-    Args:
-        cfg: The mode and its inputs.
-        latent_models: Those of the session.
-
     Raises:
         AnalysisError: The mode needs latent models and there are none.
         HookPointError: The configuration chooses latent activations that are not there.

@@ -150,9 +150,6 @@ def construct_names_filter(module: ITModule, target_hooks: tuple[Sequence[int], 
         module: Its latent models have the names to choose from.
         target_hooks: Layers, and last parts of activation names such as ``hook_sae_acts_post``.
 
-    Returns:
-        A predicate on activation names.
-
     Raises:
         HookPointError: A layer has no latent model with such a name: a filter that silently matches nothing would
             look like an effect of exactly zero.

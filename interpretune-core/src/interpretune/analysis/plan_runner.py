@@ -94,10 +94,7 @@ class AnalysisRunner:
         self._rank, self._world_size = _process()
 
     def run(self, analyses: Mapping[str, Analysis]) -> dict[str, AnalysisStore]:
-        """Run what is not there yet.
-
-        Args:
-            analyses: By name; names become folder names.
+        """Run what is not there yet; names of analyses become folder names.
 
         Returns:
             The stores by name. In one of several processes, a store may lack batches of processes that still run.

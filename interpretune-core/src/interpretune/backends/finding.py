@@ -24,10 +24,6 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBacken
     Models of transformers have core's, also beneath what peft or a compiler puts around them. For a model of another
     library the adapter is asked that names the package of the model's class, or of one that this inherits from.
 
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-
     Raises:
         AdapterImportError: The adapter for the model cannot be imported.
         AnalysisError: There is no backend for such a model.

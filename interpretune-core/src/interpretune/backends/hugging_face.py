@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceBackend(AnalysisBackend):
-    """Runs a Hugging Face causal model with edits at the inputs and outputs of its modules.
-
-    Attributes:
-        modules: The model's modules by path.
-    """
+    """Runs a Hugging Face causal model with edits at the inputs and outputs of its modules."""
 
     passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_locations"})
 

@@ -252,10 +252,6 @@ AttentionInterface.register(ATTENTION, replay_attention)
 def windows_of(config: Any, n_blocks: int) -> dict[int, int | None]:
     """Slots that a token sees in each block, its own included; None: all before it.
 
-    Args:
-        config: A Hugging Face text configuration.
-        n_blocks: Number of blocks.
-
     Raises:
         ReplayRefusedError: A block has attention of a kind that is unknown here.
     """

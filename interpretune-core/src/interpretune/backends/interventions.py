@@ -212,9 +212,6 @@ def generate_with_interventions(
         latent_models: Spliced in, for example ``module.latent_models``.
         **generation_kwargs: Options of generation.
 
-    Returns:
-        What ``generate`` returns.
-
     Raises:
         AnalysisError: ``guidance_scale`` is given: it runs a second prompt, to which positions do not refer.
     """

@@ -72,9 +72,6 @@ def measure_latent_quality(
         latent_models: The latent models.
         batches: Batches on any device: tokens and their attention mask, as tokenizers give them.
 
-    Returns:
-        One record for each latent model.
-
     Raises:
         LatentModelError: What latent models write is summed: one alone reconstructs nothing.
     """

@@ -79,9 +79,6 @@ def sanitize_input_name(model_input_names: Sequence[str], features: MutableMappi
     Args:
         model_input_names: ``tokenizer.model_input_names``.
         features: What the tokenizer returned; changed in place.
-
-    Returns:
-        ``features``.
     """
     wanted = model_input_names[0]
     if wanted != "input_ids" and "input_ids" in features:

@@ -56,12 +56,7 @@ class SchedulerSetup:
 
 @frozen(kw_only=True)
 class OptimizerSetup:
-    """Optimizers and learning-rate schedulers of a module.
-
-    Attributes:
-        optimizers: The optimizers.
-        schedulers: Their schedulers, as ``SchedulerSetup``.
-    """
+    """Optimizers and learning-rate schedulers of a module."""
 
     optimizers: tuple[Any, ...] = field(default=(), converter=tuple[Any, ...])
     schedulers: tuple[SchedulerSetup, ...] = field(default=(), converter=tuple[Any, ...])

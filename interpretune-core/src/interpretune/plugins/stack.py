@@ -109,9 +109,6 @@ class ExecutionContext:
 def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
     """Stack the named adapters, those they require, a default model adapter if one is needed, and core.
 
-    Args:
-        adapter_ctx: Names of adapters, in any order.
-
     Returns:
         The execution context: the same for every order of the same names.
 

@@ -155,10 +155,6 @@ def store_card(store: AnalysisStore, title: str = "") -> str:
     """Write the card of a store, as Markdown behind YAML metadata that ``datasets.load_dataset`` understands.
 
     Whatever strings the store holds are shown as text: they make no headings, links, HTML or YAML.
-
-    Args:
-        store: The store; its rows are read once, a few at a time.
-        title: Its name, for the heading.
     """
     heading = _line(text_without_credentials(title)) or "Results of an analysis"
     metadata = DatasetCardData(

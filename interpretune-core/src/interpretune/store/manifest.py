@@ -141,10 +141,6 @@ class Manifest:
     def from_json(cls, text: str, path: Path) -> Manifest:
         """Read a manifest of this version or an older one.
 
-        Args:
-            text: Content of the file.
-            path: Where it comes from, for errors.
-
         Raises:
             StoreError: It is no manifest, is damaged, or is of a newer version.
         """

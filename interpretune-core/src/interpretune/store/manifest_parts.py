@@ -50,13 +50,7 @@ class ShardEntry:
 
 @frozen
 class TableEntry:
-    """A table of the whole run.
-
-    Attributes:
-        file: Relative to the store, ``tables/NAME.parquet``.
-        rows: Rows.
-        sha256: Of the file.
-    """
+    """A table of the whole run."""
 
     file: str
     rows: int

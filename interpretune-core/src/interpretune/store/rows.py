@@ -193,15 +193,7 @@ class Rows:
     def decode(
         self, rows: pa.RecordBatch, selection: Selection, index: int, layout: Layout, widths: Mapping[str, int]
     ) -> StoredBatch:
-        """The values of one batch, as they were given.
-
-        Args:
-            rows: Its rows, with at least the selected columns.
-            selection: What is wanted.
-            index: Index of the batch.
-            layout: How its values were given.
-            widths: Width of each dictionary.
-        """
+        """The values of one batch, as they were given."""
         values: dict[str, Any] = {}
         with torch.inference_mode(mode=False):  # what is read can be used without restrictions, wherever it is read
             sparse: Mapping[str, Mapping[str, LatentValues]] = {}

@@ -237,9 +237,6 @@ class StoreWriter:
     def seal(self) -> AnalysisStore:
         """Close, and mark the store as complete, with hashes of all its files.
 
-        Returns:
-            The store.
-
         Raises:
             StoreError: Batches are missing, or ranks do not fit together.
             StoreBusyError: Another rank has written its last batch and not closed yet; it can seal after closing.

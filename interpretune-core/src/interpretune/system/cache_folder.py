@@ -83,9 +83,6 @@ def build_once(folder: Path, build: Callable[[Path], None], *, force: bool = Fal
         build: Fills the folder that it is given. Whatever it raises leaves nothing behind.
         force: Build although a whole folder is there.
 
-    Returns:
-        ``folder``.
-
     Raises:
         CacheError: The place cannot be written.
     """

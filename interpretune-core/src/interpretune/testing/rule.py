@@ -85,9 +85,6 @@ class Rule:
     def check(self, bench: Bench) -> None:
         """Check it.
 
-        Args:
-            bench: The adapter, and what is needed to try it.
-
         Raises:
             RuleBroken: The adapter breaks it.
             RuleHidden: A rule that it builds on is broken.

@@ -71,12 +71,7 @@ class Bench:
         self._sessions: list[ITSession] = []
 
     def lacking(self, reason: str, rules: Sequence[str]) -> RuleSkipped:
-        """What to raise where something is missing that a rule needs.
-
-        Args:
-            reason: What is missing.
-            rules: Rules that are about it: where one of them is broken, the rule at hand is hidden by it.
-        """
+        """What to raise where something is missing that a rule needs; a broken one of ``rules`` hides the rule."""
         because = tuple(dict.fromkeys(root for id_ in rules for root in self.broken.get(id_, ())))
         return RuleHidden(reason, because) if because else RuleSkipped(reason)
 
@@ -157,12 +152,7 @@ class Bench:
         return folder
 
     def new_session(self, *, init: bool = True, **options: Any) -> ITSession:
-        """A session of its own, which is ended with the others if no rule ends it.
-
-        Args:
-            init: Bring it to life.
-            **options: As for ``session_cfg``.
-        """
+        """A session of its own, which is ended with the others if no rule ends it."""
         session = ITSession(self.session_cfg(**options))
         self._sessions.append(session)
         if init:
@@ -221,10 +211,6 @@ class Bench:
     def other_model(self, what: str, write: Callable[[Path], None]) -> Path:
         """A folder with another tiny model.
 
-        Args:
-            what: What it has, in words.
-            write: The method of the suite that writes it.
-
         Raises:
             RuleSkipped: The adapter loads no such model.
         """
@@ -240,12 +226,6 @@ class Bench:
         self, name: str, change: Callable[[dict[str, Any]], Mapping[str, Any]], what: str, *more_files: str
     ) -> Path:
         """A copy of the tiny model with other settings in its ``config.json``, and in further files where they are.
-
-        Args:
-            name: Of its folder.
-            change: The settings that are others, by all of a file.
-            what: What is changed, in words.
-            *more_files: Further files.
 
         Raises:
             RuleSkipped: It has no ``config.json``.

@@ -34,9 +34,6 @@ def fit(
         loop_cfg: What to do; None: one epoch.
         model: The module, under framework adapters that call it so.
 
-    Returns:
-        Metrics, step and checkpoints.
-
     Raises:
         TrainingError: A step or an optimizer is missing, or a loss is no finite number.
         CheckpointError: ``resume_from`` does not fit.

@@ -38,13 +38,7 @@ class StepModule(nn.Module):
         self.register_load_state_dict_pre_hook(_restore_further_names)  # type: ignore[no-untyped-call]
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
-        """The loss of one batch.
-
-        Args:
-            **batch: The batch, labels included.
-
-        Returns:
-            ``{"loss": loss}``.
+        """``{"loss": loss}`` of one batch, labels included.
 
         Raises:
             TrainingError: The step returned no loss, or none that can be trained on.
