@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Prefill, ablate, activation_name
+from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Points, Prefill, ablate, activation_name
 from interpretune.latents.identity import IdentityDictionary
-from interpretune.replay import Changes
-from tests.replay.ablated_rows import ATOL, active_rows, worst_error
+from interpretune.replay import Changes, ablate_from
+from tests.replay.ablated_rows import ATOL, active_rows, error_of, worst_error
 from tests.tiny_architectures import NEURONS, WIDTH, backend_of, batch_of, dictionary, make_model
 
 LENGTHS = (9, 4, 12, 1)
@@ -34,15 +34,16 @@ def rows_of_all(prefill: Prefill) -> LatentRows:
 
 def runs_of_blocks(backend: HuggingFaceBackend, prefill: Prefill, rows: LatentRows, **options: Any) -> list[int]:
     found: Counter[int] = Counter()
-    blocks = backend.model.model.layers  # type: ignore[union-attr]
+    assert backend.blocks is not None
+    blocks = backend.blocks[1]
+    attention: list[Any] = [block.attn if hasattr(block, "attn") else block.self_attn for block in blocks]
     handles = [
-        block.self_attn.register_forward_pre_hook(lambda *_, i=i: found.update([i]))
-        for i, block in enumerate(blocks)  # type: ignore[arg-type]
+        module.register_forward_pre_hook(lambda *_, i=i: found.update([i])) for i, module in enumerate(attention)
     ]
     ablate(prefill, rows, **options)
     for handle in handles:
         handle.remove()
-    return [found[i] for i in range(len(blocks))]  # type: ignore[arg-type]
+    return [found[i] for i in range(len(blocks))]
 
 
 def test_rows_that_write_the_residual_stream_join(backend: HuggingFaceBackend) -> None:
@@ -72,6 +73,32 @@ def test_rows_within_a_block_join_where_others_stay_as_they_are(backend: Hugging
     assert worst_error(prefill) < ATOL
     assert runs_of_blocks(backend, prefill, rows, naive=True) == [3, 3, 3, 3]  # neurons and heads are one forward
     torch.testing.assert_close(ablate(prefill, rows, naive=True), ablate(prefill, rows), rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "runs"),
+    [("llama", [0, 0, 1, 1]), ("gpt2", [0, 0, 1, 1]), ("gemma3", [0, 0, 1, 1]), ("granite", [0, 1, 1, 1])],
+)
+def test_rows_of_neurons_begin_above_their_block(kind: str, runs: list[int]) -> None:
+    """Also where a norm follows the MLP; not where a block multiplies what the MLP writes by a constant."""
+    backend, inputs = backend_of(make_model(kind)), batch_of(LENGTHS, "left")
+    width = backend.capture(inputs, ["layers.1.mlp_act"])["layers.1.mlp_act"].shape[-1]
+    models = [IdentityDictionary(f"layers.{layer}.mlp_act", width) for layer in (3, 1)]
+    lower, upper = map(activation_name, reversed(models))
+    prefill = backend.prefill(inputs, models, self_check=False)
+    pairs = torch.cartesian_prod(torch.arange(len(LENGTHS)), torch.tensor([2, 17]))
+    single = LatentRows.joined([LatentRows.single(name, pairs, 0.7) for name in (lower, upper)])
+    together = LatentRows.sets(upper, torch.tensor([2, 0]), [torch.arange(30), torch.tensor([4])], -0.3)
+    one = Changes(torch.tensor([0]), torch.tensor([7]), torch.tensor([1.0]))
+    both = LatentRows(torch.tensor([1]), {lower: one, upper: one})
+    assert runs_of_blocks(backend, prefill, single) == runs
+    for rows in (single, together, both):
+        assert error_of(prefill, rows) < ATOL
+    points = Points(*inputs.attention_mask.nonzero().unbind(-1))
+    everywhere = backend.prefill(inputs, models, points, self_check=False)
+    rows = LatentRows.joined([LatentRows.single(name, torch.tensor([[0, 3], [9, 17]]), 0.7) for name in (lower, upper)])
+    found = [ablate_from(everywhere, rows, naive=naive) for naive in (True, False)]
+    torch.testing.assert_close(*found, rtol=0, atol=ATOL)
 
 
 def test_decoders_that_are_not_linear_run_alone(backend: HuggingFaceBackend) -> None:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 import interpretune as it
 from interpretune.analysis import Points, ablate, ablate_from, activation_name
+from interpretune.latents.identity import IdentityDictionary
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute, latent_edges
 from interpretune_tlens import (
@@ -96,6 +97,15 @@ def test_bridges_are_exact_to_1e_10_in_float64_and_to_2e_5_in_float32(backend: M
     for side in ("left", "right"):
         prefill = single.prefill(batch_of(RAGGED, side), models_at(*TWO, dtype=torch.float32))
         assert worst_error(prefill) < 2e-5
+
+
+@pytest.mark.parametrize(("stack", "kind"), [("hooked", "gpt2"), ("bridge", "llama"), ("bridge", "gemma3")])
+def test_rows_of_neurons_begin_above_their_block(backend: Make, stack: str, kind: str) -> None:
+    made, inputs = backend(stack, kind), batch_of(EQUAL, "left")
+    width = made.capture(inputs, ["layers.1.mlp_act"])["layers.1.mlp_act"].shape[-1]
+    prefill = made.prefill(inputs, [IdentityDictionary(f"layers.{layer}.mlp_act", width) for layer in (1, 3)])
+    assert prefill.require_kept().projected.keys() == prefill.latents.keys()
+    assert worst_error(prefill) < (EAGER_ATOL if kind == "gemma3" else ATOL)
 
 
 def suffix_error(backend: TransformerLensBackend, lengths: tuple[int, ...], side: str, dtype: torch.dtype) -> float:

@@ -129,6 +129,17 @@ class TransformerLensBackend(AnalysisBackend):
             return activations @ weight.reshape(activations.shape[-1], -1) + bias
         return super().written_by(hook_point, activations)
 
+    def projection(self, hook_point: str) -> Tensor | None:
+        """See ``AnalysisBackend.projection``."""
+        block, is_attention = self._block_of(hook_point)
+        part: Any = getattr(block, "attn" if is_attention else "mlp", None)
+        module = getattr(part, "o" if is_attention else "out", None)
+        if isinstance(module, nn.Module):  # of a bridge
+            original = getattr(module, "original_component", None)
+            return original.weight.T if type(original) is nn.Linear else None
+        weight = getattr(part, "W_O" if is_attention else "W_out", None)
+        return weight.flatten(0, -2) if isinstance(weight, Tensor) and weight.is_floating_point() else None
+
     def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
         """See ``AnalysisBackend.norm_after``."""
         block, is_attention = self._block_of(hook_point)

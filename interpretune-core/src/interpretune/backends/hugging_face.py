@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import ATTN_PATTERN, LOGITS, canonical, in_layer, split_layer
@@ -161,6 +162,14 @@ class HuggingFaceBackend(AnalysisBackend):
     def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
         """See ``AnalysisBackend.written_by``; the projection's own module."""
         return self.modules[self.module_and_side(hook_point)[0]](activations)
+
+    def projection(self, hook_point: str) -> Tensor | None:
+        """See ``AnalysisBackend.projection``."""
+        module = self.modules[self.module_and_side(hook_point)[0]]
+        if type(module) not in (nn.Linear, Conv1D) or "forward" in vars(module):
+            return None
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return weight.T if type(module) is nn.Linear else weight
 
     def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
         """See ``AnalysisBackend.norm_after``."""

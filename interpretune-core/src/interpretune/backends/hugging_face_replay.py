@@ -115,7 +115,7 @@ class HuggingFaceReplay(ReplayEngine):
             block: LayerKeys(keys, values, slots[self._windows[block]], seen[self._windows[block]])
             for block, (keys, values) in cache.kept.items()
         }
-        numbers = points.of(position_ids(mask))
+        numbers = points.of(position_ids(inputs.attention_mask))
         return logits, Prefix(points, points.of(inputs.tokens), numbers, layers)
 
     def _check_kept(self, cache: _KeepingCache, inputs: ModelInputs, first_block: int) -> None:

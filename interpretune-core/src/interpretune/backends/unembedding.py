@@ -96,6 +96,14 @@ class UnembeddingModel(HookedModel):
             self.forward(lone_tokens(activations), {hook_point: put, output_of(hook_point): noted_last(written)})
         return written[0][:, 0]
 
+    def projection(self, hook_point: str) -> Tensor | None:
+        """Weights of that projection, ``[width, d_model]``; None: it is no plain linear map, or not at hand.
+
+        Args:
+            hook_point: ``attn_z`` or ``mlp_act`` of a block.
+        """
+        return None
+
     def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
         """The norm between that projection and the residual stream, ``[n, d_model]`` to the same; None: there is none.
 

@@ -11,7 +11,7 @@ from interpretune.activations.finite import check_rows
 from interpretune.activations.inputs import Points
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.latents.latent_model import LatentModel
-from interpretune.operations.objectives import MOST_LOGITS, Objective, Outcome, log_probs_of
+from interpretune.operations.objectives import MOST_LOGITS, LogProb, Objective, Outcome, Prob, log_probs_of
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.sequences import Sequences
 from interpretune.replay.ablation import naive_budget
@@ -113,7 +113,8 @@ class MeasuredBatch:
             changed = self._at.positions[at].unsqueeze(-1)
             later = torch.maximum(wanted, changed)  # what comes before is as in the clean run
             logits = self._backend.ablate_from(self.prefill, repeated, later, self._columns, self._row_budget)
-            logits = torch.where((wanted < changed).unsqueeze(-1), self._clean_logits[sequences], logits)
+            before, column = (wanted < changed).nonzero().unbind(-1)
+            logits[before, column] = self._clean_logits[sequences[before], column]
         examples = self._points.examples[rows.points]
         return self._outcome(logits, examples, self._sequences.answers[sequences], which)
 
@@ -146,9 +147,10 @@ class MeasuredBatch:
         read, log_probs, clean = logits, None, None
         if self._columns is None:
             read = log_probs_of(logits)
-        if self._clean_log_probs is not None:
+        if self._clean_log_probs is not None and not isinstance(self._objective, (LogProb, Prob)):  # of answers alone
             first = torch.searchsorted(owner, torch.arange(len(examples), device=owner.device))
-            log_probs, clean = read[first, 0], self._clean_log_probs[examples]
+            log_probs = read[first, 0] if self._sequences.several else read[:, 0]
+            clean = self._clean_log_probs[examples]
         if self._sequences.several:
             sequence = torch.searchsorted(self._sequences.rows, examples)[owner] + answers
             tokens = self._sequences.tokens[sequence]

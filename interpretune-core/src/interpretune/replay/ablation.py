@@ -68,23 +68,36 @@ def ablate(
 def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None, naive: bool) -> Tensor:
     check_rows_and_budget(prefill, rows, row_budget)
     clean = prefill.logits if columns is None else prefill.logits[:, columns]
-    result = clean[rows.points]
+    result = clean.new_empty(len(rows), clean.shape[-1])
     run: Callable[[Prefill, LatentRows, tuple[str, ...], Tensor | None], Tensor] = run_naively
     replays = prefill.kept is not None and not naive
     size, groups = row_budget, groups_of(prefill, rows, whole=not replays)
+    same = torch.ones(len(rows), dtype=torch.bool, device=clean.device)
+    for which in groups.values():
+        same[which] = False
+    result[same] = clean[rows.points[same]]
     if prefill.kept is not None and replays:
         run, size = _replay, size or replay_budget(prefill, columns)
-        entries = prefill.kept.entries
-        joins = [name for name in sorted(entries, key=lambda name: entries[name].start) if entries[name].joins]
+        alone = prefill.kept.alone
+        joins = [name for name in sorted(alone, key=lambda name: alone[name].start) if alone[name].joins]
         joining = {name: groups.pop((name,)) for name in joins if (name,) in groups}
         for parts in _chunks(joining, size):
             chunk = torch.cat(list(parts.values()))
-            result[chunk] = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
+            found = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
+            result = _filled(result, chunk, found)
     for names, which in groups.items():
         which = which[rows.points[which].argsort(stable=True)]
         for chunk in which.split(size or naive_budget(prefill)):
-            result[chunk] = run(prefill, rows.select(chunk), names, columns)
+            result = _filled(result, chunk, run(prefill, rows.select(chunk), names, columns))
     check_finite(prefill, rows, result)
+    return result
+
+
+def _filled(result: Tensor, rows: Tensor, found: Tensor) -> Tensor:
+    """The result with some rows filled in; what was found itself if that is all of it, since vocabularies are large."""
+    if len(rows) == len(result) and torch.equal(rows, torch.arange(len(result), device=rows.device)):
+        return found
+    result[rows] = found
     return result
 
 
@@ -156,6 +169,9 @@ def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...
 def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
     lowest = prefill.lowest(names)
     kept = prefill.require_kept()
+    if len(names) == 1 and lowest in kept.projected:
+        stream = begun(prefill, lowest, rows)
+        return prefill.run_joined(names, None, Rows.of(rows.points), stream, {}, columns)
     output, edits = None, {name: rows.changes[name].edit() for name in names}
     if kept.entries[lowest].puts_output:
         del edits[lowest]
@@ -166,14 +182,15 @@ def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns:
 def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None) -> Tensor:
     """Rows of several latent models, by the block where they begin, lowest first: there they join those from below."""
     kept = prefill.require_kept()
-    begin = [list(names) for _, names in groupby(parts, lambda name: (kept.entries[name].start, prefill.running(name)))]
+    alone = kept.alone
+    begin = [list(names) for _, names in groupby(parts, lambda name: (alone[name].start, prefill.running(name)))]
     ends: list[str | None] = [*(names[0] for names in begin[1:]), None]
     points, found = prefill.points.positions.new_empty(0), list[Tensor]()
     for names, end in zip(begin, ends, strict=True):
         outputs = {}
         for name in names:
-            rows, entry = parts[name], kept.entries[name]
-            output = changed_output(prefill, name, rows.points, rows.changes[name])
+            rows, entry = parts[name], alone[name]
+            output = begun(prefill, name, rows)
             if not entry.hands_in:
                 outputs[name] = torch.arange(len(points), len(points) + len(rows), device=points.device), output
             found.append(output if entry.hands_in else kept.hidden[entry.start][rows.points])
@@ -184,6 +201,14 @@ def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: T
         ran = prefill.run_joined(names, end, Rows.of(points[order]), torch.cat(found)[order], within, columns)
         found = [ran[back]]
     return found[0]
+
+
+def begun(prefill: Prefill, name: str, rows: LatentRows) -> Tensor:
+    """What rows begin with that change one latent model alone: what it writes, or the stream after its block."""
+    projected = prefill.require_kept().projected.get(name)
+    if projected is None:
+        return changed_output(prefill, name, rows.points, rows.changes[name])
+    return projected.changed(prefill.latents[name], rows.points, rows.changes[name])
 
 
 def changed_output(prefill: Prefill, name: str, points: Tensor, changes: Changes) -> Tensor:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
 from interpretune.activations.edits import Edit, Observer, in_turn
 from interpretune.activations.finite import check_rows, rows_named
-from interpretune.activations.hook_names import RESID_PRE, canonical, in_layer
+from interpretune.activations.hook_names import RESID_POST, RESID_PRE, canonical, in_layer
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import HookPointError, ReplayRefusedError
@@ -22,6 +22,7 @@ from interpretune.replay.buckets import Bucket, length_buckets, one_prefix, toge
 from interpretune.replay.engine import ReadyContext, ReplayEngine
 from interpretune.replay.entries import Entry, find_entries
 from interpretune.replay.prefix import Prefix, Rows
+from interpretune.replay.projected import Projected, blocks_above, find_projected
 from interpretune.system.model_lock import model_lock
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Kept:
         entries: Where replays begin, by activation name, from the lowest latent model to the highest.
         hidden: Residual stream at the points before the blocks at which replays begin, ``[n, d_model]``.
         outputs: What each latent model wrote at the points, ``[n, ...]``, by activation name.
-        everywhere: What suffix rows need at all positions, by activation name; filled when they first ask for it.
+        projected: Neurons whose rows begin above their block if they change nothing else, by activation name.
+        everywhere: What suffix rows need at all positions, by activation name, or by hook point of the stream; filled
+            when they first ask for it.
     """
 
     engine: ReplayEngine
@@ -52,7 +55,13 @@ class Kept:
     entries: Mapping[str, Entry]
     hidden: Mapping[int, Tensor]
     outputs: Mapping[str, Tensor]
+    projected: Mapping[str, Projected] = field(factory=dict)
     everywhere: dict[str, CleanRun] = field(factory=dict)
+
+    @property
+    def alone(self) -> dict[str, Entry]:
+        """Where replays begin of rows that change one latent model alone, by activation name."""
+        return {**self.entries, **{name: item.entry for name, item in self.projected.items()}}
 
 
 @frozen(eq=False)
@@ -157,7 +166,7 @@ class Prefill:
             ReplayRefusedError: The model cannot be replayed.
         """
         kept = self.require_kept()
-        start, seen = kept.entries[names[0]].start, list[Tensor]()
+        start, seen = kept.alone[names[0]].start, list[Tensor]()
         runs = self.running(names[0]) - (set() if upper is None else self.running(upper))
         splices = self._splices([key for key in self.latent_models if key in runs], rows, {}, {}, {})
         puts = {canonical(self.latent_models[name].output_hook_point): _put(*given) for name, given in outputs.items()}
@@ -168,14 +177,14 @@ class Prefill:
         with model_lock(self.backend.model), contextlib.suppress(AllCaptured), kept.ready():
             edits = self.backend.chain(splices, puts, run)
             if upper is not None:
-                at, stop = in_layer(kept.entries[upper].start, RESID_PRE), noted_last(seen)
+                at, stop = in_layer(kept.alone[upper].start, RESID_PRE), noted_last(seen)
                 edits[at] = in_turn([edits[at], stop]) if at in edits else stop
             return run(edits)
         return seen[0].squeeze(1)
 
     def running(self, name: str) -> set[str]:
-        """Activation names of the latent models that run in rows of one of them."""
-        entry = self.require_kept().entries[name]
+        """Activation names of the latent models that run in rows that change one of them alone."""
+        entry = self.require_kept().alone[name]
         return {*entry.above} if entry.hands_in else {*entry.above, name}
 
     def _splices(
@@ -276,6 +285,7 @@ def prefill(
         hidden, outputs = joined([item.hidden for item in seen]), joined([item.outputs for item in seen])
         ready = engine.prepare(_lowest_start(entries, engine))
         kept = Kept(engine, ready, prefix, in_order, hidden, outputs)
+        kept = evolve(kept, projected=find_projected(kept, models, joined([item.latents for item in seen])))
     logits = together(parts, [item.logits for item in seen])
     nothing = torch.zeros(len(points), dtype=torch.bool, device=logits.device)
     untouched = {
@@ -341,12 +351,18 @@ def _run_bucket(
         for name, item in models.items()
     ]
     starts = {entry.start for entry in entries.values() if not (entry.hands_in and entry.puts_output)}
-    first = {in_layer(block, RESID_PRE): keep_hidden(block) for block in starts if engine and block < engine.n_blocks}
+    starts |= set() if engine is None else set(blocks_above(engine, models).values())
+    first = {stream_before(engine, block): keep_hidden(block) for block in starts if engine is not None}
     edits = backend.chain(splices, first, lambda edits: backend.forward(inputs, edits, points))
     if engine is None:
         return _Seen(backend.forward(inputs, edits, points), None, latents, outputs, hidden)
     logits, prefix = engine.prefill(inputs, edits, points, _lowest_start(entries, engine))
     return _Seen(logits, prefix, latents, outputs, hidden)
+
+
+def stream_before(engine: ReplayEngine, block: int) -> str:
+    """Hook point of the residual stream before a block, or after the last one."""
+    return in_layer(block, RESID_PRE) if block < engine.n_blocks else in_layer(block - 1, RESID_POST)
 
 
 def _lowest_start(entries: Mapping[str, Entry], engine: ReplayEngine) -> int:

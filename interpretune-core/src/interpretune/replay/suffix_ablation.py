@@ -15,6 +15,7 @@ from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError
 from interpretune.latents.splicing import Splice
 from interpretune.replay.ablation import (
+    begun,
     changed_output,
     check_finite,
     check_rows_and_budget,
@@ -23,7 +24,7 @@ from interpretune.replay.ablation import (
     replay_budget,
     run_naively,
 )
-from interpretune.replay.prefill import CleanRun, Prefill
+from interpretune.replay.prefill import CleanRun, Prefill, stream_before
 from interpretune.replay.rows import LatentRows
 from interpretune.replay.suffix_rows import SuffixRows
 from interpretune.system.model_lock import model_lock
@@ -134,21 +135,26 @@ def _replay_suffixes(
     prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None, wanted: Tensor
 ) -> Tensor:
     lowest, kept = prefill.lowest(names), prefill.require_kept()
-    entry, clean = kept.entries[lowest], _clean_run(prefill, lowest)
     points = prefill.points.select(rows.points)
     suffixes = SuffixRows.of(prefill.inputs, kept.prefix, points.examples, points.positions, wanted)
     first_token = torch.zeros_like(points.positions)
     edits: dict[str, Edit] = {name: rows.changes[name].edit(first_token) for name in names}
     output = None
-    if clean.output is not None:
-        del edits[lowest]
-        output = suffixes.of_tokens(clean.output).clone()
-        output[:, 0] = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
-    if clean.hidden is None:
-        assert output is not None
-        hidden, runs = output, {*entry.above}
+    if lowest in kept.projected and len(names) == 1:
+        entry = kept.alone[lowest]
+        hidden, runs = suffixes.of_tokens(_stream(prefill, entry.start)), {*entry.above}
+        hidden[:, 0] = begun(prefill, lowest, rows)
     else:
-        hidden, runs = suffixes.of_tokens(clean.hidden), {*entry.above, lowest}
+        entry, clean = kept.entries[lowest], _clean_run(prefill, lowest)
+        if clean.output is not None:
+            del edits[lowest]
+            output = suffixes.of_tokens(clean.output)
+            output[:, 0] = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
+        if clean.hidden is None:
+            assert output is not None
+            hidden, runs = output, {*entry.above}
+        else:
+            hidden, runs = suffixes.of_tokens(clean.hidden), {*entry.above, lowest}
     splices = []
     for name, model in prefill.latent_models.items():
         if name in runs:
@@ -161,6 +167,17 @@ def _replay_suffixes(
 
     with kept.ready():
         return run(prefill.backend.chain(splices, run=run))
+
+
+def _stream(prefill: Prefill, block: int) -> Tensor:
+    """The residual stream before a block in the model as it is, ``[batch, pos, d_model]``."""
+    kept = prefill.require_kept()
+    name = stream_before(kept.engine, block)
+    if name not in kept.everywhere:
+        kept.everywhere[name] = CleanRun(prefill.backend.capture(prefill.inputs, [name])[name], None)
+    stream = kept.everywhere[name].hidden
+    assert stream is not None, "that is all there is of it"
+    return stream
 
 
 def _clean_run(prefill: Prefill, name: str) -> CleanRun:
