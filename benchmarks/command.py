@@ -14,7 +14,7 @@ from tabulate import tabulate
 from transformers.utils import logging
 
 from benchmarks.workload import BACKENDS, Workload, make_workload
-from interpretune.demo.offline_model import offline_model
+from interpretune.models.offline_model import offline_model
 
 OUT = Path(__file__).parent / "out"
 

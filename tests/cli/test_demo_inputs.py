@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from interpretune import ConfigurationError, DataError, ITSharedConfig, ModelLoadError
-from interpretune.demo import offline_model as offline
 from interpretune.demo.data import demo_files, recombine
 from interpretune.demo.run import _default_layers, choose_adapters
+from interpretune.models import offline_model as offline
 from tests.tiny import save_tiny_model
 
 

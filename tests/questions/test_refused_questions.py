@@ -180,6 +180,9 @@ def test_a_result_is_shown_and_drawn(model):
     assert list(result.plot(3).data[0].y) == list(top.name)
     assert "<table" in result._repr_html_()
     assert "4 heads of layers.1.attn_z" in repr(result)
+    told = str(result).splitlines()
+    assert told[1] == f"The model rates the correct answer highest in {result.share_correct:.0%} of rows."
+    assert [line.split()[-1] for line in told[4:]] == ["2"] * 5  # a line for each unit, and nothing cut away
     assert result.question["unit"] == "logits"
 
 

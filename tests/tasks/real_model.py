@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interpretune.demo.offline_model import offline_model
+import interpretune as it
 from interpretune.questions import encode
 from interpretune.tasks import find_task
 from tests.tasks.test_rows import ONE_TOKEN
@@ -16,7 +18,7 @@ from tests.tasks.test_rows import ONE_TOKEN
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return offline_model(os.environ.get("INTERPRETUNE_TEST_CACHE", tmp_path_factory.mktemp("cache")))
+    return it.offline_model(os.environ.get("INTERPRETUNE_TEST_CACHE", tmp_path_factory.mktemp("cache")))
 
 
 def test_rows_of_every_task_encode(folder):
@@ -37,3 +39,13 @@ def test_a_small_model_agrees_verbs_with_subjects(folder):
             logits = model(row.tokens[None]).logits[0, -1, [answer[0] for answer in row.answers]]
         right.append(int(logits.argmax()) == row.correct)
     assert sum(right) >= 0.95 * len(right)
+
+
+@pytest.mark.real_model
+def test_the_smallest_program_runs_as_it_stands(folder, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    program, shown = re.findall(r"^```(?:python|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[:2]
+    assert sum(bool(line.strip()) for line in program.splitlines()) <= 8
+    monkeypatch.setattr(it, "offline_model", lambda: folder)
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(shown.removesuffix("...\n"))

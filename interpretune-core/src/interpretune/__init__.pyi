@@ -52,6 +52,7 @@ from .memory.profiling import (
 from .memory.status import MemoryStatus as MemoryStatus, memory_status as memory_status
 from .memory.table import MemoryTable as MemoryTable, memory_table as memory_table
 from .models.loading import load_hf_model as load_hf_model
+from .models.offline_model import offline_model as offline_model
 from .models.padding import pad_left as pad_left
 from .models.tokenizer import load_tokenizer as load_tokenizer, sanitize_input_name as sanitize_input_name
 from .plugins.contributions import (

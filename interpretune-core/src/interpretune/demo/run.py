@@ -26,11 +26,11 @@ from interpretune.config.latents import LatentRequest
 from interpretune.config.module import GenerativeClassificationConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.demo.data import TEXT_FIELDS, demo_files
-from interpretune.demo.offline_model import is_cached, offline_model
 from interpretune.demo.report import asked_answer, write_report
 from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.latents.quality import measure_latent_quality
 from interpretune.memory.profiling import peak_memory_bytes
+from interpretune.models.offline_model import is_cached, offline_model
 from interpretune.models.tokenizer import load_tokenizer
 from interpretune.plugins.declaration import Level
 from interpretune.plugins.discovery import installed_adapters

@@ -64,6 +64,9 @@ class LogitLens(Results):
         )
         return found.loc[order].reset_index()
 
+    def _printed(self) -> pd.DataFrame:
+        return self.layers()
+
     def plot(self) -> go.Figure:
         """Lines of the mean objective over layers, with each of the two scales."""
         layers, told = self.layers(), self.question
@@ -81,6 +84,3 @@ class LogitLens(Results):
     def __repr__(self) -> str:
         told = self.question
         return f"Logit lens of {told['objective']} over {told['rows']} rows, {len(told['units'])} layers"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.layers()._repr_html_()}"

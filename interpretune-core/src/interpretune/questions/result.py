@@ -119,6 +119,20 @@ class Results:
         """The same as a data frame."""
         return self.to_arrow().to_pandas()
 
+    def _printed(self) -> pd.DataFrame:
+        raise NotImplementedError
+
+    def _heading(self) -> str:
+        rated = self.share_correct
+        told = "" if np.isnan(rated) else f".\nThe model rates the correct answer highest in {rated:.0%} of rows."
+        return f"{self!r}{told}"
+
+    def __str__(self) -> str:
+        return f"{self._heading()}\n\n{self._printed().to_string(index=False, float_format='{:.4g}'.format)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._heading())}</p>{self._printed()._repr_html_()}"
+
 
 class Effects(Results):
     """Effects of units on an objective, in a store.
@@ -170,6 +184,9 @@ class Effects(Results):
             0, "name", [_named(kinds, units, unit) for units, unit in zip(found.units, found.unit, strict=True)]
         )
         return found.sort_values("mean_size", ascending=False, kind="stable").head(n).reset_index(drop=True)
+
+    def _printed(self) -> pd.DataFrame:
+        return self.top().drop(columns=["units", "unit"])
 
     def plot(self, n: int = 20) -> go.Figure:
         """Bars of the mean effects of the top units.
@@ -227,9 +244,6 @@ class Effects(Results):
         units = ", ".join(f"{item['chosen']} {item['kind']}s of {item['name']}" for item in told["units"][:3])
         more = f" and {len(told['units']) - 3} more" if len(told["units"]) > 3 else ""
         return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}{self.left_out}"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.top()._repr_html_()}"
 
 
 def _named(kinds: Mapping[str, str], units: str, unit: int) -> str:

