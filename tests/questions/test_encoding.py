@@ -130,6 +130,11 @@ def test_an_answer_that_is_joined_stands_alone():
     assert "Move a space" in text
 
 
+def test_two_spaces_before_an_answer_are_told():
+    with pytest.warns(UserWarning, match="two in a row"):
+        encode([PromptRow("Is it so? ", (" Yes", " No"))], byte_level())
+
+
 def test_an_answer_without_its_space_is_told_once():
     rows = [PromptRow("Is it so?", (" Yes", "No")), PromptRow("Is it so?", ("Yes", "No"))]
     with pytest.warns(UserWarning, match="follows in") as said:

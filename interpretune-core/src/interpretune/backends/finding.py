@@ -43,8 +43,9 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBacken
     names = sorted({item.name for item in offered})
     raise AnalysisError(
         f"A {type(model).__name__} is neither a model of transformers nor a backend, and there is no adapter for it; "
-        f"those that are installed take models of {', '.join(names) or 'no other library'}. Install the adapter for "
-        "its library, or pass an AnalysisBackend of your own."
+        f"those that are installed take models of {', '.join(names) or 'no other library'}. Give a model in memory, "
+        "such as AutoModelForCausalLM.from_pretrained(...), install the adapter for its library, or pass an "
+        "AnalysisBackend of your own."
     )
 
 

@@ -133,6 +133,11 @@ def _first_unnatural(
             if natural is None or natural == answer or (answer, one.text[-1]) in seen:
                 continue
             seen.add((answer, one.text[-1]))
+            if one.text[-1] == answer[0] == " ":
+                return (
+                    f"{one.where}: the prompt ends with a space and the answer {answer!r} begins with one, which are "
+                    "two in a row. Take the space away from the end of the prompt."
+                )
             there = _after(one.tokens, plain_tokens(tokenizer, [one.text + natural])[0])
             if there and there != tokens:
                 return (

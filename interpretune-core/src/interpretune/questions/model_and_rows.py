@@ -15,6 +15,7 @@ from interpretune.backends.finding import backend_of
 from interpretune.errors import ConfigurationError, DataError
 from interpretune.models.tokenizer import context_length
 from interpretune.questions.encoding import EncodedRow, encode
+from interpretune.questions.prompt_row import brief
 from interpretune.questions.sources import read_rows
 from interpretune.system.model_lock import model_lock
 from interpretune.system.torch_state import eval_mode
@@ -47,10 +48,14 @@ class ModelAndRows:
 
         Raises:
             AnalysisError: Core has no backend for such a model.
-            ConfigurationError: The batch size is out of range.
+            ConfigurationError: The batch size is out of range, or the tokenizer is none.
             DataError: Rows cannot be read, or there are none.
         """
         check_count("batch_size", batch_size)
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
+            raise ConfigurationError(
+                f"The tokenizer is {brief(tokenizer)}. Give the one of the model: AutoTokenizer.from_pretrained(...)."
+            )
         backend = backend_of(model, tokenizer)
         given = read_rows(prompts, answers=answers, correct=correct)
         if not given:

@@ -139,6 +139,11 @@ def question_of(
     if isinstance(measured, LogitDiff):
         for i, row in enumerate(asked.rows):
             measured.check_answers(len(row.answers), f"Row {i}")
+    if measured.reads == "row" and positions == "answer" and len(lacking) == len(asked.rows):
+        raise DataError(
+            f"The objective is {measured.name} of prompts without answers. Units are set at the last token, which "
+            "no loss of the prompt depends on. Change them earlier, with positions='each' or a span, or give answers."
+        )
     others = None
     if mean_over is not None:  # where answers play no part
         others = encode(

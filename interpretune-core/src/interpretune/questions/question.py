@@ -150,9 +150,10 @@ class Question(ModelAndRows):
         if self.positions == "each":
             return range(len(row.tokens))
         if self.positions not in row.spans:
+            told = f"the spans {', '.join(row.spans)}" if row.spans else "no spans"
             raise DataError(
-                f"positions is {self.positions!r}, and row {number} has the spans {', '.join(row.spans) or 'none'}. "
-                "Give answer, each, or a span that all rows have."
+                f"positions is {self.positions!r}, and row {number} has {told}. Give 'answer', 'each', or the name of "
+                "a span that all rows have."
             )
         return range(*row.spans[self.positions])
 

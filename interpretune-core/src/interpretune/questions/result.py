@@ -241,7 +241,10 @@ class Effects(Results):
 
     def __repr__(self) -> str:
         told = self.question
-        units = ", ".join(f"{item['chosen']} {item['kind']}s of {item['name']}" for item in told["units"][:3])
+        units = ", ".join(
+            f"{item['chosen']} {item['kind']}{'s' * (item['chosen'] != 1)} of {item['name']}"
+            for item in told["units"][:3]
+        )
         more = f" and {len(told['units']) - 3} more" if len(told["units"]) > 3 else ""
         return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}{self.left_out}"
 

@@ -155,7 +155,9 @@ def _one_split(splits: Mapping[str, datasets.Dataset], split: str | None, where:
     if split is None or split not in splits:
         found = [str(name) for name in splits]
         asked = "" if split is None else f", not {split!r}"
-        raise DataError(f"{where} has the splits {found}{asked}. Choose one with read_rows(split=...).")
+        raise DataError(
+            f"{where} has the splits {found}{asked}. Choose one: interpretune.questions.read_rows(..., split=...)."
+        )
     return splits[split]
 
 
@@ -254,9 +256,13 @@ def _with_answers(where: str, row: PromptRow, columns: _Columns, given: Mapping[
 def _column(where: str, fields: Mapping[str, Any], name: str, what: str) -> Any:
     if name not in fields:
         raise DataError(
-            f"{where} has no column {name!r}; its columns are {[str(name) for name in fields]}. Name the one of "
-            f"the {what} with {what}=..."
-            + (", or give the answers themselves there, in a list; [] for none." if what == "answers" else ".")
+            f"{where} has no column {name!r}; its columns are {[str(name) for name in fields]}. "
+            + (
+                "Name the one of the answers with answers=..., or give the answers themselves there, in a list; [] for "
+                "none."
+                if what == "answers"
+                else f"Rename the one of the {what}, or name it: interpretune.questions.read_rows(..., {what}=...)."
+            )
         )
     return _plain(fields[name])
 

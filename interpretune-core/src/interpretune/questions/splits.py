@@ -49,7 +49,7 @@ def load_splits(source: str | Path) -> Mapping[str, datasets.Dataset]:
     raise DataError(
         f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub, "
         f"{'; '.join(told)}. Give a JSONL file, a folder saved by datasets, or check the network. Prompts themselves "
-        "go into a list, even one alone."
+        "go into a list, even one alone; those of a task are interpretune.tasks.find_task(name).held_out()."
     ) from errors[-1]
 
 
