@@ -85,7 +85,7 @@ class ITModule(ModuleAnswers, nn.Module):
         By default the settings of the configuration, and every attribute set on the module or kept by an adapter's
         class, except those that a class lists in ``passing_state``. Override it to define this yourself.
         """
-        from interpretune.hashing.module_state import module_state
+        from interpretune.session.module_state import module_state
 
         return module_state(self)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.code_owner import own_bases
 from interpretune.hashing.content_hash import ContentHash, content_hash
-from interpretune.hashing.module_state import attributes_set
 from interpretune.hashing.packages import identify_packages, version_or_unknown
+from interpretune.session.module_state import attributes_set
 
 if TYPE_CHECKING:
     from interpretune.session.datamodule import ITDataModule
