@@ -12,6 +12,7 @@ from interpretune.analysis import AnalysisRunner, QuestionCfg
 from interpretune.plugins.stack import build_context
 from interpretune.questions import Effects, Latents, LogitLens
 from interpretune.store.writer import StoreWriter
+from interpretune.testing.tiny_models import tiny_llama
 from tests.question_sessions import ROWS, session_of
 from tests.tiny_latents import RandomDictionary
 
@@ -36,7 +37,9 @@ def dictionary() -> RandomDictionary:
 
 
 def test_a_question_in_a_run_gives_the_numbers_of_effects(tmp_path, dictionary):
-    session = session_of(tmp_path, {"test": ROWS, "train": ROWS[:2]}, latent_models=[dictionary])
+    rows = [*ROWS, it.PromptRow("Ada sees", (" Max", " Nora and Kit"), 1)]
+    settings = {"latent_models": [dictionary.double()], "hf_model": tiny_llama().double().eval()}
+    session = session_of(tmp_path, {"test": rows, "train": ROWS[:2]}, **settings)
     against = {"logit_diff": {"against": "max"}}
     asked = {
         "neurons": QuestionCfg(
@@ -50,11 +53,11 @@ def test_a_question_in_a_run_gives_the_numbers_of_effects(tmp_path, dictionary):
     units = [it.Neurons(0, [1, 5]), it.Neurons(2, [1, 5]), it.Vector("layers.1.mlp_out"), it.Heads()]
     model, tokenizer = session.module.model, session.datamodule.tokenizer
     alone = {
-        "neurons": it.effects(model, tokenizer, ROWS, units=units, objective=against, batch_size=3),
+        "neurons": it.effects(model, tokenizer, rows, units=units, objective=against, batch_size=3),
         "latents": it.effects(
             model,
             tokenizer,
-            ROWS,
+            rows,
             units=Latents(dictionary),
             objective="log_prob",
             value="mean",
@@ -68,8 +71,8 @@ def test_a_question_in_a_run_gives_the_numbers_of_effects(tmp_path, dictionary):
         found = Effects(store)
         assert store.manifest.about["analysis"] == name
         assert len(found.to_pandas()) > 0
-        assert_frame_equal(found.to_pandas(), alone[name].to_pandas(), rtol=1e-5, atol=1e-6)
-        assert_frame_equal(found.rows(), alone[name].rows(), rtol=1e-5, atol=1e-6)
+        assert_frame_equal(found.to_pandas(), alone[name].to_pandas(), rtol=0, atol=1e-10)
+        assert_frame_equal(found.rows(), alone[name].rows(), rtol=0, atol=1e-10)
 
 
 def test_hooks_see_a_question_begin_and_end_and_a_run_goes_on(tmp_path, adapter_of, monkeypatch):

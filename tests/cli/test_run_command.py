@@ -560,7 +560,7 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
         del written["session"]["module_cfg"]["generative_step_cfg"]
 
     heads = {"units": [{"heads": 1}, {"vector": "layers.1.mlp_out"}], "value": "corrupted", "positions": "each"}
-    file = write(change, analyses={"clean": "clean_no_sae", "heads": heads})
+    file = write(change, analyses={"clean": "clean_no_sae", "heads": heads, "lens": {"method": "lens"}})
     assert printed_config([file], capsys).count("value: corrupted") == 1
     options = ["--analyses.heads.positions", "answer", "--analyses.neurons.units", "{neurons: 1}"]
     assert main(["run", file, *options, "--json"]) == 0
@@ -568,8 +568,10 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
     assert [(item["name"], item["rows"], item["complete"]) for item in told] == [
         ("clean", 2, True),
         ("heads", 2, True),
+        ("lens", 2, True),
         ("neurons", 2, True),
     ]
+    assert [item["units"] for item in told[2]["layers"]][:2] == ["layers.0.resid_pre", "layers.0.resid_post"]
     effects = Effects.open(told[1]["folder"])
     assert told[1]["top"] == effects.top().to_dict("records")
     assert effects.question["positions"] == "answer"
@@ -578,6 +580,7 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
     printed = capsys.readouterr().out
     assert "heads: Effects on logit_diff over 2 rows of 4 heads of layers.1.attn_z" in printed
     assert effects.top(1).name[0] in printed
+    assert "layers.0.resid_pre" in printed
     rows = {"rows": [{"prompt": "He has"}, {"prompt": "Bo likes a boat and"}], "answers": []}
     loss = {"units": {"heads": 1}, "objective": "loss", "positions": "each"}
 
@@ -587,9 +590,6 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
 
     assert main(["run", write(without, analyses={"loss": loss}), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["analyses"][0]["top"][0]["mean_size"] > 0
-    assert main(["run", write(change, analyses={"lens": {"method": "lens"}}), "--json"]) == 0
-    layers = json.loads(capsys.readouterr().out)["analyses"][0]["layers"]
-    assert [item["units"] for item in layers][:2] == ["layers.0.resid_pre", "layers.0.resid_post"]
     heads["mode"] = "ablation"
     assert main(["run", write(change, analyses={"heads": heads})]) == EXIT_ERROR
     assert "analyses.heads has no field 'mode'. " in capsys.readouterr().err

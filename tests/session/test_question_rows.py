@@ -139,9 +139,8 @@ def test_answers_of_several_tokens_are_for_questions(tmp_path):
     assert session.datamodule.rows() == rows
 
 
-@pytest.mark.parametrize("some", [(), (" house", " tree")], ids=["none", "some"])
-def test_rows_without_answers_are_for_kl_and_loss(tmp_path, some):
-    rows = [it.PromptRow("He has"), it.PromptRow("Ada sees the red dog near the", some)]
+def test_rows_without_answers_are_for_kl_and_loss(tmp_path):
+    rows = [it.PromptRow("He has"), it.PromptRow("Ada sees the red dog near the", (" house", " tree"))]
     session = session_of(tmp_path, rows)
     assert session.datamodule.rows() == rows
     runner = AnalysisRunner(**session, root=tmp_path / "stores")
