@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import evolve, frozen
 
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.open_analyses import OpenAnalyses
-from interpretune.config.checked import CheckedConfig, Positive
+from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
+from interpretune.evidence.gathering import evidence_of
 from interpretune.questions.lenses import direct_question, lens_question
 from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.one_call import question_of
 from interpretune.questions.question import Question
-from interpretune.questions.sources import ANSWERS, CORRECT
+from interpretune.questions.result import Effects
+from interpretune.questions.sources import ANSWERS, CORRECT, read_rows
 from interpretune.questions.written_units import written_units
 from interpretune.store import AnalysisStore, Manifest
 from interpretune.store.contents import batches_there
@@ -31,8 +33,29 @@ if TYPE_CHECKING:
     from interpretune.session.module import ITModule
 
 
-LOOKED_AT = frozenset({"objective", "method", "batch_size"})
+LOOKED_AT = frozenset({"objective", "method", "batch_size", "split"})
 """Settings of questions that change nothing."""
+
+
+@dataclass(kw_only=True)
+class EvidenceCfg(CheckedConfig, checks_types=True):
+    """What ``evidence_of`` gathers after the effects of a question.
+
+    Attributes:
+        held_out: A split, or other rows, none of them of the question; None: no proof.
+        top: Units that are changed together.
+        cards: Units that get cards.
+        steer: Rows that are continued.
+        new_tokens: Most tokens of a continuation.
+        seed: Of the other units that are drawn for control.
+    """
+
+    held_out: Any = None
+    top: Positive = 5
+    cards: Annotated[int, Between(0)] = 10
+    steer: Annotated[int, Between(0)] = 4
+    new_tokens: Positive = 12
+    seed: Seed = 0
 
 
 @dataclass(kw_only=True)
@@ -54,6 +77,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         budget: Most exact effects; None: all.
         batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
         row_budget: Most changed rows that run at a time; None: chosen from the free memory.
+        split: Whose rows are asked about; None: those that are tested.
+        evidence: What is gathered after effects; None: nothing.
     """
 
     units: Any = None
@@ -66,6 +91,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     budget: Positive | None = None
     batch_size: Positive | None = None
     row_budget: Positive | None = None
+    split: str | None = None
+    evidence: EvidenceCfg | None = None
 
     def __post_init__(self) -> None:
         taken = {"lens": LOOKED_AT, "direct": LOOKED_AT | {"units"}}.get(self.method)
@@ -86,9 +113,6 @@ class QuestionCfg(CheckedConfig, checks_types=True):
             with asked.held():
                 lens = self.method == "lens"
                 return lens_question(asked, self.objective) if lens else direct_question(asked, units, self.objective)
-        others = self.mean_over
-        if isinstance(others, str) and others in datamodule.dataset:
-            others = datamodule.rows(others)
         return question_of(
             module.backend,
             datamodule.tokenizer,
@@ -96,7 +120,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
             units=units,
             objective=self.objective,
             value=self.value,
-            mean_over=others,
+            mean_over=_rows_given(self.mean_over, datamodule),
             positions=self.positions,
             method=self.method,
             steps=self.steps,
@@ -106,32 +130,41 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         )
 
 
+def _rows_given(given: Any, datamodule: ITDataModule) -> Any:
+    """Rows of a split, where it is the name of one."""
+    return datamodule.rows(given) if isinstance(given, str) and given in datamodule.dataset else given
+
+
 @frozen(eq=False)
 class QuestionRun:
-    """A question of a run and its store."""
+    """A question of a run and its store, and what is gathered after its effects."""
 
     name: str
     question: Question
     folder: Path
     about: Mapping[str, Any]
+    evidence: EvidenceCfg | None
 
     @classmethod
     def of(
         cls, name: str, cfg: QuestionCfg, module: ITModule, datamodule: ITDataModule, *, root: Path, limit: int | None
     ) -> QuestionRun:
-        """Ask a question of a session's backend about its test rows; raises what ``effects`` raises."""
+        """Ask a question of a session's backend about rows of its data; raises what ``effects`` raises."""
         assert module.context is not None, "a composed module has a context"
-        split, size = datamodule.test_split, datamodule.itdm_cfg.eval_batch_size
+        split, size = cfg.split or datamodule.test_split, datamodule.itdm_cfg.eval_batch_size
         rows = datamodule.rows(split)[: None if limit is None else -(-limit // size) * size]
         question = cfg.question(module, datamodule, rows)
         with question.held():
             key = question.key
         known = sorted(root.glob(f"*-{key[:12]}"))  # the same question may have had another name
         about = {"analysis": name, "stack": list(module.context.names), "split": split}
-        return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about)
+        evidence = cfg.evidence
+        if evidence is not None and evidence.held_out is not None:
+            evidence = replace(evidence, held_out=read_rows(_rows_given(evidence.held_out, datamodule)))
+        return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, evidence)
 
     def run(self, module: ITModule) -> AnalysisStore:
-        """Compute what is not there yet, between ``it_open_analysis`` and ``it_close_analysis``."""
+        """Compute what is not there yet, the results between ``it_open_analysis`` and ``it_close_analysis``."""
         there = self._there()
         if there is None or not there.complete:
             with OpenAnalyses(module) as opened:
@@ -139,6 +172,10 @@ class QuestionRun:
                 opened.open(analysis, lambda: AnalysisStore.open(self.folder))
                 with self.question.held():
                     self.question.answered(self.folder, self.about)
+        if self.evidence is not None:
+            effects = Effects.open(self.folder)
+            effects.asked = self.question
+            evidence_of(effects, **vars(self.evidence))
         return AnalysisStore.open(self.folder)
 
     def dry_run(self) -> DryRun:

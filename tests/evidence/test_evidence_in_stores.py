@@ -1,0 +1,134 @@
+"""Evidence in the store of its effects: whole parts, read without a model, never that of other effects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import interpretune as it
+from interpretune.analysis import AnalysisRunner, EvidenceCfg, QuestionCfg
+from interpretune.evidence import gathering
+from interpretune.store.tables import put_table
+from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
+from tests.question_sessions import session_of
+from tests.tiny_latents import RandomDictionary
+
+ANSWERS = (" house", " tree")
+ROWS = [
+    it.PromptRow("Ada sees the red dog near the", ANSWERS, 1, "Ada sees the old dog near the"),
+    it.PromptRow("Bo likes a boat and the", ANSWERS, 0, "Bo likes a lamp and the"),
+]
+HELD_OUT = [
+    it.PromptRow("Max paints the small cat near the", ANSWERS, 1, "Max paints the large cat near the"),
+    it.PromptRow("Nora buys a hat and the", ANSWERS, 0),
+]
+FEW: dict[str, Any] = {"top": 2, "cards": 1, "steer": 1, "new_tokens": 2}
+
+
+def asked(**options: Any) -> it.Effects:
+    return it.effects(tiny_llama(), tiny_tokenizer(), ROWS, **{"units": it.Heads(1), **options})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evidence") / "store"
+
+
+@pytest.fixture(scope="module")
+def gathered(folder: Path) -> it.Evidence:
+    return it.evidence_of(asked(store=folder), held_out=HELD_OUT, **FEW)
+
+
+def test_evidence_is_read_as_it_was_gathered(gathered, folder):
+    assert repr(it.Evidence.open(folder)) == repr(gathered)  # NaN is unlike itself
+    assert gathered.held_out is not None
+    assert [change.name for change in gathered.held_out.changes] == ["ablated", "random"]
+    assert [len(gathered.cards), len(gathered.steering)] == [1, 2]
+    assert repr(it.evidence_of(asked(), held_out=HELD_OUT, **FEW)) == repr(gathered)
+    assert it.Evidence.of(asked().store) == it.Evidence()
+
+
+def test_parts_are_kept_and_gathered_anew_one_by_one(gathered, folder, monkeypatch):
+    made = []
+    steered = gathering.steered
+
+    def fails(*args: Any) -> Any:
+        made.append("steering")
+        raise KeyboardInterrupt
+
+    for name, found in {"held_out_proof": gathered.held_out, "cards_of": gathered.cards}.items():
+        monkeypatch.setattr(gathering, name, lambda *_, name=name, found=found: made.append(name) or found)
+    monkeypatch.setattr(gathering, "steered", fails)
+    it.evidence_of(asked(store=folder), held_out=HELD_OUT, **FEW)
+    assert made == []
+    with pytest.raises(KeyboardInterrupt):
+        it.evidence_of(asked(store=folder), held_out=HELD_OUT, **{**FEW, "new_tokens": 3})
+    assert made == ["steering"]
+    assert repr(it.Evidence.open(folder)) == repr(gathered)
+    monkeypatch.setattr(gathering, "steered", steered)
+    it.evidence_of(asked(store=folder), held_out=HELD_OUT[:1], **{**FEW, "new_tokens": 3, "top": 2, "cards": 0})
+    assert made == ["steering", "held_out_proof"]
+
+
+def test_evidence_of_other_effects_is_refused(gathered, folder, tmp_path):
+    other = asked(store=tmp_path / "other", value=0.5)
+    put_table(tmp_path / "other", "evidence_cards", it.Effects.open(folder).store.tables["evidence_cards"])
+    with pytest.raises(it.StoreError, match="evidence_cards, is of other effects"):
+        it.Evidence.open(tmp_path / "other")
+    [card] = it.evidence_of(other, **FEW).cards
+    assert card != gathered.cards[0]
+    place = tmp_path / "other" / "tables" / "evidence_cards.parquet"
+    pq.write_table(pq.read_table(place), place, compression="none")
+    with pytest.raises(it.StoreError, match="cannot be read"):
+        it.Evidence.open(tmp_path / "other")
+    assert it.evidence_of(other, **FEW).cards == (card,)
+
+
+def test_what_cannot_be_gathered_is_refused(folder, gathered):
+    with pytest.raises(it.AnalysisError, match="not asked in this process"):
+        it.evidence_of(it.Effects.open(folder))
+    straight = it.direct_logit_attribution(tiny_llama(), tiny_tokenizer(), ROWS)
+    with pytest.raises(it.AnalysisError, match="go straight to the logits"):
+        it.evidence_of(straight)
+    with pytest.raises(it.DataError, match=r"1 of 2 held-out rows have a prompt of the question, first row 1"):
+        it.evidence_of(asked(), held_out=[HELD_OUT[0], ROWS[0]])
+    with pytest.raises(it.DataError, match="rows of 1 answers"):
+        it.evidence_of(asked(), held_out=[it.PromptRow("Max paints", (" house",))])
+    with pytest.raises(it.ConfigurationError, match="top is 0"):
+        it.evidence_of(asked(), top=0)
+
+
+def test_units_of_the_model_and_latents_change_together():
+    place = "layers.1.resid_post"
+    units = [RandomDictionary(place, d_sae=5, url="https://x/{latent}"), it.Vector(place), it.Heads(0, [0])]
+    found = it.evidence_of(asked(units=units), held_out=HELD_OUT, top=9, cards=9, steer=1, new_tokens=1)
+    assert {card.kind for card in found.cards} == {"latent", "vector", "head"}
+    assert {card.url for card in found.cards if card.kind != "latent"} == {None}
+    assert {card.url for card in found.cards} >= {f"https://x/{card.unit}" for card in found.cards if card.url}
+    assert found.held_out is not None
+    assert [change.name for change in found.held_out.changes] == ["ablated"]
+
+
+def test_rows_without_answers_get_cards_without_ratings():
+    rows = [it.PromptRow("Ada sees the red dog"), it.PromptRow("Bo likes a boat")]
+    effects = it.effects(tiny_llama(), tiny_tokenizer(), rows, units=it.Heads(1), objective="loss", positions="each")
+    found = it.evidence_of(effects, **FEW)
+    assert found.held_out is None
+    [card] = found.cards
+    assert card.changed == ()
+    assert card.doses[0].share_correct != card.doses[0].share_correct
+    assert card.doses[0].objective != card.doses[2].objective
+
+
+def test_a_run_gathers_evidence_after_the_effects(tmp_path):
+    session = session_of(tmp_path, {"train": ROWS, "test": HELD_OUT[:1]})
+    evidence = EvidenceCfg(held_out="test", **FEW)
+    cfg = QuestionCfg(units={"heads": 1}, split="train", evidence=evidence, batch_size=8)
+    [store] = AnalysisRunner(**session, root=tmp_path / "stores").run({"heads": cfg}).values()
+    module, tokenizer = session.module, session.datamodule.tokenizer
+    effects = it.effects(module.backend, tokenizer, ROWS, units=it.Heads(1))
+    assert store.folder is not None
+    assert repr(it.Evidence.open(store.folder)) == repr(it.evidence_of(effects, held_out=HELD_OUT[:1], **FEW))
