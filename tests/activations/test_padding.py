@@ -13,27 +13,33 @@ import interpretune as it
 from interpretune.analysis import ModelInputs
 from interpretune.models.padding import answer_positions
 from tests.sessions import STACKS, padded, plain_model, unpadded_rows
+from tests.tiny import TINY_MODELS
 from tests.tiny_latents import last_logits
 
 NEW_TOKENS = 4
 
 
-@pytest.fixture(params=["gpt2", "llama"])
-def kind(request: pytest.FixtureRequest) -> str:
+CASES = [
+    (kind, stack, ("left", "right")[(i + j) % 2])
+    for i, stack in enumerate(STACKS)
+    for j, kind in enumerate(TINY_MODELS)
+]
+"""The last is the tokenizer's own padding side, which is either for each model and each stack; batches have both."""
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str, str]:
     return request.param
 
 
-@pytest.fixture(params=["left", "right"])
-def tokenizer_side(request: pytest.FixtureRequest) -> str:
-    """The tokenizer's own padding side; batches come with either."""
-    return request.param
+@pytest.fixture
+def kind(case: tuple[str, str, str]) -> str:
+    return case[0]
 
 
-@pytest.fixture(params=STACKS)
-def session(
-    request: pytest.FixtureRequest, kind: str, tokenizer_side: str, session_of: Callable[..., it.ITSession]
-) -> it.ITSession:
-    return session_of(kind, request.param, tokenizer_side)
+@pytest.fixture
+def session(case: tuple[str, str, str], session_of: Callable[..., it.ITSession]) -> it.ITSession:
+    return session_of(*case)
 
 
 @pytest.fixture

@@ -53,36 +53,39 @@ def references(kind: str, pair: str, session: it.ITSession) -> list[ReferenceRes
 
 
 CASES = [
-    (kind, pair, ("left", "right")[(i + j) % 2])
+    (kind, pair, ("left", "right")[(i + j) % 2], "core")
     for i, kind in enumerate(("gpt2", "llama"))
     for j, pair in enumerate(PAIRS)
 ]
 """Models, places of latent models and sides of padding: each value of one with each of another."""
+CASES += [(*case[:3], stack) for case, stack in zip(CASES[::3], STACKS[1:], strict=False)]
+"""The other backends; ``tests/e2e/test_backends_agree.py`` holds them to core's."""
+Case = tuple[str, str, str, str]
 
 
 @pytest.fixture(params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest) -> tuple[str, str, str]:
+def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
 @pytest.fixture
-def kind(case: tuple[str, str, str]) -> str:
+def kind(case: Case) -> str:
     return case[0]
 
 
 @pytest.fixture
-def pair(case: tuple[str, str, str]) -> str:
+def pair(case: Case) -> str:
     return case[1]
 
 
 @pytest.fixture
-def side(case: tuple[str, str, str]) -> str:
+def side(case: Case) -> str:
     return case[2]
 
 
-@pytest.fixture(params=STACKS)
-def stack(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture
+def stack(case: Case) -> str:
+    return case[3]
 
 
 Run = Callable[..., AnalysisCache]

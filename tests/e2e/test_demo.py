@@ -28,7 +28,7 @@ def tiny_demo(tmp_path):
     ]
 
 
-def test_the_demo_writes_figures_tables_and_a_summary(tiny_demo, tmp_path, capsys):
+def test_the_demo_writes_what_it_finds_and_trains_nothing_again(tiny_demo, tmp_path, capsys, no_more_training):
     assert main(tiny_demo) == 0
     printed = capsys.readouterr()
     summary = json.loads(printed.out)
@@ -50,6 +50,15 @@ def test_the_demo_writes_figures_tables_and_a_summary(tiny_demo, tmp_path, capsy
     assert len(list((tmp_path / "out" / "figures").glob("*.html"))) == 3
     assert "Top positive ablation effects" in printed.err
     check_effects_towards_yes(summary, printed.err)
+    no_more_training()
+    assert main([*tiny_demo, "--towards", "No"]) == 0
+    printed = capsys.readouterr()
+    assert "Effects towards 'No'" in printed.err
+    assert (tmp_path / "out" / "figures" / "ablation-effects-towards-no.html").exists()
+    second = json.loads(printed.out)
+    for name in ("correct", "quality", "ablation_attribution_pearson", "analyses"):
+        assert second[name] == summary[name]
+    assert (summary["ablation_cost"]["replayed"], second["ablation_cost"]["replayed"]) == (True, False)
 
 
 def check_effects_towards_yes(summary, printed):
@@ -77,30 +86,13 @@ def test_an_answer_that_is_not_there_is_refused_at_once(tiny_demo, tmp_path, cap
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_second_run_trains_nothing_and_gives_the_same_numbers(tiny_demo, tmp_path, capsys, no_more_training):
-    assert main(tiny_demo) == 0
-    first = json.loads(capsys.readouterr().out)
-    no_more_training()
-    assert main([*tiny_demo, "--towards", "No"]) == 0
-    printed = capsys.readouterr()
-    assert "Effects towards 'No'" in printed.err
-    assert (tmp_path / "out" / "figures" / "ablation-effects-towards-no.html").exists()
-    second = json.loads(printed.out)
-    for name in ("correct", "quality", "ablation_attribution_pearson", "analyses"):
-        assert second[name] == first[name]
-    assert (first["ablation_cost"]["replayed"], second["ablation_cost"]["replayed"]) == (True, False)
-
-
-@pytest.mark.parametrize(
-    "where", ["interpretune_saelens.training.SAETrainer.fit", "interpretune.store.StoreWriter.write"]
-)
-def test_ctrl_c_leaves_no_half_written_cache(tiny_demo, tmp_path, monkeypatch, capsys, where):
+def test_ctrl_c_leaves_no_half_written_store(tiny_demo, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
 
         def interrupt(*_args, **_kwargs):
             raise KeyboardInterrupt
 
-        patch.setattr(where, interrupt)
+        patch.setattr("interpretune.store.StoreWriter.write", interrupt)
         assert main(tiny_demo) == EXIT_INTERRUPTED
     assert not list((tmp_path / "cache").rglob("*.partial"))
     assert main(tiny_demo) == 0

@@ -67,36 +67,33 @@ def test_plans_run_into_the_same_stores_in_every_context(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stack", "mode"),
-    [
-        *(("core", mode) for mode in AnalysisMode),
-        ("bridge", AnalysisMode.ablation),
-        ("hooked", AnalysisMode.attr_patching),
-    ],
+    ("stack", "modes"),
+    [("core", [*AnalysisMode]), ("bridge", [AnalysisMode.ablation]), ("hooked", [AnalysisMode.attr_patching])],
 )
-def test_callback_and_step_give_the_numbers_of_the_runner(tmp_path, stack, mode):
+def test_callback_and_step_give_the_numbers_of_the_runner(tmp_path, stack, modes):
     names, settings = stack_options(stack)
-    expected = AnalysisCfg(mode=mode)
-    run_analysis(**make_session(tmp_path, stack=stack, latent_models=latents()), analysis_cfg=expected)
+    session = make_session(tmp_path, stack=stack, latent_models=latents())
+    expected = [tables(run_analysis(**session, analysis_cfg=AnalysisCfg(mode=mode))) for mode in modes]
 
     adapters = ("lightning", *names)
-    by_callback = AnalysisCfg(mode=mode)
+    by_callback = [AnalysisCfg(mode=mode) for mode in modes]
     session = make_session(
         tmp_path, adapters=adapters, module_cls=it.ClassificationModule, latent_models=latents(), **settings
     )
-    trainer = Trainer(accelerator="cpu", callbacks=[AnalysisCallback(by_callback)], default_root_dir=tmp_path, **QUIET)
+    trainer = Trainer(accelerator="cpu", callbacks=[AnalysisCallback(*by_callback)], default_root_dir=tmp_path, **QUIET)
     [metrics] = trainer.test(**session, verbose=False)
     assert set(metrics) == {"test_loss", "test_accuracy"}
-    assert_same_rows(tables(by_callback.analysis_cache), tables(expected.analysis_cache))
+    for cfg, rows in zip(by_callback, expected, strict=True):
+        assert_same_rows(tables(cfg.analysis_cache), rows)
 
-    by_step = AnalysisCfg(mode=mode)
     session = make_session(
         tmp_path, adapters=adapters, module_cls=AnalysesInItsTestStep, latent_models=latents(), **settings
     )
-    session["model"].analysis_cfg = by_step
-    Trainer(accelerator="cpu", default_root_dir=tmp_path, **QUIET).test(**session, verbose=False)
-    assert_same_rows(tables(by_step.analysis_cache), tables(expected.analysis_cache))
-    assert not any(loss.is_inference() for loss in by_step.analysis_cache.loss)
+    for mode, rows in zip(modes, expected, strict=True):
+        session["model"].analysis_cfg = by_step = AnalysisCfg(mode=mode)
+        Trainer(accelerator="cpu", default_root_dir=tmp_path, **QUIET).test(**session, verbose=False)
+        assert_same_rows(tables(by_step.analysis_cache), rows)
+        assert not any(loss.is_inference() for loss in by_step.analysis_cache.loss)
 
 
 def test_a_cache_that_is_full_already_is_refused(tmp_path):

@@ -58,9 +58,13 @@ def differences(prefill: Prefill, rows_with: Callable[[float], LatentRows]) -> T
 # --------------------------------------------------------------------------------------------------------- attribution
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("places", PLACES)
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+CASES = [
+    *(("llama", places, variant) for places in PLACES for variant in VARIANTS),
+    *zip(("gpt2", "gpt2"), PLACES, ("linear", "decoded with error"), strict=True),
+]
+
+
+@pytest.mark.parametrize(("kind", "places", "variant"), CASES)
 def test_attributions_equal_gradients_through_whole_forwards(kind: str, places: str, variant: str) -> None:
     models = models_at(PLACES[places], **VARIANTS[variant])
     names = [activation_name(item) for item in models]
@@ -142,8 +146,7 @@ def test_parameters_are_frozen_while_the_lock_of_the_model_is_held() -> None:
 # ------------------------------------------------------------------------------------------------ integrated gradients
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.2])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "baseline"), [*zip(VARIANTS, (0.0, 0.2, 0.2, 0.0), strict=True)])
 def test_integrated_gradients_equal_a_loop_over_steps(variant: str, baseline: float) -> None:
     models = models_at(PLACES["blocks"], **VARIANTS[variant])
     name, steps = activation_name(models[0]), 3
@@ -220,9 +223,16 @@ def edges_of_whole_forwards(prefill: Prefill, upstream: str, downstream: str) ->
     return result
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+WITHIN = "within a block, the highest first"
+
+
 @pytest.mark.parametrize(
-    ("places", "up", "down"), [("blocks", 0, 1), *(("within a block, the highest first", *p) for p in ((1, 0), (2, 1)))]
+    ("places", "up", "down", "variant"),
+    [
+        *(("blocks", 0, 1, variant) for variant in VARIANTS),
+        *((WITHIN, 1, 0, variant) for variant in ("decoded", "linear with error")),
+        *((WITHIN, 2, 1, variant) for variant in ("linear", "decoded with error")),
+    ],
 )
 def test_edges_equal_one_backward_for_each_downstream_latent(places: str, up: int, down: int, variant: str) -> None:
     models = models_at(PLACES[places], **VARIANTS[variant])

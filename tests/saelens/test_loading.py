@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 from sae_lens import HookedSAETransformer, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 import interpretune as it
 from interpretune import ConfigurationError, HookPointError, LatentModelError
@@ -65,14 +65,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Make = Callable[..., it.ITSession]
 
 
-@pytest.fixture(params=["huggingface", "bridge", "hooked"])
-def make(request: pytest.FixtureRequest, folder: Path) -> Make:
+MODELS = ["huggingface", "bridge", "hooked"]
+on_every_model = pytest.mark.parametrize("model_kind", MODELS)
+
+
+@pytest.fixture
+def model_kind() -> str:
+    """Where it makes no difference, for tests that do not choose it."""
+    return "huggingface"
+
+
+@pytest.fixture
+def make(model_kind: str, folder: Path) -> Make:
     def make(*sae_cfgs: Any, **settings: Any) -> it.ITSession:
         model = "core"  # TransformerLens by default
-        if request.param == "huggingface":
+        if model_kind == "huggingface":
             model = "huggingface"
         else:
-            settings["tl_cfg"] = ITLensFromPretrainedNoProcessingConfig(use_bridge=request.param == "bridge")
+            settings["tl_cfg"] = ITLensFromPretrainedNoProcessingConfig(use_bridge=model_kind == "bridge")
         return make_session(folder, "gpt2", adapters=(model, "sae_lens"), sae_cfgs=list(sae_cfgs), **settings)
 
     return make
@@ -99,6 +109,7 @@ def test_custom_configurations_give_saes_that_their_seeds_fix(make: Make) -> Non
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@on_every_model
 def test_saes_from_disk_are_those_that_were_saved(make: Make, saved: Callable[..., Path]) -> None:
     session = make(SAELensFromDiskConfig(path=saved(seed=5)), init=False)
     (found,) = session.module.latent_models
@@ -215,8 +226,14 @@ def test_saes_that_do_not_fit_are_refused_when_the_session_is_made(
 
 
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("hook", [PLACE, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z", "blocks.1.mlp.hook_post"])
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("hook", "side", "model_kind"),
+    [
+        (hook, ("left", "right")[(i + j) % 2], model)
+        for i, hook in enumerate([PLACE, "blocks.0.hook_mlp_out", "blocks.1.attn.hook_z", "blocks.1.mlp.hook_post"])
+        for j, model in enumerate(MODELS)
+    ],
+)
 def test_spliced_logits_are_those_of_saelens(make: Make, saved: Callable[..., Path], hook: str, side: str) -> None:
     """SAELens's own transformer, one unpadded row at a time."""
     width = 64 if hook.endswith("mlp.hook_post") else 32
@@ -231,24 +248,23 @@ def test_spliced_logits_are_those_of_saelens(make: Make, saved: Callable[..., Pa
 
 
 def with_saelens(session: it.ITSession, rows: Sequence[Tensor], sae: StandardSAE) -> Tensor:
-    hooked = session.module.model
-    if not isinstance(hooked, HookedTransformer):
-        hooked = make_session(
-            Path(session.module.it_cfg.model_name_or_path).parent,
-            "gpt2",
-            adapters=("transformer_lens",),
-            init=False,
-            tl_cfg=ITLensFromPretrainedNoProcessingConfig(use_bridge=False),
-        ).module.model
-    own = HookedSAETransformer(hooked.cfg, hooked.tokenizer)
-    own.load_state_dict(hooked.state_dict(), strict=False)
-    own.eval()
+    own = saelens_transformer(Path(session.module.it_cfg.model_name_or_path).parent)
     with torch.no_grad():
         return torch.stack(
             [own.run_with_saes(row.unsqueeze(0), saes=[sae], use_error_term=False)[0, -1] for row in rows]
         )
 
 
+@cache
+def saelens_transformer(folder: Path) -> HookedSAETransformer:
+    tl_cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=False)
+    hooked = make_session(folder, "gpt2", adapters=("transformer_lens",), init=False, tl_cfg=tl_cfg).module.model
+    own = HookedSAETransformer(hooked.cfg, hooked.tokenizer)
+    own.load_state_dict(hooked.state_dict(), strict=False)
+    return own.eval()
+
+
+@on_every_model
 def test_a_topk_sae_is_spliced_as_it_encodes(make: Make, tmp_path: Path) -> None:
     cfg = TopKSAEConfig(d_in=32, d_sae=24, k=5, dtype="float32", device="cpu")
     cfg.metadata.hook_name = PLACE
@@ -278,6 +294,7 @@ class PlainSAE:
         self.encode, self.decode = sae.encode, sae.decode
 
 
+@on_every_model
 def test_splicing_a_z_sae_leaves_the_shape_of_z(make: Make, saved: Callable[..., Path]) -> None:
     session = make(SAELensFromDiskConfig(path=saved(hook="blocks.1.attn.hook_z")))
     rows = [tokens for tokens, _ in unpadded_rows(session)[:2]]
