@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from interpretune.analysis.direction import Direction
 from interpretune.store.fields import Per
+from interpretune.system.html_table import html_table
 
 SHOWN = 5
 """Rows of each table of differences that are printed."""
@@ -110,6 +111,10 @@ class StoreComparison:
     def to_table(self) -> pa.Table:
         """The measures of agreement, a row each."""
         return pa.Table.from_pylist([asdict(item) for item in self.agreement])
+
+    def _repr_html_(self) -> str:
+        title = f"{self.field} per {self.per}: {self.names[0]} against {self.names[1]}, {self.examples:,} examples"
+        return html_table(title, [asdict(item) for item in self.agreement])
 
     def __str__(self) -> str:
         left, right = self.names

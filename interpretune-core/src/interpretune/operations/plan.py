@@ -14,6 +14,7 @@ from interpretune.errors import PlanError
 from interpretune.operations.definition import SOURCES, Operation
 from interpretune.store.fields import Field, Per
 from interpretune.system.credentials import text_without_credentials, without_credentials
+from interpretune.system.html_table import html_table
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
@@ -143,6 +144,18 @@ class Plan:
         keys = self.node_keys()
         told = [f"{item} {item.ragged} {keys[item.name]}" for item in self.kept]
         return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "operation": op.name,
+                "reads": ", ".join(op.reads),
+                "writes": ", ".join(item.name for item in op.writes),
+                "needs": ", ".join(sorted(op.needs)),
+            }
+            for op in self.operations
+        ]
+        return html_table(f"Plan that keeps {', '.join(self.keeps)}", rows)
 
     def __str__(self) -> str:
         kept = set(self.keeps)

@@ -19,6 +19,7 @@ from interpretune.markers import PROJECT_NAME
 from interpretune.plugins.contributions import ClassContribution
 from interpretune.plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from interpretune.plugins.discovery import InstalledAdapter, find_adapter, installed_adapters
+from interpretune.system.html_table import html_table
 
 CORE = "core"
 SINGLE_OWNER_HOOKS = ("it_load_model",)
@@ -82,6 +83,19 @@ class ExecutionContext:
         for contribution in reversed(self.contributions):
             for base in getattr(contribution, kind):
                 yield contribution.adapter, base
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "adapter": item.name,
+                "level": item.declaration.level,
+                "from": f"{item.installed.distribution} {item.installed.version}",
+                "requires": ", ".join(item.declaration.requires),
+                "answers": ", ".join(hook for hook, owners in self.answers() if item.name in owners),
+            }
+            for item in self.adapters
+        ]
+        return html_table("Stack, lowest first", rows)
 
     def __str__(self) -> str:
         lines = ["Stack, lowest first:"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from interpretune.analysis.cache import AnalysisCache
 from interpretune.analysis.finite_results import check_stored
 from interpretune.errors import AnalysisError
+from interpretune.system.html_table import html_table
 
 
 @frozen(eq=False)
@@ -38,6 +39,9 @@ class AnswerCounts:
     def labels(self) -> Tensor:
         """How often each answer is correct, ``[answer]``."""
         return self.counts.sum(dim=1)
+
+    def _repr_html_(self) -> str:
+        return html_table("Answers by correct answer", self.as_rows())
 
     def as_rows(self) -> list[dict[str, Any]]:
         """For tables: a row for each correct answer, and one for all examples."""

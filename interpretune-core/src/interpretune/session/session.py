@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from types import new_class
 from typing import Any
 
@@ -95,6 +96,9 @@ class ITSession(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>\n{self.context._repr_html_()}"
 
     def __repr__(self) -> str:
         parts = f"{type(self.module).__name__}, {type(self.datamodule).__name__}"

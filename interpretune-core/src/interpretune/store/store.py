@@ -22,6 +22,7 @@ from interpretune.store.sealing import check_files
 from interpretune.store.shards import MemoryPiece, ShardPiece
 from interpretune.store.tables import put_table, read_tables, unfolded_tables
 from interpretune.store.values import StoredBatch
+from interpretune.system.html_table import html_table
 
 Groups = OrderedDict[tuple[int, int, Selection], pa.RecordBatch]
 """Row groups in memory, by piece, group and columns; the one used last at the end."""
@@ -219,6 +220,18 @@ class AnalysisStore:
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
         return f"AnalysisStore({self.folder or 'in memory'}, {self.n_batches} batches, {state})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "field": item.name,
+                "type": item.dtype + "[]" * item.ragged,
+                "one for each": item.per,
+                "what": item.about,
+            }
+            for item in self.fields.values()
+        ]
+        return html_table(f"{self!r}, {self.n_examples:,} examples", rows)
 
     @property
     def _named(self) -> str:
