@@ -115,14 +115,15 @@ def write_effects(
     return folder
 
 
-def held_out(ablated: float = 0.6, random: float = 0.05) -> HeldOut:
-    """Proof on 50 rows; intervals reach 0.1 to both sides."""
+def held_out(ablated: float = 0.6, random: float = 0.05, rows: int = 50) -> HeldOut:
+    """Proof; intervals reach 0.1 to both sides, and those of shares of 0 and 1 have no width, as a bootstrap has it."""
 
     def change(name: Any, told: str, share: float) -> Change:
-        return Change(name, told, 0.9, share, max(0.0, share - 0.1), share + 0.1)
+        reach = 0.1 if 0 < share < 1 else 0.0
+        return Change(name, told, 0.9, share, max(0.0, share - reach), share + reach)
 
     changes = (change("ablated", "the 2 units set to 0", ablated), change("random", "2 other units set to 0", random))
-    return HeldOut(50, 0.98, ("coder latent 7", "coder latent 3"), changes)
+    return HeldOut(rows, 0.98, ("coder latent 7", "coder latent 3"), changes)
 
 
 def card(text: str = "keys", name: str = f"coder latent {STRONG}", url: str | None = None) -> Card:

@@ -17,6 +17,7 @@ from interpretune.reports.page.answer import answer
 from interpretune.reports.page.html_page import Page, write_page
 from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, numbers, write_effects
 from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_results import RandomResults
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def test_what_was_found_is_said_with_its_numbers(stores):
         ({"wrong": 20}, held_out(), "no better than chance"),
         ({"strength": 0.0}, held_out(), "no effect of 34 units is told apart from 0"),
         ({}, held_out(ablated=0.2, random=0.15), "no more than others drawn at random"),
+        ({}, held_out(ablated=1.0, random=0.0, rows=2), "no more than others drawn at random"),
     ],
 )
 def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):
@@ -77,10 +79,23 @@ def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):
 
 
 def test_a_random_model_finds_nothing(tmp_path):
-    words = ("dog", "boat", "lamp", "house", "cat", "tree")
+    words = ("dog", "boat", "lamp", "house", "cat", "tree", "park", "bread")
     rows = [it.PromptRow(f"the red {word} was", (" old", " blue"), i % 2) for i, word in enumerate(words)]
-    result = it.effects(tiny_llama().eval(), tiny_tokenizer(), rows, units=it.Heads())
-    assert "Nothing was found" in result.report(tmp_path / "new" / "page.html").read_text()
+    result = it.effects(tiny_llama().eval(), tiny_tokenizer(), rows[:4], units=it.Heads(0), store=tmp_path / "effects")
+    found = it.evidence_of(result, held_out=rows[4:], top=1, cards=1, steer=1, new_tokens=2)
+    text = result.report(tmp_path / "new" / "page.html").read_text()
+    assert "Nothing was found" in text
+    for told in (found.held_out.changes[0].told, found.cards[0].name, "LlamaForCausalLM", "SHA-256"):
+        assert told in text
+
+
+def test_other_analyses_say_how_faithful_dictionaries_are(stores, tmp_path):
+    other = RandomResults(0)
+    other.cache.write(tmp_path / "mode", {"analysis": "clean_w_sae"})
+    shown = Page.of([*stores, tmp_path / "mode"]).origin.faithfulness
+    assert [item.name for item in shown] == ["the model as it is", "with the dictionaries spliced in", "clean_w_sae"]
+    assert [item.mean for item in shown] == pytest.approx([2, 1.9, other.logit_diffs.mean()], rel=1e-5)
+    assert shown[2].correct == (other.labels == other.predictions).mean()
 
 
 def refused(tmp_path, case):

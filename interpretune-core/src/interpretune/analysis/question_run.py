@@ -12,7 +12,9 @@ from attrs import evolve, frozen
 
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.dry_run import DryRun
+from interpretune.analysis.identity import module_source
 from interpretune.analysis.open_analyses import OpenAnalyses
+from interpretune.backends.identity import without_folders
 from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import evidence_of
@@ -157,7 +159,12 @@ class QuestionRun:
         with question.held():
             key = question.key
         known = sorted(root.glob(f"*-{key[:12]}"))  # the same question may have had another name
-        about = {"analysis": name, "stack": list(module.context.names), "split": split}
+        about = {
+            "analysis": name,
+            "stack": list(module.context.names),
+            "split": split,
+            "model": {"source": without_folders(module_source(module))},
+        }
         evidence = cfg.evidence
         if evidence is not None and evidence.held_out is not None:
             evidence = replace(evidence, held_out=read_rows(_rows_given(evidence.held_out, datamodule)))

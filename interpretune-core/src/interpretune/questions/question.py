@@ -15,7 +15,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.activations.inputs import Points
-from interpretune.backends.identity import identify_latents, identify_model, versions
+from interpretune.backends.identity import Identity, identify_latents, identify_model, versions, without_folders
 from interpretune.errors import DataError, NotReusedWarning
 from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.content_hash import content_hash, hash_of
@@ -94,6 +94,10 @@ class Question(ModelAndRows):
             about: What its manifest says beside the question; no results depend on it.
         """
         noted = {**(about or {}), **self._about()}
+        noted["model"] = {**self._model(hashed=folder is not None), **noted.get("model", {})}
+        if folder is not None:
+            of_sets = zip(self.sets, self._identities[1:], strict=True)
+            noted["latent_models"] = [part.about for item, part in of_sets if item.kind == "latent"]
         batches = list(self.batches(self.rows))
         if folder is None:
             _, writer = StoreWriter.in_memory(self.fields, noted)
@@ -346,14 +350,28 @@ class Question(ModelAndRows):
         """Forwards of a batch, replays not counted."""
         return len(self.groups) * (2 if self.value in ("corrupted", "mean") else 1)
 
+    def _model(self, *, hashed: bool) -> Mapping[str, Any]:
+        """What a manifest says of the model; of results in memory without its hash, for which all of it is read."""
+        if hashed:
+            return self._identities[0].about
+        return {"source": without_folders(self._source), "class": type(self.backend.model).__qualname__}
+
+    @property
+    def _source(self) -> str:
+        return str(getattr(getattr(self.backend.model, "config", None), "_name_or_path", ""))
+
+    @cached_property
+    def _identities(self) -> list[Identity]:
+        """The model and the dictionaries of the unit sets."""
+        return [identify_model(self.backend, self._source), *(identify_latents(item.dictionary) for item in self.sets)]
+
     @cached_property
     def key(self) -> str:
         """Hash of all that the results depend on.
 
         Where something cannot be hashed, a key of its own: nothing is reused then, and a warning says why.
         """
-        source = str(getattr(getattr(self.backend.model, "config", None), "_name_or_path", ""))
-        parts = [identify_model(self.backend, source), *(identify_latents(item.dictionary) for item in self.sets)]
+        parts = self._identities
         packages, edited = identify_packages({CORE})
         told = content_hash(
             {

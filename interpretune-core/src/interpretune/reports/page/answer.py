@@ -69,7 +69,7 @@ def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, held_o
     return Answer(True, f"{' and '.join(sure)} {verb} of {ranking.compared:,} units.", sentences)
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def wilson(right: float, n: int) -> tuple[float, float]:
     """The 95\u00a0% interval of a share (Wilson, 1927)."""
     share, z2 = right / n, Z * Z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
@@ -91,9 +91,23 @@ def objective_words(told: Mapping[str, Any]) -> str:
     return f"{OBJECTIVES.get(first, first)}{' ' + rest if rest else ''}"
 
 
-def beats(change: Change, controls: Sequence[Change]) -> bool:
-    """Whether the interval of a change lies above those of the controls, and above 0."""
-    return change.low > max((item.high for item in controls), default=0.0)
+def beats(change: Change, controls: Sequence[Change], right: int) -> bool:
+    """Whether what a change does is told apart from what the controls do, and from nothing.
+
+    Bootstrap intervals of shares of 0 and 1 have no width, so the wider of these and Wilson's count.
+
+    Args:
+        change: What is tried.
+        controls: Other units.
+        right: Rows that are right before.
+    """
+    low, _ = _interval(change, right)
+    return low > max((_interval(item, right)[1] for item in controls), default=0.0)
+
+
+def _interval(change: Change, right: int) -> tuple[float, float]:
+    low, high = wilson(change.flipped * right, right)
+    return min(low, change.low), max(high, change.high)
 
 
 def _performance(told: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -157,7 +171,7 @@ def _proof(held_out: HeldOut | None) -> tuple[str, str]:
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
     best = max(tried, key=lambda item: item.low)
     sentence = "; ".join([f"{start}, {_flips(best)}", *(f"{item.told}, {_share(item)}" for item in controls)]) + "."
-    if beats(best, controls):
+    if beats(best, controls, max(1, round(held_out.rows * held_out.share_correct))):
         return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
     if not controls:
         return sentence, "on held-out rows the top units change no answer"

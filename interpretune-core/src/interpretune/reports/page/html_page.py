@@ -17,7 +17,7 @@ from attrs import define, field
 from markupsafe import Markup
 
 from interpretune.errors import OutputError
-from interpretune.evidence import Card, Continuation, HeldOut
+from interpretune.evidence import Card, Continuation, Evidence, HeldOut
 from interpretune.questions.result import Effects
 from interpretune.reports.page import drawing
 from interpretune.reports.page.answer import Answer, answer, objective_words
@@ -90,8 +90,17 @@ class Page:
         given = PageStores.of(stores)
         ranking = rank(given.results, given.approximations, n_units)
         first = given.results[0]
-        rows, held_out = first.rows(), None
-        return cls(given, ranking, answer(first.question, rows, ranking, held_out), rows, held_out)
+        rows, found = first.rows(), [Evidence.of(item.store) for item in given.results]
+        held_out = next((item.held_out for item in found if item.held_out is not None), None)
+        return cls(
+            given,
+            ranking,
+            answer(first.question, rows, ranking, held_out),
+            rows,
+            held_out,
+            tuple(card for item in found for card in item.cards),
+            tuple(each for item in found for each in item.steering),
+        )
 
     def write(self, path: str | Path) -> Path:
         """Write the page.
@@ -234,7 +243,8 @@ class Page:
 
     @cached_property
     def _anchors(self) -> dict[str, str]:
-        return {card.name: f"card-{i}" for i, card in enumerate(self.cards, start=1)}
+        numbered = list(enumerate(self.cards, start=1))
+        return {card.name: f"card-{i}" for i, card in reversed(numbered)}
 
     @cached_property
     def _gists(self) -> dict[str, list[str]]:
@@ -242,10 +252,6 @@ class Page:
         return {name: [item.token for item in items[:GIST]] for name, items in gists.items()} | {
             item.name: [] for item in self.ranking.units if item.name not in gists
         }
-
-    def anchor(self, name: str) -> str:
-        """The place of a unit's card."""
-        return self._anchors[name]
 
     def linked(self, name: str) -> Markup | None:
         """A unit's name as a link to its card, where it has one."""

@@ -99,7 +99,8 @@ def origin(stores: PageStores, path: Path) -> Origin:
 def model_name(stores: Sequence[AnalysisStore]) -> str:
     """What the model is called; empty where no store says it."""
     for store in stores:
-        source = str(store.manifest.about.get("model", {}).get("source", ""))
+        model = store.manifest.about.get("model", {})
+        source = str(model.get("source") or model.get("type") or "")
         if name := source.replace("\\", "/").rstrip("/").rpartition("/")[2]:
             return name
     return ""
