@@ -95,7 +95,7 @@ def test_what_cannot_be_gathered_is_refused(folder, gathered):
         it.evidence_of(straight)
     with pytest.raises(it.DataError, match=r"1 of 2 held-out rows have a prompt of the question, first row 1"):
         it.evidence_of(asked(), held_out=[HELD_OUT[0], ROWS[0]])
-    with pytest.raises(it.DataError, match="rows of 1 answers"):
+    with pytest.raises(it.DataError, match="Held-out row 0 has 1 answers"):
         it.evidence_of(asked(), held_out=[it.PromptRow("Max paints", (" house",))])
     with pytest.raises(it.ConfigurationError, match="top is 0"):
         it.evidence_of(asked(), top=0)

@@ -267,8 +267,9 @@ def test_continuations_are_those_of_plain_hooks(found):
     assert len(evidence.steering) == 6
 
     def continued(row: PlainRow, edit: Edit) -> str:
-        tokens = list(row.prompt)
-        for _ in range(3):
+        tokens, begins = list(row.prompt), [answer[0] for answer in row.answers]
+        tokens.append(begins[int(case.logits(tokens, len(row.prompt), edit)[-1, begins].argmax())])
+        for _ in range(2):
             tokens.append(int(case.logits(tokens, len(row.prompt), edit)[-1].argmax()))
         return str(case.tokenizer.decode(tokens[len(row.prompt) :]))
 

@@ -60,11 +60,11 @@ class ChangedBatch:
         spliced = question.groups[-1] if len(plain) < len(sets) else []
         self._spliced = [item.dictionary for item in spliced]
         read = [canonical(name) for item in (*plain, *spliced) for name in read_points(item.dictionary)]
-        together = len(set(read)) == len(read)
-        self._replays = together and question.positions == "answer"
+        self._together = len(set(read)) == len(read)
+        self._replays = self._together and question.positions == "answer"
         self.run = MeasuredBatch(
             question.backend,
-            [*(item.dictionary for item in plain if together), *self._spliced],
+            [*(item.dictionary for item in plain if self._together), *self._spliced],
             batch.rows,
             batch.sequences,
             batch.points,
@@ -74,7 +74,16 @@ class ChangedBatch:
 
     def latents(self, name: str) -> Tensor:
         """Latents of a unit set at the points with nothing changed, ``[p, d_sae]``."""
-        return self.run.latents[self._sets[name].activation_name]
+        item, batch = self._sets[name], self._batch
+        if self._together or not isinstance(item.dictionary, IdentityDictionary):
+            return self.run.latents[item.activation_name]
+        seen = self._question.backend.capture(batch.sequences.inputs, [place_of(item)])[place_of(item)]
+        at, which = batch.sequences.points(batch.points.examples, batch.points.positions)
+        return at.of(seen).flatten(1)[torch.searchsorted(which, torch.arange(len(batch.points), device=which.device))]
+
+    def set_as_in(self, other: ChangedBatch, members: Members) -> Setting:
+        """Set units to what they are in a batch with other prompts of the same lengths."""
+        return Setting.of(members, {name: other.latents(name) for name in members}, len(self._batch.points))
 
     def changed(self, settings: Sequence[Setting]) -> tuple[Tensor, Tensor]:
         """The objective of each row, and the index of the answer that is rated highest, ``[k, n]`` each."""

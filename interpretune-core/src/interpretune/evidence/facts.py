@@ -174,14 +174,16 @@ class Card:
 
 @frozen
 class Continuation:
-    """A prompt continued greedily, as it is and with units changed.
+    """A prompt continued, as it is and with units changed.
+
+    A continuation begins with the likeliest of the tokens with which the row's answers begin, and goes on greedily.
 
     Attributes:
         row: Row of the rows that are continued.
         prompt: Its text.
         plain: What follows, nothing changed.
-        steered: What follows with the units changed, at every token of the prompt and after it.
-        told: The change in words.
+        steered: What follows with the units changed.
+        told: The change in words, and at which tokens.
     """
 
     row: int

@@ -88,8 +88,7 @@ def evidence_of(
         correct: The correct answer of held-out rows, likewise.
         top: How many units are changed together, on held-out rows and in continuations.
         cards: How many units get cards.
-        steer: How many rows are continued: held-out ones, or those of the question where there are none. They are the
-            first in which the likeliest next token begins the correct answer.
+        steer: How many rows are continued, the first held-out ones, or of the question where there are none.
         new_tokens: Most tokens of a continuation.
         seed: Of the other units that are drawn for control.
 
@@ -116,15 +115,14 @@ def evidence_of(
             raise ConfigurationError(f"{name} is {number!r}; it must be a whole number, and at least {least}.")
     rows = _rows(question, held_out, answers, correct)
     units = top_units(question, effects, max(top, cards))
-    texts = question.rows if rows is None else rows
+    continued = (question.rows if rows is None else rows)[:steer]
     jobs: dict[str, tuple[list[Any], Callable[[], Any]]] = {}
     if units and rows is not None:
         jobs["held_out"] = [rows, top, seed], lambda: held_out_proof(question, effects, rows, units[:top], seed)
     if units and cards:
         jobs["cards"] = [cards], lambda: cards_of(question, effects, units[:cards])
-    if units and steer:
-        settings = [texts, top, steer, new_tokens]
-        jobs["steering"] = settings, lambda: steered(question, texts, units[:top], steer, new_tokens)
+    if units and continued:
+        jobs["steering"] = [continued, top, new_tokens], lambda: steered(question, continued, units[:top], new_tokens)
     there = _there(effects.store)
     with question.held(), torch.no_grad():
         for part, (settings, gather) in jobs.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import define, evolve, field
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,35 +23,37 @@ from interpretune.evidence.chosen import (
 )
 from interpretune.evidence.facts import Change, ChangeName, HeldOut
 from interpretune.evidence.intervals import share_and_interval
-from interpretune.latents.identity import IdentityDictionary
 from interpretune.operations.objectives import LogitDiff
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.question import Question, RowsAsked
 from interpretune.questions.result import Effects
-from interpretune.questions.units import UnitSet
 
 DRAWS = 5
 """How often others are drawn for control."""
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Rated:
-    """Which answer is rated highest, of all rows: nothing changed ``[n]``, and with each setting ``[k, n]``."""
+    """Which answer is rated highest, of all rows: nothing changed, and with each setting."""
 
-    before: NDArray[np.int64]
-    after: NDArray[np.int64]
-    correct: NDArray[np.int64]
+    _before: list[Tensor] = field(factory=list)
+    _after: list[Tensor] = field(factory=list)
+
+    def add(self, batch: ChangedBatch, settings: Sequence[Setting]) -> None:
+        self._before.append(batch.run.rated)
+        self._after.append(batch.changed(settings)[1])
 
     @property
-    def was_right(self) -> NDArray[np.bool_]:
-        return self.before == self.correct
+    def before(self) -> NDArray[np.int64]:
+        """``[n]``."""
+        found: NDArray[np.int64] = torch.cat(self._before).cpu().numpy()
+        return found
 
-    def change(self, name: ChangeName, told: str, after: NDArray[np.int64], among: NDArray[np.bool_]) -> Change:
-        """A change, of which ``after`` is ``[draws, n]``, counted among some rows."""
-        right = after == self.correct
-        turned = (right if name == "added" else ~right).mean(0) * among
-        flipped = share_and_interval(turned, among.astype(float))
-        return Change(name, told, float(right.mean()), *flipped)
+    @property
+    def after(self) -> NDArray[np.int64]:
+        """``[settings, n]``."""
+        found: NDArray[np.int64] = torch.cat(self._after, dim=-1).cpu().numpy()
+        return found
 
 
 def held_out_proof(
@@ -69,7 +71,7 @@ def held_out_proof(
     Raises:
         DataError: Rows are of the question, or have no two answers.
     """
-    _check_apart(question, rows)
+    _check(question, rows)
     means_over = question.rows if question.mean_over is None else question.mean_over
     asked = evolve(question, rows=rows, mean_over=means_over, objective=LogitDiff(against="max"))
     sets, draw = sets_of(chosen), np.random.default_rng(seed)
@@ -78,57 +80,53 @@ def held_out_proof(
     to, members = ablated_values(question, sets), members_of(chosen)
     patched = all(row.corrupted is not None for row in rows)
 
-    def fixed(n: int) -> list[Setting]:
-        return [Setting.of(members_of(some), to, n) for some in (chosen, *drawn)]
-
-    def patch(batch: RowsAsked) -> Setting:
-        return Setting.of(members, corrupted_values(asked, batch, sets), len(batch.points))
-
-    found = _rated(asked, rows, sets, lambda batch: [*fixed(len(batch.points)), *([patch(batch)] if patched else [])])
-    units, set_to, n_drawn = counted(len(chosen)), told_ablated(question), len(drawn)
-    changes = [found.change("ablated", f"{units} {set_to}", found.after[:1], found.was_right)]
+    clean, swapped = _Rated(), _Rated()
+    for batch in asked.batches(rows):
+        changed = ChangedBatch(asked, batch, sets)
+        fixed = [Setting.of(members_of(some), to, len(batch.points)) for some in (chosen, *drawn)]
+        if not patched:
+            clean.add(changed, fixed)
+            continue
+        other = ChangedBatch(asked, corrupted(asked, batch), sets)
+        clean.add(changed, [*fixed, changed.set_as_in(other, members)])
+        swapped.add(other, [other.set_as_in(changed, members)])
+    correct = np.array([row.correct for row in rows])
+    right, n_drawn = clean.before == correct, len(drawn)
+    units, set_to = counted(len(chosen)), told_ablated(question)
+    changes = [_change("ablated", f"{units} {set_to}", clean.after[:1] == correct, right)]
     if patched:
         told = f"{units} set to what they are after the corrupted prompts"
-        changes.append(found.change("corrupted", told, found.after[-1:], found.was_right))
-        swapped = [evolve(row, tokens=row.corrupted, corrupted=row.tokens) for row in rows if row.corrupted is not None]
-        other = _rated(asked, swapped, sets, lambda batch: [patch(batch)])
+        changes.append(_change("corrupted", told, clean.after[-1:] == correct, right))
         told = f"after the corrupted prompts, {units} set to what they are after the clean ones"
-        changes.append(other.change("added", told, other.after, found.was_right & ~other.was_right))
+        changes.append(_change("added", told, swapped.after == correct, right & (swapped.before != correct)))
     if drawn:
         number = f"{len(drawn[0])} other active unit{'s' * (len(drawn[0]) != 1)} of the same sets"
         told = f"{number} {set_to}, mean of {n_drawn} draws"
-        changes.append(found.change("random", told, found.after[1 : 1 + n_drawn], found.was_right))
-    return HeldOut(len(rows), float(found.was_right.mean()), tuple(item.name for item in chosen), tuple(changes))
+        changes.append(_change("random", told, clean.after[1 : 1 + n_drawn] == correct, right))
+    return HeldOut(len(rows), float(right.mean()), tuple(item.name for item in chosen), tuple(changes))
 
 
-def corrupted_values(question: Question, batch: RowsAsked, sets: Sequence[UnitSet]) -> dict[str, Tensor]:
-    """Latents of unit sets at the points of a batch when the corrupted prompts run, ``[p, d_sae]`` by name."""
-    found: dict[str, Tensor] = {}
-    for group in question.groups:
-        mine = [item for item in group if item.name in {one.name for one in sets}]
-        if mine:
-            plain = isinstance(mine[0].dictionary, IdentityDictionary)
-            found |= question.corrupted(batch, mine if plain else group)
+def corrupted(question: Question, batch: RowsAsked) -> RowsAsked:
+    """The batch with the corrupted prompts of its rows in the place of their prompts."""
+    rows = [evolve(row, tokens=row.corrupted, corrupted=row.tokens) for row in batch.rows if row.corrupted is not None]
+    [found] = evolve(question, batch_size=len(rows)).batches(rows)
     return found
 
 
-def _rated(
-    question: Question,
-    rows: Sequence[EncodedRow],
-    sets: Sequence[UnitSet],
-    settings: Callable[[RowsAsked], Sequence[Setting]],
-) -> _Rated:
-    before, after = [], []
-    for batch in question.batches(rows):
-        changed = ChangedBatch(question, batch, sets)
-        before.append(changed.run.rated)
-        after.append(changed.changed(settings(batch))[1])
-    correct = np.array([row.correct for row in rows])
-    return _Rated(torch.cat(before).cpu().numpy(), torch.cat(after, dim=-1).cpu().numpy(), correct)
+def _change(name: ChangeName, told: str, now_right: NDArray[np.bool_], among: NDArray[np.bool_]) -> Change:
+    """A change after which rows are right, ``[draws, n]``, counted among some rows."""
+    turned = (now_right if name == "added" else ~now_right).mean(0) * among
+    return Change(name, told, float(now_right.mean()), *share_and_interval(turned, among.astype(float)))
 
 
-def _check_apart(question: Question, rows: Sequence[EncodedRow]) -> None:
-    """Refuse rows of the question, which prove nothing."""
+def _check(question: Question, rows: Sequence[EncodedRow]) -> None:
+    """Refuse rows that prove nothing: those of the question, and those without two answers."""
+    few = next((i for i, row in enumerate(rows) if len(row.answers) < 2), None)
+    if few is not None:
+        raise DataError(
+            f"Held-out row {few} has {len(rows[few].answers)} answers; whether an answer changes shows between two at "
+            "least."
+        )
     known = {tuple(row.tokens.tolist()) for row in question.rows}
     if known_too := [i for i, row in enumerate(rows) if tuple(row.tokens.tolist()) in known]:
         raise DataError(

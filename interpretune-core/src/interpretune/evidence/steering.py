@@ -1,4 +1,4 @@
-"""Prompts continued greedily, as they are and with units changed."""
+"""Prompts continued, as they are and with units changed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from interpretune.backends.interventions import (
     interventions_in_place,
     run_with_interventions,
 )
-from interpretune.evidence.changed_rows import place_of
+from interpretune.evidence.changed_rows import ChangedBatch, place_of
 from interpretune.evidence.chosen import Chosen, ablated_values, counted, members_of, sets_of, told_ablated
 from interpretune.evidence.facts import Continuation
-from interpretune.evidence.held_out import corrupted_values
+from interpretune.evidence.held_out import corrupted
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import LatentModel
 from interpretune.models import position_ids
@@ -38,23 +38,21 @@ AMPLIFIED = 4
 
 
 def steered(
-    question: Question, rows: Sequence[EncodedRow], chosen: Sequence[Chosen], n: int, new_tokens: int
+    question: Question, rows: Sequence[EncodedRow], chosen: Sequence[Chosen], new_tokens: int
 ) -> list[Continuation]:
-    """Continue prompts greedily: as they are, with units ablated at every token, and with units patched or amplified.
+    """Continue prompts: as they are, with units ablated at every token, and with units patched or amplified.
 
+    The first new token is the likeliest of those with which the row's answers begin; the others are greedy.
     With corrupted prompts they are set to what they are there, at the question's tokens of the prompt; without, they
     are multiplied by ``AMPLIFIED`` at every token, new ones too.
 
     Args:
         question: The question.
-        rows: Rows of which some are continued: first those in which the likeliest next token begins the correct answer.
+        rows: What is continued.
         chosen: The units, changed together.
-        n: How many rows.
         new_tokens: Most new tokens.
     """
     backend, sets = question.backend, sets_of(chosen)
-    numbers = _telling(question, rows, n)
-    rows = [rows[i] for i in numbers]
     inputs, first = padded([row.tokens for row in rows], question.pad, "left", backend.model_device)
     spliced = [] if all(isinstance(item.dictionary, IdentityDictionary) for item in sets) else question.groups[-1]
     models, members = [item.dictionary for item in spliced], members_of(chosen)
@@ -72,25 +70,13 @@ def steered(
         changes[f"{units} times {AMPLIFIED} at every token"] = [
             Scale(at=place_of(item), latents=members[item.name], factor=AMPLIFIED) for item in sets
         ]
-    plain = _continued(question, inputs, [], models, new_tokens)
+    begins = _beginnings(question, rows)
+    plain = _continued(question, inputs, begins, [], models, new_tokens)
     return [
-        Continuation(numbers[i], question.tokenizer.decode(rows[i].tokens), plain[i], text, told)
+        Continuation(i, question.tokenizer.decode(rows[i].tokens), plain[i], text, told)
         for told, change in changes.items()
-        for i, text in enumerate(_continued(question, inputs, change, models, new_tokens))
+        for i, text in enumerate(_continued(question, inputs, begins, change, models, new_tokens))
     ]
-
-
-def _telling(question: Question, rows: Sequence[EncodedRow], n: int) -> list[int]:
-    """The first rows in which the likeliest next token begins the correct answer; then others, the first ones."""
-    found: list[int] = []
-    for batch in question.batches(rows):
-        inputs, _ = padded([row.tokens for row in batch.rows], question.pad, "left", question.backend.model_device)
-        likeliest = question.backend.forward(inputs, {}, inputs.answers).argmax(-1).tolist()
-        correct = [row.answers[row.correct][0] if row.answers else -1 for row in batch.rows]
-        found += [batch.first + i for i, token in enumerate(likeliest) if token == correct[i]]
-        if len(found) >= n:
-            break
-    return sorted((found + [i for i in range(len(rows)) if i not in found])[:n])
 
 
 def _patches(
@@ -104,8 +90,10 @@ def _patches(
         examples = batch.points.examples + batch.first
         slots = batch.points.positions + first[examples]
         where[examples, slots] = True
-        for name, values in corrupted_values(question, batch, sets).items():
-            source = sources.setdefault(name, values.new_zeros(*where.shape, values.shape[-1]))
+        other = ChangedBatch(question, corrupted(question, batch), sets)
+        for item in sets:
+            values = other.latents(item.name)
+            source = sources.setdefault(item.name, values.new_zeros(*where.shape, values.shape[-1]))
             source[examples, slots] = values
     return [
         Patch(at=place_of(item), positions=where, latents=members[item.name], source=sources[item.name])
@@ -113,14 +101,24 @@ def _patches(
     ]
 
 
+def _beginnings(question: Question, rows: Sequence[EncodedRow]) -> Tensor:
+    """Tokens with which answers begin, ``[n, vocab]``; all where a row has none."""
+    backend = question.backend
+    found = torch.zeros(len(rows), backend.vocab_size, dtype=torch.bool, device=backend.model_device)
+    for flags, row in zip(found, rows, strict=True):
+        flags[[ids[0] for ids in row.answers] or slice(None)] = True
+    return found
+
+
 def _continued(
     question: Question,
     inputs: ModelInputs,
+    begins: Tensor,
     interventions: Sequence[Intervention],
     latent_models: Sequence[LatentModel],
     new_tokens: int,
 ) -> list[str]:
-    """The texts that follow prompts padded on the left."""
+    """The texts that follow prompts padded on the left, which begin with certain tokens, ``[n, vocab]``, bool."""
     backend, tokenizer = question.backend, question.tokenizer
     ends = {tokenizer.eos_token_id} - {None}
     with contextlib.ExitStack() as stack:
@@ -130,8 +128,10 @@ def _continued(
         else:
             step = _whole(backend, interventions, latent_models)
         tokens, mask = inputs.tokens, inputs.attention_mask
-        for _ in range(new_tokens):
-            following = step(tokens, mask).argmax(-1, keepdim=True)
+        for new in range(new_tokens):
+            logits = step(tokens, mask)
+            logits = logits if new else logits.masked_fill(~begins, -torch.inf)
+            following = logits.argmax(-1, keepdim=True)
             tokens, mask = torch.cat([tokens, following], dim=-1), torch.cat([mask, torch.ones_like(following)], dim=-1)
     found = []
     for row in tokens[:, inputs.tokens.shape[1] :].tolist():

@@ -213,7 +213,7 @@ class Question(ModelAndRows):
         chosen = set_values(
             self.value,
             clean,
-            lambda: self.corrupted(batch, group),
+            lambda: self._corrupted(batch, group),
             lambda: self.means[self.groups.index(group)],
         )
         moved = {item.name: any_of(item, clean[item.name] != chosen[item.name]) for item in group}
@@ -295,12 +295,7 @@ class Question(ModelAndRows):
         batches = list(self.batches(self.rows if self.mean_over is None else self.mean_over))
         return [mean_of(self._latents(b, [r.tokens for r in b.rows], group) for b in batches) for group in self.groups]
 
-    def corrupted(self, batch: RowsAsked, group: Sequence[UnitSet]) -> dict[str, Tensor]:
-        """Latents at the points of a batch when the corrupted prompts run, ``[p, d_sae]`` by name.
-
-        Raises:
-            DataError: A row has none.
-        """
+    def _corrupted(self, batch: RowsAsked, group: Sequence[UnitSet]) -> dict[str, Tensor]:
         tokens = [row.corrupted for row in batch.rows if row.corrupted is not None]
         if len(tokens) < len(batch.rows):
             lacking = next(i for i, row in enumerate(batch.rows) if row.corrupted is None) + batch.first
