@@ -30,6 +30,17 @@ def expected():
     return table(tiny_llama().eval())
 
 
+@pytest.mark.parametrize("positions", ["answer", "each"])
+def test_a_model_in_16_bits_tells_its_noise(positions):
+    asked = {"units": UNITS, "positions": positions, "batch_size": 1}
+    rounded, wide = tiny_llama().eval().bfloat16(), tiny_llama().eval().bfloat16().float()  # the same weights
+    found, exact = (it.effects(model, tiny_tokenizer(), ROWS, **asked) for model in (rounded, wide))
+    error = (found.to_pandas().effect - exact.to_pandas().effect).pow(2).mean() ** 0.5
+    assert error / 4 < found.noise < 4 * error
+    assert f"Rounding alone changes an effect by about {found.noise:.2g} logits" in str(found)
+    assert exact.noise is None
+
+
 def test_a_model_is_run_in_evaluation_and_stays_as_it_was(expected):
     model = tiny_llama(dropout=0.5).train()
     pd.testing.assert_frame_equal(table(model), expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import asdict, frozen
 from rich.console import Console
@@ -15,9 +15,6 @@ from interpretune.plugins.contributions import ReportSection
 from interpretune.questions import Effects, LogitLens
 from interpretune.reports.sections import report_sections, section_data, section_text
 from interpretune.session.session import ITSession, it_init, it_session_end
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 N_TOP = 10
 """Units of a question that are shown."""
@@ -94,18 +91,11 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
                     row["rows"] = found[name].question["rows"]
                     row["layers" if isinstance(found[name], LogitLens) else "top"] = tables[name].to_dict("records")
             sections = report_sections(session.module)
-            answers = [f"{name}: {item!r}\n{_numbers(tables[name])}" for name, item in found.items()]
+            answers = [f"{name}: {item}" for name, item in found.items()]
             text = "\n\n".join([_table(rows), *answers, *map(section_text, sections)])
         return RunReport(rows, sections, text, time.perf_counter() - start)
     finally:
         it_session_end(**session)
-
-
-def _numbers(table: pd.DataFrame) -> str:
-    from tabulate import tabulate
-
-    shown = table.drop(columns=["units", "unit"]) if "unit" in table else table  # units have names of their own
-    return tabulate(shown, headers="keys", tablefmt="simple", showindex=False, floatfmt=".4g")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

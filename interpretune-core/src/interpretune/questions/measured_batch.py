@@ -15,6 +15,7 @@ from interpretune.operations.objectives import MOST_LOGITS, LogProb, Objective, 
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.sequences import Sequences
 from interpretune.replay.ablation import naive_budget
+from interpretune.replay.effect_noise import noise_by, rounded_logits
 from interpretune.replay.gradients import mean_gradients, midpoints
 from interpretune.replay.rows import LatentRows
 from interpretune.replay.suffix_ablation import clean_logits
@@ -134,6 +135,11 @@ class MeasuredBatch:
     def measured(self, logits: Tensor) -> Tensor:
         """The objective of each row of such logits, ``[batch]``, with gradient."""
         return self._measured(self.outcome_of(logits), torch.arange(len(self.clean), device=logits.device))
+
+    def noise(self) -> float:
+        """Standard deviation that rounding alone gives an effect, in units of the objective."""
+        logits = rounded_logits(self.prefill, self._sequences.inputs, self._sequences.wanted_points)
+        return noise_by(self.measured(logits), self.clean)
 
     def _outcome(self, logits: Tensor, examples: Tensor, answers: Tensor, owner: Tensor) -> Outcome:
         """What an objective reads.

@@ -14,6 +14,7 @@ from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, checked_value
 from interpretune.questions.sources import read_rows
 from interpretune.questions.units import unit_sets
+from interpretune.replay.effect_noise import warn_of_noise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,7 +102,9 @@ def effects(
     )
     with question.held():
         found: Effects = question.answered(store)
-        return found
+    if (noise := found.noise) is not None:
+        warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])
+    return found
 
 
 def question_of(

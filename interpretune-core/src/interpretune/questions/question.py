@@ -30,6 +30,7 @@ from interpretune.questions.sequences import Sequences, padded
 from interpretune.questions.set_values import Value, mean_of, set_values
 from interpretune.questions.unit_effects import UnitChanges, UnitEffects, any_of, exact_effects, sizes, stored, sum_of
 from interpretune.questions.units import UnitSet
+from interpretune.replay.effect_noise import is_measured
 from interpretune.replay.prefill import prefill
 from interpretune.store.fields import Field
 from interpretune.store.writer import StoreWriter
@@ -178,11 +179,14 @@ class Question(ModelAndRows):
             parts |= self._parts(batch, run, group)
         owners = batch.points.examples
         nothing = torch.zeros(len(owners), dtype=torch.long, device=owners.device)
+        dtype = runs[-1].prefill.logits.dtype
+        measured = dtype.itemsize <= 2 and is_measured(batch.first // self.batch_size, dtype)
         return {
             **self.told_of(batch, runs[0]),
             "objective_spliced": runs[-1].clean[owners].double(),
             "screened_out": sum((part.screened.sum(-1) for part in parts.values()), nothing),
             "largest_screened": torch.stack([nothing.double(), *(p.largest for p in parts.values())]).amax(0),
+            "effect_noise": runs[-1].noise() if measured else 0.0,
             "effects": {item.name: stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
             "activations": {item.name: stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
         }

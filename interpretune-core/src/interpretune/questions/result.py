@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interpretune.errors import StoreError
+from interpretune.replay.effect_noise import noise_of, noise_text
 from interpretune.store.fields import Field, Per
 from interpretune.store.store import AnalysisStore
 
@@ -39,6 +40,7 @@ FIELDS = (
     Field("objective_spliced", "float64", about="with all dictionaries spliced in; the same where there are none"),
     Field("screened_out", "int64", about="units whose exact effects were left out for the budget"),
     Field("largest_screened", "float64", about="size of the largest gradient effect among them"),
+    Field("effect_noise", "float64", Per.batch, about="what rounding alone does to an effect; 0 where not measured"),
     Field("effects", "float64", Per.latent, about="objective, clean minus with the unit changed; NaN where left out"),
     Field("activations", "float64", Per.latent, about="of the unit in the clean run; the norm of several coordinates"),
 )
@@ -145,6 +147,17 @@ class Effects(Results):
     of_rows = ("objective_spliced", "before_cap", "bias", "rest")
     columns = {"effect": "effects", "activation": "activations", "alone": "alone"}  # noqa: RUF012
 
+    @property
+    def noise(self) -> float | None:
+        """What rounding alone does to an effect on a row, as it was measured; None above 16 bits."""
+        if "effect_noise" not in self.store.fields:
+            return None
+        return noise_of(batch["effect_noise"] for batch in self.store.batches(["effect_noise"]))
+
+    def _heading(self) -> str:
+        noise = noise_text(self.noise, self.question["unit"])
+        return super()._heading() + (f"\n{noise[0].upper()}{noise[1:]}: run the model in float32." if noise else "")
+
     def points(self) -> pd.DataFrame:
         """A line for each row and token at which units are changed, with what was left out there."""
         names = ["row", "position", "token", "screened_out", "largest_screened"]
@@ -200,7 +213,7 @@ class Effects(Results):
         figure.update_traces(hovertemplate="%{y}<br>mean effect %{x:.4g}<br>mean size %{customdata:.4g}<extra></extra>")
         figure.update_layout(
             title=f"{told['objective']}: effects of units {self._kind}, {told['rows']} rows{self.left_out}",
-            xaxis_title=f"mean effect, {told['unit']}" if told["unit"] else "mean effect",
+            xaxis_title=", ".join(filter(None, ["mean effect", told["unit"]])) + " (in the order of the mean size)",
             yaxis={"autorange": "reversed"},
             template="plotly_white",
         )

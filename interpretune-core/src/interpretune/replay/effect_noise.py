@@ -20,6 +20,7 @@ from interpretune.activations.inputs import Points
 
 if TYPE_CHECKING:
     from interpretune.activations.edits import Edit
+    from interpretune.activations.inputs import ModelInputs
     from interpretune.replay.prefill import Prefill
 
 ROUNDED = frozenset({RESID_PRE, ATTN_Z, MLP_IN, RESID_POST})
@@ -52,15 +53,25 @@ def measure_noise(clean: Prefill, objective: Callable[[Tensor, Tensor], Tensor])
     """
     sizes = clean.inputs.attention_mask.sum(-1)
     examples = torch.stack([sizes.argmax(), sizes.argmin()]).repeat(REPEATS)
-    inputs, backend = clean.inputs.select(examples), clean.backend
     points = Points(torch.arange(len(examples), device=examples.device), clean.points.positions[examples])
+    logits = rounded_logits(clean, clean.inputs.select(examples), points)
+    return noise_by(objective(logits, examples), objective(clean.logits[examples], examples))
+
+
+def noise_by(rounded: Tensor, clean: Tensor) -> float:
+    """Standard deviation of an effect, from objectives ``[n]`` with random roundings and without."""
+    return math.sqrt(2) * (rounded.double() - clean.double()).square().mean().sqrt().item()
+
+
+@torch.no_grad()
+def rounded_logits(clean: Prefill, inputs: ModelInputs, points: Points) -> Tensor:
+    """Logits at points of a spliced run in which values are rounded at random, ``[p, vocab]``."""
+    backend = clean.backend
     draw = torch.Generator(device=clean.logits.device).manual_seed(0)
     names = [name for name in backend.hook_point_names() if (part := split_layer(name)) and part[1] in ROUNDED]
     with backend.hooked({name: _rounding(draw) for name in names if name == in_layer(*_known(name))}):
         edits, _ = backend.splice_edits(inputs, list(clean.latent_models.values()))
-        logits = backend.forward(inputs, edits, points)
-    change = objective(logits, examples).double() - objective(clean.logits[examples], examples).double()
-    return math.sqrt(2) * change.square().mean().sqrt().item()
+        return backend.forward(inputs, edits, points)
 
 
 def _known(name: str) -> tuple[int, str]:
