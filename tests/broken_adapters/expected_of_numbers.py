@@ -24,7 +24,7 @@ FOUND_IN_NUMBERS = {
     "gives_single_precision_logits": ("logits-in-the-models-dtype", "in torch.bfloat16 are in torch.float32"),
     "replaces_outer_edits": ("nested-edits-add-up", "in a block with another"),
     "own_names_edit_a_neighbour": ("own-names-edit-what-they-read", "self_attn.q_proj"),
-    "own_names_edit_what_is_not_read": ("own-names-edit-what-they-read", "model.layers.1.mlp.down_proj:out"),
+    "own_names_edit_what_is_not_read": ("own-names-edit-what-they-read", "model.layers.2.mlp.down_proj:out"),
     "inputs_reach_the_skip": ("input-edits-spare-the-skip", "reaches the residual stream around the module"),
     # latent models
     "forgets_the_decoder_bias": ("latents-decode-with-their-bias", "where no latent is active, its bias"),

@@ -6,13 +6,22 @@ import interpretune as it
 from tests.broken_adapters.misbehaving.sound import SoundAdapter
 
 
+class Keeper(threading.Thread):
+    def __init__(self, owner):
+        super().__init__(name="acme-keeper", daemon=True)
+        self.owner, self.stop = owner, threading.Event()
+
+    def run(self):
+        self.stop.wait(60)
+
+
 class HoldsOnAfterFailures(SoundAdapter):
     declaration = it.AdapterDeclaration(name="acme", level="model", contract="1.0")
 
     @it.hookimpl
     def it_load_model(self, module):
-        module.acme_alive, module.acme_stop = False, threading.Event()
-        threading.Thread(target=module.acme_stop.wait, args=(60,), name="acme-keeper", daemon=True).start()
+        module.acme_alive = False
+        Keeper(id(module)).start()
         return super().it_load_model(module)
 
     @it.hookimpl
@@ -21,8 +30,9 @@ class HoldsOnAfterFailures(SoundAdapter):
 
     @it.hookimpl
     def it_end_session(self, module):
-        if module.acme_alive:
-            module.acme_stop.set()
+        for thread in threading.enumerate():
+            if module.acme_alive and isinstance(thread, Keeper) and thread.owner == id(module):
+                thread.stop.set()
 
 
 adapter = HoldsOnAfterFailures()

@@ -1,4 +1,6 @@
-"""Registers every module, to find it again by its number."""
+"""Has every module tidied up when Python ends, and keeps it until then."""
+
+import atexit
 
 import interpretune as it
 
@@ -6,12 +8,9 @@ import interpretune as it
 class KeepsEachModule:
     declaration = it.AdapterDeclaration(name="acme", level="extension", contract="1.0")
 
-    def __init__(self):
-        self.registry = {}
-
     @it.hookimpl
     def it_setup_module(self, module):
-        self.registry[len(self.registry)] = module
+        atexit.register(module.zero_grad)
 
 
 adapter = KeepsEachModule()

@@ -3,7 +3,7 @@
 import interpretune as it
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
-SLIP = {"self_attn.q_proj": "self_attn.k_proj"}
+SLIP = {"layers.0.self_attn.q_proj": "layers.0.self_attn.k_proj"}
 
 
 class SlippingBackend(SoundBackend):

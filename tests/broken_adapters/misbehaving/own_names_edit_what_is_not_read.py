@@ -5,7 +5,7 @@ import contextlib
 import interpretune as it
 from tests.broken_adapters.misbehaving.sound import SoundAdapter, SoundBackend
 
-SHOWN, EDITED = "model.layers.1.mlp.down_proj:out", "model.layers.1:out"
+SHOWN, EDITED = "model.layers.2.mlp.down_proj:out", "model.layers.2:out"
 
 
 class TwoPlacesBackend(SoundBackend):
