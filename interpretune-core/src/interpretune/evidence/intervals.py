@@ -24,8 +24,7 @@ def share_and_interval(parts: NDArray[np.float64], of: NDArray[np.float64]) -> t
     if not of.sum() > 0:
         return float("nan"), float("nan"), float("nan")
     draw, n = np.random.default_rng(SEED), len(parts)
-    weights = draw.multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    below = weights @ of
-    ratios = (weights @ parts)[below > 0] / below[below > 0]
+    drawn = (draw.multinomial(n, np.full(n, 1 / n)) for _ in range(DRAWS))  # one at a time: rows may be many
+    ratios = [weights @ parts / below for weights in drawn if (below := weights @ of) > 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(parts.sum() / of.sum()), float(low), float(high)
