@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 import interpretune as it
-from interpretune.analysis import AnalysisMode, AnalysisStore, QuestionCfg
+from interpretune.analysis import AnalysisMode, AnalysisStore, EvidenceCfg, QuestionCfg
 from interpretune.analysis.stored_run import StoredRun
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.cli.run_config import read_run
@@ -720,5 +720,7 @@ def test_questions_of_the_docs_can_be_read(here: Path) -> None:
     assert written_units(run.analyses["neurons"].units, []) == [it.Neurons(15)]
     assert run.analyses["neurons"].objective == {"logit_diff": {"against": "mean"}}
     assert len(written_units(run.analyses["more"].units[:2], [])) == 3
+    assert run.analyses["neurons"].split == "train"
+    assert run.analyses["neurons"].evidence == EvidenceCfg(held_out="validation")
     example = read_run([str(ROOT / "docs" / "examples" / "question.yaml")])
     assert example.analyses["heads"] == QuestionCfg(units={"heads": "all"}, objective="log_prob", value="corrupted")
