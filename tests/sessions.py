@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import interpretune as it
-from tests.tiny import TINY_MODELS, nli_rows, save_tiny_model
+from tests.tiny import TINY_MODELS, nli_rows, saved_tiny_model
 
 STACKS = ["core"]
 if importlib.util.find_spec("interpretune_tlens"):
@@ -41,7 +41,7 @@ def stack_options(stack: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 _PREPARED = tempfile.TemporaryDirectory(prefix="interpretune-prepared-")
-"""Prepared data of all sessions: their folders are named by all that they depend on."""
+"""Prepared data of all sessions: their folders are named by all that they depend on, the path of the model too."""
 
 
 def make_session(
@@ -60,8 +60,9 @@ def make_session(
 ) -> it.ITSession:
     """A session over rows of unequal length, with a special token in the middle of each prompt."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "model").exists():
-        save_tiny_model(folder / "model", kind, padding_side=side, bos_is_pad=bos_is_pad)
+    model = folder / "model"
+    if not model.exists():
+        model.symlink_to(saved_tiny_model(kind, padding_side=side, bos_is_pad=bos_is_pad))
     prepared = folder / "cache" / "datasets"
     if not prepared.exists():
         prepared.parent.mkdir(exist_ok=True)
@@ -71,7 +72,7 @@ def make_session(
         it.ITSessionConfig(
             adapter_ctx=adapters or names,
             module_cls=module_cls,
-            shared_cfg=it.ITSharedConfig(model_name_or_path=str(folder / "model"), cache_dir=folder / "cache"),
+            shared_cfg=it.ITSharedConfig(model_name_or_path=str(model.resolve()), cache_dir=folder / "cache"),
             datamodule_cfg=it.ITDataModuleConfig(
                 data={
                     "train": write_rows(folder / "train.jsonl", nli_rows(24, seed=1)),

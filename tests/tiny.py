@@ -22,11 +22,12 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="interpretune-tiny-models-")
 
 def save_tiny_model(folder: str | Path, kind: str, **settings: Any) -> Path:
     """The function of the kit; each of its models is made once, and copied."""
-    return Path(shutil.copytree(_saved(kind, **settings), folder, dirs_exist_ok=True))
+    return Path(shutil.copytree(saved_tiny_model(kind, **settings), folder, dirs_exist_ok=True))
 
 
 @functools.cache
-def _saved(kind: str, **settings: Any) -> Path:
+def saved_tiny_model(kind: str, **settings: Any) -> Path:
+    """The folder that all share; none may change it."""
     return tiny_models.save_tiny_model(tempfile.mkdtemp(dir=_FOLDER.name), kind, **settings)
 
 
@@ -36,6 +37,7 @@ __all__ = [
     "VOCABULARY",
     "nli_rows",
     "save_tiny_model",
+    "saved_tiny_model",
     "tiny_gpt2",
     "tiny_llama",
     "tiny_tokenizer",

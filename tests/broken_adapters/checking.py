@@ -179,5 +179,18 @@ def verdicts_on(name: str, rules: Iterable[Rule] | None = None) -> list[Verdict]
     """
     slow = (*IMPORT_RULES, OTHERS)
     chosen = [rule for rule in RULES.values() if rule.id not in slow] if rules is None else list(rules)
-    with installed(name), references_remembered(), tempfile.TemporaryDirectory(prefix="interpretune-acme-") as folder:
-        return list(check_suite(AcmeSuite(), Path(folder), chosen))
+    with installed(name), references_remembered(), bench_folder() as folder:
+        return list(check_suite(AcmeSuite(), folder, chosen))
+
+
+@contextlib.contextmanager
+def bench_folder() -> Iterator[Path]:
+    """One path for all adapters: the key of prepared data has it, and those that are the same are prepared once."""
+    folder, prepared = Path(_FOLDER.name, "bench"), Path(_FOLDER.name, "prepared")
+    prepared.mkdir(exist_ok=True)
+    (folder / "cache").mkdir(parents=True)
+    (folder / "cache" / "datasets").symlink_to(prepared)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

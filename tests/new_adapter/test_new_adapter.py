@@ -77,8 +77,8 @@ def test_what_was_written_stacks_all_together(environment: FreshEnvironment, pac
 
 CHECKED = {
     "framework": ("loops", "session_end"),
-    "model": ("activations", "device", "generation", "padding", "padded_analysis", "splicing", "step", "train_mode"),
-    "latents": ("latents", "splicing"),
+    "model": ("activations", "generation", "padding", "step"),
+    "latents": ("latents",),
     "extension": ("contributions", "sessions"),
 }
 """Files of rules about what the starter of a kind has code for, beside the rules of form; ``make kit`` checks all."""

@@ -248,7 +248,7 @@ def test_spliced_logits_are_those_of_saelens(make: Make, saved: Callable[..., Pa
 
 
 def with_saelens(session: it.ITSession, rows: Sequence[Tensor], sae: StandardSAE) -> Tensor:
-    own = saelens_transformer(Path(session.module.it_cfg.model_name_or_path).parent)
+    own = saelens_transformer(Path(session.session_cfg.shared_cfg.cache_dir).parent)
     with torch.no_grad():
         return torch.stack(
             [own.run_with_saes(row.unsqueeze(0), saes=[sae], use_error_term=False)[0, -1] for row in rows]

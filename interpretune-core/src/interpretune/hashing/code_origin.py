@@ -157,10 +157,14 @@ def _lists(owner: Distribution, file: str) -> bool:
 
 def _hashes(module: ModuleType) -> dict[str, str]:
     found = {}
-    for folder in dict.fromkeys(map(Path, module.__path__)):
-        for path in sorted(folder.rglob("*.py")):
-            status = path.stat()
-            found[path.relative_to(folder).as_posix()] = _hash(str(path), status.st_mtime_ns, status.st_size)
+    for folder in dict.fromkeys(module.__path__):
+        for inner, _, names in os.walk(folder):
+            for name in (name for name in names if name.endswith(".py")):
+                path = os.path.join(inner, name)  # noqa: PTH118 - each key asks for hundreds of files,
+                status = os.stat(path)  # noqa: PTH116 - which takes pathlib three times as long
+                found[path.removeprefix(folder).replace(os.sep, "/").lstrip("/")] = _hash(
+                    path, status.st_mtime_ns, status.st_size
+                )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,8 +21,9 @@ def identify_packages(packages: Iterable[str]) -> tuple[dict[str, str], tuple[st
     return {name: source.sha256 for name, source in sources.items()}, tuple(unknown)
 
 
+@functools.cache
 def version_or_unknown(name: str) -> str:
-    """Version of a distribution, or ``unknown``."""
+    """Version of a distribution when it was first asked for, or ``unknown``: what is imported stays as it is."""
     try:
         return version(name)
     except PackageNotFoundError:

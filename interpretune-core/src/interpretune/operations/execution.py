@@ -104,7 +104,11 @@ class BatchRun:
 
 def draw_from(seed: str) -> None:
     """Seed torch's generators with a text."""
-    torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1)
+    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # without one, torch.manual_seed formats a stack trace for each kind of device, a millisecond each time
+        torch.default_generator.manual_seed(number)
 
 
 def _copied(value: Any) -> Any:
