@@ -97,9 +97,14 @@ def home_of(package: str, name: str) -> str:
     return module if module == package or not is_ours(module) else home_of(module, name)
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def has_docstring(source: str, name: str) -> bool:
     """Whether a function, class or constant has a docstring; that of a constant stands below it."""
-    body = ast.parse(source).body
+    body = parsed(source).body
     for i, node in enumerate(body):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             return bool(ast.get_docstring(node))
@@ -141,7 +146,7 @@ def test_importing_public_packages_loads_nothing():
 def private_uses(source: str, own: str = "") -> list[str]:
     """What code uses of other packages that is not public: imports, and attributes of what it imports."""
     found, modules = [], {}
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ImportFrom) and is_ours(str(node.module), own):
             public = PUBLIC.get(str(node.module), ())
             found += [f"{node.module}.{item.name}" for item in node.names if item.name not in public]
@@ -149,7 +154,7 @@ def private_uses(source: str, own: str = "") -> list[str]:
             names = {item.asname or item.name: item.name for item in node.names if is_ours(item.name, own)}
             found += [name for name in names.values() if name not in PUBLIC]
             modules |= names
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
             name = f"{modules[ast.unparse(node.value)]}.{node.attr}"
             found += [] if is_public(name) else [name]
@@ -170,7 +175,7 @@ def is_public(name: str) -> bool:
 def private_names_in(files: list[Path]) -> set[str]:
     """Names with one underscore of what classes define, and of what is set on objects."""
     found = set()
-    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+    for node in (node for file in files for node in ast.walk(parsed(file.read_text(encoding="utf-8")))):
         if isinstance(node, ast.ClassDef):
             found |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
             found |= {
@@ -188,7 +193,7 @@ def private_names_of_core() -> set[str]:
 
 def private_attributes(source: str, own: set[str]) -> list[str]:
     """Attributes with an underscore that core has and the code's own package has not."""
-    attributes = [node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    attributes = [node.attr for node in ast.walk(parsed(source)) if isinstance(node, ast.Attribute)]
     return [name for name in attributes if name in private_names_of_core() - own]
 
 

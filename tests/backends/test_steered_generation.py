@@ -71,6 +71,13 @@ def added(where: str, prompt: Tensor, scale: float = 6.0) -> Callable[[Tensor], 
     return change
 
 
+@cache
+def steered_by_hand(where: str | None, lengths: str) -> Tensor:
+    """What a plain model continues each prompt with, ``[prompt, new]``; None: nothing is added."""
+    found = [by_hand(prompt, added(where, prompt) if where else lambda x: x) for prompt in prompts_of(BATCHES[lengths])]
+    return torch.cat(found)
+
+
 def options_of(session: it.ITSession, **options: Any) -> dict[str, Any]:
     ends = {"stop_at_eos": False} if "transformer_lens" in session.context.names else {"eos_token_id": None}
     return {"max_new_tokens": NEW, "do_sample": False, **ends, **options}
@@ -95,8 +102,7 @@ def cache_options(session: it.ITSession) -> list[dict[str, Any]]:
 def test_positions_mean_the_same_tokens_with_and_without_a_cache(
     session: it.ITSession, where: Any, lengths: str, side: str
 ) -> None:
-    prompts = prompts_of(BATCHES[lengths])
-    wanted = torch.cat([by_hand(prompt, added(where, prompt)) for prompt in prompts])
+    prompts, wanted = prompts_of(BATCHES[lengths]), steered_by_hand(where, lengths)
     for options in cache_options(session):
         item = Add(at=PLACE, value=VECTOR, scale=6.0, positions=where)
         found = generate_with_interventions(
@@ -107,8 +113,7 @@ def test_positions_mean_the_same_tokens_with_and_without_a_cache(
             **options_of(session, **options),
         )
         assert torch.equal(found.sequences[:, -NEW:], wanted), options
-    free = torch.cat([by_hand(prompt, lambda x: x) for prompt in prompts])
-    assert not torch.equal(free, wanted)
+    assert not torch.equal(steered_by_hand(None, lengths), wanted)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -230,8 +235,7 @@ def steered(session: it.ITSession, prompts: Sequence[Tensor], where: Any) -> Ite
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("lengths", ["1", "1 and 4"])
 def test_two_generations_in_one_block_begin_anew(session: it.ITSession, where: str, lengths: str) -> None:
-    prompts = prompts_of(BATCHES[lengths])
-    wanted = torch.cat([by_hand(prompt, added(where, prompt)) for prompt in prompts])
+    prompts, wanted = prompts_of(BATCHES[lengths]), steered_by_hand(where, lengths)
     with steered(session, prompts, where) as inputs:
         batch = {"input_ids": inputs.tokens, "attention_mask": inputs.attention_mask}
         for options in (*cache_options(session), *cache_options(session)):
@@ -242,8 +246,7 @@ def test_two_generations_in_one_block_begin_anew(session: it.ITSession, where: s
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("lengths", ["1", "1 and 4"])
 def test_a_loop_of_the_user_s_own_on_whole_sequences(session: it.ITSession, where: str, lengths: str) -> None:
-    prompts = prompts_of(BATCHES[lengths])
-    wanted = torch.cat([by_hand(prompt, added(where, prompt)) for prompt in prompts])
+    prompts, wanted = prompts_of(BATCHES[lengths]), steered_by_hand(where, lengths)
     for _ in range(2):
         with steered(session, prompts, where) as inputs:
             tokens, mask = inputs.tokens, inputs.attention_mask

@@ -19,6 +19,7 @@ from interpretune.plugins.discovery import find_adapter, installed_adapters
 from interpretune.testing import RULES, AdapterConformance, Rule, reference
 from interpretune.testing.doctor import FAILED, PASSED, SKIPPED, Verdict, check_suite
 from interpretune.testing.reference import plain_model
+from interpretune.testing.rules import loops
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.tiny_models import save_tiny_model
 from tests.broken_adapters.expected import EXPECTED, SOUND
@@ -132,12 +133,19 @@ def references_remembered() -> Iterator[None]:
 
 
 def rules_beside(expected: str) -> list[Rule]:
-    """Those out of the file of a rule: the nearest that a bug could break as well."""
+    """Those out of the file of a rule: the nearest that a bug could break as well; of loops, those it builds on."""
     if expected in IMPORT_RULES:
         return [RULES[name] for name in IMPORT_RULES]
     subject = RULES[expected].function.__module__
     left_out = {OTHERS, *BESIDE, *SLOW} - {expected}
+    if subject == loops.__name__:  # each trains
+        left_out |= RULES.keys() - builds_on(expected)
     return [rule for rule in RULES.values() if rule.function.__module__ == subject and rule.id not in left_out]
+
+
+def builds_on(rule: str) -> set[str]:
+    """A rule and all that it builds on."""
+    return {rule}.union(*(builds_on(other) for other in RULES[rule].after))
 
 
 def rules_for(expected: str) -> list[Rule]:

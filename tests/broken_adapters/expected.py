@@ -120,8 +120,9 @@ FOUND = {
 
 EXPECTED = {**REFUSED, **{f"{MISBEHAVING}.{name}": expected for name, expected in FOUND.items()}}
 
-IMPORTED_TOGETHER = (f"{MISBEHAVING}.patches_at_import", f"{MISBEHAVING}.changes_things_at_import")
-"""What these change is looked at in one process."""
+SLOW_IMPORT = f"{MISBEHAVING}.is_slow_to_import"
+IMPORTED_TOGETHER = (SLOW_IMPORT, f"{MISBEHAVING}.patches_at_import", f"{MISBEHAVING}.changes_things_at_import")
+"""How long these take, and what they change, is looked at in one process."""
 
 
 def all_broken() -> set[str]:

@@ -12,7 +12,6 @@ import pytest
 
 from interpretune.testing import RULES
 from interpretune.testing.doctor import PASSED
-from interpretune.testing.rules import importing
 from tests.broken_adapters.checking import IMPORT_RULES, SLOW, check_adapter, check_sound, rules_beside, verdicts_on
 from tests.broken_adapters.expected import EXPECTED, FOUND, IMPORTED_TOGETHER, SOUND_LATENTS, all_broken
 
@@ -23,12 +22,6 @@ def warnings_are_no_errors():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@pytest.fixture(autouse=True)
-def imports_are_measured_once(monkeypatch):
-    """A machine that is busy makes no import slower beside that of torch, and the slow adapter is slow each time."""
-    monkeypatch.setattr(importing, "TRIES", 1)
 
 
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name not in IMPORTED_TOGETHER])

@@ -95,18 +95,25 @@ def test_core_is_sound_without_pytest_network_or_home(tmp_path):
     assert files == []
 
 
-def test_a_broken_adapter_is_a_table_and_an_exit_status(install, tmp_path):
+@pytest.fixture
+def variables_put_back(monkeypatch):
+    """The command sets them for its process, which is ours here."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "INTERPRETUNE_CACHE", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+
+
+def test_a_broken_adapter_is_a_table_and_an_exit_status(install, variables_put_back, capsys):
     install("interpretune-acme", adapters={"acme": "acme:adapter"}, acme="import a_package_that_nobody_has")
-    run = run_doctor(tmp_path, "acme")
-    assert run.returncode == 1
-    assert "acme (interpretune-acme 1.2.3): 3 passed, 1 failed" in run.stdout
-    assert "acme: importable: Adapter 'acme' (interpretune-acme 1.2.3)" in run.stdout
-    assert "docs/adapters/rules.md#importable" in run.stdout
+    assert main(["doctor", "acme"]) == 1
+    printed = capsys.readouterr().out
+    assert "acme (interpretune-acme 1.2.3): 3 passed, 1 failed" in printed
+    assert "acme: importable: Adapter 'acme' (interpretune-acme 1.2.3)" in printed
+    assert "docs/adapters/rules.md#importable" in printed
     hidden = {verdict.rule.id: verdict.outcome for verdict in diagnose("acme").verdicts}
     count = sum(outcome == NOT_CHECKED for outcome in hidden.values())
     assert count > 50
-    assert f"1 failed, {count} not checked" in run.stdout
-    (told,) = [line for line in run.stdout.splitlines() if "not checked, as they build on it" in line]
+    assert f"1 failed, {count} not checked" in printed
+    (told,) = [line for line in printed.splitlines() if "not checked, as they build on it" in line]
     assert f"({count}): " in told
     assert {"session-runs", "forward-agrees"} <= set(told.partition("): ")[2].split(", "))
 
@@ -218,10 +225,8 @@ def test_a_rule_is_checked_alone_whatever_it_builds_on(adapter_of):
     assert "logits-where-asked was checked alone; it builds on sessions-stay-apart" in as_text([diagnosis])
 
 
-def test_rules_from_the_command_line_and_in_json(adapter_of, monkeypatch, capsys):
+def test_rules_from_the_command_line_and_in_json(adapter_of, variables_put_back, capsys):
     adapter_of("acme", level="model", contract="1.0", body=RAISES_IN_FORWARDS)
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "INTERPRETUNE_CACHE", "TQDM_DISABLE"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))  # the command sets them for its process, which is ours here
     rules = ["--rule", "logits-where-asked", "--rule", "importable"]
     assert main(["doctor", "acme", *rules, "--json"]) == 0
     (about,) = json.loads(capsys.readouterr().out)["adapters"]

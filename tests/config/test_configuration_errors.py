@@ -95,7 +95,8 @@ def accepted(cls: type) -> Any:
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_a_field_takes_a_value_or_says_what_it_takes(cls):
-    names = [item.name for item in dataclasses.fields(cls) if item.init]
+    inherited = {item.name for base in CLASSES if base in cls.__mro__[1:] for item in dataclasses.fields(base)}
+    names = [item.name for item in dataclasses.fields(cls) if item.init and item.name not in inherited]
     told = [(name, refusal(cls, name, value)) for name in names for value in NASTY]
     assert [(name, text) for name, text in told if text and name not in text] == []
 
@@ -296,7 +297,7 @@ def read(text: str, folder: Path) -> None:
         read_run([str(file)])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_file_is_read_or_refused_in_words(tmp_path, seed):
     draw = random.Random(seed)
     for _ in range(12):

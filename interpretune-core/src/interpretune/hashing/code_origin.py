@@ -158,14 +158,16 @@ def _lists(owner: Distribution, file: str) -> bool:
 def _hashes(module: ModuleType) -> dict[str, str]:
     found = {}
     for folder in dict.fromkeys(module.__path__):
-        for inner, _, names in os.walk(folder):
-            for name in (name for name in names if name.endswith(".py")):
-                path = os.path.join(inner, name)  # noqa: PTH118 - each key asks for hundreds of files,
-                status = os.stat(path)  # noqa: PTH116 - which takes pathlib three times as long
-                found[path.removeprefix(folder).replace(os.sep, "/").lstrip("/")] = _hash(
-                    path, status.st_mtime_ns, status.st_size
-                )
+        for path in _python_files(folder):
+            status = os.stat(path)  # noqa: PTH116 - each key asks for hundreds of files; pathlib takes three times as long
+            name = path.removeprefix(folder).replace(os.sep, "/").lstrip("/")
+            found[name] = _hash(path, status.st_mtime_ns, status.st_size)
     return found
+
+
+def _python_files(folder: str) -> Iterator[str]:
+    for inner, _, names in os.walk(folder):
+        yield from (os.path.join(inner, name) for name in names if name.endswith(".py"))  # noqa: PTH118
 
 
 @functools.lru_cache(maxsize=4096)
