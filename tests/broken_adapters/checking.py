@@ -30,7 +30,7 @@ OTHERS = "stacks-in-every-order"
 """Stacks every other adapter that is installed, which takes long: checked on those that it is about, too."""
 
 COSTLY = frozenset(rule for rule, *_ in FOUND_IN_NUMBERS.values()) - {"gradients-agree"}
-"""Take as long as all others together: checked on those that break one of them, and on the sound one."""
+"""Take as long as all others together: checked on those that break one of them."""
 
 BESIDE = frozenset({"batches-are-let-go", "metrics-stay-as-logged"})
 """What ends sessions or weighs logged means wrongly breaks these as well: checked on those they are about."""
@@ -175,7 +175,7 @@ def check_sound(rules: Sequence[Rule]) -> None:
     skipped = {verdict.rule.id for verdict in verdicts if verdict.outcome == SKIPPED}
     of_operations = {"operations-run", "operations-leave-what-they-read"}
     assert skipped - {"accelerator-agrees"} == of_other_levels | without_truth | of_operations | {"suite-loads"}
-    assert sum(verdict.outcome == PASSED for verdict in verdicts) > 50
+    assert sum(verdict.outcome == PASSED for verdict in verdicts) > len(verdicts) / 2
 
 
 def verdicts_on(name: str, rules: Iterable[Rule] | None = None) -> list[Verdict]:

@@ -73,7 +73,11 @@ VARIANTS = {
 }
 """The same bugs in other forms, each for one rule, which is checked alone."""
 
-FIRST_VARIANTS = list({rule: variant for variant, (rule, *_) in reversed(VARIANTS.items())}.values())
+FIRST_VARIANTS = [
+    variant
+    for rule, variant in {rule: variant for variant, (rule, *_) in reversed(VARIANTS.items())}.items()
+    if rule != "batches-are-let-go"  # looks at what is alive many times
+]
 """One for each rule; ``make broken-adapters`` checks all."""
 
 IMPORTS = {

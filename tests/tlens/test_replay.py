@@ -80,8 +80,10 @@ TWO = ("blocks.1.hook_resid_post", "blocks.3.hook_mlp_out")
 LOW, HIGH = (f"{place}.hook_sae_acts_post" for place in TWO)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("kind", HOOKED)
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [*((kind, "left") for kind in HOOKED), ("gpt2", "right"), ("llama", "right"), ("mistral", "right")],
+)
 def test_hooked_transformers_are_exact(backend: Make, kind: str, side: str) -> None:
     for lengths in (RAGGED, (11,)):
         assert worst_error(backend("hooked", kind).prefill(batch_of(lengths, side), models_at(*TWO))) < ATOL
@@ -94,9 +96,8 @@ def test_bridges_are_exact_to_1e_10_in_float64_and_to_2e_5_in_float32(backend: M
     double, single = (backend("bridge", kind, dtype) for dtype in (torch.float64, torch.float32))
     for lengths in (EQUAL, (11,)):
         assert worst_error(double.prefill(batch_of(lengths, "left"), models_at(*TWO))) < bound
-    for side in ("left", "right"):
-        prefill = single.prefill(batch_of(RAGGED, side), models_at(*TWO, dtype=torch.float32))
-        assert worst_error(prefill) < 2e-5
+    prefill = single.prefill(batch_of(RAGGED, "left"), models_at(*TWO, dtype=torch.float32))
+    assert worst_error(prefill) < 2e-5
 
 
 @pytest.mark.parametrize(("stack", "kind"), [("hooked", "gpt2"), ("bridge", "llama"), ("bridge", "gemma3")])

@@ -6,6 +6,7 @@ form of its value (``hf_...``, ``ghp_...``, a password in an address).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -133,6 +134,7 @@ def names_a_credential(name: str) -> bool:
     return _kind(name) in ("secret", "token")
 
 
+@functools.lru_cache(maxsize=4096)
 def _kind(name: str) -> str | None:
     """What stands under a name: a secret, a token that is no number, or tokens, which may be a tokenizer's."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)]
