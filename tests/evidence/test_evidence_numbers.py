@@ -19,7 +19,7 @@ from interpretune.testing.tiny_models import tiny_gpt2, tiny_llama, tiny_tokeniz
 from tests.questions.plain_loops import Coder, Edit, PlainLoops, PlainRow, objective_of
 
 LAYER, WIDTH, N_HEADS = 1, 32, 4
-ONE = [(" Kit", " Lena"), (" Nora", " it"), (" Gus", " Hana"), (" Max", " Pia")]
+ONE = [(" Kit", " Lena")] * 4
 SEVERAL = [(" Kit", " Lena sees Bo", " Max"), (" Nora has", " it"), (" Gus", " Hana"), (" Max", " Pia was", " Bo")]
 
 
@@ -210,9 +210,10 @@ def test_cards_are_those_of_plain_hooks(found):
         told = [(item.row, item.before, item.after) for item in card.changed]
         answers = [row.answers for row in case.rows]
         assert told == [(i, answers[i][a], answers[i][b]) for i, (a, b) in enumerate(flips) if a != b]
-        lost = sum(a[2] - b[2] for a, b in zip(clean, after, strict=True))
-        check_tokens(card.promoted_total, card.suppressed_total, lost / len(rows), vocab)
-        direct = sum(straight(case, row, members) for row in rows) / len(rows)
+        mine = told_rows(case, effects, unit, card.promoted_in)
+        lost = sum(clean[i][2] - after[i][2] for i in mine)
+        check_tokens(card.promoted_total, card.suppressed_total, lost / len(mine), vocab)
+        direct = sum(straight(case, rows[i], members) for i in mine) / len(mine)
         check_tokens(card.promoted_direct, card.suppressed_direct, direct, vocab)  # norms divide in float32
         seen = [case.latents(row.prompt)[:, members] for row in rows]
         activations = [part[:, 0] if len(members) == 1 else part.norm(dim=-1) for part in seen]
@@ -225,6 +226,18 @@ def test_cards_are_those_of_plain_hooks(found):
         assert card.share_active == (everywhere != 0).double().mean()
         assert card.counts == tuple(np.histogram(everywhere, card.edges)[0])
         assert sum(card.counts) == len(everywhere)
+
+
+def told_rows(case: Case, effects: it.Effects, unit: int, told: str) -> list[int]:
+    """Rows of which tokens are told: those of the correct answer with the largest effects, where all have the same."""
+    if len({row.answers for row in case.rows}) > 1:
+        assert told == "all rows"
+        return [0, 1, 2, 3]
+    table = effects.to_pandas().query("unit == @unit").set_index("row").effect.abs()
+    kinds = [[i for i in range(4) if case.rows[i].correct == answer] for answer in (0, 1)]
+    mine = max(kinds, key=lambda rows: table.loc[rows].mean())
+    assert told == f'rows whose answer is "{case.rows[mine[0]].answers[case.rows[mine[0]].correct].strip()}"'
+    return mine
 
 
 def straight(case: Case, row: PlainRow, members: list[int]) -> Tensor:

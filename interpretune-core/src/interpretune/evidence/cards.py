@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +29,8 @@ FACTORS = (0.0, 0.5, 2.0, 4.0)
 """Multiples of activations, besides 1."""
 PROMPTS, BINS, TOKENS, CHANGED = 6, 20, 10, 20
 """On a card: prompts, bins of the histogram, tokens of each kind, and at most so many rows whose answer changes."""
+MOST_KINDS = 4
+"""Most correct answers whose rows are told apart."""
 
 
 @define(eq=False)
@@ -38,8 +41,8 @@ class _Found:
         activations: At all tokens of each prompt, ``[pos]`` each.
         objectives: With nothing changed, with each of ``FACTORS``, and ablated, ``[2 + len(FACTORS), n]`` each.
         rated: The answers that are rated highest, likewise.
-        lost: Logits lost by ablation, summed over rows, ``[vocab]``.
-        written: What it writes, behind the last norm, summed over rows, ``[d_model]``; None: not defined.
+        lost: Logits lost by ablation, summed over rows of each kind, ``[kinds, vocab]``.
+        written: What it writes, behind the last norm, summed likewise, ``[kinds, d_model]``; None: not defined.
     """
 
     activations: list[NDArray[np.float64]] = field(factory=list)
@@ -55,7 +58,7 @@ def cards_of(question: Question, effects: Effects, chosen: Sequence[Chosen]) -> 
     A unit is changed in the run in which its effects are: neurons, heads and vectors in the model as it is, latents
     with all dictionaries spliced in.
     """
-    found, paths = [_Found() for _ in chosen], DirectPaths(question.backend)
+    found, paths, kinds = [_Found() for _ in chosen], DirectPaths(question.backend), _Kinds.of(question)
     direct: DirectRun | None = None
     for group in question.groups:
         names = {item.name for item in group}
@@ -64,9 +67,9 @@ def cards_of(question: Question, effects: Effects, chosen: Sequence[Chosen]) -> 
             continue
         to = ablated_values(question, sets_of(item for item, _ in mine))
         for batch in question.batches(question.rows):
-            _collect(question, batch, mine, to)
+            _collect(question, batch, mine, to, kinds)
             _see_everywhere(question, batch, mine)
-            direct = _see_written(question, batch, mine, paths) or direct
+            direct = _see_written(question, batch, mine, paths, kinds) or direct
     frame, points, rows = effects.to_pandas(), effects.points(), effects.rows()
     per_row = points.groupby("row").size().reindex(rows.row, fill_value=0).to_numpy(float)
     cards = []
@@ -74,12 +77,45 @@ def cards_of(question: Question, effects: Effects, chosen: Sequence[Chosen]) -> 
         own = frame[(frame.units == item.units.name) & (frame.unit == item.unit)]
         sums = own.groupby("row").effect.sum().reindex(rows.row, fill_value=0).to_numpy(float)
         mean = share_and_interval(sums, per_row)
-        cards.append(_card(question, item, kept, direct, mean, [*rows.predicted]))
+        cards.append(_card(question, item, kept, direct, mean, [*rows.predicted], (kinds, kinds.strongest(sums))))
     return cards
 
 
+@frozen(eq=False)
+class _Kinds:
+    """Kinds of rows by their correct answers, whose tokens are told apart.
+
+    Attributes:
+        names: In words.
+        of_rows: Kind of each row, ``[n]``.
+    """
+
+    names: Sequence[str]
+    of_rows: Tensor
+
+    @classmethod
+    def of(cls, question: Question) -> _Kinds:
+        answers = [row.row.answers[row.correct] if row.row.answers else "" for row in question.rows]
+        counts = Counter(answers)
+        device = question.backend.model_device
+        if not 2 <= len(counts) <= MOST_KINDS or min(counts.values()) < 2:
+            return cls(["all rows"], torch.zeros(len(answers), dtype=torch.long, device=device))
+        order = list(counts)
+        told = [f'rows whose answer is "{answer.strip()}"' for answer in order]
+        return cls(told, torch.tensor([order.index(answer) for answer in answers], device=device))
+
+    def at(self, batch: RowsAsked) -> Tensor:
+        """Of the rows of a batch."""
+        return self.of_rows[batch.first : batch.first + len(batch.rows)]
+
+    def strongest(self, effects: NDArray[np.float64]) -> int:
+        """The kind with the largest mean size of effects, ``[n]``."""
+        kinds = self.of_rows.cpu().numpy()
+        return int(np.argmax([np.abs(effects[kinds == i]).mean() for i in range(len(self.names))]))
+
+
 def _collect(
-    question: Question, batch: RowsAsked, mine: Sequence[tuple[Chosen, _Found]], to: Mapping[str, Tensor]
+    question: Question, batch: RowsAsked, mine: Sequence[tuple[Chosen, _Found]], to: Mapping[str, Tensor], kinds: _Kinds
 ) -> None:
     """Objectives, answers and logits when each unit changes."""
     changed, n = ChangedBatch(question, batch, sets_of(item for item, _ in mine)), len(batch.points)
@@ -90,7 +126,8 @@ def _collect(
         ablated.append(Setting.of(members, to, n))
         each += [Setting.of(members, {item.units.name: factor * latents}, n) for factor in FACTORS] + ablated[-1:]
     objectives, rated = (values.unflatten(0, (len(mine), -1)) for values in changed.changed(each))
-    for (_, kept), objective, answers, lost in zip(mine, objectives, rated, changed.logits_lost(ablated), strict=True):
+    all_lost = changed.logits_lost(ablated, kinds.at(batch), len(kinds.names))
+    for (_, kept), objective, answers, lost in zip(mine, objectives, rated, all_lost, strict=True):
         kept.objectives.append(torch.cat([changed.run.clean.unsqueeze(0), objective]).double().cpu())
         kept.rated.append(torch.cat([changed.run.rated.unsqueeze(0), answers]).cpu())
         kept.lost = kept.lost + lost
@@ -118,7 +155,11 @@ def _see_everywhere(question: Question, batch: RowsAsked, mine: Sequence[tuple[C
 
 
 def _see_written(
-    question: Question, batch: RowsAsked, mine: Sequence[tuple[Chosen, _Found]], paths: DirectPaths
+    question: Question,
+    batch: RowsAsked,
+    mine: Sequence[tuple[Chosen, _Found]],
+    paths: DirectPaths,
+    kinds: _Kinds,
 ) -> DirectRun | None:
     """What units write at the answer position, behind the last norm; in the model as it is."""
     if question.positions not in ("answer", "each"):  # elsewhere nothing goes straight to the logits of the answer
@@ -137,7 +178,9 @@ def _see_written(
     for item, kept in mine:
         if kept.written is not None:
             try:
-                kept.written = kept.written + _written(run, item).sum(0)
+                written = _written(run, item)
+                summed = written.new_zeros(len(kinds.names), written.shape[-1])
+                kept.written = kept.written + summed.index_add_(0, kinds.at(batch), written)
             except AnalysisError:  # it is not written into the residual stream by a linear map
                 kept.written = None
     return run
@@ -175,15 +218,17 @@ def _card(
     direct: DirectRun | None,
     mean: tuple[float, float, float],
     predicted: Sequence[int],
+    told: tuple[_Kinds, int],
 ) -> Card:
-    n, vocab = len(question.rows), min(question.backend.vocab_size, len(question.tokenizer))
+    kinds, kind = told
+    n, vocab = int((kinds.of_rows == kind).sum()), min(question.backend.vocab_size, len(question.tokenizer))
     everywhere = np.concatenate(kept.activations)
     counts, edges = np.histogram(everywhere, bins=BINS)
     assert isinstance(kept.lost, Tensor)
     straight = torch.zeros(0, device=kept.lost.device)
     if direct is not None and isinstance(kept.written, Tensor):
-        straight = direct.logits_of(kept.written.unsqueeze(0) / n)[0, :vocab]
-    total, url = kept.lost[:vocab] / n, item.units.dictionary.dashboard_url()
+        straight = direct.logits_of(kept.written[kind : kind + 1] / n)[0, :vocab]
+    total, url = kept.lost[kind, :vocab] / n, item.units.dictionary.dashboard_url()
     promoted, straight_up = (_tokens(question, values) for values in (total, straight))
     suppressed, straight_down = (_tokens(question, values, sign=-1) for values in (total, straight))
     objectives, rated = torch.cat(kept.objectives, dim=-1), torch.cat(kept.rated, dim=-1)
@@ -206,6 +251,7 @@ def _card(
         doses=_doses(question, objectives, rated),
         changed=_changed(question, rated),
         url=None if url is None else url.replace("{latent}", str(item.unit)),
+        promoted_in=kinds.names[kind],
     )
 
 

@@ -95,22 +95,34 @@ class ChangedBatch:
         objective, rated = self.run.changed_and_rated(self._rows(settings))
         return objective.view(len(settings), -1), rated.view(len(settings), -1)
 
-    def logits_lost(self, settings: Sequence[Setting]) -> Tensor:
-        """Logits at the answer position, clean minus changed, summed over rows, ``[k, vocab]``, float64."""
+    def logits_lost(self, settings: Sequence[Setting], kinds: Tensor, n_kinds: int) -> Tensor:
+        """Logits at the answer position, clean minus changed, summed over rows of each kind.
+
+        Args:
+            settings: What is changed.
+            kinds: Kind of each row, ``[n]``.
+            n_kinds: How many kinds there are.
+
+        Returns:
+            ``[k, n_kinds, vocab]``, float64.
+        """
         n, vocab = len(self._batch.rows), self._question.backend.vocab_size
+        found = torch.zeros(len(settings) * n_kinds, vocab, dtype=torch.float64, device=kinds.device)
         if not self._replays:
             sequences = self._batch.sequences
             ends = torch.tensor([len(row.tokens) - 1 for row in self._batch.rows], device=sequences.rows.device)
             at, which = sequences.points(torch.arange(n, device=ends.device), ends)
             first = torch.searchsorted(which, torch.arange(n, device=ends.device))
             clean = self._forward(None, at.select(first))
-            lost = [(clean - self._forward(item, at.select(first))).double().sum(0) for item in settings]
-            return torch.stack(lost)
+            for i, item in enumerate(settings):
+                lost = clean - self._forward(item, at.select(first))
+                found.index_add_(0, i * n_kinds + kinds, lost.double())
+            return found.unflatten(0, (len(settings), n_kinds))
         rows = self._rows(settings)
-        found = torch.zeros(len(settings), vocab, dtype=torch.float64, device=rows.points.device)
         for chunk in torch.arange(len(rows), device=rows.points.device).split(max(1, MOST_LOGITS // vocab)):
-            found.index_add_(0, chunk // n, self.run.logits_lost(rows.select(chunk)).double())
-        return found
+            lost = self.run.logits_lost(rows.select(chunk))
+            found.index_add_(0, chunk // n * n_kinds + kinds[chunk % n], lost.double())
+        return found.unflatten(0, (len(settings), n_kinds))
 
     def _rows(self, settings: Sequence[Setting]) -> LatentRows:
         """A row for each setting and each row of the batch, whose only point is the answer position."""

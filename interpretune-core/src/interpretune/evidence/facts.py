@@ -142,14 +142,17 @@ class Card:
         edges: Ends of the bins of a histogram of its activations at all tokens of all prompts, one more than counts.
         counts: Tokens in each bin.
         promoted_total: Tokens whose logits at the answer position it raises most, everything after it computed anew:
-            the mean over rows of clean minus ablated logits, exact, over the whole vocabulary.
+            the mean over the rows of ``promoted_in`` of clean minus ablated logits, exact, over the whole vocabulary.
         suppressed_total: Those that it lowers most.
         promoted_direct: The same by what it writes into the residual stream alone, through the last norm, its scale
-            that of the forward, and the unembedding; means over rows. Empty where that is not defined.
+            that of the forward, and the unembedding; means over the same rows. Empty where that is not defined.
         suppressed_direct: Those that it lowers most in this way.
         doses: Dose and response.
         changed: Rows whose answer changes when it alone is ablated.
         url: Where a public dictionary has a page about it.
+        promoted_in: Of which rows tokens are told: all; or, if 2 to 4 answers are correct in several rows each, those
+            with the correct answer for which the mean size of its effects is largest. What a unit does for one answer
+            would cancel what it does for the other.
     """
 
     name: str
@@ -170,6 +173,7 @@ class Card:
     doses: tuple[Dose, ...]
     changed: tuple[ChangedRow, ...]
     url: str | None
+    promoted_in: str = "all rows"
 
 
 @frozen
