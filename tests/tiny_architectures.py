@@ -150,7 +150,7 @@ def batch_of(lengths: Sequence[int], side: str, seed: int = 0) -> ModelInputs:
     return ModelInputs(tokens.masked_fill(~mask, 0), mask.long())
 
 
-def dictionary(hook_point: str, seed: int, *, d_sae: int = 40, **settings: Any) -> RandomDictionary:
+def dictionary(hook_point: str, seed: int, *, d_sae: int = 24, **settings: Any) -> RandomDictionary:
     """A random dictionary in float64 whose decoder is declared linear, unless ``linear=False``."""
     width = NEURONS if hook_point.endswith("mlp.hook_post") else WIDTH
     kind = RandomDictionary if not settings.pop("linear", True) else LinearDictionary

@@ -213,7 +213,8 @@ def reference_of(
     with torch.no_grad():
         for target in latent_models:
             effects = torch.zeros(target.d_sae)
-            for latent in range(target.d_sae):
+            active = seen[activations_of(target)][0, -1].nonzero().flatten().tolist()
+            for latent in active:  # to set another to 0 changes nothing
 
                 def zero(item: Any, latents: Tensor, target: Any = target, latent: int = latent) -> Tensor:
                     if item is target:

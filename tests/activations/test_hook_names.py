@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +15,12 @@ import interpretune as it
 from interpretune.activations.edits import edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
 from interpretune.analysis import HuggingFaceBackend, ModelInputs
-from tests.sessions import STACKS, make_session, padded, unpadded_rows
+from tests.sessions import STACKS, padded, unpadded_rows
 from tests.tiny_architectures import BLOCKS, make_model
 from tests.tiny_latents import RandomDictionary
 
+SessionOf = Callable[..., it.ITSession]
+MODELS = ("gpt2", "llama")
 LAYERS = 3
 NAMES = [name for name, _ in canonical_names(LAYERS)]
 PLACES_OF_BLOCKS = {"resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "mlp_act", "mlp_out", "resid_post"}
@@ -106,13 +108,14 @@ def plain_activations(model: Any, kind: str, tokens: Tensor) -> dict[str, Tensor
     return seen
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@pytest.mark.parametrize("stack", STACKS)
-def test_every_name_is_the_same_place_in_every_backend(tmp_path: Path, stack: str, kind: str, side: str) -> None:
+@pytest.mark.parametrize(
+    ("stack", "kind", "side"),
+    [(stack, kind, ("left", "right")[(i + j) % 2]) for i, stack in enumerate(STACKS) for j, kind in enumerate(MODELS)],
+)
+def test_every_name_is_the_same_place_in_every_backend(session_of: SessionOf, stack: str, kind: str, side: str) -> None:
     from tests.sessions import plain_model
 
-    session = make_session(tmp_path, kind, stack, side)
+    session = session_of(kind, stack, side)
     backend, inputs = session.module.backend, inputs_of(session, side)
     model = plain_model(kind)
     assert set(NAMES) <= set(backend.hook_point_names())
@@ -127,8 +130,8 @@ def test_every_name_is_the_same_place_in_every_backend(tmp_path: Path, stack: st
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_an_alias_gives_the_same_shape_and_values(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "llama", stack)
+def test_an_alias_gives_the_same_shape_and_values(session_of: SessionOf, stack: str) -> None:
+    session = session_of("llama", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     for name in NAMES:
         (alias, *_) = aliases(name)
@@ -140,9 +143,9 @@ def test_an_alias_gives_the_same_shape_and_values(tmp_path: Path, stack: str) ->
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("stack", STACKS)
 def test_an_edit_between_attention_and_mlp_goes_on_in_the_residual_stream(
-    tmp_path: Path, stack: str, kind: str
+    session_of: SessionOf, stack: str, kind: str
 ) -> None:
-    session = make_session(tmp_path, kind, stack)
+    session = session_of(kind, stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     vector = torch.linspace(-3, 3, 32)
     for name in ("layers.1.resid_mid", "blocks.1.hook_resid_mid"):
@@ -153,8 +156,8 @@ def test_an_edit_between_attention_and_mlp_goes_on_in_the_residual_stream(
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_gradients_flow_through_an_edit_between_attention_and_mlp(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "llama", stack)
+def test_gradients_flow_through_an_edit_between_attention_and_mlp(session_of: SessionOf, stack: str) -> None:
+    session = session_of("llama", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     grads = []
     for name in ("layers.1.resid_mid", "layers.1.attn_out"):
@@ -166,8 +169,8 @@ def test_gradients_flow_through_an_edit_between_attention_and_mlp(tmp_path: Path
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_two_names_of_one_place_are_edited_in_turn(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "gpt2", stack)
+def test_two_names_of_one_place_are_edited_in_turn(session_of: SessionOf, stack: str) -> None:
+    session = session_of("gpt2", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     both = backend.forward(
         inputs, {"layers.1.resid_post": lambda x: x + 1.0, "blocks.1.hook_resid_post": lambda x: x * 2.0}
@@ -178,8 +181,8 @@ def test_two_names_of_one_place_are_edited_in_turn(tmp_path: Path, stack: str) -
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_logits_can_be_edited_and_read_at_all_positions(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "llama", stack)
+def test_logits_can_be_edited_and_read_at_all_positions(session_of: SessionOf, stack: str) -> None:
+    session = session_of("llama", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     clean, cache = backend.run_with_cache(inputs, ["logits"])
     assert cache["logits"].shape[1] == inputs.tokens.shape[1]
@@ -188,8 +191,8 @@ def test_logits_can_be_edited_and_read_at_all_positions(tmp_path: Path, stack: s
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_latent_models_by_either_name_are_spliced_alike(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "llama", stack)
+def test_latent_models_by_either_name_are_spliced_alike(session_of: SessionOf, stack: str) -> None:
+    session = session_of("llama", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     for name in ("layers.1.resid_mid", "layers.1.attn_z", "layers.1.mlp_out"):
         (alias, *_) = aliases(name)
@@ -201,8 +204,10 @@ def test_latent_models_by_either_name_are_spliced_alike(tmp_path: Path, stack: s
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_transcoder_hands_on_to_an_autoencoder_that_names_its_place_otherwise(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "llama", stack)
+def test_a_transcoder_hands_on_to_an_autoencoder_that_names_its_place_otherwise(
+    session_of: SessionOf, stack: str
+) -> None:
+    session = session_of("llama", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     runs = []
     for reader in ("layers.1.mlp_out", "blocks.1.hook_mlp_out"):
@@ -212,8 +217,8 @@ def test_a_transcoder_hands_on_to_an_autoencoder_that_names_its_place_otherwise(
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_misspelt_name_is_refused_with_the_nearest(tmp_path: Path, stack: str) -> None:
-    backend = make_session(tmp_path, "llama", stack).module.backend
+def test_a_misspelt_name_is_refused_with_the_nearest(session_of: SessionOf, stack: str) -> None:
+    backend = session_of("llama", stack, "left").module.backend
     with pytest.raises(
         it.HookPointError, match=r"no hook point 'blocks.1.hook_resid_pots'. Nearest: blocks.1.hook_resid_post"
     ):
@@ -293,8 +298,8 @@ def test_the_proof_leaves_mode_and_random_state_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_logits_under_the_backend_s_own_name_are_edited_at_all_positions(tmp_path: Path, stack: str) -> None:
-    session = make_session(tmp_path, "llama", stack)
+def test_logits_under_the_backend_s_own_name_are_edited_at_all_positions(session_of: SessionOf, stack: str) -> None:
+    session = session_of("llama", stack, "left")
     backend, inputs = session.module.backend, inputs_of(session, "left")
     own = "lm_head:out" if stack == "core" else "unembed.hook_out"
     seen: list[Tensor] = []

@@ -42,7 +42,7 @@ def dictionaries() -> list[RandomDictionary]:
     ]
 
 
-@pytest.fixture(params=STACKS)
+@pytest.fixture(params=[STACKS[0], STACKS[-1]])
 def session(request: pytest.FixtureRequest, session_of: Callable[..., it.ITSession]) -> it.ITSession:
     session = session_of("llama", request.param, "left")
     session.module.latent_models = dictionaries()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from interpretune.comparison.agreement import average_ranks, overlap, pearson, s
 from interpretune.reports.plots import parity_scatter
 from tests.sharing.stores import HOOKS, Dense, dense, store_of
 
-RESAMPLES = 60
+RESAMPLES = 40
 TOP_K = 4
 
 # ------------------------------------------------------------------------------------------------------------ measures
@@ -137,6 +138,13 @@ def slow_intervals(left: np.ndarray, right: np.ndarray, seed: int) -> dict[tuple
     return intervals
 
 
+@cache
+def slow_comparison() -> tuple[Any, Any]:
+    """Values and intervals of the examples that two results share."""
+    left, right = dense(1, range(14)).effects[3:], dense(2, range(3, 17), like=1).effects[:11]
+    return slow_values(left, right), slow_intervals(left, right, seed=5)
+
+
 @pytest.mark.parametrize(("batch_left", "batch_right", "shuffled"), [(3, 3, False), (4, 5, False), (2, 7, True)])
 def test_agreement_and_intervals_are_those_of_a_loop(batch_left: int, batch_right: int, shuffled: bool) -> None:
     one, other = dense(1, range(14)), dense(2, range(3, 17), like=1)
@@ -145,7 +153,7 @@ def test_agreement_and_intervals_are_those_of_a_loop(batch_left: int, batch_righ
         store_of(one, batch_left), store_of(other, batch_right, order), top_k=TOP_K, resamples=RESAMPLES, seed=5
     )
     left, right = one.effects[3:], other.effects[:11]
-    values, intervals = slow_values(left, right), slow_intervals(left, right, seed=5)
+    values, intervals = slow_comparison()
     assert {(item.over, item.hook, item.measure) for item in comparison.agreement} == set(values)
     for item in comparison.agreement:
         key = (item.over, item.hook, item.measure)

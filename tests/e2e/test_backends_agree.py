@@ -115,9 +115,14 @@ def names_of(session: it.ITSession) -> list[str]:
     return [activation_name(item) for item in session.module.latent_models]
 
 
+@cache
+def analysed(module: Any, mode: AnalysisMode) -> Any:
+    return run_analysis(module, module.datamodule, AnalysisCfg(mode=mode))
+
+
 @pytest.mark.parametrize("mode", list(AnalysisMode))
 def test_the_four_modes(pair: tuple[it.ITSession, it.ITSession], mode: AnalysisMode) -> None:
-    one, other = (run_analysis(item.module, item.datamodule, AnalysisCfg(mode=mode)) for item in pair)
+    one, other = (analysed(item.module, mode) for item in pair)
     agree(torch.cat(one.logit_diffs), torch.cat(other.logit_diffs))
     assert len(one.activations) == len(other.activations)
     if mode.splices:

@@ -48,7 +48,7 @@ SESSION = """
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
     environment = FreshEnvironment.create(tmp_path_factory.mktemp("hello") / "environment")
-    environment.install(CORE)
+    environment.install(CORE, HELLO)
     return environment
 
 
@@ -67,8 +67,6 @@ def run_session(environment: FreshEnvironment, files: Path, *adapters: str) -> s
 
 
 def test_hello_is_installed_and_listed(environment: FreshEnvironment) -> None:
-    assert "hello" not in environment.adapters()
-    environment.install(HELLO)
     about = environment.adapters()["hello"]
     assert (about["state"], about["distribution"], about["level"]) == ("ready", "interpretune-hello", "extension")
     where = environment.python("import interpretune_hello, interpretune; print(interpretune_hello, interpretune)")
@@ -78,7 +76,6 @@ def test_hello_is_installed_and_listed(environment: FreshEnvironment) -> None:
 def test_hello_is_checked_where_it_is_installed(environment: FreshEnvironment, tmp_path: Path) -> None:
     """By one rule in both ways: all of them run in the example's own tests."""
     copy = shutil.copytree(HELLO, tmp_path / "hello")  # where no configuration of the workspace reaches it
-    environment.install(copy)
     both = """
         import pytest
         from interpretune.cli.main import main
@@ -127,7 +124,7 @@ def test_an_adapter_made_on_the_fly_needs_nothing_of_core(
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "greeter.py").write_text(dedent(code), encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(dedent(project), encoding="utf-8")
-    environment.install(HELLO, tmp_path)
+    environment.install(tmp_path)
     assert environment.adapters()["greeter"]["version"] == "7.8.9"
     alone, above = run_session(environment, session_files, "hello", "greeter").splitlines()
     assert alone.startswith("('core', 'hello') {")

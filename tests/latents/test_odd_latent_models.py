@@ -49,7 +49,7 @@ class ReusesBuffersLinearly(ReusesBuffers):
 
 
 def made(kind: type[RandomDictionary], hook_point: str, seed: int, *, error: bool, **settings: Any) -> RandomDictionary:
-    item = kind(hook_point, 32, 40, seed=seed, **settings).double()
+    item = kind(hook_point, 32, 24, seed=seed, **settings).double()
     item.use_error_term = error
     return item
 
@@ -186,7 +186,7 @@ def test_what_is_overwritten_has_no_effect(case: str) -> None:
         own.gradients(INPUTS, items, lambda logits: logits[:, 5].sum(), [name, other])[1],
         own.gradients(INPUTS, items, lambda logits: logits[:, 5].sum(), [name])[1],
     ):
-        assert found[name].shape[-1] == 40
+        assert found[name].shape[-1] == 24
         assert not found[name].any()
         assert "constant" in case or other not in found or found[other].any()
 

@@ -22,15 +22,22 @@ from tests.tiny_latents import (
     unspliced,
 )
 
+CASES = [*zip(("gpt2", "llama", "gpt2"), STACKS, strict=False), ("llama", "core")]
 
-@pytest.fixture(params=["gpt2", "llama"])
-def kind(request: pytest.FixtureRequest) -> str:
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
-@pytest.fixture(params=STACKS)
-def session(request: pytest.FixtureRequest, kind: str, session_of: Callable[..., it.ITSession]) -> it.ITSession:
-    return session_of(kind, request.param, "right" if kind == "gpt2" else "left")
+@pytest.fixture
+def kind(case: tuple[str, str]) -> str:
+    return case[0]
+
+
+@pytest.fixture
+def session(case: tuple[str, str], session_of: Callable[..., it.ITSession]) -> it.ITSession:
+    return session_of(*case, "right" if case[0] == "gpt2" else "left")
 
 
 def measured(session: it.ITSession, *latent_models: Any) -> list[Any]:

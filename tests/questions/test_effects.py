@@ -7,13 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from interpretune.questions import Heads, Neurons, PromptRow, effects
 from interpretune.testing.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -43,12 +37,7 @@ def tiny_gemma3() -> PreTrainedModel:
     return Gemma3ForCausalLM(config)
 
 
-def tiny_qwen3() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES))
-
-
-MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "gemma3": tiny_gemma3, "qwen3": tiny_qwen3}
+MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "gemma3": tiny_gemma3}
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])

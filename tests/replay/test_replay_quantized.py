@@ -59,8 +59,9 @@ def effects_of(logits: torch.Tensor, prefill: Prefill, rows: list[Row]) -> torch
     return (logits - prefill.logits[rows_of(rows).points]).abs().amax(-1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("llama", "float32"), ("gpt2", "float16"), ("llama", "bfloat16"), ("gpt2", "float32")]
+)
 def test_four_bits_are_replayed_within_the_tolerance_of_the_self_check(load: Load, kind: str, dtype: str) -> None:
     backend = backend_of(load(kind, FOUR_BITS, dtype))
     assert torch.uint8 in {parameter.dtype for parameter in backend.model.parameters()}
@@ -86,8 +87,7 @@ def test_replays_of_four_bits_give_what_single_unpadded_forwards_give(load: Load
     assert effects_of(wanted, prefill, rows).max() > 1
 
 
-@pytest.mark.parametrize("threshold", [0.0, 6.0])
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize(("kind", "threshold"), [("llama", 0.0), ("gpt2", 6.0)])
 def test_eight_bits_take_the_plain_loop_with_one_warning_that_says_why(load: Load, kind: str, threshold: float) -> None:
     backend = backend_of(load(kind, {**EIGHT_BITS, "llm_int8_threshold": threshold}))
     with pytest.warns(UserWarning, match="has 8-bit weights: .* effects have noise .* 4-bit weights") as seen:

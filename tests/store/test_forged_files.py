@@ -16,7 +16,7 @@ from interpretune.store.journal import MARK, _digest, parse_journal
 from tests.store.damage import forge_digests
 from tests.store.synthetic import FIELDS, N_BATCHES, interrupt, sealed, write, writer_of
 
-EDITS, FOOTER = 150, 2500
+EDITS, FOOTER = 80, 2500
 KEY = "k" * 64
 BYTES = (0, 1, 0x7F, 0xFF)
 

@@ -96,7 +96,7 @@ def batches(draw: st.DrawFn, fields: list[tuple[Field, str, tuple[int, ...]]]) -
     return {"examples": draw(st.lists(st.integers(0, 2**62), min_size=n, max_size=n)), "values": values}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_every_batch_comes_back_as_it_was_given(data: st.DataObject) -> None:
     drawn = data.draw(declared())

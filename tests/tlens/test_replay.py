@@ -202,7 +202,7 @@ def test_every_place_of_latent_models_is_exact(
 
 def together(prefill: Any) -> list[Row]:
     """Half of all latents of all latent models are set, in each example."""
-    sets = {name: dict.fromkeys(range(0, 40, 2), 0.2) for name in prefill.latent_models}
+    sets = {name: dict.fromkeys(range(0, 24, 2), 0.2) for name in prefill.latent_models}
     return [(point, sets) for point in range(len(prefill.points))]
 
 
