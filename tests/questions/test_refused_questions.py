@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 import interpretune as it
 from interpretune.questions import KL, Latents
+from interpretune.system.progress import progress_bar
 from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
 
 ROWS = [
@@ -173,6 +178,14 @@ def test_texts_answers_for_all_and_a_data_frame_are_the_same_question(model):
     frame = pd.DataFrame({"prompt": prompts, "answers": [[" house", " tree"]] * 2, "correct": [0, 1]})
     other = it.effects(model, tiny_tokenizer(), frame, **asked)
     pd.testing.assert_frame_equal(one.to_pandas(), other.to_pandas())
+
+
+def test_a_terminal_shows_how_far_a_call_is(model, monkeypatch):
+    out = io.StringIO()
+    bar = partial(progress_bar, Console(file=out, force_terminal=True))
+    monkeypatch.setattr("interpretune.questions.question.progress_bar", bar)
+    it.effects(model, tiny_tokenizer(), TWO, units=it.Heads(1), batch_size=1)
+    assert "2/2" in out.getvalue()
 
 
 def test_a_result_is_shown_and_drawn(model):

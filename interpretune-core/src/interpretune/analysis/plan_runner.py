@@ -120,7 +120,7 @@ class AnalysisRunner:
             for job in writing:
                 job.complete()
         stores = {job.analysis.name: AnalysisStore.open(job.folder) for job in jobs}
-        stores |= {item.name: item.run(self.module) for item in questions}
+        stores |= {item.name: item.run(self.module, shown=self._console is not None) for item in questions}
         return {name: stores[name] for name in analyses}
 
     def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:

@@ -170,15 +170,20 @@ class QuestionRun:
             evidence = replace(evidence, held_out=read_rows(_rows_given(evidence.held_out, datamodule)))
         return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, evidence)
 
-    def run(self, module: ITModule) -> AnalysisStore:
-        """Compute what is not there yet, the results between ``it_open_analysis`` and ``it_close_analysis``."""
+    def run(self, module: ITModule, *, shown: bool = False) -> AnalysisStore:
+        """Compute what is not there yet, the results between ``it_open_analysis`` and ``it_close_analysis``.
+
+        Args:
+            module: The session's module.
+            shown: Whether a terminal shows how many batches are done.
+        """
         there = self._there()
         if there is None or not there.complete:
             with OpenAnalyses(module) as opened:
                 analysis = AnalysisRun(name=self.name, plan=None, cfg=None, folder=self.folder)
                 opened.open(analysis, lambda: AnalysisStore.open(self.folder))
                 with self.question.held():
-                    self.question.answered(self.folder, self.about)
+                    self.question.answered(self.folder, self.about, shown=shown)
         if self.evidence is not None:
             effects = Effects.open(self.folder)
             effects.asked = self.question
@@ -193,7 +198,9 @@ class QuestionRun:
         seconds = time.perf_counter() - start
         there, batches = self._there(), -(-len(question.rows) // question.batch_size)
         done = 0 if there is None else batches if there.complete else len(batches_there(self.folder))
-        units = ", ".join(f"{len(item.ids)} {item.kind}s of {item.name}" for item in question.sets)
+        units = ", ".join(
+            f"{len(item.ids)} {item.kind}{'s' * (len(item.ids) != 1)} of {item.name}" for item in question.sets
+        )
         share = len(question.rows) / min(question.batch_size, len(question.rows))
         return DryRun(
             plan=f"{question.objective.name}: {question.method} effects of {units} at {question.positions}",

@@ -73,7 +73,7 @@ def effects(
         store: Folder for the results, in which an interrupted call goes on; None: in memory.
 
     Returns:
-        A store of results, with tables and figures.
+        A store of results, with tables and figures. A terminal shows meanwhile how many batches are done.
 
     Raises:
         AnalysisError: There are no such units, or no such value.
@@ -101,7 +101,7 @@ def effects(
         row_budget=row_budget,
     )
     with question.held():
-        found: Effects = question.answered(store)
+        found: Effects = question.answered(store, shown=True)
     if (noise := found.noise) is not None:
         warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])
     return found

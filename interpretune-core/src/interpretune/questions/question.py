@@ -34,6 +34,7 @@ from interpretune.replay.effect_noise import is_measured
 from interpretune.replay.prefill import prefill
 from interpretune.store.fields import Field
 from interpretune.store.writer import StoreWriter
+from interpretune.system.progress import progress_bar
 
 Method = Literal["exact", "gradient", "integrated_gradients", "direct", "lens"]
 """Effects that are exact, by gradients, or by means of gradients; contributions that go straight to the logits; layers
@@ -87,12 +88,15 @@ class Question(ModelAndRows):
         """See ``ModelAndRows.held``; the dictionaries evaluate too."""
         return ModelAndRows.held(self, *others, *(item.dictionary for item in self.sets))
 
-    def answered(self, folder: str | Path | None, about: Mapping[str, Any] | None = None) -> Any:
+    def answered(
+        self, folder: str | Path | None, about: Mapping[str, Any] | None = None, *, shown: bool = False
+    ) -> Any:
         """Compute what is not in the store yet.
 
         Args:
             folder: The store; None: in memory.
             about: What its manifest says beside the question; no results depend on it.
+            shown: Whether a terminal shows how many batches are done.
         """
         noted = {**(about or {}), **self._about()}
         noted["model"] = {**self._model(hashed=folder is not None), **noted.get("model", {})}
@@ -104,9 +108,9 @@ class Question(ModelAndRows):
             _, writer = StoreWriter.in_memory(self.fields, noted)
         else:
             writer = StoreWriter.create(folder, self.fields, noted, key=self.key, n_batches=len(batches))
-        with writer:
+        with writer, progress_bar(shown=shown) as progress:
             start = 0
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(progress.track(batches, description="batches of rows")):
                 examples = range(start, start := start + len(batch.points))
                 if number not in writer.done:
                     writer.write(number, examples, self.computed(batch))
