@@ -132,6 +132,13 @@ def test_a_head_is_changed_where_one_coordinate_stays():
     assert table.to_pandas().effect.abs().max() > 1e-6
 
 
+def test_units_that_change_nothing_have_no_effects():
+    row = PromptRow("He has", (" bread", " stone"), corrupted="He has")
+    found = effects(tiny_llama().eval(), tiny_tokenizer(), [row], units=Heads(LAYER), value="corrupted")
+    assert len(found.rows()) == 1
+    assert not found.to_pandas().effect.any()
+
+
 def test_dictionaries_evaluate_while_effects_are_found():
     modes = []
 

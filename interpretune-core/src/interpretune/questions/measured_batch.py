@@ -123,7 +123,8 @@ class MeasuredBatch:
         """Indices of rows whose logits fit into memory together."""
         width = self._backend.vocab_size if self._columns is None else max(len(self._columns), 1)
         each = width * self._sequences.wanted.shape[1] * (max(self._ids.shape[1], 1) if self._sequences.several else 1)
-        yield from torch.arange(len(rows), device=rows.points.device).split(max(1, MOST_LOGITS // each))
+        if len(rows):  # objectives are of rows that there are
+            yield from torch.arange(len(rows), device=rows.points.device).split(max(1, MOST_LOGITS // each))
 
     def outcome_of(self, logits: Tensor) -> Outcome:
         """What the objective would read if these were the logits at the wanted points, ``[m, vocab]``."""
