@@ -13,7 +13,7 @@ from interpretune.cli.main import main
 from interpretune.cli.report import WrittenReport
 from interpretune.errors import OutputError, StoreError
 from interpretune.questions.result import Effects
-from interpretune.reports.page.answer import answer
+from interpretune.reports.page.answer import answer, widened
 from interpretune.reports.page.html_page import Page, write_page
 from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, numbers, write_effects
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -27,6 +27,7 @@ def stores(tmp_path_factory):
 
 
 def with_facts(page, proof, cards=(), steering=()):
+    proof = widened(proof)
     page.held_out, page.cards, page.steering = proof, cards, steering
     page.answer = answer(page.question, page.rows, page.ranking, proof)
     return page
@@ -59,7 +60,7 @@ def test_what_was_found_is_said_with_its_numbers(stores):
     assert f"coder latent {STRONG} has the only effect" in text
     assert "38 of 40 rows (95 %, 95 % interval 83 to 99 %; chance is 50 %)" in text
     assert "2 logits on average, 1.9 logits with the dictionaries spliced in" in text
-    assert "the 2 units set to 0 turn 60 % (95 % interval 50 to 70 %) of the right answers wrong" in text
+    assert "the 2 units set to 0 turn 60 % (95 % interval 46 to 72 %) of the right answers wrong" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from interpretune.evidence import Card
 from interpretune.reports.page.html_page import Page
 from interpretune.reports.page.text import number, percent, percents, visible
 from interpretune.reports.sections import finite_or_none
-from interpretune.reports.tables import shorten
 
 WIDTH = 79
 LINES = 40
@@ -86,7 +85,10 @@ class WrittenReport:
         yield f"Answers that change on {held.rows:,} held-out rows:"
         for item in held.changes:
             span = "" if math.isnan(item.low) else f" ({percents(item.low, item.high)})"
-            yield f"  {percent(item.flipped):>5}{span:<17} {shorten(visible(item.told), WIDTH - 25)}"
+            start = f"  {percent(item.flipped):>5}{span:<17} "
+            yield from textwrap.wrap(
+                visible(item.told), WIDTH, initial_indent=start, subsequent_indent=" " * len(start)
+            )
 
 
 def write_report(stores: Sequence[Path], output: Path) -> WrittenReport:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from attrs import frozen
+from attrs import evolve, frozen
 
 from interpretune.evidence import Change, HeldOut
 from interpretune.reports.page.ranking import Ranked, Ranking
@@ -57,7 +57,7 @@ def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, held_o
         told: The question, as ``Effects.question``.
         rows: Its rows, as ``Effects.rows``.
         ranking: The units.
-        held_out: Proof on other rows.
+        held_out: Proof on other rows, ``widened``.
     """
     parts = [_performance(told, rows), _drivers(told, ranking), _proof(held_out)]
     sentences = tuple(sentence for sentence, _ in parts)
@@ -91,23 +91,14 @@ def objective_words(told: Mapping[str, Any]) -> str:
     return f"{OBJECTIVES.get(first, first)}{' ' + rest if rest else ''}"
 
 
-def beats(change: Change, controls: Sequence[Change], right: int) -> bool:
-    """Whether what a change does is told apart from what the controls do, and from nothing.
-
-    Bootstrap intervals of shares of 0 and 1 have no width, so the wider of these and Wilson's count.
-
-    Args:
-        change: What is tried.
-        controls: Other units.
-        right: Rows that are right before.
-    """
-    low, _ = _interval(change, right)
-    return low > max((_interval(item, right)[1] for item in controls), default=0.0)
-
-
-def _interval(change: Change, right: int) -> tuple[float, float]:
-    low, high = wilson(change.flipped * right, right)
-    return min(low, change.low), max(high, change.high)
+def widened(held_out: HeldOut) -> HeldOut:
+    """The same proof with the wider of the bootstrap's intervals and Wilson's: the former of 0 or 1 has no width."""
+    right = max(1, round(held_out.rows * held_out.share_correct))
+    changes = []
+    for item in held_out.changes:
+        low, high = wilson(item.flipped * right, right)
+        changes.append(item if math.isnan(low) else evolve(item, low=min(low, item.low), high=max(high, item.high)))
+    return evolve(held_out, changes=tuple(changes))
 
 
 def _performance(told: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -171,7 +162,7 @@ def _proof(held_out: HeldOut | None) -> tuple[str, str]:
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
     best = max(tried, key=lambda item: item.low)
     sentence = "; ".join([f"{start}, {_flips(best)}", *(f"{item.told}, {_share(item)}" for item in controls)]) + "."
-    if beats(best, controls, max(1, round(held_out.rows * held_out.share_correct))):
+    if best.low > max((item.high for item in controls), default=0.0):
         return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
     if not controls:
         return sentence, "on held-out rows the top units change no answer"

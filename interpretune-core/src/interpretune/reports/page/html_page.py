@@ -20,7 +20,7 @@ from interpretune.errors import OutputError
 from interpretune.evidence import Card, Continuation, Evidence, HeldOut
 from interpretune.questions.result import Effects
 from interpretune.reports.page import drawing
-from interpretune.reports.page.answer import Answer, answer, objective_words
+from interpretune.reports.page.answer import Answer, answer, objective_words, widened
 from interpretune.reports.page.belonging import PageStores
 from interpretune.reports.page.origin import Origin, model_name, origin
 from interpretune.reports.page.ranking import Ranking, rank
@@ -91,7 +91,7 @@ class Page:
         ranking = rank(given.results, given.approximations, n_units)
         first = given.results[0]
         rows, found = first.rows(), [Evidence.of(item.store) for item in given.results]
-        held_out = next((item.held_out for item in found if item.held_out is not None), None)
+        held_out = next((widened(item.held_out) for item in found if item.held_out is not None), None)
         return cls(
             given,
             ranking,

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from interpretune.analysis.cache import AnalysisCache, objective_noted
 from interpretune.questions.result import Effects
-from interpretune.reports.metrics import compute_correct
 from interpretune.reports.page.belonging import PageStores
 from interpretune.reports.page.text import set_to
 from interpretune.store.store import AnalysisStore
@@ -162,7 +160,9 @@ def _faithfulness(stores: PageStores) -> list[Run]:
         spliced = float(rows.objective_spliced.mean())
         found.append(Run("with the dictionaries spliced in", len(rows), float("nan"), spliced, unit))
         break
-    for store in stores.analyses:
+    if stores.analyses:  # these load the libraries of models, which take seconds and are not needed else
+        from interpretune.analysis.cache import AnalysisCache
+            for store in stores.analyses:
         if not {"logit_diffs", "preds", "orig_labels"} <= store.fields.keys():
             continue
         cache = AnalysisCache.of(store)
