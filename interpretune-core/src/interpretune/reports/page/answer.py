@@ -19,7 +19,7 @@ OBJECTIVES = {
     "logit_diff": "the difference of logits",
     "log_prob": "the log-probability of the correct answer",
     "prob": "the probability of the correct answer",
-    "kl": "the divergence from the model as it is",
+    "kl": "the divergence from the unchanged model",
     "loss": "the loss",
 }
 METHODS = {
@@ -91,6 +91,11 @@ def objective_words(told: Mapping[str, Any]) -> str:
     return f"{OBJECTIVES.get(first, first)}{' ' + rest if rest else ''}"
 
 
+def rows_of(told: Mapping[str, Any]) -> str:
+    """The number of rows in words."""
+    return f"{told['rows']:,} row{'s' * (told['rows'] != 1)}"
+
+
 def widened(held_out: HeldOut) -> HeldOut:
     """The same proof with the wider of the bootstrap's intervals and Wilson's: the former of 0 or 1 has no width."""
     right = max(1, round(held_out.rows * held_out.share_correct))
@@ -108,12 +113,12 @@ def _performance(told: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]
         mean += f", {_amount(told, rows.objective_spliced.mean())} with the dictionaries spliced in"
     rated = rows[rows.predicted >= 0]
     if not len(rated):
-        return f"Over {len(rows):,} rows, {mean}.", ""
+        return f"Over {rows_of(told)}, {mean}.", ""
     right, n, by_chance = int((rated.predicted == rated.correct).sum()), len(rated), chance(rated)
     low, high = wilson(right, n)
     sentence = (
-        f"The model gives the correct answer in {right:,} of {n:,} rows ({percent(right / n)}, 95\u00a0% interval "
-        f"{percents(low, high)}; chance is {percent(by_chance)}); {mean}."
+        f"The model gives the correct answer in {right:,} of {n:,} row{'s' * (n != 1)} ({percent(right / n)}, "
+        f"95\u00a0% interval {percents(low, high)}; chance is {percent(by_chance)}); {mean}."
     )
     if low > by_chance:
         return sentence, ""

@@ -20,7 +20,7 @@ from interpretune.errors import OutputError
 from interpretune.evidence import Card, Continuation, Evidence, HeldOut
 from interpretune.questions.result import Effects
 from interpretune.reports.page import drawing
-from interpretune.reports.page.answer import Answer, answer, objective_words, widened
+from interpretune.reports.page.answer import Answer, answer, objective_words, rows_of, widened
 from interpretune.reports.page.belonging import PageStores
 from interpretune.reports.page.origin import Origin, model_name, origin
 from interpretune.reports.page.ranking import Ranking, rank
@@ -167,7 +167,9 @@ class Page:
         if len(answers) == 1 and 2 <= len(given := next(iter(answers))) <= 4:
             words = [f"“{text.strip()}”" for text in given]
             return f"What makes {model} answer {', '.join(words[:-1])} or {words[-1]}?"
-        return f"What decides {objective_words(self.question)} in {model}?"
+        if self.question["objective"] == "kl":
+            return f"What changes the predictions of {model}?"
+        return f"What changes {objective_words(self.question)} of {model}?"
 
     @property
     def byline(self) -> str:
@@ -178,7 +180,7 @@ class Page:
             for units in item.question["units"]:
                 kinds[units["kind"]] = kinds.get(units["kind"], 0) + units["chosen"]
         counted = ", ".join(f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in kinds.items())
-        return f"{told['method'].replace('_', ' ').capitalize()} effects of {counted}, {told['rows']:,} rows"
+        return f"{told['method'].replace('_', ' ').capitalize()} effects of {counted}, {rows_of(told)}"
 
     @property
     def in_units(self) -> str:
@@ -197,20 +199,21 @@ class Page:
         what = "straight to the logits" if told["method"] == "direct" else f"each {set_to(told['value'])} alone"
         if self.several_values:
             what = "each changed alone"
-        where = "" if told["positions"] == "answer" else f", at the tokens {told['positions']}"
+        at = str(told["positions"])
+        where = {"answer": "", "each": ", at one token at a time"}.get(at, f", at a token of the span {at}")
         out = "".join(sorted({item.left_out for item in self.stores.results}))
         return (
             f"The {shown:,} of {self.ranking.compared:,} units whose effects on {objective_words(told)} are largest in "
-            f"size, {what}{where}: mean over {told['rows']:,} rows of the model as it is minus the model with the unit "
-            f"changed.{out}"
+            f"size, {what}{where}: means over {rows_of(told)}{out}."
         )
 
     @property
     def ranking_key(self) -> list[str]:
         """What the marks of the plot mean."""
+        of_one = " or those of one correct answer" if self.ranking.answers else ""
         lines = [
             "Dots are means, lines their 95\u00a0% intervals.",
-            f"A hollow dot is not told apart from 0 once all {self.ranking.compared:,} units are counted.",
+            f"A hollow dot is not told apart from 0, over all rows{of_one}, once all {self.ranking.compared:,} count.",
         ]
         if self.ranking.approximate:
             r = self.ranking.correlation
@@ -248,7 +251,7 @@ class Page:
 
     @cached_property
     def _gists(self) -> dict[str, list[str]]:
-        gists = {card.name: card.promoted_total or card.promoted_direct for card in self.cards}
+        gists = {card.name: card.promoted_direct or card.promoted_total for card in self.cards}
         return {name: [item.token for item in items[:GIST]] for name, items in gists.items()} | {
             item.name: [] for item in self.ranking.units if item.name not in gists
         }

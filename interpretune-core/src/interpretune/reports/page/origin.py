@@ -161,15 +161,17 @@ def _faithfulness(stores: PageStores) -> list[Run]:
         found.append(Run("with the dictionaries spliced in", len(rows), float("nan"), spliced, unit))
         break
     if stores.analyses:  # these load the libraries of models, which take seconds and are not needed else
-        from interpretune.analysis.cache import AnalysisCache
-            for store in stores.analyses:
-        if not {"logit_diffs", "preds", "orig_labels"} <= store.fields.keys():
+        from interpretune.analysis.cache import AnalysisCache, objective_noted
+        from interpretune.reports.metrics import compute_correct
+    for store in stores.analyses:
+        measured = "objective" if "objective" in store.fields else "logit_diffs"
+        if not {measured, "preds", "orig_labels"} <= store.fields.keys():
             continue
         cache = AnalysisCache.of(store)
         counted = compute_correct(cache)
         rows_ = store.n_examples
         _, unit = objective_noted(store) or ("logit_diff", "logits")
-        values = np.concatenate([item.numpy() for item in cache.logit_diffs])
+        values = np.concatenate([item.numpy() for item in getattr(cache, measured)])
         told = str(store.manifest.about.get("analysis", "an analysis"))
         found.append(Run(told, rows_, counted.total_correct / rows_, float(values.mean()), unit))
     return found

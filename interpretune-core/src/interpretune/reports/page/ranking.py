@@ -18,6 +18,8 @@ Integers = NDArray[np.int64]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+LEAST_ROWS = 5
+"""Rows without which no effect is told apart from 0: a bootstrap of fewer says too little."""
 MOST_ANSWERS = 3
 """Different correct answers for each of which there is a mean effect of its own."""
 
@@ -175,12 +177,12 @@ def _ranked(
     effects, active, points = _by_row(found, places)
     mean, low, high, sd = _resampled(effects, points)
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / (compared * (1 + len(answers))))
-    sure = (np.abs(mean) > z * sd) & ~np.isnan(low)
+    sure = np.abs(mean) > z * sd
     split = []
     for rows in answers.values():
         own, _, _, spread = _resampled(effects[rows], points[rows])
         split.append(own)
-        sure |= (np.abs(own) > z * spread) & ~np.isnan(spread)
+        sure |= np.abs(own) > z * spread
     told = found.effects.question
     kinds = {name: item["kind"] for name, item in found.sets.items()}
     made = {}
@@ -227,16 +229,16 @@ def _by_row(found: _Sums, places: list[int]) -> tuple[Floats, NDArray[np.bool_],
 
 
 def _resampled(effects: Floats, points: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Means over rows, ends of their bootstrap intervals, and the standard deviation, ``[unit]`` each."""
+    """Means over rows, ends of their bootstrap intervals, and standard deviations, ``[unit]`` each; NaN of few rows."""
     mean: Floats = effects.sum(0) / points.sum()
     n = len(points)
+    unknown = np.full_like(mean, np.nan)
     if n < 2:
-        unknown = np.full_like(mean, np.nan)
         return mean, unknown, unknown, unknown
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
     means = (drawn @ effects) / (drawn @ points)[:, None]
     low, high = np.percentile(means, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=0)
-    return mean, low, high, means.std(0)
+    return mean, low, high, means.std(0) if n >= LEAST_ROWS else unknown
 
 
 def _correlation(sums: Sequence[_Sums], others: Sequence[_Sums]) -> float:
