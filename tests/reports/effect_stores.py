@@ -108,7 +108,9 @@ def write_effects(
         **values,
         **(texts or {}),
     }
-    with StoreWriter.create(folder, FIELDS, noted, key=method, n_batches=batches) as writer:
+    with StoreWriter.create(
+        folder, [item for item in FIELDS if item.name in row], noted, key=method, n_batches=batches
+    ) as writer:
         writer.write(0, range(ROWS), row)
         if batches == 1:
             writer.seal()

@@ -13,6 +13,7 @@ import numpy as np
 from attrs import frozen
 
 from interpretune.questions.result import Effects
+from interpretune.replay.effect_noise import noise_text
 from interpretune.reports.page.belonging import PageStores
 from interpretune.reports.page.text import set_to
 from interpretune.store.store import AnalysisStore
@@ -75,6 +76,7 @@ def origin(stores: PageStores, path: Path) -> Origin:
         ("Dictionaries", tuple(_dictionary(item) for item in named.values())),
         ("Rows", _rows(first, about)),
         ("Questions", tuple(_question(item.question) for item in effects)),
+        ("Precision", tuple(noise_text(item.noise, item.question["unit"]) for item in stores.results)),
         ("Stack", tuple(filter(None, [", ".join(map(str, about.get("stack", [])))]))),
         ("Versions", (", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items()),)),
         ("Stores", tuple(_store(item, path) for item in every)),
