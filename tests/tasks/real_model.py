@@ -41,7 +41,6 @@ def test_a_small_model_agrees_verbs_with_subjects(folder):
     assert sum(right) >= 0.95 * len(right)
 
 
-@pytest.mark.real_model
 def test_the_smallest_program_runs_as_it_stands(folder, monkeypatch, capsys):
     page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     program, shown = re.findall(r"^```(?:python|text)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[:2]
