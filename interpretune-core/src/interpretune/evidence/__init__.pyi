@@ -8,4 +8,5 @@ from interpretune.evidence.facts import (
     ShadedPrompt as ShadedPrompt,
     TokenEffect as TokenEffect,
 )
-from interpretune.evidence.gathering import Evidence as Evidence, evidence_of as evidence_of
+from interpretune.evidence.gathering import evidence_of as evidence_of
+from interpretune.evidence.stored import Evidence as Evidence

@@ -1,67 +1,23 @@
-"""Evidence of a question's effects: gathered where the model is, kept in the store of the effects, read from there."""
+"""Evidence of a question's effects: gathered where the model is, and kept in the store of the effects."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import attrs
-import pyarrow as pa
 import torch
-from attrs import frozen
 
-from interpretune.errors import AnalysisError, ConfigurationError, StoreError
+from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.evidence.cards import cards_of
 from interpretune.evidence.chosen import top_units
-from interpretune.evidence.facts import Card, Continuation, HeldOut
 from interpretune.evidence.held_out import held_out_proof
 from interpretune.evidence.steering import steered
+from interpretune.evidence.stored import Evidence, keys_of, write_part
 from interpretune.hashing.content_hash import hash_of
 from interpretune.questions.encoding import EncodedRow, encode
 from interpretune.questions.question import EFFECTS, Question
 from interpretune.questions.result import Effects
 from interpretune.questions.sources import read_rows
-from interpretune.store.store import AnalysisStore
-
-PARTS: Mapping[str, Any] = {
-    "held_out": HeldOut,
-    "cards": tuple[Card, ...],
-    "steering": tuple[Continuation, ...],
-}
-"""What evidence consists of, each a table of the store."""
-
-
-@frozen
-class Evidence:
-    """What is known of the answer of a question beyond its effects.
-
-    Attributes:
-        held_out: Proof on held-out rows; None where there is none.
-        cards: Of the top units, largest mean size of effects first.
-        steering: Prompts continued.
-    """
-
-    held_out: HeldOut | None = None
-    cards: tuple[Card, ...] = ()
-    steering: tuple[Continuation, ...] = ()
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Evidence:
-        """Read the evidence that lies in the store of effects; parts that were not gathered are None or empty.
-
-        Raises:
-            StoreError: The folder is no store, or its evidence is damaged or of other effects.
-        """
-        return cls.of(AnalysisStore.open(folder))
-
-    @classmethod
-    def of(cls, store: AnalysisStore) -> Evidence:
-        """The same of a store that is open, such as ``effects.store``."""
-        tables = store.tables
-        return cls(**{part: _read(store, part, tables[table]) for part in PARTS if (table := _table(part)) in tables})
 
 
 def evidence_of(
@@ -123,12 +79,12 @@ def evidence_of(
         jobs["cards"] = [cards], lambda: cards_of(question, effects, units[:cards])
     if units and continued:
         jobs["steering"] = [continued, top, new_tokens], lambda: steered(question, continued, units[:top], new_tokens)
-    there = _there(effects.store)
+    there = keys_of(effects.store)
     with question.held(), torch.no_grad():
         for part, (settings, gather) in jobs.items():
             key = "" if effects.store.folder is None else _key(question, settings)
             if not key or there.get(part) != key:
-                _write(effects.store, part, key, gather())
+                write_part(effects.store, part, key, gather())
     found = Evidence.of(effects.store)
     return Evidence(**{part: getattr(found, part) for part in jobs})
 
@@ -148,77 +104,3 @@ def _key(question: Question, settings: Sequence[Any]) -> str:
         for item in settings
     ]
     return hash_of([question.key, told], "Evidence")
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
-
-
-def _table(part: str) -> str:
-    return f"evidence_{part}"
-
-
-def _there(store: AnalysisStore) -> dict[str, str]:
-    """Keys of the parts that the store has, by name; what is damaged is written anew."""
-    try:
-        tables = store.tables
-        return {part: _entry(tables[_table(part)])["key"] for part in PARTS if _table(part) in tables}
-    except (StoreError, ValueError, KeyError):
-        return {}
-
-
-def _write(store: AnalysisStore, part: str, key: str, facts: Any) -> None:
-    told = json.dumps(_plain(facts), allow_nan=False)
-    entry = {"effects": store.manifest.key, "key": key, "facts": told}
-    store.add_table(_table(part), pa.Table.from_pylist([entry]))
-
-
-def _read(store: AnalysisStore, part: str, table: pa.Table) -> Any:
-    where = f"The evidence of {store}, table {_table(part)},"
-    remedy = "Gather it again with evidence_of."
-    try:
-        entry = _entry(table)
-        facts = _typed(PARTS[part], json.loads(entry["facts"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{where} cannot be read: {type(error).__name__}: {error}. {remedy}") from error
-    if entry["effects"] != store.manifest.key:
-        raise StoreError(f"{where} is of other effects. {remedy}")
-    return facts
-
-
-def _entry(table: pa.Table) -> dict[str, str]:
-    [entry] = table.to_pylist()
-    return {name: str(entry[name]) for name in ("effects", "key", "facts")}
-
-
-def _plain(facts: Any) -> Any:
-    """Facts as JSON; NaN becomes null."""
-    if attrs.has(type(facts)):
-        return {item.name: _plain(getattr(facts, item.name)) for item in attrs.fields(type(facts))}
-    if isinstance(facts, (list, tuple)):
-        return [_plain(item) for item in facts]
-    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    """The same back.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if isinstance(kind, type) and attrs.has(kind):
-        items = attrs.fields(attrs.resolve_types(kind))
-        if not isinstance(value, dict) or {*value} != {item.name for item in items}:
-            raise ValueError(f"a {kind.__name__} is expected")
-        return kind(**{item.name: _typed(item.type, value[item.name]) for item in items})
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"a list is expected instead of {value!r}")
-        return tuple(_typed(get_args(kind)[0], item) for item in value)
-    if kind is float:
-        value = math.nan if value is None else value
-        if type(value) not in (int, float):
-            raise ValueError(f"a number is expected instead of {value!r}")
-        return float(value)
-    if kind in (int, str) and type(value) is not kind:
-        raise ValueError(f"a {kind.__name__} is expected instead of {value!r}")
-    return value

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.hook_names import ATTN_Z, MLP_IN, RESID_POST, RESID_PRE, in_layer, split_layer
-from interpretune.activations.inputs import Points
 
 if TYPE_CHECKING:
     from interpretune.activations.edits import Edit
-    from interpretune.activations.inputs import ModelInputs
+    from interpretune.activations.inputs import ModelInputs, Points
     from interpretune.replay.prefill import Prefill
 
 ROUNDED = frozenset({RESID_PRE, ATTN_Z, MLP_IN, RESID_POST})
@@ -51,6 +50,8 @@ def measure_noise(clean: Prefill, objective: Callable[[Tensor, Tensor], Tensor])
         clean: The spliced run, with one point for each example.
         objective: From logits ``[n, vocab]`` and their examples ``[n]`` to ``[n]``.
     """
+    from interpretune.activations.inputs import Points  # which needs the libraries of models; a number's text does not
+
     sizes = clean.inputs.attention_mask.sum(-1)
     examples = torch.stack([sizes.argmax(), sizes.argmin()]).repeat(REPEATS)
     points = Points(torch.arange(len(examples), device=examples.device), clean.points.positions[examples])
