@@ -139,6 +139,16 @@ def test_units_that_change_nothing_have_no_effects():
     assert not found.to_pandas().effect.any()
 
 
+def test_a_row_without_answers_runs_beside_answers_of_several_tokens():
+    rows = [PromptRow("He has"), PromptRow("She sees Bo", (" bread", " stone and bread"))]
+    model, asked = tiny_llama().double().eval(), {"units": Heads(LAYER), "objective": "kl"}
+    apart = [effects(model, tiny_tokenizer(), [row], **asked).to_pandas().effect.tolist() for row in rows]
+    table = effects(model, tiny_tokenizer(), rows, batch_size=2, **asked).to_pandas()
+    for number, expected in enumerate(apart):
+        assert min(expected) < -1e-6
+        assert table[table.row == number].effect.tolist() == pytest.approx(expected, abs=1e-10)
+
+
 def test_dictionaries_evaluate_while_effects_are_found():
     modes = []
 

@@ -163,7 +163,7 @@ class MeasuredBatch:
             tokens = self._sequences.tokens[sequence]
             each = read.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1).masked_fill(tokens < 0, 0)
             found = read.new_full((len(examples), self._ids.shape[1]), -torch.inf)
-            found = found.index_put((owner, answers), each.sum(-1))
+            found = found.index_put((owner, answers), each.sum(-1)).masked_fill(~self._there[examples], -torch.inf)
         else:
             found = read[:, 0].gather(-1, self._ids[examples]).masked_fill(~self._there[examples], -torch.inf)
         counts = (self._sequences.tokens >= 0).sum(-1)[examples] if self._objective.reads == "row" else None

@@ -69,7 +69,7 @@ class Sequences:
             told = [
                 (i, j, [*row.tokens.tolist(), *ids[:-1]], ids, len(row.tokens))
                 for i, row in enumerate(rows)
-                for j, ids in enumerate(row.answers)
+                for j, ids in enumerate(row.answers or [()])
             ]
         inputs, first = padded([torch.tensor(tokens) for _, _, tokens, _, _ in told], pad, side, device)
         width = max((len(ids) for _, _, _, ids, _ in told), default=0)
