@@ -160,7 +160,7 @@ def test_the_proof_is_that_of_plain_hooks(found):
     correct = np.array([row.correct for row in rows])
     before, before_swapped = (np.array([case.rated(row, nothing) for row in some]) for some in (rows, swapped))
 
-    def after(some: Sequence[PlainRow], values: Any) -> Any:
+    def after(some: Sequence[PlainRow], values: Any, members: Sequence[int] = members) -> Any:
         return np.array([case.rated(row, case.setting(row, members, values(row))) for row in some])
 
     def corrupted(row: PlainRow) -> Tensor:
@@ -179,12 +179,19 @@ def test_the_proof_is_that_of_plain_hooks(found):
     assert (proof.rows, proof.share_correct, proof.units) == (4, right.mean(), tuple(top.name))
     assert right.any()
     changes = {change.name: change for change in proof.changes}
-    assert [*changes] == ["ablated", "corrupted", "added", "random"]
+    assert [change.name for change in proof.changes] == ["ablated", "corrupted", "added", "random", "random"]
     for name, (now_right, among, flips) in expected.items():
         assert changes[name].share_correct == now_right.mean()
         flipped = flips[among].mean() if among.any() else float("nan")
         assert changes[name].flipped == pytest.approx(flipped, nan_ok=True)
         assert not among.any() or changes[name].low <= flipped <= changes[name].high
+
+    if case.at == "attn_z":  # of four heads two are left for control, in every draw
+        left = [i for unit in {0, 1, 2, 3} - {*top.unit} for i in case.members(unit)]
+        for change, values in zip(proof.changes[3:], (lambda _: torch.zeros(99, WIDTH), corrupted), strict=True):
+            others = after(rows, values, left)
+            told = (change.share_correct, change.flipped)
+            assert told == ((others == correct).mean(), (others != correct)[right].mean())
 
 
 def test_cards_are_those_of_plain_hooks(found):

@@ -12,7 +12,7 @@ from attrs import frozen
 ChangeName = Literal["ablated", "corrupted", "added", "random"]
 """What happens to the top units: they are set to zero (or to the mean or the numbers of the question); they get the
 values of the corrupted prompts; in a run of the corrupted prompts they get their clean values; or others of the same
-unit sets, drawn at random, are changed as in ``ablated``."""
+unit sets, drawn at random, are changed as in ``ablated`` or as in ``corrupted``."""
 
 
 @frozen
@@ -48,7 +48,7 @@ class HeldOut:
             spliced in where a top unit is a latent.
         units: The top units in words.
         changes: What was tried: ``ablated`` and, if the sets have other active units, ``random``; with corrupted
-            prompts ``corrupted`` and ``added`` too.
+            prompts ``corrupted``, ``added`` and a second ``random`` too.
     """
 
     rows: int

@@ -88,21 +88,22 @@ def held_out_proof(
             clean.add(changed, fixed)
             continue
         other = ChangedBatch(asked, corrupted(asked, batch), sets)
-        clean.add(changed, [*fixed, changed.set_as_in(other, members)])
+        patches = [changed.set_as_in(other, members_of(some)) for some in (chosen, *drawn)]
+        clean.add(changed, [*fixed, *patches])
         swapped.add(other, [other.set_as_in(changed, members)])
     correct = np.array([row.correct for row in rows])
-    right, n_drawn = clean.before == correct, len(drawn)
-    units, set_to = counted(len(chosen)), told_ablated(question)
-    changes = [_change("ablated", f"{units} {set_to}", clean.after[:1] == correct, right)]
+    right, units = clean.before == correct, counted(len(chosen))
+    ways = np.split(clean.after == correct, 2 if patched else 1)
+    set_to = [told_ablated(question), "set to what they are after the corrupted prompts"]
+    changes = [_change("ablated", f"{units} {set_to[0]}", ways[0][:1], right)]
     if patched:
-        told = f"{units} set to what they are after the corrupted prompts"
-        changes.append(_change("corrupted", told, clean.after[-1:] == correct, right))
+        changes.append(_change("corrupted", f"{units} {set_to[1]}", ways[1][:1], right))
         told = f"after the corrupted prompts, {units} set to what they are after the clean ones"
         changes.append(_change("added", told, swapped.after == correct, right & (swapped.before != correct)))
     if drawn:
         number = f"{len(drawn[0])} other active unit{'s' * (len(drawn[0]) != 1)} of the same sets"
-        told = f"{number} {set_to}, mean of {n_drawn} draws"
-        changes.append(_change("random", told, clean.after[1 : 1 + n_drawn] == correct, right))
+        for told, now_right in zip(set_to, ways, strict=False):
+            changes.append(_change("random", f"{number} {told}, mean of {DRAWS} draws", now_right[1:], right))
     return HeldOut(len(rows), float(right.mean()), tuple(item.name for item in chosen), tuple(changes))
 
 
