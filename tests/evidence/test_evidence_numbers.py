@@ -188,7 +188,8 @@ def test_the_proof_is_that_of_plain_hooks(found):
 
     if case.at == "attn_z":  # of four heads two are left for control, in every draw
         left = [i for unit in {0, 1, 2, 3} - {*top.unit} for i in case.members(unit)]
-        for change, values in zip(proof.changes[3:], (lambda _: torch.zeros(99, WIDTH), corrupted), strict=True):
+        nowhere = torch.zeros(99, WIDTH).double()
+        for change, values in zip(proof.changes[3:], (lambda _: nowhere, corrupted), strict=True):
             others = after(rows, values, left)
             told = (change.share_correct, change.flipped)
             assert told == ((others == correct).mean(), (others != correct)[right].mean())
