@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transformers import MambaConfig, MambaForCausalLM
 
 import interpretune as it
 from interpretune.analysis import AnalysisRunner, EvidenceCfg, QuestionCfg
 from interpretune.evidence import gathering
+from interpretune.evidence.chosen import active_units, others, top_units
 from interpretune.store.tables import put_table
 from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
 from tests.question_sessions import session_of
@@ -110,6 +113,27 @@ def test_units_of_the_model_and_latents_change_together():
     assert {card.url for card in found.cards} >= {f"https://x/{card.unit}" for card in found.cards if card.url}
     assert found.held_out is not None
     assert [change.name for change in found.held_out.changes] == ["ablated"]
+
+
+@pytest.mark.filterwarnings("ignore:MambaForCausalLM has an attention of its own")
+def test_models_without_a_last_norm_or_a_cache_get_evidence():
+    tokenizer = tiny_tokenizer()
+    model = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, state_size=2))
+    effects = it.effects(model.eval(), tokenizer, ROWS, units=it.Vector("layers.0.resid_post"))
+    found = it.evidence_of(effects, top=1, cards=1, steer=1, new_tokens=2)
+    assert found.cards[0].promoted_total
+    assert found.cards[0].promoted_direct == ()
+    assert len(found.steering) == 2
+
+
+def test_control_units_are_none_of_the_top():
+    effects = asked()
+    assert effects.asked is not None
+    for number in (1, 2, 3):
+        top = top_units(effects.asked, effects, number)
+        drawn = others(active_units(effects), top, np.random.default_rng(0))
+        assert len(drawn) == min(number, 4 - number)
+        assert not {item.name for item in drawn} & {item.name for item in top}
 
 
 def test_rows_without_answers_get_cards_without_ratings():

@@ -122,7 +122,7 @@ def held_out(ablated: float = 0.6, random: float = 0.05, rows: int = 50) -> Held
 
     def change(name: Any, told: str, share: float) -> Change:
         reach = 0.1 if 0 < share < 1 else 0.0
-        return Change(name, told, 0.9, share, max(0.0, share - reach), share + reach)
+        return Change(name, told, 0.9, share, round(0.98 * rows), max(0.0, share - reach), share + reach)
 
     changes = (change("ablated", "the 2 units set to 0", ablated), change("random", "2 other units set to 0", random))
     return HeldOut(rows, 0.98, ("coder latent 7", "coder latent 3"), changes)

@@ -12,6 +12,7 @@ import interpretune as it
 from interpretune.cli.main import main
 from interpretune.cli.report import WrittenReport
 from interpretune.errors import OutputError, StoreError
+from interpretune.evidence import Change, HeldOut
 from interpretune.questions.result import Effects
 from interpretune.reports.page.answer import answer, widened
 from interpretune.reports.page.html_page import Page, write_page
@@ -88,6 +89,24 @@ def test_a_random_model_finds_nothing(tmp_path):
     assert "Nothing was found" in text
     for told in (found.held_out.changes[0].told, found.cards[0].name, "LlamaForCausalLM", "SHA-256"):
         assert told in text
+
+
+def test_added_answers_are_judged_by_the_rows_that_they_are_of(stores):
+    share = {"share_correct": 0.5, "low": 1.0, "high": 1.0}
+    added = Change(name="added", told="the 2 units set to clean values", flipped=1.0, among=2, **share)
+    none = Change(name="corrupted", told="the 2 units set to others", flipped=float("nan"), among=0, **share)
+    control = Change("random", "2 other units set to 0", 0.9, 0.4, 40, 0.3, 0.5)
+    proof = widened(HeldOut(40, 1.0, ("coder latent 7",), (added, none, control)))
+    assert proof.changes[0].low == pytest.approx(0.342, abs=1e-3)  # Wilson's of 2 of 2
+    assert not with_facts(Page.of(stores), proof).answer.found
+
+
+def test_manifests_are_shown_whole_and_line_by_line(tmp_path):
+    store = write_effects(tmp_path / "exact", about={"notes": [f"note {i}" for i in range(400)]})
+    shown = re.search(r'class="manifest">.*?</pre>', Page.of([store]).html(tmp_path / "page.html"), re.DOTALL)
+    assert shown is not None
+    assert "note 399" in shown[0]
+    assert "↵" not in shown[0]
 
 
 def test_other_analyses_say_how_faithful_dictionaries_are(stores, tmp_path):

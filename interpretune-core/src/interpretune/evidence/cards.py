@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interpretune.activations.hook_names import canonical
 from interpretune.backends.direct_paths import DirectPaths, DirectRun
-from interpretune.errors import AnalysisError
+from interpretune.errors import AnalysisError, HookPointError
 from interpretune.evidence.changed_rows import ChangedBatch, Setting
 from interpretune.evidence.chosen import Chosen, ablated_values, sets_of
 from interpretune.evidence.facts import Card, ChangedRow, Dose, ShadedPrompt, TokenEffect
@@ -171,7 +171,7 @@ def _see_written(
     names = [name for item in models for name in (*read_points(item), *written_points(item))]
     try:
         run = paths.run(inputs, inputs.answers, names, lambda logits: logits[:, 0])
-    except AnalysisError:  # the model has another way to its logits than a norm and an unembedding
+    except (AnalysisError, HookPointError):  # it has another way to its logits than a norm and an unembedding
         for _, kept in mine:
             kept.written = None
         return None
@@ -270,8 +270,10 @@ def _strongest(
 ) -> tuple[ShadedPrompt, ...]:
     """Prompts with the largest activations, whatever their sign, each text once."""
     order = sorted(range(len(activations)), key=lambda i: -np.abs(activations[i]).max())
-    once = {tuple(question.rows[i].tokens.tolist()): i for i in reversed(order) if activations[i].any()}
-    kept = sorted(once.values(), key=order.index)[:PROMPTS]
+    once: dict[tuple[int, ...], int] = {}
+    for i in order:
+        if activations[i].any() and len(once) < PROMPTS:
+            once.setdefault(tuple(question.rows[i].tokens.tolist()), i)
     return tuple(
         ShadedPrompt(
             row=i,
@@ -282,7 +284,7 @@ def _strongest(
             predicted=int(predicted[i]),
             position=len(question.rows[i].tokens) - 1,
         )
-        for i in kept
+        for i in once.values()
     )
 
 

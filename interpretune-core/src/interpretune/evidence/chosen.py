@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 import torch
 from attrs import frozen
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interpretune.evidence.changed_rows import Members
@@ -60,13 +60,23 @@ def members_of(chosen: Iterable[Chosen]) -> Members:
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def others(effects: Effects, chosen: Sequence[Chosen], draw: np.random.Generator) -> list[Chosen]:
-    """As many other units of the same unit sets, drawn among those that are active somewhere in the question.
+def active_units(effects: Effects) -> Mapping[str, NDArray[np.int64]]:
+    """Ids of the units that are active somewhere in the question, by the name of their unit set."""
+    found: dict[str, NDArray[np.int64]] = {}
+    for batch in effects.store.latents(["activations"]):
+        entries = batch.to_pandas()
+        for name, ids in entries[entries.activations != 0].groupby("hook", observed=True).latent:
+            found[str(name)] = np.union1d(found.get(str(name), []), ids).astype(np.int64)
+    return found
+
+
+def others(
+    active: Mapping[str, NDArray[np.int64]], chosen: Sequence[Chosen], draw: np.random.Generator
+) -> list[Chosen]:
+    """As many other units of the same unit sets, drawn among the active ones.
 
     Fewer where a set has fewer.
     """
-    entries = pa.Table.from_batches(list(effects.store.latents(["activations"]))).to_pandas()
-    active = entries[entries.activations != 0].groupby("hook", observed=True).latent.unique()
     found = []
     for item in sets_of(chosen):
         taken = [one.unit for one in chosen if one.units.name == item.name]

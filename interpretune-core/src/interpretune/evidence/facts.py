@@ -26,6 +26,7 @@ class Change:
         flipped: Share of the rows that are right before and wrong after. Of ``added``: of the rows whose clean prompt
             is answered right and whose corrupted prompt is not, those whose corrupted prompt gets the clean answer.
             Of ``random`` both shares are means over several draws. NaN where there are no such rows.
+        among: Number of the rows of which ``flipped`` is a share.
         low: Lower end of the 95 % bootstrap interval of ``flipped`` over rows.
         high: Upper end.
     """
@@ -34,6 +35,7 @@ class Change:
     told: str
     share_correct: float
     flipped: float
+    among: int
     low: float
     high: float
 

@@ -15,6 +15,7 @@ from interpretune.evidence.changed_rows import ChangedBatch, Setting
 from interpretune.evidence.chosen import (
     Chosen,
     ablated_values,
+    active_units,
     counted,
     members_of,
     others,
@@ -75,7 +76,8 @@ def held_out_proof(
     means_over = question.rows if question.mean_over is None else question.mean_over
     asked = evolve(question, rows=rows, mean_over=means_over, objective=LogitDiff(against="max"))
     sets, draw = sets_of(chosen), np.random.default_rng(seed)
-    drawn = [others(effects, chosen, draw) for _ in range(DRAWS)]
+    active = active_units(effects)
+    drawn = [others(active, chosen, draw) for _ in range(DRAWS)]
     drawn = drawn if drawn[0] else []
     to, members = ablated_values(question, sets), members_of(chosen)
     patched = all(row.corrupted is not None for row in rows)
@@ -117,7 +119,8 @@ def corrupted(question: Question, batch: RowsAsked) -> RowsAsked:
 def _change(name: ChangeName, told: str, now_right: NDArray[np.bool_], among: NDArray[np.bool_]) -> Change:
     """A change after which rows are right, ``[draws, n]``, counted among some rows."""
     turned = (now_right if name == "added" else ~now_right).mean(0) * among
-    return Change(name, told, float(now_right.mean()), *share_and_interval(turned, among.astype(float)))
+    flipped, low, high = share_and_interval(turned, among.astype(float))
+    return Change(name, told, float(now_right.mean()), flipped, int(among.sum()), low, high)
 
 
 def _check(question: Question, rows: Sequence[EncodedRow]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def _continued(
     backend, tokenizer = question.backend, question.tokenizer
     ends = {tokenizer.eos_token_id} - {None}
     with contextlib.ExitStack() as stack:
-        if isinstance(backend.model, PreTrainedModel):
+        if isinstance(backend.model, PreTrainedModel) and _takes(backend.model, "past_key_values"):
             stack.enter_context(interventions_in_place(backend, inputs, interventions, latent_models))
             step = _with_cache(backend)
         else:
@@ -144,6 +145,7 @@ def _with_cache(backend: AnalysisBackend) -> Callable[[Tensor, Tensor], Tensor]:
     """Logits after the last token, ``[n, vocab]``, of sequences that grow by a token each time."""
     model: Any = backend.model
     cache: Any = None
+    numbered = _takes(model, "position_ids")
 
     def step(tokens: Tensor, mask: Tensor) -> Tensor:
         nonlocal cache
@@ -151,15 +153,19 @@ def _with_cache(backend: AnalysisBackend) -> Callable[[Tensor, Tensor], Tensor]:
         made = model(
             input_ids=tokens[:, new],
             attention_mask=mask,
-            position_ids=position_ids(mask)[:, new],
             past_key_values=cache,
             use_cache=True,
+            **({"position_ids": position_ids(mask)[:, new]} if numbered else {}),
         )
         cache = made.past_key_values
         logits: Tensor = made.logits[:, -1]
         return logits
 
     return step
+
+
+def _takes(model: PreTrainedModel, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters
 
 
 def _whole(

@@ -98,11 +98,12 @@ def rows_of(told: Mapping[str, Any]) -> str:
 
 def widened(held_out: HeldOut) -> HeldOut:
     """The same proof with the wider of the bootstrap's intervals and Wilson's: the former of 0 or 1 has no width."""
-    right = max(1, round(held_out.rows * held_out.share_correct))
     changes = []
     for item in held_out.changes:
-        low, high = wilson(item.flipped * right, right)
-        changes.append(item if math.isnan(low) else evolve(item, low=min(low, item.low), high=max(high, item.high)))
+        if item.among:
+            low, high = wilson(item.flipped * item.among, item.among)
+            item = evolve(item, low=min(low, item.low), high=max(high, item.high))
+        changes.append(item)
     return evolve(held_out, changes=tuple(changes))
 
 
