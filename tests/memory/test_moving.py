@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
 import interpretune as it
+from interpretune.memory import moving
+from interpretune.system.model_lock import model_lock
 from interpretune.testing import tiny_llama
 
 IDS = torch.tensor([[1, 2, 3]])
@@ -72,6 +77,36 @@ def test_tensors_that_cannot_be_changed_stay_and_are_told(tmp_path):
         assert [item.what for item in moved.stayed] == ["Tensor (30,)"]
         assert "120 bytes cannot be moved" in repr(moved)
     assert fixed.sum() == 30
+
+
+def test_tensors_that_are_more_than_their_storage_stay(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = [torch.nested.nested_tensor([torch.ones(3), torch.ones(4)])]
+        given.append(torch.quantize_per_tensor(torch.ones(50), 0.5, 0, torch.qint8))
+    with it.move_off([*given, torch.ones(2)], to=tmp_path) as moved:
+        assert [item.what for item in moved.moved] == ["Tensor (2,)"]
+        assert sorted(item.what for item in moved.stayed) == ["Tensor", "Tensor (50,)"]
+    assert given[0].unbind()[1].sum() == 4
+    assert given[1].dequantize().sum() == 50
+
+
+@pytest.mark.parametrize("given", ["in a mapping", "none"])
+def test_models_that_hold_what_moves_are_locked_meanwhile(tmp_path, monkeypatch, given):
+    model, free = nn.Linear(300, 300), list[bool]()
+    [(_, lock)] = model_lock(model).locks
+
+    def seen() -> list[torch.Tensor]:
+        with ThreadPoolExecutor() as pool:
+            free.append(pool.submit(lock.acquire, blocking=False).result())
+        return living()
+
+    living = moving.living_tensors
+    monkeypatch.setattr(moving, "living_tensors", seen)
+    asked = {"objects": {"model": model}} if given == "in a mapping" else {"device": "cpu", "at_least": 360_000}
+    with it.move_off(to=tmp_path, **asked) as moved:
+        assert "Parameter (300, 300)" in [item.what for item in moved.moved]
+    assert free == [False]
 
 
 def test_only_large_tensors_of_a_device_go(tmp_path):

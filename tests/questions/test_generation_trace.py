@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 import interpretune as it
 from interpretune.testing import tiny_llama, tiny_tokenizer
@@ -50,7 +55,19 @@ def test_one_chat_is_one_prompt_and_text_is_escaped():
     assert "<unk>" not in it.trace_generation(tiny_llama(), tokenizer, "xyzzy", max_new_tokens=1)[0]._repr_html_()
 
 
+def test_letters_of_several_tokens_are_in_the_text():
+    letters = Tokenizer(BPE({"a": 0, "Ã": 10, "©": 11}, []))
+    letters.pre_tokenizer, letters.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    tokenizer, model = PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="a"), tiny_llama()
+    new = iter([10, 11])
+    model.lm_head.register_forward_hook(lambda _, __, output: output.index_fill(-1, torch.tensor(next(new)), 99))
+    (trace,) = it.trace_generation(model, tokenizer, "a", max_new_tokens=2)
+    assert trace.text == "é"
+
+
 def test_what_cannot_be_continued_is_refused():
+    with pytest.raises(it.AnalysisError, match="num_beams is 2"):
+        it.trace_generation(tiny_llama(), tiny_tokenizer(), "Ada", num_beams=2)
     with pytest.raises(it.AnalysisError, match="Linear has no generate"):
         it.trace_generation(torch.nn.Linear(1, 1), tiny_tokenizer(), "Ada")
     with pytest.raises(it.ConfigurationError, match="top is 0"):

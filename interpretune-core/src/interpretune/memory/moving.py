@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +18,16 @@ from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
 from interpretune.memory.holders import holders_of_each
-from interpretune.memory.storages import Held, Storage, lies_on, living_tensors, plain_tensors, storage_of, storages_of
+from interpretune.memory.storages import (
+    Held,
+    Storage,
+    lies_on,
+    living_tensors,
+    plain_tensors,
+    reached,
+    storage_of,
+    storages_of,
+)
 from interpretune.memory.table import describe
 from interpretune.system.model_lock import ModelLock, model_lock
 
@@ -102,7 +112,8 @@ def move_off(
     """Move the memory of tensors elsewhere and keep the tensors, so that models and caches can be moved back.
 
     Memory is moved a storage at a time, with all tensors that show it, whoever holds them: tied weights stay tied, and
-    no forgotten view keeps the old memory. A model must not run until it is back.
+    no forgotten view keeps the old memory. A model must not run until it is back. Arrays of numpy keep the memory that
+    they showed, and share it with no tensor afterwards.
 
     Args:
         objects: A model, a tensor, a list, or anything else that holds them; None: all tensors that are alive.
@@ -122,6 +133,15 @@ def move_off(
         raise ConfigurationError(f"{to} is no folder that exists. Give one, or a device, to move tensors to.")
     if not isinstance(to, Path) and torch.device(to).type == "meta":
         raise ConfigurationError("The device meta keeps no numbers. Give a folder to free the memory of the CPU.")
+    lock = model_lock(nn.ModuleList(_modules(objects)))
+    with lock:
+        return _moved_off(lock, objects, device, to, at_least)
+
+
+def _moved_off(
+    lock: ModelLock, objects: Any, device: str | torch.device | None, to: str | torch.device | Path, at_least: int
+) -> MovedOff:
+    """The same, while no model runs that has the tensors."""
     groups, fixed = _by_storage(objects, device, at_least)
     if not isinstance(to, Path):
         groups = {held: tensors for held, tensors in groups.items() if not lies_on(held.device, to)}
@@ -136,7 +156,7 @@ def move_off(
         stayed=tuple(told[held] for held in order if held.key in fixed),
         to=str(to),
         shown=[],
-        lock=model_lock(nn.ModuleList(m for m in _listed(objects) if isinstance(m, nn.Module))),
+        lock=lock,
         files=contextlib.ExitStack(),
     )
     with contextlib.ExitStack() as undo:
@@ -144,14 +164,13 @@ def move_off(
         folder = (
             Path(result._files.enter_context(tempfile.TemporaryDirectory(dir=to))) if isinstance(to, Path) else None
         )
-        with result._lock:
-            for number, held in enumerate(order):
-                if held.key not in fixed:
-                    tensors = groups[held]
-                    storage = tensors[0].untyped_storage()
-                    new = _filed(storage, folder / str(number)) if folder else _copied(storage, str(to))
-                    result._shown.append((tensors[0].device, tensors))
-                    _show(tensors, new)
+        for number, held in enumerate(order):
+            if held.key not in fixed:
+                tensors = groups[held]
+                storage = tensors[0].untyped_storage()
+                new = _filed(storage, folder / str(number)) if folder else _copied(storage, str(to))
+                result._shown.append((tensors[0].device, tensors))
+                _show(tensors, new)
         undo.pop_all()
     return result
 
@@ -170,9 +189,15 @@ def _by_storage(
                 continue
             if device is None or lies_on(held.device, device):
                 groups[held].append(part)
-                if part is not tensor or part.is_inference() or part.is_conj() or part.is_neg():
+                if part is not tensor or not _can_be_set(part):
                     fixed.add(held.key)
     return groups, fixed
+
+
+def _can_be_set(tensor: Tensor) -> bool:
+    """Whether a tensor is no more than its part of a storage."""
+    more = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized or tensor.is_nested
+    return not (more or tensor.is_inference())
 
 
 def _holders(groups: Sequence[Sequence[Tensor]]) -> list[tuple[str, ...]]:
@@ -200,8 +225,10 @@ def _filed(storage: torch.UntypedStorage, path: Path) -> torch.UntypedStorage:
     return torch.from_file(str(path), shared=True, size=storage.nbytes(), dtype=torch.uint8).untyped_storage()
 
 
-def _listed(objects: Any) -> list[Any]:
-    return list(objects) if isinstance(objects, list | tuple) else [objects]
+def _modules(objects: Any) -> list[nn.Module]:
+    """The modules in objects; all that are alive where none are given."""
+    found = gc.get_objects() if objects is None else reached(objects)
+    return [item for item in found if issubclass(type(item), nn.Module)]
 
 
 def _bytes(items: Sequence[MovedStorage]) -> int:

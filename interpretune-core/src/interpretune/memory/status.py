@@ -29,8 +29,8 @@ class MemoryStatus:
     resident: int
 
     def __repr__(self) -> str:
-        parts = [("allocated", self.allocated), ("reserved", self.reserved), ("free", self.free), ("of", self.total)]
-        told = ", ".join(f"{name} {decimal(value)}" for name, value in parts[:3] if value is not None)
+        parts = [("allocated", self.allocated), ("reserved", self.reserved), ("free", self.free)]
+        told = ", ".join(f"{name} {decimal(value)}" for name, value in parts if value is not None)
         return f"{self.device}: {told} of {decimal(self.total)}; this process has {decimal(self.resident)}"
 
 

@@ -44,7 +44,7 @@ def storages_of(value: Any) -> dict[Storage, Held]:
     Args:
         value: Anything.
     """
-    return {held.key: held for item in _reached(value) for held in _storages(item)}
+    return {held.key: held for item in reached(value) for held in _storages(item)}
 
 
 def living_tensors() -> list[Tensor]:
@@ -97,8 +97,8 @@ def _storages(item: Any) -> Iterator[Held]:
         yield Held(("cpu", address), "cpu", whole.nbytes)
 
 
-def _reached(value: Any) -> Iterator[Any]:
-    """Tensors and arrays that can be reached from an object."""
+def reached(value: Any) -> Iterator[Any]:
+    """What can be reached from an object, itself included; see ``storages_of``."""
     names_of_code = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}
     seen: set[int] = set()
     waiting = [value]
@@ -107,8 +107,7 @@ def _reached(value: Any) -> Iterator[Any]:
         if id(item) in seen or isinstance(item, CODE):
             continue
         seen.add(id(item))
-        if isinstance(item, (Tensor, np.ndarray)):
-            yield item
+        yield item
         waiting += (part for part in _referents(item) if id(part) not in names_of_code)
 
 

@@ -129,7 +129,8 @@ def memory_table(
 def describe(value: Any) -> str:
     """The class of an object, and the shape of a tensor or an array."""
     kind = type(value).__name__
-    return f"{kind} {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else kind
+    shaped = isinstance(value, np.ndarray) or (isinstance(value, Tensor) and not value.is_nested)
+    return f"{kind} {tuple(value.shape)}" if shaped else kind
 
 
 def _there(held: Mapping[Storage, Held], device: str | torch.device | None) -> dict[Storage, Held]:

@@ -42,22 +42,21 @@ class GeneratedToken:
 class GenerationTrace:
     """A prompt and how it was continued.
 
+    The texts of single tokens lack spaces with some tokenizers, and parts of letters are no letters.
+
     Attributes:
         prompt: What was given.
         read: What the model reads: the prompt with the special tokens, and in the chat template.
         tokens: The texts of the tokens of that.
         generated: What the model wrote, in order; a token that ends the text is the last.
+        text: The same as one text.
     """
 
     prompt: Prompt
     read: str
     tokens: tuple[str, ...]
     generated: tuple[GeneratedToken, ...]
-
-    @property
-    def text(self) -> str:
-        """What the model wrote."""
-        return "".join(item.token for item in self.generated)
+    text: str
 
     def to_pandas(self) -> pd.DataFrame:
         """A line for each generated token: ``token, log_prob, likeliest``."""
@@ -105,7 +104,7 @@ def trace_generation(
         generate_kwargs: For ``model.generate``; without them, the likeliest token is taken each time.
 
     Raises:
-        AnalysisError: The model does not generate as models of transformers do.
+        AnalysisError: The model does not generate as causal models of transformers do, or searches with beams.
         ConfigurationError: A number is out of range.
         DataError: A prompt is none, or the tokenizer has no chat template.
         TokenizationError: A prompt has no tokens.
@@ -114,6 +113,14 @@ def trace_generation(
     check_count("top", top)
     if not hasattr(model, "generation_config"):
         raise AnalysisError(f"{type(model).__name__} has no generate as models of transformers do. Give one of those.")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise AnalysisError(f"{type(model).__name__} writes no continuation of what it reads. Give a causal model.")
+    beams = generate_kwargs.get("num_beams", model.generation_config.num_beams)
+    if beams not in (None, 1):
+        raise AnalysisError(
+            f"num_beams is {beams}: the logits of a step are then of several continuations, of which one is kept at "
+            "the end. Trace with num_beams=1."
+        )
     rows = [item if isinstance(item, PromptRow) else PromptRow(item) for item in _listed(prompts)]
     return [
         _traced(model, tokenizer, row.prompt, item.tokens, max_new_tokens, top, generate_kwargs)
@@ -148,7 +155,7 @@ def _traced(
         likeliest = zip(map(tokenizer.decode, best.indices.tolist()), best.values.tolist(), strict=True)
         generated.append(GeneratedToken(tokenizer.decode(chosen), float(log_probs[chosen]), tuple(likeliest)))
     shown = tuple(map(tokenizer.decode, tokens.tolist()))
-    return GenerationTrace(prompt, tokenizer.decode(tokens), shown, tuple(generated))
+    return GenerationTrace(prompt, tokenizer.decode(tokens), shown, tuple(generated), tokenizer.decode(new))
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> Any:
