@@ -166,9 +166,11 @@ def _proof(held_out: HeldOut | None) -> tuple[str, str]:
     controls = [item for item in known if item.name == "random"]
     if not tried:
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
-    best = max(tried, key=lambda item: item.low)
-    sentence = "; ".join([f"{start}, {_flips(best)}", *(f"{item.told}, {_share(item)}" for item in controls)]) + "."
-    if best.low > max((item.high for item in controls), default=0.0):
+    most = max((item.high for item in controls), default=0.0)
+    best = max(tried, key=lambda item: (item.low > most, item.name != "added", item.low))  # controls are like ablated
+    against = "".join(f", against {_share(item)} by {item.told}" for item in controls)
+    sentence = f"{start}, {_flips(best)}{against}."
+    if best.low > most:
         return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
     if not controls:
         return sentence, "on held-out rows the top units change no answer"

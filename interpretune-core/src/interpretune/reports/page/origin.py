@@ -129,11 +129,21 @@ def _rows(effects: Effects, about: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _question(told: Mapping[str, Any]) -> str:
-    units = ", ".join(f"{item['chosen']:,} {item['kind']}s of {item['name']}" for item in told["units"])
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for item in told["units"]:
+        kinds.setdefault(item["kind"], []).append(item)
+    units = ", ".join(_units(kind, items) for kind, items in kinds.items())
     budget = f", at most {told['budget']:,} of them" if told.get("budget") else ""
     value = "" if told["method"] == "direct" else f", each {set_to(told['value'])}"
-    how = f"{told['method'].replace('_', ' ')} effects on {told['objective']}"
-    return f"{how}: {units}{value}, at {told['positions']}{budget}"
+    at = {"answer": "the answer position", "each": "each token"}.get(told["positions"], f"the span {told['positions']}")
+    return f"{told['method'].replace('_', ' ')} effects on {told['objective']}: {units}{value}, at {at}{budget}"
+
+
+def _units(kind: str, items: Sequence[Mapping[str, Any]]) -> str:
+    n = sum(item["chosen"] for item in items)
+    names = [str(item["name"]) for item in items]
+    where = ", ".join(names) if len(names) < 4 else f"{len(names)} places, {names[0]} to {names[-1]}"
+    return f"{n:,} {kind}{'s' * (n != 1)} of {where}"
 
 
 def _store(store: AnalysisStore, path: Path) -> str:
