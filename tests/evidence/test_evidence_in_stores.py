@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from interpretune.analysis import AnalysisRunner, EvidenceCfg, QuestionCfg
 from interpretune.evidence import gathering
 from interpretune.evidence.chosen import active_units, others, top_units
 from interpretune.store.tables import put_table
-from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
+from interpretune.testing.tiny_models import NAMES, NOUNS, tiny_llama, tiny_tokenizer
 from tests.question_sessions import session_of
 from tests.tiny_latents import RandomDictionary
 
@@ -145,6 +146,19 @@ def test_rows_without_answers_get_cards_without_ratings():
     assert card.changed == ()
     assert card.doses[0].share_correct != card.doses[0].share_correct
     assert card.doses[0].objective != card.doses[2].objective
+
+
+def test_a_random_model_and_nonsense_rows_prove_nothing():
+    draw = random.Random(0)
+    texts = [" ".join(draw.sample(NOUNS + NAMES, 4)) for _ in range(48)]
+    rows = [it.PromptRow(text, ANSWERS, draw.randrange(2)) for text in texts]
+    effects = it.effects(tiny_llama(), tiny_tokenizer(), rows[:16], units=it.Neurons(1), batch_size=16)
+    found = it.evidence_of(effects, held_out=rows[16:], top=3, cards=3, steer=0)
+    assert found.held_out is not None
+    ablated, control = found.held_out.changes
+    assert 0.2 < found.held_out.share_correct < 0.8
+    assert ablated.low <= control.high
+    assert found.steering == ()
 
 
 def test_a_run_gathers_evidence_after_the_effects(tmp_path):

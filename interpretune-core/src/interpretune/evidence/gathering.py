@@ -60,8 +60,8 @@ def evidence_of(
     question = effects.asked
     if question is None or effects.question["method"] not in EFFECTS:
         raise AnalysisError(
-            f"{effects!r} were not asked in this process, so that their model is unknown. Ask again with the same "
-            "store: what is there is not computed anew."
+            f"The effects of {effects.store} were not asked in this process, so that their model is unknown. Ask again "
+            "with the same store: what is there is not computed anew."
             if question is None
             else "Evidence is of effects of changed units; these go straight to the logits. Ask it.effects."
         )
