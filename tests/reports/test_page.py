@@ -148,6 +148,21 @@ def test_a_page_needs_effects_and_says_what_writes_them(tmp_path):
         write_page([lens], tmp_path / "page.html")
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"about": {"versions": ["torch"]}},
+        {"question": {"value": [1]}},
+        {"question": {"units": [{"name": "coder", "kind": "latent", "size": 2**40, "chosen": 1}]}},
+        {"question": {"units": [{"name": "coder", "kind": "latent", "size": 30, "chosen": 30}]}},
+        {"question": {"units": ["coder"]}},
+    ],
+)
+def test_forged_manifests_are_refused(tmp_path, forged):
+    with pytest.raises(StoreError, match="was not written by a question|more units|does not name"):
+        write_page([write_effects(tmp_path / "forged", **forged)], tmp_path / "page.html")
+
+
 def test_a_folder_is_no_page(stores, tmp_path):
     with pytest.raises(OutputError, match="is a folder"):
         Effects.open(stores[1]).report(tmp_path)

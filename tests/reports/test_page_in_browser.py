@@ -8,7 +8,7 @@ import pytest
 
 from interpretune.reports.page.answer import answer
 from interpretune.reports.page.html_page import Page
-from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, write_effects
+from tests.reports.effect_stores import ROWS, STRONG, card, continuation, held_out, write_effects
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: `make browser` installs it")
@@ -86,12 +86,13 @@ def channels(colour):
 
 
 def test_what_attacks_a_page_is_shown_as_text(tmp_path, opened):
-    units = [{"name": ATTACK, "kind": "latent", "size": size, "chosen": size} for size in list(SIZES.values())[:1]]
+    kinds = {"coder": ATTACK, "layers.1.attn_z": "head", ATTACK: "latent"}
+    units = [{"name": name, "kind": kind, "size": 30, "chosen": 30} for name, kind in kinds.items()]
     texts = {"prompts": [ATTACK] * ROWS, "answers": [[ATTACK, " is"]] * ROWS, "token": [ATTACK] * ROWS}
     store = write_effects(
         tmp_path / "exact",
         about={"model": {"source": f"owner/{ATTACK}", "class": ATTACK, "sha256": ATTACK}, "stack": [ATTACK]},
-        question={"units": [{"name": "coder", "kind": ATTACK, "size": 30, "chosen": 30}, *units], "objective": ATTACK},
+        question={"units": units, "objective": ATTACK},
         texts=texts,
     )
     page = Page.of([store])

@@ -47,6 +47,7 @@ class PageStores:
             store = item.store if isinstance(item, Effects) else item
             store = store if isinstance(store, AnalysisStore) else AnalysisStore.open(store)
             _check_finished(store)
+            _check_manifest(store)
             if store.manifest.about.get("question", {}).get("method") in Effects.methods:
                 effects.append(item if isinstance(item, Effects) else Effects(store))
             else:
@@ -73,6 +74,33 @@ def _check_finished(store: AnalysisStore) -> None:
             f"{_named(store)} is not finished: {there} of {'its' if all_ is None else all_} batches are there. Run "
             "what writes it again, it goes on where it stopped."
         )
+
+
+def _check_manifest(store: AnalysisStore) -> None:
+    """Refuse a manifest whose parts are not of the kinds that a page reads: anybody may have written it.
+
+    Raises:
+        StoreError: A part is of another kind.
+    """
+    about = store.manifest.about
+    kinds: list[tuple[str, Any, Any]] = [
+        (part, about.get(part, {}), dict) for part in ("model", "data", "versions", "question")
+    ]
+    kinds.append(("stack", about.get("stack", []), list))
+    if about.get("question", {}) and isinstance(about["question"], dict):
+        told = about["question"]
+        kinds += [(name, told.get(name), str) for name in ("objective", "unit", "positions", "method")]
+        kinds += [("rows", told.get("rows"), int), ("budget", told.get("budget") or 0, int)]
+        kinds += [("value", told.get("value", ""), (str, int, float)), ("units", told.get("units"), list)]
+        for item in told["units"] if isinstance(told.get("units"), list) else ():
+            item = item if isinstance(item, dict) else {}
+            kinds += [(f"{name} of a unit set", item.get(name), str) for name in ("name", "kind")]
+            kinds += [(f"{name} of a unit set", item.get(name, 0), int) for name in ("size", "chosen")]
+    for name, value, kind in kinds:
+        if not isinstance(value, kind):
+            raise StoreError(
+                f"{_named(store)} was not written by a question: the {name} of its manifest is {value!r:.80}."
+            )
 
 
 def _check_same(one: Effects, other: Effects) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from interpretune.errors import StoreError
 from interpretune.questions.result import Effects
 from interpretune.store.latents import hook_codes
 
@@ -20,6 +21,8 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 LEAST_ROWS = 5
 """Rows without which no effect is told apart from 0: a bootstrap of fewer says too little."""
+MOST_UNITS = 2**27
+"""Units of a store, of which sums are in memory."""
 MOST_ANSWERS = 3
 """Different correct answers for each of which there is a mean effect of its own."""
 
@@ -86,7 +89,10 @@ class _Sums:
         self.effects, told = effects, effects.question
         self.sets = {item["name"]: item for item in told["units"]}
         self.names = list(self.sets)
-        self.ends = np.cumsum([item["size"] for item in self.sets.values()], dtype=np.int64)
+        self.counts = np.array([item["size"] for item in self.sets.values()], dtype=np.int64)
+        if not (self.counts >= 0).all() or sum(self.counts.tolist()) > MOST_UNITS:
+            raise StoreError(f"{effects.store} is of more units than the {MOST_UNITS:,} that a page ranks.")
+        self.ends = np.cumsum(self.counts)
         size = int(self.ends[-1]) if len(self.ends) else 0
         self.total, self.sizes = np.zeros(size), np.zeros(size)
         for _, places, values, _ in self.entries():
@@ -99,7 +105,10 @@ class _Sums:
         columns = ["effects", *(["activations"] if "activations" in self.effects.store.fields else [])]
         starts = np.concatenate([[0], self.ends[:-1]])
         for batch in self.effects.store.latents(columns):
-            places = starts[hook_codes(batch.column("hook"), self.names)] + _numbers(batch, "latent").astype(np.int64)
+            sets, ids = hook_codes(batch.column("hook"), self.names), _numbers(batch, "latent").astype(np.int64)
+            if (sets < 0).any() or (ids >= self.counts[sets]).any():
+                raise StoreError(f"{self.effects.store} has effects of units that its question does not name.")
+            places = starts[sets] + ids
             effects = np.nan_to_num(_numbers(batch, "effects"))
             active = _numbers(batch, "activations") if len(columns) > 1 else effects
             yield _numbers(batch, "example").astype(np.int64), places, effects, active
