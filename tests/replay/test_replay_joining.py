@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GraniteConfig, GraniteForCausalLM
 
+from interpretune.activations.inputs import ModelInputs
 from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Points, Prefill, ablate, activation_name
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.replay import Changes, ablate_from
@@ -99,6 +101,19 @@ def test_rows_of_neurons_begin_above_their_block(kind: str, runs: list[int]) -> 
     rows = LatentRows.joined([LatentRows.single(name, torch.tensor([[0, 3], [9, 17]]), 0.7) for name in (lower, upper)])
     found = [ablate_from(everywhere, rows, naive=naive) for naive in (True, False)]
     torch.testing.assert_close(*found, rtol=0, atol=ATOL)
+
+
+def test_a_factor_shows_beside_a_huge_coordinate_in_16_bits() -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GraniteConfig(**sizes, vocab_size=20, residual_multiplier=0.7, initializer_range=0.1, pad_token_id=0)
+    model = GraniteForCausalLM(config).eval().bfloat16()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9, 3] = 300.0
+    inputs = ModelInputs(torch.tensor([[9, 5, 6, 7]]), torch.ones(1, 4, dtype=torch.long))
+    points = Points(torch.zeros(4, dtype=torch.long), torch.arange(4))
+    neurons = IdentityDictionary("layers.0.mlp_act", 16)
+    prefill = backend_of(model).prefill(inputs, [neurons], points, self_check=False)
+    assert not prefill.require_kept().projected
 
 
 def test_decoders_that_are_not_linear_run_alone(backend: HuggingFaceBackend) -> None:
