@@ -167,8 +167,9 @@ def _proof(held_out: HeldOut | None) -> tuple[str, str]:
     if not tried:
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
     most = max((item.high for item in controls), default=0.0)
-    best = max(tried, key=lambda item: (item.low > most, item.name != "added", item.low))  # controls are like ablated
-    against = "".join(f", against {_share(item)} by {item.told}" for item in controls)
+    best = max(tried, key=lambda item: (item.low > most, item.name != "added", item.low))  # which has no control
+    strongest = max(controls, key=lambda item: (item.high, item.flipped), default=None)
+    against = f", against {_share(strongest)} by {strongest.told}" if strongest else ""
     sentence = f"{start}, {_flips(best)}{against}."
     if best.low > most:
         return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
