@@ -119,13 +119,17 @@ def _collect(
 ) -> None:
     """Objectives, answers and logits when each unit changes."""
     changed, n = ChangedBatch(question, batch, sets_of(item for item, _ in mine)), len(batch.points)
+    to_zero = not any(bool(values.any()) for values in to.values())  # which is the first dose
     each, ablated = [], []
     for item, _ in mine:
         members = {item.units.name: item.members}
         latents = changed.latents(item.units.name)
         ablated.append(Setting.of(members, to, n))
-        each += [Setting.of(members, {item.units.name: factor * latents}, n) for factor in FACTORS] + ablated[-1:]
+        each += [Setting.of(members, {item.units.name: factor * latents}, n) for factor in FACTORS]
+        each += [] if to_zero else ablated[-1:]
     objectives, rated = (values.unflatten(0, (len(mine), -1)) for values in changed.changed(each))
+    if to_zero:
+        objectives, rated = (torch.cat([values, values[:, :1]], dim=1) for values in (objectives, rated))
     all_lost = changed.logits_lost(ablated, kinds.at(batch), len(kinds.names))
     for (_, kept), objective, answers, lost in zip(mine, objectives, rated, all_lost, strict=True):
         kept.objectives.append(torch.cat([changed.run.clean.unsqueeze(0), objective]).double().cpu())
