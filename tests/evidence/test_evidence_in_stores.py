@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import MambaConfig, MambaForCausalLM
@@ -89,6 +90,17 @@ def test_evidence_of_other_effects_is_refused(gathered, folder, tmp_path):
     with pytest.raises(it.StoreError, match="cannot be read"):
         it.Evidence.open(tmp_path / "other")
     assert it.evidence_of(other, **FEW).cards == (card,)
+
+
+def test_facts_of_another_form_are_refused_and_gathered_anew(tmp_path):
+    effects = asked(store=tmp_path / "store")
+    [card] = it.evidence_of(effects, **{**FEW, "steer": 0}).cards
+    [entry] = effects.store.tables["evidence_cards"].to_pylist()
+    entry["facts"] = entry["facts"].replace('"url": null', '"url": {}')
+    put_table(tmp_path / "store", "evidence_cards", pa.Table.from_pylist([entry]))
+    with pytest.raises(it.StoreError, match="a str is expected"):
+        it.Evidence.open(tmp_path / "store")
+    assert it.evidence_of(effects, **{**FEW, "steer": 0}).cards == (card,)
 
 
 def test_what_cannot_be_gathered_is_refused(folder, gathered):

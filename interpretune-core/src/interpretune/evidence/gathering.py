@@ -12,7 +12,7 @@ from interpretune.evidence.cards import cards_of
 from interpretune.evidence.chosen import top_units
 from interpretune.evidence.held_out import held_out_proof
 from interpretune.evidence.steering import steered
-from interpretune.evidence.stored import Evidence, keys_of, write_part
+from interpretune.evidence.stored import Evidence, keys_of, read_parts, write_part
 from interpretune.hashing.content_hash import hash_of
 from interpretune.questions.encoding import EncodedRow, encode
 from interpretune.questions.question import EFFECTS, Question
@@ -85,8 +85,7 @@ def evidence_of(
             key = "" if effects.store.folder is None else _key(question, settings)
             if not key or there.get(part) != key:
                 write_part(effects.store, part, key, gather())
-    found = Evidence.of(effects.store)
-    return Evidence(**{part: getattr(found, part) for part in jobs})
+    return Evidence(**read_parts(effects.store, jobs))
 
 
 def _rows(question: Question, held_out: Any, answers: Any, correct: Any) -> Sequence[EncodedRow] | None:

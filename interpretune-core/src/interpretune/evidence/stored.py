@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import attrs
 import pyarrow as pa
@@ -50,17 +52,23 @@ class Evidence:
     @classmethod
     def of(cls, store: AnalysisStore) -> Evidence:
         """The same of a store that is open, such as ``effects.store``."""
-        tables = store.tables
-        return cls(**{part: _read(store, part, tables[table]) for part in PARTS if (table := _table(part)) in tables})
+        return cls(**read_parts(store, PARTS))
+
+
+def read_parts(store: AnalysisStore, parts: Iterable[str]) -> dict[str, Any]:
+    """Those of some parts of the evidence that the store has, by name."""
+    tables = store.tables
+    return {part: _read(store, part, tables[table]) for part in parts if (table := _table(part)) in tables}
 
 
 def keys_of(store: AnalysisStore) -> dict[str, str]:
     """Keys of the parts that the store has, by name; what is damaged is written anew."""
-    try:
-        tables = store.tables
-        return {part: _entry(tables[_table(part)])["key"] for part in PARTS if _table(part) in tables}
-    except (StoreError, ValueError, KeyError):
-        return {}
+    found = {}
+    for part in PARTS:
+        with contextlib.suppress(StoreError):
+            if read_parts(store, [part]):
+                found[part] = _entry(store.tables[_table(part)])["key"]
+    return found
 
 
 def write_part(store: AnalysisStore, part: str, key: str, facts: Any) -> None:
@@ -116,6 +124,10 @@ def _typed(kind: Any, value: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"a list is expected instead of {value!r}")
         return tuple(_typed(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is types.UnionType:
+        return None if value is None else _typed(get_args(kind)[0], value)
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ValueError(f"one of {get_args(kind)} is expected instead of {value!r}")
     if kind is float:
         value = math.nan if value is None else value
         if type(value) not in (int, float):
