@@ -51,6 +51,7 @@ def write_effects(
     question: dict[str, Any] | None = None,
     texts: dict[str, Any] | None = None,
     batches: int = 1,
+    turned: bool = False,
 ) -> Path:
     """Write a store of effects in the form of ``it.effects``.
 
@@ -63,6 +64,7 @@ def write_effects(
         question: The same of the question.
         texts: Of rows, in the place of those here.
         batches: Batches that there are to be; with 2 the store is not finished.
+        turned: Whether the strong latent speaks for the first answer, whichever is correct.
     """
     told = {
         "objective": "logit_diff",
@@ -89,9 +91,12 @@ def write_effects(
     correct = torch.arange(ROWS) % 2
     predicted = torch.where(torch.arange(ROWS) < wrong, 1 - correct, correct)
     objective = torch.linspace(1, 3, ROWS, dtype=torch.float64)
+    found = numbers(method, strength)
+    if turned:
+        found["effects"]["coder"][1::2, STRONG] *= -1
     values = {
-        name: {at: LatentValues(torch.arange(SIZES[at]), torch.tensor(found), SIZES[at]) for at, found in of.items()}
-        for name, of in numbers(method, strength).items()
+        name: {at: LatentValues(torch.arange(SIZES[at]), torch.tensor(x), SIZES[at]) for at, x in of.items()}
+        for name, of in found.items()
     }
     row = {
         "row": torch.arange(ROWS),

@@ -64,6 +64,14 @@ def test_what_was_found_is_said_with_its_numbers(stores):
     assert "the 2 units set to 0 turn 60 % (95 % interval 46 to 73 %) of the right answers wrong" in text
 
 
+def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
+    page = Page.of([write_effects(tmp_path / "exact", turned=True)])
+    told = str(with_facts(page, held_out()).answer)
+    assert re.search(
+        r"coder latent 7 \(0\.\d+ logits where “are” is right, \\u22120\.\d+ logits where “is” is right\)", told
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "proof", "reason"),
     [

@@ -130,22 +130,28 @@ def _performance(told: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]
 def _drivers(told: Mapping[str, Any], ranking: Ranking) -> tuple[str, str]:
     sure = [item for item in ranking.units if item.sure]
     if not sure:
-        largest = f" The largest is that of {_effect(told, ranking.units[0])}." if ranking.units else ""
+        largest = "".join(f" The largest is that of {_effect(told, item, ())}." for item in ranking.units[:1])
         sentence = f"Of {ranking.compared:,} units, none has an effect that is told apart from 0.{largest}"
         return sentence, f"no effect of {ranking.compared:,} units is told apart from 0"
     how = METHODS.get(sure[0].method) or f"{set_to(sure[0].value)} alone"
-    sentence = f"Of {ranking.compared:,} units, each {how}, the largest effects have {_listed(told, sure[:NAMED])}."
+    listed = _listed(told, sure[:NAMED], ranking.answers)
+    sentence = f"Of {ranking.compared:,} units, each {how}, the largest effects have {listed}."
     if NAMED < len(sure) < len(ranking.units):
         sentence += f" Of the {len(ranking.units)} shown, {len(sure)} are told apart from 0."
     return sentence, ""
 
 
-def _listed(told: Mapping[str, Any], units: Sequence[Ranked]) -> str:
-    shown = [_effect(told, item) for item in units]
+def _listed(told: Mapping[str, Any], units: Sequence[Ranked], answers: Sequence[str]) -> str:
+    shown = [_effect(told, item, answers) for item in units]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _effect(told: Mapping[str, Any], item: Ranked) -> str:
+def _effect(told: Mapping[str, Any], item: Ranked, answers: Sequence[str]) -> str:
+    """A unit and its mean effect; where that hides effects of both signs, those on the rows of each answer."""
+    if answers and item.low <= 0 <= item.high:
+        pairs = zip(item.by_answer, answers, strict=True)
+        parts = [f"{_amount(told, value)} where “{text.strip()}” is right" for value, text in pairs]
+        return f"{item.name} ({', '.join(parts)})"
     interval = "" if math.isnan(item.low) else f"; 95\u00a0% interval {number(item.low)} to {number(item.high)}"
     return f"{item.name} ({_amount(told, item.mean)}{interval})"
 
