@@ -229,7 +229,8 @@ def test_cards_are_those_of_plain_hooks(found):
         shown = card.prompts[0]
         assert (shown.row, shown.position) == (strongest, len(rows[strongest].prompt) - 1)
         assert shown.activations == pytest.approx(activations[strongest].tolist(), abs=1e-10)
-        assert shown.tokens[1:] == tuple(str(case.rows[strongest].prompt).split())
+        assert "".join(shown.tokens) == f"<bos> {case.rows[strongest].prompt}"
+        assert len(shown.tokens) == len(rows[strongest].prompt)
         everywhere = torch.cat(activations)
         assert card.share_active == (everywhere != 0).double().mean()
         assert card.counts == tuple(np.histogram(everywhere, card.edges)[0])

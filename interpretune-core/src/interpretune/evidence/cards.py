@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -281,7 +282,7 @@ def _strongest(
     return tuple(
         ShadedPrompt(
             row=i,
-            tokens=tuple(question.tokenizer.decode([token]) for token in question.rows[i].tokens.tolist()),
+            tokens=tuple(_texts(question, question.rows[i].tokens.tolist())),
             activations=tuple(activations[i].tolist()),
             answers=question.rows[i].row.answers,
             correct=question.rows[i].correct,
@@ -290,6 +291,15 @@ def _strongest(
         )
         for i in once.values()
     )
+
+
+def _texts(question: Question, ids: Sequence[int]) -> Iterator[str]:
+    """Texts of the tokens of a prompt, with the spaces between them that some tokenizers leave out of single tokens."""
+    decode = question.tokenizer.decode
+    yield from (decode([token]) for token in ids[:1])
+    for before, token in pairwise(ids):
+        start, both = decode([before]), decode([before, token])
+        yield both.removeprefix(start) if both.startswith(start) else decode([token])
 
 
 def _doses(question: Question, objectives: Tensor, rated: Tensor) -> tuple[Dose, ...]:
