@@ -68,7 +68,7 @@ def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
     page = Page.of([write_effects(tmp_path / "exact", turned=True)])
     told = str(with_facts(page, held_out()).answer)
     assert re.search(
-        r"coder latent 7 \(0\.\d+ logits where “are” is right, \\u22120\.\d+ logits where “is” is right\)", told
+        r"coder latent 7 \(0\.\d+ logits where “are” is right, \u22120\.\d+ logits where “is” is right\)", told
     )
 
 
