@@ -62,8 +62,9 @@ SCALE = "def scaled(logits):\n    return logits * {}\n"
 
 
 @pytest.fixture
-def source(install: Callable[..., Path]) -> Iterator[Path]:
+def source(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package of an adapter that is installed in editable mode."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it is taken for that of a later edit in the same second
     files = {"__init__.py": "", "adapter.py": ADAPTER, "backend.py": BACKEND, "scale.py": SCALE.format(1.0)}
     site = install(
         "interpretune-edited",
