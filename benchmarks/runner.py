@@ -1,6 +1,6 @@
-"""What the runner and the stores cost beside the analyses of the demo.
+"""What the runner and the stores cost beside analyses.
 
-Pairs of runs, side by side in one process, in alternating order: the four plans of the demo over its batches in plain
+Pairs of runs, side by side in one process, in alternating order: the four modes over the entailment rows in plain
 calls, whose results are thrown away, and the same plans by ``AnalysisRunner`` into stores: identities and hashes,
 journal, shards and manifest included.
 
@@ -20,6 +20,7 @@ import time
 import timeit
 import warnings
 from collections import Counter
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,9 +35,8 @@ from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisMode, Anal
 from interpretune.analysis.identity import identify_batch, identify_data
 from interpretune.analysis.steps import sources_of
 from interpretune.analysis.stored_run import describe_run
-from interpretune.demo.run import DemoOptions, choose_adapters, demo_session
+from interpretune.cli.run_config import read_run
 from interpretune.operations import PlanRun, latent_analyses
-from interpretune.plugins.stack import build_context
 from interpretune.replay.effect_noise import measure_noise
 from interpretune.system.model_lock import model_lock
 from interpretune.system.own_context import OwnContext
@@ -46,7 +46,7 @@ RESULT = Path(__file__).parent / "out" / "runner.json"
 
 
 def plans_of(session: it.ITSession) -> dict[str, Any]:
-    """The four analyses, as the demo has them."""
+    """The four modes."""
     save = SaveCfg(prompts=True, tokens=True)
     cfgs = {str(mode): AnalysisCfg(mode=mode, analysis_cache=AnalysisCache(save)) for mode in AnalysisMode}
     return {name: plan_of(cfg, session.module.latent_models) for name, cfg in cfgs.items()}
@@ -132,10 +132,21 @@ def with_runner(session: it.ITSession, root: Path) -> dict[str, Any]:
     return {"bytes": sum(path.stat().st_size for path in files), "rows": next(iter(stores.values())).n_examples}
 
 
+def make_session(options: argparse.Namespace) -> it.ITSession:
+    """That of the demo's file for other rows, the entailment rows of the package."""
+    changed = {
+        "shared_cfg.model_name_or_path": str(it.offline_model()),
+        "datamodule_cfg.eval_batch_size": options.batch_size,
+        "datamodule_cfg.limit_rows": options.limit,
+    }
+    given = [f"--{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in changed.items()]
+    with as_file(files("interpretune").joinpath("demo/rows.yaml")) as file:
+        return it.ITSession(read_run([str(file), *given]).session)
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the pairs."""
-    demo = DemoOptions(limit=options.limit, batch_size=options.batch_size)
-    session = demo_session(demo, build_context(choose_adapters(None)))
+    session = make_session(options)
     it.it_init(**session)
     plain, run, sizes = [], [], {}
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +186,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="pairs of runs (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="rows of the demo (default: all 64)")
+    parser.add_argument("--limit", type=int, help="rows of each split (default: all; 64 are analysed)")
     parser.add_argument("--batch-size", type=int, default=4, help="rows in a batch (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: %(default)s)")
     options = parser.parse_args()

@@ -29,7 +29,6 @@ from interpretune.cli.main import main
 from interpretune.cli.run import run_analyses
 from interpretune.cli.run_config import RunConfig
 from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
-from interpretune.demo.run import DemoOptions, Stopwatch, run_modes
 from interpretune.plugins.stack import build_context
 from tests.sessions import ANSWERS
 
@@ -216,10 +215,3 @@ def by_file(session: it.ITSession, modes: Sequence[str], folder: Path) -> dict[s
     (folder / "run.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     assert main(["run", str(folder / "run.yaml")]) == 0
     return {mode: AnalysisCache.of(next((folder / "stores").glob(f"{mode}-*"))) for mode in modes}
-
-
-def by_demo(session: it.ITSession, modes: Sequence[str], folder: Path) -> dict[str, AnalysisCache]:
-    console = Console(file=io.StringIO())
-    found = run_modes(session, DemoOptions(output=folder), Stopwatch(), console)
-    assert [*found] == [*modes]
-    return {str(mode): cache for mode, cache in found.items()}

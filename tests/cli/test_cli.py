@@ -181,7 +181,7 @@ def test_help_shows_each_default_once(capsys):
     with pytest.raises(SystemExit):
         main(["demo", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "rows in a batch (default: 4)" in text
+    assert "folder for results (default: interpretune-demo)" in text
     assert "(default: None)" not in text
 
 

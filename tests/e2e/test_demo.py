@@ -1,18 +1,14 @@
-"""The demo from its command line, on a tiny model; ``make soak-demo`` runs it on the real one."""
+"""The demo on a tiny model: its file, its page, what it says where there is nothing to find, interruption."""
 
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-import torch
 
-from interpretune.analysis import AnalysisCache
-from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
+from interpretune.cli.main import EXIT_INTERRUPTED, main
+from interpretune.questions import Effects
 from tests.other_process import run_script
 from tests.tiny import nli_rows, save_tiny_model
-
-MODES = ("clean_no_sae", "clean_w_sae", "attr_patching", "ablation")
 
 
 @pytest.fixture
@@ -20,70 +16,43 @@ def tiny_demo(tmp_path):
     """Arguments of a demo on a tiny model and rows of its vocabulary."""
     model = save_tiny_model(tmp_path / "model", "llama")
     data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in nli_rows(10)))
+    data.write_text("".join(json.dumps(row) + "\n" for row in nli_rows(16)))
     return [
-        *("demo", "--json", "--model", str(model), "--data", str(data), "--answers", "Yes", "No"),
-        *("--layers", "0", "1", "--training-scale", "0.05", "--ablation-rows", "4"),
+        *("demo", "--model", str(model), "--data", str(data), "--answers", "Yes", "No", "--layers", "0", "1"),
+        *("--training-scale", "0.05", "--analyses.latents.evidence.cards", "1", "--adapters", "sae_lens"),
         *("--output", str(tmp_path / "out"), "--cache-dir", str(tmp_path / "cache")),
     ]
 
 
-def test_the_demo_writes_what_it_finds_and_trains_nothing_again(tiny_demo, tmp_path, capsys, no_more_training):
-    assert main(tiny_demo) == 0
-    printed = capsys.readouterr()
-    summary = json.loads(printed.out)
-    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["rows"], summary["ablated_rows"]) == (10, 4)
-    assert [row["mode"] for row in summary["correct"]] == list(MODES)
-    assert len(summary["quality"]) == len(summary["ablation_attribution_pearson"]) == 2
-    assert summary["peak_memory_mib"] > 100
-    for mode in MODES:
-        examples = pq.read_table(Path(summary["analyses"][mode]) / "shards")
-        assert examples.num_rows == (4 if mode == "ablation" else 10)
-        assert Path(summary["analyses"][mode]).parent == tmp_path / "out" / "analyses"
-    stored = AnalysisCache.of(summary["analyses"]["ablation"]).to_tables()["latents"]
-    effects = stored["effects"].to_numpy()[stored["activations"].to_numpy() > 0]
-    assert len(effects) == summary["ablation_cost"]["ablations"] > 0
-    assert summary["ablation_cost"]["loop_forwards"] >= summary["ablation_cost"]["alive_latents"]
-    assert summary["ablation_cost"]["replayed"] is True
-    assert abs(effects).max() > 1e-3
-    assert len(list((tmp_path / "out" / "figures").glob("*.html"))) == 3
-    assert "Top positive ablation effects" in printed.err
-    check_effects_towards_yes(summary, printed.err)
+def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, capsys, no_more_training):
+    assert main([*tiny_demo, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["found"] is False
+    assert told["answer"][0].startswith("Nothing was found: ")
+    page = Path(told["page"])
+    assert page == tmp_path / "out" / "page.html"
+    assert "Nothing was found" in page.read_text(encoding="utf-8")
+    assert {item["name"]: item["rows"] for item in told["analyses"]} == dict.fromkeys(
+        ("latents", "heads", "neurons"), 8
+    )
+    assert told["held_out"]["rows"] == 8
+    kinds = {item["kind"] for row in told["analyses"] for item in Effects.open(row["folder"]).question["units"]}
+    assert kinds == {"latent", "head", "neuron"}
     no_more_training()
-    assert main([*tiny_demo, "--towards", "No"]) == 0
-    printed = capsys.readouterr()
-    assert "Effects towards 'No'" in printed.err
-    assert (tmp_path / "out" / "figures" / "ablation-effects-towards-no.html").exists()
-    second = json.loads(printed.out)
-    for name in ("correct", "quality", "ablation_attribution_pearson", "analyses"):
-        assert second[name] == summary[name]
-    assert (summary["ablation_cost"]["replayed"], second["ablation_cost"]["replayed"]) == (True, False)
+    assert main(tiny_demo) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) <= 40
+    assert "Nothing was found: " in printed
+    assert str(page) in printed
 
 
-def check_effects_towards_yes(summary, printed):
-    """Effects are reported towards the first answer too, and how often each answer is given by label."""
-    for title in ("Effects towards the correct answer", "Effects towards 'Yes'", "Answers given in clean_w_sae"):
-        assert title in printed
-    cache = AnalysisCache.of(summary["analyses"]["ablation"])
-    found = [row for row in summary["largest_effects"] if row["analysis"] == "ablation" and row["towards"] == "'Yes'"]
-    assert len(found) == 6
-    labels = torch.cat(cache.orig_labels)
-    for row in found:
-        effects = torch.cat([batch[row["latent_model"]].dense()[:, row["latent"]] for batch in cache.effects]).double()
-        wanted = torch.where(labels == 0, effects, -effects).sum().item()
-        assert row["total_effect"] == pytest.approx(wanted, abs=1e-9)
-    rows = {(row["mode"], row["correct answer"]): row for row in summary["answers"]}
-    every = rows["clean_w_sae", "all"]
-    assert every["rows"] == every["answered 'Yes'"] + every["answered 'No'"] == summary["rows"]
-    right = rows["clean_w_sae", "'Yes'"]["answered 'Yes'"] + rows["clean_w_sae", "'No'"]["answered 'No'"]
-    assert right == next(row["correct"] for row in summary["correct"] if row["mode"] == "clean_w_sae")
-
-
-def test_an_answer_that_is_not_there_is_refused_at_once(tiny_demo, tmp_path, capsys):
-    assert main([*tiny_demo, "--towards", "Perhaps"]) == EXIT_ERROR
-    assert "towards='Perhaps' is no answer" in capsys.readouterr().err
-    assert not (tmp_path / "cache").exists()
+def test_a_limit_leaves_what_is_trained_on_as_it_is(tiny_demo, capsys, no_more_training):
+    assert main([*tiny_demo, "--json", "--limit", "4"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [item["rows"] for item in told["analyses"]] == [4, 4, 4]
+    assert told["held_out"]["rows"] == 4
+    no_more_training()
+    assert main([*tiny_demo, "--json"]) == 0
 
 
 def test_ctrl_c_leaves_no_half_written_store(tiny_demo, tmp_path, monkeypatch, capsys):

@@ -18,7 +18,6 @@ from tests.analysis.recorded_hooks import (
     HasTestStep,
     Way,
     by_command,
-    by_demo,
     by_file,
     by_plan,
     by_run_analysis,
@@ -65,7 +64,6 @@ EVERY_WAY: dict[str, Way] = {
     "runner": by_runner,
     "command": by_file,
     "callback": by_callback,
-    "demo": by_demo,
 }
 FRAMEWORKS = {"callback": ("lightning",)}
 
@@ -128,7 +126,7 @@ def test_one_record_of_four_analyses_on_every_way(keeps):
     expected, stored = keeps("runner", modes, module_cls)
     assert by_analysis(expected) == by_analysis(alone)
     assert stored == rows
-    for way in ("command", "callback", "demo"):
+    for way in ("command", "callback"):
         assert keeps(way, modes, module_cls) == (expected, rows), way
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 import interpretune as it
@@ -29,7 +30,8 @@ from interpretune.analysis import (
     offered_operations,
     run_analysis,
 )
-from interpretune.demo.run import DemoOptions, run_demo
+from interpretune.cli.run import RunReport, run_analyses
+from interpretune.cli.run_config import read_run
 from interpretune.operations import find_operation, latent_analyses
 from interpretune.plugins.stack import HOOK_NAMES, build_context
 from tests.sessions import BATCH_SIZE, N_ROWS, make_session, write_rows
@@ -283,37 +285,43 @@ def test_it_close_analysis(stranger: Stranger, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.fixture
-def demo(tmp_path: Path, llama_folder: Path) -> Callable[..., tuple[dict[str, Any], str]]:
-    """Run the demo on a tiny model: summary and what was printed."""
+def ran(tmp_path: Path, llama_folder: Path) -> Callable[..., RunReport]:
+    """Run the four modes from a file that requests latent models, on a tiny model."""
 
-    def demo(*adapters: str) -> tuple[dict[str, Any], str]:
-        options = DemoOptions(
-            adapters=adapters,
-            model=str(llama_folder),
-            layers=[1],
-            data=str(write_rows(tmp_path / "rows.jsonl", nli_rows(4))),
-            answers=("Yes", "No"),
-            output=tmp_path / "out",
-            cache_dir=tmp_path / "cache",
-        )
-        console = Console(file=io.StringIO(), width=200)
-        summary = run_demo(options, console)
-        return summary, console.file.getvalue()  # type: ignore[attr-defined]
+    def ran(*adapters: str) -> RunReport:
+        session = {
+            "adapter_ctx": list(adapters),
+            "shared_cfg": {"model_name_or_path": str(llama_folder), "cache_dir": str(tmp_path / "cache")},
+            "datamodule_cfg": {
+                "data": {"validation": str(write_rows(tmp_path / "rows.jsonl", nli_rows(4)))},
+                "text_fields": ["premise", "hypothesis"],
+                "num_labels": 2,
+            },
+            "module_cfg": {"generative_step_cfg": {"answers": ["Yes", "No"]}},
+            "latents": {"layers": [1]},
+        }
+        written = {
+            "session": session,
+            "analyses": {str(mode): str(mode) for mode in AnalysisMode},
+            "runner": {"root": str(tmp_path / "out")},
+        }
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(written))
+        return run_analyses(read_run([str(tmp_path / "run.yaml")]), Console(file=io.StringIO()))
 
-    return demo
+    return ran
 
 
-def test_it_configure_latents(stranger: Stranger, answers: ModuleType, demo: Callable[..., Any]) -> None:
+def test_it_configure_latents(stranger: Stranger, answers: ModuleType, ran: Callable[..., RunReport]) -> None:
     answers.given = lambda request: {"latent_models": [RandomDictionary(request.hook_points[0])]}
     plugin = stranger(f"{GIVEN}(request)", level="latents")
-    summary, _ = demo("stranger")
+    report = ran("stranger")
     ((_, given),) = plugin.calls
     assert given["request"].layers == (1,)
-    assert summary["stack"] == ["core", "stranger"]
+    assert all(row["complete"] for row in report.analyses)
 
 
 def test_it_report_session(
-    stranger: Stranger, answers: ModuleType, adapter_of: Callable[..., None], demo: Callable[..., Any]
+    stranger: Stranger, answers: ModuleType, adapter_of: Callable[..., None], ran: Callable[..., RunReport]
 ) -> None:
     answers.given = {"latent_models": [RandomDictionary("layers.1.resid_post")]}
     adapter_of("source", level="latents", body=f"@it.hookimpl\ndef it_configure_latents(self):\n    return {GIVEN}")
@@ -324,7 +332,7 @@ def test_it_report_session(
     adapter_of("listener", body=noted)
     plugin = stranger("[it.ReportSection(adapter='stranger', title='How it went', rows=[{'loss': 17.5}])]")
     listener = build_context(("listener",)).adapters[-1].plugin
-    _, printed = demo("source", "stranger", "listener")
+    printed = ran("source", "stranger", "listener").text
     assert len(plugin.calls) == 1
     assert set(listener.calls) == {(verb, str(mode)) for verb in ("open", "run", "close") for mode in AnalysisMode}
     assert "How it went" in printed

@@ -19,8 +19,6 @@ from interpretune.errors import InterpretuneError
 from interpretune.system.credentials import text_without_credentials
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from interpretune.plugins.discovery import InstalledAdapter
 
 EXIT_ERROR = 1
@@ -29,7 +27,10 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with these arguments, or those of the process; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, options.further = parser.parse_known_args(arguments)
+    if options.further and options.run is not _demo:  # which leaves others to `interpretune run`
+        parser.error(f"unrecognized arguments: {' '.join(options.further)}")
     try:
         status: int = options.run(options)
     except InterpretuneError as error:
@@ -101,36 +102,31 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     demo = commands.add_parser(
-        "demo", help="which latents drive a model's yes/no answers: four analyses, tables, figures"
+        "demo",
+        help="which units make a model say are or is: effects, proof on other nouns, and a page",
+        epilog="All options of `interpretune run` can be given too, such as --analyses.latents.positions answer.",
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
-    demo.add_argument("--sae-release", help="release or folder of latent models (default: train two)")
-    demo.add_argument("--layers", type=_layer, nargs="+", help="layers with latent models (default: 1/2 and 3/4 up)")
+    demo.add_argument("--sae-release", help="release or folder of latent models (default: train them)")
+    demo.add_argument("--layers", type=_layer, nargs="+", help="layers of latents and neurons (default: half-way up)")
+    demo.add_argument("--hook", help="place in a layer at which to train (default: hook_resid_post)")
     demo.add_argument(
-        "--hook", default="hook_resid_post", help="place in a layer at which to train (default: %(default)s)"
+        "--data", help="task, file, folder, or hub data set and subset (default: agreement of verbs with subjects)"
     )
-    demo.add_argument("--data", help="JSONL file, folder, or hub data set and subset (default: rows of the package)")
+    demo.add_argument("--answers", nargs=2, help="the two answers (default: those of the rows)")
+    demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: sae_lens)")
+    demo.add_argument("--limit", type=_positive, help="most rows to rank units on (default: 24; 16 with --data)")
+    demo.add_argument("--batch-size", type=_positive, help="rows in a batch (default: 8; 4 with --data)")
     demo.add_argument(
-        "--answers", nargs=2, default=[" Yes", " No"], help="answer words for the labels 0 and 1 (default: %(default)s)"
+        "--training-scale", type=_finite_positive, help="length of the training of latent models (default: 1.0)"
     )
-    demo.add_argument("--towards", help="answer whose effects are shown beside those towards the correct one")
-    demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: the one that supplies latent models)")
-    demo.add_argument("--limit", type=_positive, help="most rows to analyse (default: all)")
-    demo.add_argument("--ablation-rows", type=_positive, help="rows to ablate, up to whole batches (default: all)")
-    demo.add_argument("--batch-size", type=_positive, default=4, help="rows in a batch (default: %(default)s)")
-    demo.add_argument("--top-k", type=_positive, default=3, help="latents in each table (default: %(default)s)")
-    demo.add_argument(
-        "--training-scale",
-        type=_finite_positive,
-        default=1.0,
-        help="length of the training of latent models (default: %(default)s)",
-    )
-    demo.add_argument("--seed", type=_seed, default=0, help="seed of everything that is trained (default: %(default)s)")
+    demo.add_argument("--seed", type=_seed, help="seed of everything that is trained (default: 0)")
     demo.add_argument(
         "--output", type=Path, default=Path("interpretune-demo"), help="folder for results (default: %(default)s)"
     )
     demo.add_argument("--cache-dir", type=Path, help="folder for models and trained latent models")
-    demo.add_argument("--json", action="store_true", help="print the summary as JSON; tables go to standard error")
+    demo.add_argument("--verbose", action="store_true", help="print the whole ranking and the cards")
+    demo.add_argument("--json", action="store_true", help="print JSON")
     demo.set_defaults(run=_demo)
 
     report = commands.add_parser(
@@ -337,21 +333,20 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    stream = sys.stderr if options.json else sys.stdout
     # the demo has this process to itself; on a busy machine threads that spin while they wait cost a factor of four
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not stream.isatty():
+    if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of other libraries, which draw without a terminal too
     from rich.console import Console
 
     _quiet_libraries()
-    from interpretune.demo.run import DemoOptions, run_demo
+    from interpretune.cli.demo import run_demo
 
-    console: Console = Console(file=stream, markup=False)  # texts of users and adapters are no markup
-    values = {name: value for name, value in vars(options).items() if name not in ("run", "json")}
-    summary = run_demo(DemoOptions(**values), console)
-    if options.json:
-        print(json.dumps(summary, indent=1, allow_nan=False))
+    try:
+        demo = run_demo(options, options.further, Console(stderr=True, markup=False))
+    except argparse.ArgumentError as error:
+        argparse.ArgumentParser(prog="interpretune demo").error(str(error))
+    print(json.dumps(demo.as_dict(), indent=1) if options.json else demo.report.text(verbose=options.verbose))
     return 0
 
 

@@ -41,8 +41,8 @@ class WrittenReport:
             "title": page.title,
             "found": page.answer.found,
             "answer": [page.answer.headline, *page.answer.sentences],
-            "ranking": [{name: _plain(value) for name, value in asdict(item).items()} for item in page.ranking.units],
-            "held_out": None if page.held_out is None else _plain(asdict(page.held_out)),
+            "ranking": [{name: plain(value) for name, value in asdict(item).items()} for item in page.ranking.units],
+            "held_out": None if page.held_out is None else plain(asdict(page.held_out)),
             "page": str(self.path),
             "bytes": self.path.stat().st_size,
         }
@@ -121,8 +121,8 @@ def _card(card: Card) -> Iterator[str]:
     yield ""
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON holds it."""
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: numbers that are not finite are None."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else finite_or_none(value)
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else finite_or_none(value)

@@ -199,14 +199,15 @@ def _fold_options(
     """What the parser reads as the file and as options.
 
     Where a mapping has a ``class_path``, as ``optimizer_init`` does, the parser would take options for those of a
-    class: such options become part of the file.
+    class, and of a field that takes anything it reads no parts: such options become part of the file.
     """
     file, left = copy.deepcopy(dict(written)), list(line.options)
     for prefix, cls in types.items():
         for item in written_fields(cls):
             value = _section(wanted, prefix).get(item.name)
             of_field = [pair for pair in left if f"{pair[0]}.".startswith(f"{prefix}.{item.name}.")]
-            if of_field and isinstance(value, dict) and "class_path" in value and takes_mapping(item.type):
+            has_class = isinstance(value, dict) and "class_path" in value and takes_mapping(item.type)
+            if of_field and (has_class or item.type is Any):
                 _section(file, prefix)[item.name] = value
                 left = [pair for pair in left if pair not in of_field]
     return file, [f"--{name}={text}" for name, text in left]
@@ -237,13 +238,16 @@ def _is_fine(parser: ArgumentParser, file: Sequence[str]) -> bool:
 def _build(values: Namespace, types: Mapping[str, type], names: Iterable[str], line: CommandLine) -> RunConfig:
     def build(prefix: str) -> Any:
         cls = types[prefix]
-        found, kinds = values.get(prefix), {item.name: item.type for item in written_fields(cls)}
+        written = written_fields(cls)
+        found, kinds = values.get(prefix), {item.name: item.type for item in written}
+        tuples = {item.name for item in written if isinstance(item.default, tuple)}  # the parser makes lists of them
         given = {
             name: kinds[name](**vars(value))
             if is_dataclass(kinds[name]) and isinstance(value, Namespace)
             else _settled(value)
             for name, value in (vars(found) if found is not None else {}).items()
         }
+        given |= {name: tuple(given[name]) for name in tuples & given.keys() if isinstance(given[name], list)}
         if "auto_comp_cfg" in given:
             given["auto_comp_cfg"] = None  # the class is composed already
         try:

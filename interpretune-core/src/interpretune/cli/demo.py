@@ -1,0 +1,131 @@
+"""``interpretune demo``: a configuration file of the package for ``interpretune run``, and the page of its results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from rich.console import Console
+
+from interpretune.cli.demo_rows import demo_rows
+from interpretune.cli.report import WrittenReport, plain, write_report
+from interpretune.cli.run import RunReport, run_analyses
+from interpretune.cli.run_config import read_run
+from interpretune.config.shared import ITSharedConfig
+from interpretune.errors import ConfigurationError, ModelLoadError
+from interpretune.models.offline_model import offline_model
+from interpretune.models.tokenizer import load_tokenizer
+
+AGREEMENT, OTHER_ROWS = "agreement.yaml", "rows.yaml"
+"""The files: the question of the demo, and one for any rows."""
+
+
+@frozen(eq=False)
+class Demo:
+    """What the demo did.
+
+    Attributes:
+        run: The analyses.
+        report: The page of their stores.
+    """
+
+    run: RunReport
+    report: WrittenReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        told: dict[str, Any] = plain({**self.run.as_dict(), **self.report.as_dict()})
+        return told
+
+
+def run_demo(options: argparse.Namespace, further: Sequence[str], progress: Console) -> Demo:
+    """Run the analyses of the file, and write the page.
+
+    Args:
+        options: Of the command line of the demo.
+        further: Options of ``interpretune run``, which take precedence.
+        progress: Where progress goes.
+
+    Raises:
+        InterpretuneError: What is wrong.
+        ArgumentError: A further option is wrong.
+    """
+    page = _page_file(options.output)
+    name = AGREEMENT if options.data is None else OTHER_ROWS
+    with as_file(files("interpretune").joinpath(f"demo/{name}")) as file:
+        config = read_run([str(file), *_overrides(options, further), *further])
+    run = run_analyses(config, progress)
+    return Demo(run, write_report([Path(item["folder"]) for item in run.analyses], page))
+
+
+def _page_file(output: Path) -> Path:
+    """Where the page goes, checked before anything costs time; that of an earlier run is removed."""
+    path = output / "page.html"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The output folder {output} cannot be written ({error.strerror}). Name another with --output."
+        ) from error
+    return path
+
+
+def _overrides(options: argparse.Namespace, further: Sequence[str]) -> Iterator[str]:
+    """What the options of the demo change in the file."""
+    model = options.model
+    if model is None and not any(item.partition("=")[0].endswith("model_name_or_path") for item in further):
+        model = str(offline_model(options.cache_dir))
+    layers = options.layers
+    if layers is None and options.model is not None:
+        layers = [middle_layer(ITSharedConfig(model_name_or_path=model, cache_dir=options.cache_dir))]
+    values = {
+        "shared_cfg.model_name_or_path": model,
+        "shared_cfg.cache_dir": None if options.cache_dir is None else str(options.cache_dir),
+        "adapter_ctx": options.adapters,
+        "latents.release": options.sae_release,
+        "latents.layers": layers,
+        "latents.hook": options.hook,
+        "latents.seed": options.seed,
+        "latents.scale": options.training_scale,
+        "analyses.neurons.units.neurons": layers,
+        "datamodule_cfg.eval_batch_size": options.batch_size,
+        "root": str(options.output / "analyses"),
+        "limit": options.limit,
+    }
+    if options.data is not None:
+        values["datamodule_cfg.rows"] = demo_rows(options.data, options.answers, options.limit, options.cache_dir)
+    elif options.answers is not None:
+        values["datamodule_cfg.answers"] = options.answers
+    for name, value in values.items():
+        if value is not None:
+            yield f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def middle_layer(shared: ITSharedConfig) -> int:
+    """The layer half-way up a model.
+
+    Raises:
+        ModelLoadError: The model cannot be reached, or its number of layers cannot be read without running its code.
+    """
+    from transformers import AutoConfig
+
+    from interpretune.models.loading import resolve_source
+
+    load_tokenizer(shared)  # reports a source that cannot be reached before anything large is loaded
+    source = resolve_source(shared.model_name_or_path, shared.cache_dir)
+    try:
+        n_layers = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().num_hidden_layers
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelLoadError(
+            f"The number of layers of {source!r} cannot be read from its configuration: {error}. Name the layers with "
+            "--layers; a model that brings its own code is not run by the demo."
+        ) from error
+    return n_layers // 2
