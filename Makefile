@@ -22,7 +22,7 @@ $(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) $(EX
 	$(BIN)/pip install --quiet --constraint constraints.txt $(EXAMPLES:%=--editable %)
 	touch $@
 
-demo: $(INSTALLED)  ## the four analyses on SmolLM2-135M-Instruct; ARGS="--help" shows what can be changed
+demo: $(INSTALLED)  ## which units make SmolLM2 say are or is, and a page; ARGS="--help" shows what can be changed
 	$(BIN)/interpretune demo $(ARGS)
 
 test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
@@ -75,7 +75,7 @@ bench-suffix: $(INSTALLED)  ## ablation at every position of short prompts besid
 bench-questions: $(INSTALLED)  ## effects of neurons, heads and dictionaries beside plain loops; writes benchmarks/out/questions.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.questions $(ARGS)
 
-bench-runner: $(INSTALLED)  ## the demo's analyses with and without runner and stores; writes benchmarks/out/runner.json
+bench-runner: $(INSTALLED)  ## the four modes with and without runner and stores; writes benchmarks/out/runner.json
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.runner $(ARGS)
 
 bench-store: $(INSTALLED)  ## bytes, rates and memory of a store of results; writes benchmarks/out/store.json
@@ -84,7 +84,7 @@ bench-store: $(INSTALLED)  ## bytes, rates and memory of a store of results; wri
 soak-store: $(INSTALLED)  ## kills writers of a store at 200 random moments; ARGS="--seed 1" repeats some
 	OMP_NUM_THREADS=1 $(BIN)/python -c "from benchmarks.soak_store import main; main()" $(ARGS)
 
-soak-demo: $(INSTALLED)  ## the demo on the real model, by its latents, its effects and its answers: minutes
+soak-demo: $(INSTALLED)  ## the demo on the real model, by its answers and its proof on held-out nouns: minutes
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/e2e/real_demo.py tests/tasks/real_model.py $(ARGS)
 
 clean:

@@ -10,7 +10,7 @@ import yaml
 
 import interpretune as it
 from interpretune import DataError, ITSharedConfig, ModelLoadError
-from interpretune.cli.demo import middle_layer
+from interpretune.cli.demo import late_layer
 from interpretune.cli.demo_rows import demo_rows
 from interpretune.cli.run_config import read_run
 from interpretune.models import offline_model as offline
@@ -51,7 +51,7 @@ def test_the_demo_proves_on_nouns_that_it_has_not_seen():
 @pytest.mark.parametrize("name", ["agreement.yaml", "rows.yaml"])
 def test_files_of_the_demo_can_be_read(name):
     run = read_run([str(files("interpretune").joinpath(f"demo/{name}"))])
-    assert [*run.analyses] == ["latents", "heads", "neurons"]
+    assert [*run.analyses] == ["model", "latents"]
 
 
 def test_rows_of_a_task_are_ranked_and_proved_apart(own_cache):
@@ -130,5 +130,5 @@ def test_the_demo_runs_no_code_of_a_model(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
     with pytest.raises(ModelLoadError, match="--layers"):
-        middle_layer(ITSharedConfig(model_name_or_path=str(model)))
+        late_layer(ITSharedConfig(model_name_or_path=str(model)))
     assert not ran.exists()

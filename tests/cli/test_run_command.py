@@ -709,6 +709,7 @@ def test_the_file_of_the_docs_can_be_read(here: Path) -> None:
     run = read_run(["run.yaml"])
     assert run.session.latents == it.LatentRequest(release="gpt2-small-hook-z-kk", layers=[9])
     assert run.analyses["ablation"].operations == ["operations.py", "certainty"]
+    assert run.session.module_cfg.sae_cfgs == ()  # as by default: the request for latent models sets it
     assert run.session.datamodule_cfg.prompt_cfg.shout
 
 
@@ -718,6 +719,8 @@ def test_questions_of_the_docs_can_be_read(here: Path) -> None:
     run = read_run(["run.yaml"])
     assert run.session.datamodule_cfg.rows == {"train": "agreement", "validation": "prompts.csv"}
     assert written_units(run.analyses["neurons"].units, []) == [it.Neurons(15)]
+    other = read_run(["run.yaml", "--analyses.neurons.units.neurons", "3"])
+    assert written_units(other.analyses["neurons"].units, []) == [it.Neurons(3)]
     assert run.analyses["neurons"].objective == {"logit_diff": {"against": "mean"}}
     assert len(written_units(run.analyses["more"].units[:2], [])) == 3
     assert run.analyses["neurons"].split == "train"

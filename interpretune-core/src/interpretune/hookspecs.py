@@ -60,8 +60,8 @@ def it_contribute_classes() -> ClassContribution | None:
 def it_configure_latents(request: LatentRequest) -> Mapping[str, Any] | None:
     """Turn a request for latent models into fields of the module's configuration.
 
-    Called once for each session whose configuration has ``latents`` (from a script, a file of ``interpretune run``, the
-    demo), before the module's configuration is composed. First result; return None to leave it to another adapter.
+    Called once for each session whose configuration has ``latents`` (from a script or a file of ``interpretune
+    run``), before the module's configuration is composed. First result; return None to leave it to another adapter.
     """
 
 
@@ -260,7 +260,7 @@ def it_close_analysis(module: ITModule, analysis: AnalysisRun) -> None:
 def it_report_session(module: ITModule) -> Sequence[ReportSection] | None:
     """Report in tables what this adapter loaded, trained or measured in the session.
 
-    Called by ``interpretune.analysis.report_sections``: after the analyses of ``interpretune run`` and of the demo, and
+    Called by ``interpretune.analysis.report_sections``: after the analyses of ``interpretune run``, and
     whenever a user calls it. Collected.
     """
 

@@ -85,7 +85,7 @@ def _overrides(options: argparse.Namespace, further: Sequence[str]) -> Iterator[
         model = str(offline_model(options.cache_dir))
     layers = options.layers
     if layers is None and options.model is not None:
-        layers = [middle_layer(ITSharedConfig(model_name_or_path=model, cache_dir=options.cache_dir))]
+        layers = [late_layer(ITSharedConfig(model_name_or_path=model, cache_dir=options.cache_dir))]
     values = {
         "shared_cfg.model_name_or_path": model,
         "shared_cfg.cache_dir": None if options.cache_dir is None else str(options.cache_dir),
@@ -95,7 +95,7 @@ def _overrides(options: argparse.Namespace, further: Sequence[str]) -> Iterator[
         "latents.hook": options.hook,
         "latents.seed": options.seed,
         "latents.scale": options.training_scale,
-        "analyses.neurons.units.neurons": layers,
+        "analyses.model.units": None if layers is None else ["heads", {"neurons": layers}],
         "datamodule_cfg.eval_batch_size": options.batch_size,
         "root": str(options.output / "analyses"),
         "limit": options.limit,
@@ -109,8 +109,8 @@ def _overrides(options: argparse.Namespace, further: Sequence[str]) -> Iterator[
             yield f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def middle_layer(shared: ITSharedConfig) -> int:
-    """The layer half-way up a model.
+def late_layer(shared: ITSharedConfig) -> int:
+    """The layer nine tenths up a model.
 
     Raises:
         ModelLoadError: The model cannot be reached, or its number of layers cannot be read without running its code.
@@ -128,4 +128,4 @@ def middle_layer(shared: ITSharedConfig) -> int:
             f"The number of layers of {source!r} cannot be read from its configuration: {error}. Name the layers with "
             "--layers; a model that brings its own code is not run by the demo."
         ) from error
-    return n_layers // 2
+    return n_layers * 9 // 10

@@ -28,9 +28,10 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with these arguments, or those of the process; returns the exit status."""
     parser = _parser()
-    options, options.further = parser.parse_known_args(arguments)
-    if options.further and options.run is not _demo:  # which leaves others to `interpretune run`
-        parser.error(f"unrecognized arguments: {' '.join(options.further)}")
+    options, further = parser.parse_known_args(arguments)
+    if further and options.run is not _demo:  # which leaves others to `interpretune run`
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    options.further = further
     try:
         status: int = options.run(options)
     except InterpretuneError as error:
@@ -108,17 +109,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
     demo.add_argument("--sae-release", help="release or folder of latent models (default: train them)")
-    demo.add_argument("--layers", type=_layer, nargs="+", help="layers of latents and neurons (default: half-way up)")
+    demo.add_argument(
+        "--layers", type=_layer, nargs="+", help="layers of latents and neurons (default: nine tenths up)"
+    )
     demo.add_argument("--hook", help="place in a layer at which to train (default: hook_resid_post)")
     demo.add_argument(
         "--data", help="task, file, folder, or hub data set and subset (default: agreement of verbs with subjects)"
     )
     demo.add_argument("--answers", nargs=2, help="the two answers (default: those of the rows)")
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: sae_lens)")
-    demo.add_argument("--limit", type=_positive, help="most rows to rank units on (default: 24; 16 with --data)")
+    demo.add_argument("--limit", type=_positive, help="most rows to rank units on (default: 16)")
     demo.add_argument("--batch-size", type=_positive, help="rows in a batch (default: 8; 4 with --data)")
     demo.add_argument(
-        "--training-scale", type=_finite_positive, help="length of the training of latent models (default: 1.0)"
+        "--training-scale", type=_finite_positive, help="length of the training of latent models (default: 0.5)"
     )
     demo.add_argument("--seed", type=_seed, help="seed of everything that is trained (default: 0)")
     demo.add_argument(
