@@ -19,7 +19,8 @@ def tiny_demo(tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in nli_rows(16)))
     return [
         *("demo", "--model", str(model), "--data", str(data), "--answers", "Yes", "No", "--layers", "0", "1"),
-        *("--training-scale", "0.05", "--analyses.latents.evidence.cards", "1", "--adapters", "sae_lens"),
+        *("--training-scale", "0.05", "--adapters", "sae_lens"),
+        *("--analyses.model.evidence.cards", "1", "--analyses.latents.evidence.cards", "1"),
         *("--output", str(tmp_path / "out"), "--cache-dir", str(tmp_path / "cache")),
     ]
 
@@ -32,9 +33,7 @@ def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, capsys, no_more
     page = Path(told["page"])
     assert page == tmp_path / "out" / "page.html"
     assert "Nothing was found" in page.read_text(encoding="utf-8")
-    assert {item["name"]: item["rows"] for item in told["analyses"]} == dict.fromkeys(
-        ("latents", "heads", "neurons"), 8
-    )
+    assert {item["name"]: item["rows"] for item in told["analyses"]} == {"model": 8, "latents": 8}
     assert told["held_out"]["rows"] == 8
     kinds = {item["kind"] for row in told["analyses"] for item in Effects.open(row["folder"]).question["units"]}
     assert kinds == {"latent", "head", "neuron"}
@@ -49,7 +48,7 @@ def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, capsys, no_more
 def test_a_limit_leaves_what_is_trained_on_as_it_is(tiny_demo, capsys, no_more_training):
     assert main([*tiny_demo, "--json", "--limit", "4"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [item["rows"] for item in told["analyses"]] == [4, 4, 4]
+    assert [item["rows"] for item in told["analyses"]] == [4, 4]
     assert told["held_out"]["rows"] == 4
     no_more_training()
     assert main([*tiny_demo, "--json"]) == 0

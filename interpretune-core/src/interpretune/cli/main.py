@@ -109,9 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
     demo.add_argument("--sae-release", help="release or folder of latent models (default: train them)")
-    demo.add_argument(
-        "--layers", type=_layer, nargs="+", help="layers of latents and neurons (default: nine tenths up)"
-    )
+    demo.add_argument("--layers", type=_layer, nargs="+", help="layers of latents and neurons (default: 9/10 up)")
     demo.add_argument("--hook", help="place in a layer at which to train (default: hook_resid_post)")
     demo.add_argument(
         "--data", help="task, file, folder, or hub data set and subset (default: agreement of verbs with subjects)"
