@@ -140,7 +140,7 @@ def make_session(options: argparse.Namespace) -> it.ITSession:
         "datamodule_cfg.limit_rows": options.limit,
     }
     given = [f"--{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in changed.items()]
-    with as_file(files("interpretune").joinpath("demo/rows.yaml")) as file:
+    with as_file(files("interpretune").joinpath("cli/demo_files/rows.yaml")) as file:
         return it.ITSession(read_run([str(file), *given]).session)
 
 

@@ -34,7 +34,7 @@ def nouns_of(rows: list[PromptRow]) -> set[str]:
 
 
 def test_the_demo_proves_on_nouns_that_it_has_not_seen():
-    file = files("interpretune").joinpath("demo/agreement.yaml")
+    file = files("interpretune").joinpath("cli/demo_files/agreement.yaml")
     written = yaml.safe_load(file.read_text(encoding="utf-8"))["session"]["datamodule_cfg"]
     splits = read_question_rows(it.ITDataModuleConfig(**written))
     assert [*splits] == ["train", "validation", "test"]
@@ -50,7 +50,7 @@ def test_the_demo_proves_on_nouns_that_it_has_not_seen():
 
 @pytest.mark.parametrize("name", ["agreement.yaml", "rows.yaml"])
 def test_files_of_the_demo_can_be_read(name):
-    run = read_run([str(files("interpretune").joinpath(f"demo/{name}"))])
+    run = read_run([str(files("interpretune").joinpath(f"cli/demo_files/{name}"))])
     assert [*run.analyses] == ["model", "latents"]
 
 

@@ -57,7 +57,7 @@ def run_demo(options: argparse.Namespace, further: Sequence[str], progress: Cons
     """
     page = _page_file(options.output)
     name = AGREEMENT if options.data is None else OTHER_ROWS
-    with as_file(files("interpretune").joinpath(f"demo/{name}")) as file:
+    with as_file(files("interpretune").joinpath(f"cli/demo_files/{name}")) as file:
         config = read_run([str(file), *_overrides(options, further), *further])
     run = run_analyses(config, progress)
     return Demo(run, write_report([Path(item["folder"]) for item in run.analyses], page))
