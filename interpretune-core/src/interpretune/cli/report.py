@@ -60,7 +60,7 @@ class WrittenReport:
         n_units = len(self.page.ranking.units) if verbose else max(1, min(N_TOP, room))
         cards = [line for card in self.page.cards for line in _card(card)] if verbose else []
         lines = [*head, *self._ranking(n_units), "", *proof, *cards, *place]
-        return "\n".join(lines if verbose else [*lines[: LINES - 1], lines[-1]])
+        return "\n".join(lines if verbose or len(lines) <= LINES else [*lines[: LINES - 1], lines[-1]])
 
     @property
     def _answer(self) -> Sequence[str]:
