@@ -310,7 +310,7 @@ def test_defaults_of_adapters_keep_their_classes(write: Write, capsys: pytest.Ca
     arguments = [file, "--adapter_ctx", "sae_lens"]
     cfg = read_run(arguments).session.module_cfg
     assert cfg.tl_cfg == ITLensFromPretrainedNoProcessingConfig(use_bridge=False)
-    assert cfg.sae_cfgs == [SAELensFromDiskConfig("sae"), SAELensTrainConfig(hook_name="h")]
+    assert cfg.sae_cfgs == (SAELensFromDiskConfig("sae"), SAELensTrainConfig(hook_name="h"))
     (here / "again.yaml").write_text(printed_config(arguments, capsys))
     again = read_run(["again.yaml"]).session.module_cfg
     assert (again.tl_cfg, again.sae_cfgs) == (cfg.tl_cfg, cfg.sae_cfgs)

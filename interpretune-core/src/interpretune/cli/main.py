@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", help="task, file, folder, or hub data set and subset (default: agreement of verbs with subjects)"
     )
     demo.add_argument("--answers", nargs=2, help="the two answers (default: those of the rows)")
-    demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: sae_lens)")
+    demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: those of the file)")
     demo.add_argument("--limit", type=_positive, help="most rows to rank units on (default: 16)")
     demo.add_argument("--batch-size", type=_positive, help="rows in a batch (default: 8; 4 with --data)")
     demo.add_argument(
