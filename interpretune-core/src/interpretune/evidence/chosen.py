@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interpretune.evidence.changed_rows import Members
 from interpretune.questions.question import Question
-from interpretune.questions.result import Effects
+from interpretune.questions.result import Effects, unit_name
 from interpretune.questions.set_values import set_values
 from interpretune.questions.units import UnitSet
 
@@ -32,7 +32,7 @@ class Chosen:
     @property
     def name(self) -> str:
         """In words."""
-        return self.units.named(self.unit)
+        return unit_name(self.units.kind, self.units.name, self.unit)
 
     @property
     def members(self) -> Tensor:

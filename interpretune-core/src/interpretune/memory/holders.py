@@ -25,30 +25,35 @@ def holders_of_each(values: Sequence[Any], besides: Sequence[Any] = ()) -> list[
     """The same for each of several objects, in the time of one; holders that stand in ``besides`` are not told."""
     own = {id(values), *map(id, besides)}
     found: dict[int, list[str]] = {id(value): [] for value in values}
-    owners = {
-        id(vars(module)): f" in {name}" for name, module in list(sys.modules.items()) if hasattr(module, "__dict__")
+    told = {
+        id(vars(module)): "{} in " + name for name, module in list(sys.modules.items()) if hasattr(module, "__dict__")
     }
     for item in gc.get_objects():
         if issubclass(type(item), nn.Module):
-            owners |= {id(kept): type(item).__name__ for kept in (item._parameters, item._buffers)}
+            told |= {id(kept): type(item).__name__ + ".{}" for kept in (item._parameters, item._buffers)}
     for holder in gc.get_referrers(*values):
         if id(holder) not in own and not isinstance(holder, types.FrameType):
-            for key, told in _told(holder, found, owners):
-                found[key].append(told)
+            for key, words in _told(holder, found, told):
+                found[key].append(words)
     return [tuple(dict.fromkeys(found[id(value)])) for value in values]
 
 
-def _told(holder: Any, wanted: Mapping[int, Any], owners: Mapping[int, str]) -> Iterator[tuple[int, str]]:
-    """Which of the wanted objects something refers to, and what it is in words."""
+def _told(holder: Any, wanted: Mapping[int, Any], told: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """Which of the wanted objects something refers to, and what it is in words.
+
+    Args:
+        holder: What refers to them.
+        wanted: By id.
+        told: How an entry of certain dictionaries is told, by their id, with ``{}`` for its name.
+    """
     if isinstance(holder, dict):
-        owner = owners.get(id(holder), "dict")
+        words = told.get(id(holder))
         for name, item in list(holder.items()):
             if id(item) in wanted:
-                told = f"{name}{owner}" if owner.startswith(" in ") else f"dict[{name!r}]"
-                yield id(item), told if owner == "dict" or owner.startswith(" in ") else f"{owner}.{name}"
+                yield id(item), words.replace("{}", str(name), 1) if words else f"dict[{name!r}]"
         return
     size = f" of {len(holder)}" if isinstance(holder, list | tuple | set | frozenset) else ""
-    told = "a closure" if isinstance(holder, types.CellType) else f"{type(holder).__name__}{size}"
+    words = "a closure" if isinstance(holder, types.CellType) else f"{type(holder).__name__}{size}"
     for item in gc.get_referents(holder):
         if id(item) in wanted:
-            yield id(item), told
+            yield id(item), words

@@ -82,16 +82,17 @@ class _RecordedCall:
             yield
         finally:
             self._note_peak()
+            resident_now, cuda_now = _resident(), _cuda_bytes()
             record = {
                 "step": self.step,
                 "phase": phase,
                 "call": self.call,
                 "seconds": time.perf_counter() - start,
-                "resident_bytes": _resident(),
-                "resident_growth": _resident() - resident,
+                "resident_bytes": resident_now,
+                "resident_growth": resident_now - resident,
                 "peak_bytes": peak_memory_bytes(),
-                "cuda_bytes": _cuda_bytes(),
-                "cuda_growth": _cuda_bytes() - on_cuda,
+                "cuda_bytes": cuda_now,
+                "cuda_growth": cuda_now - on_cuda,
                 "cuda_peak_bytes": self.cuda_peaks.pop(),
             }
             self.module.__dict__.setdefault("step_profile", []).append(record)

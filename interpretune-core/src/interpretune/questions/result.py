@@ -193,9 +193,8 @@ class Effects(Results):
             points=lambda effect: int((effect != 0).sum()),
         ).reset_index()
         kinds = {item["name"]: item["kind"] for item in self.question["units"]}
-        found.insert(
-            0, "name", [_named(kinds, units, unit) for units, unit in zip(found.units, found.unit, strict=True)]
-        )
+        keys = zip(found.units, found.unit, strict=True)
+        found.insert(0, "name", [unit_name(kinds[units], units, unit) for units, unit in keys])
         return found.sort_values("mean_size", ascending=False, kind="stable").head(n).reset_index(drop=True)
 
     def _printed(self) -> pd.DataFrame:
@@ -262,5 +261,6 @@ class Effects(Results):
         return f"Effects on {told['objective']} over {told['rows']} rows of {units}{more}, {self._kind}{self.left_out}"
 
 
-def _named(kinds: Mapping[str, str], units: str, unit: int) -> str:
-    return units if kinds[units] == "vector" else f"{units} {kinds[units]} {unit}"
+def unit_name(kind: str, units: str, unit: int) -> str:
+    """A unit in words, by the kind and the name of its unit set: ``layers.3.attn_z head 2``."""
+    return units if kind == "vector" else f"{units} {kind} {unit}"

@@ -43,10 +43,6 @@ class UnitSet:
         """Name of the dictionary's activations."""
         return activation_name(self.dictionary)
 
-    def named(self, unit: int) -> str:
-        """A unit in words."""
-        return self.name if self.kind == "vector" else f"{self.name} {self.kind} {unit}"
-
 
 @runtime_checkable
 class Units(Protocol):

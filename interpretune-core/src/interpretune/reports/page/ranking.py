@@ -11,7 +11,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from interpretune.errors import StoreError
-from interpretune.questions.result import Effects
+from interpretune.questions.result import Effects, unit_name
 from interpretune.store.latents import hook_codes
 
 Floats = NDArray[np.float64]
@@ -199,7 +199,7 @@ def _ranked(
         units, unit = found.key(place)
         there = [item.mean[at] for item in beside if (at := item.place(units, unit)) is not None]
         made[place] = Ranked(
-            name=units if kinds[units] == "vector" else f"{units} {kinds[units]} {unit}",
+            name=unit_name(kinds[units], units, unit),
             units=units,
             unit=unit,
             value=told["value"],
