@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RUNNABLE := $(VENV)/.runnable
 PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretune-lightning
 EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
@@ -22,7 +23,13 @@ $(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) $(EX
 	$(BIN)/pip install --quiet --constraint constraints.txt $(EXAMPLES:%=--editable %)
 	touch $@
 
-demo: $(INSTALLED)  ## which units make SmolLM2 say are or is, and a page; ARGS="--help" shows what can be changed
+$(RUNNABLE): constraints.txt $(PACKAGES:%=%/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable "interpretune-core[gguf]" --editable interpretune-tlens --editable interpretune-saelens
+	touch $@
+
+demo: $(firstword $(wildcard $(INSTALLED)) $(RUNNABLE))  ## which units make SmolLM2 say are or is, and a page; ARGS="--help" shows what can be changed
 	$(BIN)/interpretune demo $(ARGS)
 
 test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
