@@ -1,8 +1,8 @@
 """Exact ablation of every alive latent, beside the loop that everybody runs.
 
 On one model, one batch and two dictionaries, side by side in one process and in turns: the plain loop (one spliced
-forward of the batch for each alive latent), replays, attribution patching, edges, and single forwards. The loop is run
-for a sample of the latents and extrapolated, unless ``--whole-loop``.
+forward of the batch for each alive latent), replays, attribution patching, gradient edges, and single forwards. The
+loop is run for a sample of the latents and extrapolated, unless ``--whole-loop``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.clock import Clock, flops_per_second, peak_of
 from benchmarks.command import measured, options_of
 from benchmarks.plain_loops import ablate_in_loop, edges_in_loop, full_gradients
 from benchmarks.workload import BACKENDS, Workload, alive_rows
-from interpretune.analysis import latent_edges
+from interpretune.analysis import gradient_edges
 from interpretune.replay.prefill import Prefill
 
 BOUND_TURNS = 15
@@ -38,7 +38,7 @@ SHOWN = {
     "spliced_s": "spliced forward (s)",
     "attribution_s": "attribution (s)",
     "attribution_ratio": "attribution ratio",
-    "edges_ratio": "edges ratio",
+    "edges_ratio": "gradient edges ratio",
     "max_abs_error": "largest error",
     "max_effect": "largest effect",
 }
@@ -118,15 +118,15 @@ def measure_ablation(work: Workload, clean: Prefill, clock: Clock, options: argp
 
 
 def measure_gradients(work: Workload, clean: Prefill, clock: Clock) -> dict[str, Any]:
-    """Attribution beside gradients of everything, and edges beside one backward for each downstream latent."""
+    """Attribution beside gradients of everything, and gradient edges beside one backward for each downstream latent."""
     backend, inputs, fitted, names = work.backend, work.inputs, work.dictionaries, work.names
     for _ in range(3):
         usual = clock.run("full_gradients", lambda: full_gradients(backend, inputs, fitted, work.columns))
         held = work.prefill()
-        clock.run("edges", lambda: latent_edges(held, *names))  # noqa: B023
+        clock.run("edges", lambda: gradient_edges(held, *names))  # noqa: B023
     replayed = work.attribution()
     slow_edges = clock.run("edges_loop", edges_in_loop(backend, inputs, fitted, 4))
-    edges = latent_edges(clean, *names)
+    edges = gradient_edges(clean, *names)
     first = edges[0]
     edge_error = max(
         (clean.latents[names[0]][0, first.upstream] * grad[first.upstream] - first.values[:, i]).abs().max().item()

@@ -25,8 +25,8 @@ from interpretune.analysis import (
     activation_name,
     attribute,
     generate_with_interventions,
+    gradient_edges,
     integrated_gradients,
-    latent_edges,
     run_analysis,
     run_with_interventions,
 )
@@ -173,7 +173,7 @@ def test_ablation_of_sets_attribution_integrated_gradients_and_edges(
             numbers |= {f"attributed {k}": v for k, v in attribute(prefill, objective, names, columns).items()}
             integrated = integrated_gradients(prefill, objective, names[:1], columns, steps=4)
             numbers |= {f"integrated {k}": v for k, v in integrated.items()}
-            edges = latent_edges(prefill, names[0], names[2])
+            edges = gradient_edges(prefill, names[0], names[2])
             numbers |= {f"edges of {i}": edge.values for i, edge in enumerate(edges)}
         found.append(numbers)
     one, other = found

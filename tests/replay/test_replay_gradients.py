@@ -14,7 +14,7 @@ from torch import Tensor
 from interpretune.analysis import HuggingFaceBackend, LatentRows, Points, Prefill, ablate, activation_name
 from interpretune.errors import AnalysisError
 from interpretune.latents.splicing import Splice
-from interpretune.replay.gradients import attribute, integrated_gradients, latent_edges
+from interpretune.replay.gradients import attribute, gradient_edges, integrated_gradients
 from interpretune.system.model_lock import model_lock
 from tests.replay.ablated_rows import ATOL, Row, rows_of
 from tests.tiny_architectures import VOCABULARY, backend_of, batch_of, dictionary, make_model
@@ -241,7 +241,7 @@ def test_edges_equal_one_backward_for_each_downstream_latent(places: str, up: in
     prefill = backend().prefill(INPUTS, models, points)
     wanted = edges_of_whole_forwards(prefill, upstream, downstream)
     for budget in (1, 5, None):
-        found = latent_edges(prefill, upstream, downstream, budget)
+        found = gradient_edges(prefill, upstream, downstream, budget)
         assert len(found) == len(points)
         for point, (edge, dense) in enumerate(zip(found, wanted, strict=True)):
             assert edge.upstream.tolist() == (prefill.latents[upstream][point] > 0).nonzero().flatten().tolist()
@@ -263,7 +263,7 @@ def test_edges_to_what_reads_beside_or_below_are_zero(kind: str, reads: str, lin
     ]
     prefill = backend(kind).prefill(INPUTS, models)
     first, second = prefill.kept.entries  # type: ignore[union-attr]
-    for edge in latent_edges(prefill, first, second):
+    for edge in gradient_edges(prefill, first, second):
         assert edge.values.shape == (len(edge.upstream), len(edge.downstream))
         assert not edge.values.any()
 
@@ -272,7 +272,7 @@ def test_edges_from_nothing_active_are_empty() -> None:
     models = models_at(PLACES["blocks"])
     models[1].b_enc.data.fill_(-100)
     prefill = backend().prefill(INPUTS, models)
-    for edge in latent_edges(prefill, *map(activation_name, models)):
+    for edge in gradient_edges(prefill, *map(activation_name, models)):
         assert edge.values.shape == (len(edge.upstream), 0)
 
 
@@ -282,4 +282,4 @@ def test_edges_in_the_wrong_order_or_to_unknown_latent_models_are_refused() -> N
     low, high = activation_name(lower), activation_name(upper)
     for upstream, downstream in ((high, low), (low, low), (low, "blocks.2.hook_mlp_out.hook_sae_acts_post")):
         with pytest.raises(AnalysisError, match=f"No edges from {upstream} to {downstream}: .* {low}, {high}"):
-            latent_edges(prefill, upstream, downstream)
+            gradient_edges(prefill, upstream, downstream)

@@ -17,7 +17,7 @@ import torch
 import interpretune as it
 from interpretune.analysis import HuggingFaceBackend, Prefill, ablate
 from interpretune.models.quantization import keep_weights_in_place
-from interpretune.replay.gradients import attribute, latent_edges
+from interpretune.replay.gradients import attribute, gradient_edges
 from tests.replay.ablated_rows import Row, active_rows, reference, rows_of
 from tests.tiny_architectures import backend_of, batch_of, dictionary, make_model
 
@@ -130,7 +130,7 @@ def test_gradients_through_four_bits_are_right_however_the_model_was_loaded(load
         )[1]
         for name, slope in slopes.items():
             torch.testing.assert_close(slope, INPUTS.answers.of(whole[name]), rtol=0, atol=1e-5)
-        edges = [edge.values.flatten() for edge in latent_edges(prefill, LOW, HIGH)]
+        edges = [edge.values.flatten() for edge in gradient_edges(prefill, LOW, HIGH)]
         found.append(torch.cat([*map(torch.flatten, slopes.values()), *edges]))
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
     assert found[0].abs().max() > 1e-1

@@ -18,7 +18,7 @@ from interpretune.backends import hugging_face_replay
 from interpretune.errors import AnalysisError, NotFiniteError, ReplayRefusedError
 from interpretune.replay import ablate_from, self_check
 from interpretune.replay.ablation import ablate_everywhere
-from interpretune.replay.gradients import attribute, integrated_gradients, latent_edges
+from interpretune.replay.gradients import attribute, gradient_edges, integrated_gradients
 from tests.replay.ablated_rows import ATOL, Row, active_rows, reference, rows_of, worst_error
 from tests.tiny_architectures import REFUSED, backend_of, batch_of, dictionary, make_model
 from tests.tiny_latents import RandomDictionary
@@ -297,7 +297,7 @@ RUNS: dict[str, Callable[[Prefill], Any]] = {
     "from": lambda filled: ablate_from(filled, active_rows(filled, LOW)),
     "attribute": lambda filled: attribute(filled, lambda logits, _: logits.sum(), [LOW, HIGH]),
     "integrate": lambda filled: integrated_gradients(filled, lambda logits, _: logits.sum(), [LOW], steps=2),
-    "edges": lambda filled: latent_edges(filled, LOW, HIGH),
+    "edges": lambda filled: gradient_edges(filled, LOW, HIGH),
 }
 
 

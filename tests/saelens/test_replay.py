@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from interpretune.analysis import AnalysisBackend, LatentRows, ablate, activation_name
-from interpretune.replay.gradients import attribute, latent_edges
+from interpretune.replay.gradients import attribute, gradient_edges
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend
@@ -159,7 +159,7 @@ def test_gradients_and_edges_are_those_of_whole_forwards(backend: Any, kind: str
     for name in names:
         torch.testing.assert_close(found[name], prefill.points.of(wanted[name]), rtol=0, atol=ATOL)
         assert found[name].abs().max() > 1e-2
-    for point, edge in enumerate(latent_edges(prefill, *names)):
+    for point, edge in enumerate(gradient_edges(prefill, *names)):
         position = prefill.points.positions[point]
         latent = int(edge.downstream[0])
         slopes = slope_of(prefill, names, point, latent)[point, position, edge.upstream]

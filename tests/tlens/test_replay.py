@@ -20,7 +20,7 @@ import interpretune as it
 from interpretune.analysis import Points, ablate, ablate_from, activation_name
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.replay.ablation import ablate_everywhere
-from interpretune.replay.gradients import attribute, latent_edges
+from interpretune.replay.gradients import attribute, gradient_edges
 from interpretune_tlens import (
     ITLensConfig,
     ITLensFromPretrainedNoProcessingConfig,
@@ -217,7 +217,7 @@ def test_all_backends_agree_on_effects(backend: Make, kind: str) -> None:
         effects = ablate(prefill, rows) - prefill.logits[rows.points]
         everywhere = ablate_everywhere(prefill, rows) - prefill.logits[rows.points]
         slopes = attribute(prefill, lambda logits, _: logits[:, :5].sum(), [LOW, HIGH])
-        edges = [edge.values.flatten() for edge in latent_edges(prefill, LOW, HIGH)]
+        edges = [edge.values.flatten() for edge in gradient_edges(prefill, LOW, HIGH)]
         found[name] = torch.cat([effects.flatten(), everywhere.flatten(), *map(torch.flatten, slopes.values()), *edges])
     assert found["core"].abs().max() > 1e-1
     torch.testing.assert_close(found["hooked"], found["core"], rtol=0, atol=1e-5)
@@ -235,7 +235,7 @@ def test_replays_leave_no_hooks_and_no_replaced_parts(backend: Make, stack: str,
     ablate(prefill, rows, torch.tensor([3, 4]))
     ablate_everywhere(prefill, rows)
     attribute(prefill, lambda logits, _: logits.sum(), [LOW, HIGH])
-    latent_edges(prefill, LOW, HIGH)
+    gradient_edges(prefill, LOW, HIGH)
     with pytest.raises(ZeroDivisionError), fails_in_attention():
         ablate(prefill, rows)
     assert traces(modules) == before

@@ -53,7 +53,7 @@ from interpretune.latents.quality import (
 )
 from interpretune.operations.latent_analyses import logit_differences as logit_differences
 from interpretune.replay import (
-    LatentEdges as LatentEdges,
+    GradientEdges as GradientEdges,
     LatentRows as LatentRows,
     Prefill as Prefill,
     ReplayEngine as ReplayEngine,
@@ -62,8 +62,8 @@ from interpretune.replay import (
     ablate_everywhere as ablate_everywhere,
     ablate_from as ablate_from,
     attribute as attribute,
+    gradient_edges as gradient_edges,
     integrated_gradients as integrated_gradients,
-    latent_edges as latent_edges,
 )
 from interpretune.reports.answer_counts import AnswerCounts as AnswerCounts, count_answers as count_answers
 from interpretune.reports.dashboards import display_latent_dashboards as display_latent_dashboards

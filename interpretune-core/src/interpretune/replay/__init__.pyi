@@ -14,10 +14,10 @@ from .engine import (
 )
 from .entries import Entry as Entry
 from .gradients import (
-    LatentEdges as LatentEdges,
+    GradientEdges as GradientEdges,
     attribute as attribute,
+    gradient_edges as gradient_edges,
     integrated_gradients as integrated_gradients,
-    latent_edges as latent_edges,
 )
 from .prefill import CleanRun as CleanRun, Kept as Kept, Prefill as Prefill
 from .prefix import (

@@ -173,8 +173,8 @@ def decoded(prefill: Prefill, name: str, points: Tensor, latents: Tensor) -> Ten
 
 
 @frozen(eq=False)
-class LatentEdges:
-    """Edges from the active latents of one latent model to those of another, at one point.
+class GradientEdges:
+    """Gradient edges from the active latents of one latent model to those of another, at one point.
 
     Attributes:
         upstream: Ids, ``[u]``.
@@ -188,8 +188,12 @@ class LatentEdges:
     values: Tensor
 
 
-def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: int | None = None) -> list[LatentEdges]:
-    """Edges between all active latents of two latent models, at each point.
+def gradient_edges(
+    prefill: Prefill, upstream: str, downstream: str, row_budget: int | None = None
+) -> list[GradientEdges]:
+    """Gradient edges between all active latents of two latent models, at each point.
+
+    They are exact as gradients and first-order approximations of effects.
 
     One row per active downstream latent runs from the upstream latent model to the downstream one, and a single
     backward gives the gradients of all of them.
@@ -235,7 +239,7 @@ def latent_edges(prefill: Prefill, upstream: str, downstream: str, row_budget: i
         values = active[ids].unsqueeze(-1) * slopes.to(active.dtype)
         if prefill.untouched[upstream][point]:
             values = torch.zeros_like(values)
-        result.append(LatentEdges(ids, latents[mine], values.detach()))
+        result.append(GradientEdges(ids, latents[mine], values.detach()))
     return result
 
 
