@@ -138,6 +138,7 @@ def test_pages_have_runnable_blocks_with_output() -> None:
     pages = {block.page.name for block, output in RUNNABLE if output}
     assert pages == {
         "ablate.md",
+        "circuits.md",
         "concepts.md",
         "cross-layer.md",
         "evidence.md",

@@ -51,6 +51,7 @@ class ChangedBatch:
 
     Attributes:
         run: The batch with nothing changed.
+        replays: Whether only the answer position runs again.
     """
 
     def __init__(self, question: Question, batch: RowsAsked, sets: Sequence[UnitSet]) -> None:
@@ -61,7 +62,7 @@ class ChangedBatch:
         self._spliced = [item.dictionary for item in spliced]
         read = [canonical(name) for item in (*plain, *spliced) for name in read_points(item.dictionary)]
         self._together = len(set(read)) == len(read)
-        self._replays = self._together and question.positions == "answer"
+        self.replays = self._together and question.positions == "answer"
         self.run = MeasuredBatch(
             question.backend,
             [*(item.dictionary for item in plain if self._together), *self._spliced],
@@ -87,7 +88,7 @@ class ChangedBatch:
 
     def changed(self, settings: Sequence[Setting]) -> tuple[Tensor, Tensor]:
         """The objective of each row, and the index of the answer that is rated highest, ``[k, n]`` each."""
-        if not self._replays:
+        if not self.replays:
             found = [self._forward(setting, self._batch.sequences.wanted_points) for setting in settings]
             outcomes = [self.run.outcome_of(logits) for logits in found]
             objectives = [self.run.measured(logits) for logits in found]
@@ -108,7 +109,7 @@ class ChangedBatch:
         """
         n, vocab = len(self._batch.rows), self._question.backend.vocab_size
         found = torch.zeros(len(settings) * n_kinds, vocab, dtype=torch.float64, device=kinds.device)
-        if not self._replays:
+        if not self.replays:
             sequences = self._batch.sequences
             ends = torch.tensor([len(row.tokens) - 1 for row in self._batch.rows], device=sequences.rows.device)
             at, which = sequences.points(torch.arange(n, device=ends.device), ends)

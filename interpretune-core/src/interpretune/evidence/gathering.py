@@ -57,19 +57,12 @@ def evidence_of(
         DataError: Held-out rows cannot be read, are rows of the question, or have no two answers.
         StoreError: The store cannot be written.
     """
-    question = effects.asked
-    if question is None or effects.question["method"] not in EFFECTS:
-        raise AnalysisError(
-            f"The effects of {effects.store} were not asked in this process, so that their model is unknown. Ask again "
-            "with the same store: what is there is not computed anew."
-            if question is None
-            else "Evidence is of effects of changed units; these go straight to the logits. Ask it.effects."
-        )
+    question = question_asked(effects)
     for name, number in (("top", top), ("cards", cards), ("steer", steer), ("new_tokens", new_tokens)):
         least = 0 if name in ("cards", "steer") else 1
         if type(number) is not int or number < least:
             raise ConfigurationError(f"{name} is {number!r}; it must be a whole number, and at least {least}.")
-    rows = _rows(question, held_out, answers, correct)
+    rows = None if held_out is None else held_out_rows(question, held_out, answers, correct) or None
     units = top_units(question, effects, max(top, cards))
     continued = (question.rows if rows is None else rows)[:steer]
     jobs: dict[str, tuple[list[Any], Callable[[], Any]]] = {}
@@ -82,24 +75,46 @@ def evidence_of(
     there = keys_of(effects.store)
     with question.held(), torch.no_grad():
         for part, (settings, gather) in jobs.items():
-            key = "" if effects.store.folder is None else _key(question, settings)
+            key = "" if effects.store.folder is None else key_of(question, settings)
             if not key or there.get(part) != key:
                 write_part(effects.store, part, key, gather())
     return Evidence(**read_parts(effects.store, jobs))
 
 
-def _rows(question: Question, held_out: Any, answers: Any, correct: Any) -> Sequence[EncodedRow] | None:
-    if held_out is None:
-        return None
+def question_asked(effects: Effects) -> Question:
+    """The question of effects of changed units, which was asked in this process.
+
+    Raises:
+        AnalysisError: It was not, or the effects are of another kind.
+    """
+    question = effects.asked
+    if question is None or effects.question["method"] not in EFFECTS:
+        raise AnalysisError(
+            f"The effects of {effects.store} were not asked in this process, so that their model is unknown. Ask again "
+            "with the same store: what is there is not computed anew."
+            if question is None
+            else "Evidence is of effects of changed units; these go straight to the logits. Ask it.effects."
+        )
+    return question
+
+
+def held_out_rows(question: Question, held_out: Any, answers: Any, correct: Any) -> list[EncodedRow]:
+    """Held-out rows in the tokens of a question's model; the arguments are those of ``evidence_of``.
+
+    Raises:
+        DataError: They cannot be read.
+    """
     given = read_rows(held_out, answers=answers, correct=correct)
-    return encode(given, question.tokenizer, most_tokens=question.most_tokens) or None
+    return encode(given, question.tokenizer, most_tokens=question.most_tokens)
 
 
-def _key(question: Question, settings: Sequence[Any]) -> str:
-    told = [
-        [[row.tokens, row.corrupted, row.answers, row.correct, dict(row.spans)] for row in item]
-        if isinstance(item, (list, tuple))
-        else item
-        for item in settings
-    ]
+def key_of(question: Question, settings: Sequence[Any]) -> str:
+    """Hash of a question and of settings, among which there may be encoded rows."""
+    told = [[_told(row) for row in item] if isinstance(item, (list, tuple)) else item for item in settings]
     return hash_of([question.key, told], "Evidence")
+
+
+def _told(row: Any) -> Any:
+    if not isinstance(row, EncodedRow):
+        return row
+    return [row.tokens, row.corrupted, row.answers, row.correct, dict(row.spans)]

@@ -131,6 +131,15 @@ def _check(question: Question, rows: Sequence[EncodedRow]) -> None:
             f"Held-out row {few} has {len(rows[few].answers)} answers; whether an answer changes shows between two at "
             "least."
         )
+    check_unseen(question, rows)
+
+
+def check_unseen(question: Question, rows: Sequence[EncodedRow]) -> None:
+    """Refuse held-out rows that are rows of the question.
+
+    Raises:
+        DataError: Some have a prompt of the question.
+    """
     known = {tuple(row.tokens.tolist()) for row in question.rows}
     if known_too := [i for i, row in enumerate(rows) if tuple(row.tokens.tolist()) in known]:
         raise DataError(

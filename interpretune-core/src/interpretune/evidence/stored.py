@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
+import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
@@ -57,29 +58,54 @@ class Evidence:
 
 def read_parts(store: AnalysisStore, parts: Iterable[str]) -> dict[str, Any]:
     """Those of some parts of the evidence that the store has, by name."""
-    tables = store.tables
-    return {part: _read(store, part, tables[table]) for part in parts if (table := _table(part)) in tables}
+    found = {part: read_facts(store, _table(part), PARTS[part]) for part in parts}
+    return {part: facts for part, facts in found.items() if facts is not None}
 
 
 def keys_of(store: AnalysisStore) -> dict[str, str]:
     """Keys of the parts that the store has, by name; what is damaged is written anew."""
-    found = {}
-    for part in PARTS:
-        with contextlib.suppress(StoreError):
-            if read_parts(store, [part]):
-                found[part] = _entry(store.tables[_table(part)])["key"]
-    return found
+    found = {part: key_of_facts(store, _table(part), PARTS[part]) for part in PARTS}
+    return {part: key for part, key in found.items() if key is not None}
 
 
 def write_part(store: AnalysisStore, part: str, key: str, facts: Any) -> None:
     """Put a part of the evidence, and the key of its settings, into the store of the effects."""
+    write_facts(store, _table(part), key, facts)
+
+
+def _table(part: str) -> str:
+    return f"evidence_{part}"
+
+
+def write_facts(store: AnalysisStore, table: str, key: str, facts: Any) -> None:
+    """Put facts, and the key of their settings, into a table of the store of the effects that they are of."""
     told = json.dumps(_plain(facts), allow_nan=False)
     entry = {"effects": store.manifest.key, "key": key, "facts": told}
-    store.add_table(_table(part), pa.Table.from_pylist([entry]))
+    store.add_table(table, pa.Table.from_pylist([entry]))
+
+
+def read_facts(store: AnalysisStore, table: str, kind: Any) -> Any:
+    """Facts of a kind in a table of the store of the effects that they are of; None where there is no such table.
+
+    Raises:
+        StoreError: They are damaged, of another kind, or of other effects.
+    """
+    tables = store.tables
+    return _read(store, table, tables[table], kind) if table in tables else None
+
+
+def key_of_facts(store: AnalysisStore, table: str, kind: Any) -> str | None:
+    """The key of their settings; None where there are none that can be read."""
+    with contextlib.suppress(StoreError):
+        if read_facts(store, table, kind) is not None:
+            return _entry(store.tables[table])["key"]
+    return None
 
 
 def _plain(facts: Any) -> Any:
     """Facts as JSON; NaN becomes null."""
+    if isinstance(facts, np.ndarray):
+        return _plain(facts.tolist())
     if attrs.has(type(facts)):
         return {item.name: _plain(getattr(facts, item.name)) for item in attrs.fields(type(facts))}
     if isinstance(facts, (list, tuple)):
@@ -87,16 +113,12 @@ def _plain(facts: Any) -> Any:
     return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
-def _table(part: str) -> str:
-    return f"evidence_{part}"
-
-
-def _read(store: AnalysisStore, part: str, table: pa.Table) -> Any:
-    where = f"The evidence of {store}, table {_table(part)},"
-    remedy = "Gather it again with evidence_of."
+def _read(store: AnalysisStore, name: str, table: pa.Table, kind: Any) -> Any:
+    where = f"The evidence of {store}, table {name},"
+    remedy = "Gather it again."
     try:
         entry = _entry(table)
-        facts = _typed(PARTS[part], json.loads(entry["facts"]))
+        facts = _typed(kind, json.loads(entry["facts"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{where} cannot be read: {type(error).__name__}: {error}. {remedy}") from error
     if entry["effects"] != store.manifest.key:
@@ -120,6 +142,8 @@ def _typed(kind: Any, value: Any) -> Any:
         if not isinstance(value, dict) or {*value} != {item.name for item in items}:
             raise ValueError(f"a {kind.__name__} is expected")
         return kind(**{item.name: _typed(item.type, value[item.name]) for item in items})
+    if get_origin(kind) is np.ndarray:
+        return np.array(value, dtype=np.float64)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise ValueError(f"a list is expected instead of {value!r}")
@@ -133,6 +157,6 @@ def _typed(kind: Any, value: Any) -> Any:
         if type(value) not in (int, float):
             raise ValueError(f"a number is expected instead of {value!r}")
         return float(value)
-    if kind in (int, str) and type(value) is not kind:
+    if kind in (bool, int, str) and type(value) is not kind:
         raise ValueError(f"a {kind.__name__} is expected instead of {value!r}")
     return value

@@ -1,0 +1,15 @@
+from interpretune.circuits.curves import Faithfulness as Faithfulness, faithfulness as faithfulness
+from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods
+from interpretune.circuits.searches import (
+    NecessarySet as NecessarySet,
+    SmallestSet as SmallestSet,
+    SufficientSet as SufficientSet,
+    smallest_set as smallest_set,
+)
+from interpretune.circuits.shapley import ShapleyValues as ShapleyValues, shapley_values as shapley_values
+from interpretune.circuits.unit_sets import (
+    PairEffects as PairEffects,
+    SetEffects as SetEffects,
+    pair_effects as pair_effects,
+    set_effects as set_effects,
+)
