@@ -1,4 +1,5 @@
 from . import analysis as analysis
+from .circuits import AttributionGraph as AttributionGraph, attribution_graph as attribution_graph
 from .config.checked import CheckedConfig as CheckedConfig, Positive as Positive, Seed as Seed
 from .config.datamodule import ITDataModuleConfig as ITDataModuleConfig, PromptConfig as PromptConfig
 from .config.latents import LatentRequest as LatentRequest

@@ -208,7 +208,7 @@ class DirectRun:
         with torch.enable_grad(), frozen_parameters(backend.model):
             read = normed.detach().requires_grad_()
             raw = backend.unembed(read, before_cap=True)
-            scale = _scale(raw.detach(), made)
+            scale = logit_scale(raw.detach(), made)
             found = objective(raw * scale)
             slopes = gradients_of(found.sum(), [read])[0].double()
         self.objective, self.before_cap = objective(logits).double(), found.detach().double()
@@ -330,7 +330,7 @@ class DirectRun:
         return 1.0 if abs(factor - 1) < torch.finfo(self.seen[output].dtype).eps ** 0.5 else factor
 
 
-def _scale(raw: Tensor, logits: Tensor) -> float:
+def logit_scale(raw: Tensor, logits: Tensor) -> float:
     """The constant that makes logits of what the unembedding gives; 1 where a soft cap bends them."""
     tolerance = max(1e-5, 4 * torch.finfo(raw.dtype).eps)
     raw, logits = raw.double(), logits.double()

@@ -25,6 +25,7 @@ from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face_attention import patterns_edited
 from interpretune.backends.hugging_face_hook_points import ATTENTION_NAMES, decoder_blocks, decoder_hook_points
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
+from interpretune.backends.measured_norm import NormAt
 from interpretune.backends.unembedding import output_of
 from interpretune.models.padding import position_ids
 from interpretune.models.quantization import keep_weights_in_place
@@ -176,6 +177,19 @@ class HuggingFaceBackend(AnalysisBackend):
         output = self.module_and_side(output_of(hook_point))[0]
         inside = self.module_and_side(hook_point)[0].startswith(f"{output}.")
         return None if inside else self.modules[output]
+
+    def norms(self) -> Sequence[NormAt]:
+        """See ``AnalysisBackend.norms``; modules of classes that are called norms."""
+        if self.blocks is None:
+            return ()
+        above = self.blocks[0].rpartition(".")[0]
+        return [
+            NormAt(f"{path}:{IN}", f"{path}:{OUT}", module)
+            for path, module in self.modules.items()
+            if "Norm" in type(module).__name__
+            and path.startswith(f"{above}." if above else "")
+            and not {*ATTENTION_NAMES} & {*path.split(".")}
+        ]
 
     def create_replay(self) -> HuggingFaceReplay:
         """The replay of models whose attention function can be chosen in transformers."""

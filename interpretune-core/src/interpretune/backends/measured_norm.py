@@ -93,3 +93,37 @@ class MeasuredNorm:
 
 TOLERANCE = 0.05
 """Largest share of what a norm makes that may be unexplained; weights of 16 bits round."""
+
+
+@frozen(eq=False)
+class NormAt:
+    """A norm of a model.
+
+    Attributes:
+        reads: Hook point of what it reads.
+        makes: Hook point of what it makes of that.
+        norm: ``[n, d]`` to the same.
+    """
+
+    reads: str
+    makes: str
+    norm: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def held(self, read: Tensor, made: Tensor) -> Callable[[Tensor], Tensor]:
+        """The norm with the scales that it had in a forward: linear, but for a constant.
+
+        Args:
+            read: What it read there, ``[1, pos, d]``.
+            made: What it made of that.
+
+        Returns:
+            ``[n, pos, d]`` to the same; what it read, to what it made.
+
+        Raises:
+            AnalysisError: It is no layer norm, and none by root mean square.
+        """
+        measured = MeasuredNorm.of(self.norm, read)
+        scales = measured.scales(read[0].double(), made[0].double(), f"The norm at {self.makes}")
+        slopes = (measured.weight / scales.unsqueeze(-1)).to(read)
+        return lambda given: made + slopes * measured.centred(given - read)

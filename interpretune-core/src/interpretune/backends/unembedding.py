@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from interpretune.activations.hook_names import (
 )
 from interpretune.activations.hooked_model import AllCaptured, HookedModel, noted_last
 from interpretune.activations.inputs import lone_tokens
+from interpretune.backends.measured_norm import NormAt
 
 
 class UnembeddingModel(HookedModel):
@@ -111,6 +112,10 @@ class UnembeddingModel(HookedModel):
             hook_point: ``attn_z`` or ``mlp_act`` of a block.
         """
         return None
+
+    def norms(self) -> Sequence[NormAt]:
+        """All norms below the unembedding, but for those inside attention; none: they are unknown."""
+        return ()
 
 
 def output_of(hook_point: str) -> str:

@@ -1,4 +1,4 @@
-"""Circuits of a question: what sets of units do, which sets suffice, and how well methods find them."""
+"""Circuits: what sets of units do, which suffice, how well methods find them; attribution graphs of prompts."""
 
 from interpretune.system.lazy_names import attach_stub
 

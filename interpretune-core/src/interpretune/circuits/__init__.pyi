@@ -1,4 +1,6 @@
+from interpretune.circuits.attributing import attribution_graph as attribution_graph
 from interpretune.circuits.curves import Faithfulness as Faithfulness, faithfulness as faithfulness
+from interpretune.circuits.graph import AttributionGraph as AttributionGraph, LeftOut as LeftOut
 from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods
 from interpretune.circuits.searches import (
     NecessarySet as NecessarySet,
