@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from interpretune.activations.block_parts import COMBINED, REMAINDER, evaluating
+from interpretune.activations.block_parts import COMBINED, REMAINDER
 from interpretune.activations.edits import Edit
 from interpretune.activations.hook_names import ATTN_Z, in_layer, split_layer
 from interpretune.activations.inputs import probe_inputs
+from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.activations.hooked_model import HookedModel
@@ -53,7 +54,7 @@ def patterns_as_named(hooked: HookedModel, names: Sequence[str]) -> frozenset[st
         return pattern.clone()
 
     inputs = probe_inputs(hooked.model_device, len(COMBINED))
-    with evaluating(hooked.model):
+    with eval_mode(hooked.model):
         plain = hooked.run_model(inputs, None)
         with hooked.hooked(dict.fromkeys(heads, returned)):
             same = hooked.run_model(inputs, None)

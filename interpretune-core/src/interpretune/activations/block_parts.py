@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interpretune.activations.edits import Edit
 from interpretune.activations.hook_names import ATTN_OUT, MLP_ACT, MLP_OUT, RESID_MID, RESID_POST, RESID_PRE, in_layer
 from interpretune.activations.inputs import probe_inputs
 from interpretune.errors import AnalysisError
-from interpretune.system.put_back import attribute_put_back
+from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
     from interpretune.activations.hooked_model import HookedModel
@@ -114,7 +113,7 @@ def parts_as_named(hooked: HookedModel, parts: Mapping[int, Sequence[str]]) -> f
     edits |= {in_layer(layer, RESID_POST): note_and_undo(layer) for layer in layers}
     edits |= {name: write(layer, name) for layer, names in checked.items() for name in names}
     if edits:
-        with evaluating(hooked.model), hooked.hooked(edits):
+        with eval_mode(hooked.model), hooked.hooked(edits):
             hooked.run_model(probe_inputs(hooked.model_device, len(COMBINED)), None)
 
     def real(layer: int) -> Iterator[str]:
@@ -181,13 +180,3 @@ def _is_affine(written: Tensor, returned: Tensor) -> bool:
     columns = torch.stack([nothing, one, other], dim=1)
     left = both - columns @ torch.linalg.pinv(columns) @ both
     return bool(left.norm() < REMAINDER * (both - nothing).norm())
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, without dropout, for the duration of a block."""
-    parts = list(model.modules())
-    with attribute_put_back(parts, "training"):
-        for module in parts:
-            module.training = False
-        yield
