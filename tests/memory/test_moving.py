@@ -125,3 +125,39 @@ def test_what_cannot_be_asked_is_refused(tmp_path):
         it.move_off([torch.ones(1)], to=tmp_path / "none")
     with pytest.raises(it.ConfigurationError, match="keeps no numbers"):
         it.move_off([torch.ones(1)], to="meta")
+
+
+def test_a_storage_moves_with_all_its_tensors_or_with_none(tmp_path, monkeypatch):
+    tensor, fails = torch.arange(6.0), [1]
+    views = [tensor, tensor[2:], tensor[3:]]
+    show = moving._show_part
+
+    def broken(shown: torch.Tensor, storage: torch.UntypedStorage) -> None:
+        if shown is views[-1] and fails:
+            raise RuntimeError("out of memory")
+        show(shown, storage)
+
+    monkeypatch.setattr(moving, "_show_part", broken)
+    address = tensor.data_ptr()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        it.move_off(tensor, to=tmp_path)
+    assert {view.untyped_storage().data_ptr() for view in views} == {address}
+    assert list(tmp_path.iterdir()) == []
+    fails.clear()
+    moved = it.move_off(tensor, to=tmp_path)
+    fails.append(1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        moved.back()
+    assert len({view.untyped_storage().data_ptr() for view in views}) == 1
+    fails.clear()
+    moved.back()
+    assert torch.equal(tensor, torch.arange(6.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for CUDA, which is not there")
+def test_pinned_memory_is_pinned_again(tmp_path):
+    tensor = torch.ones(100).pin_memory()
+    with it.move_off(tensor, to=tmp_path):
+        assert not tensor.is_pinned()
+    assert tensor.is_pinned()

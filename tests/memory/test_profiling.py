@@ -74,3 +74,49 @@ def test_a_damaged_file_says_where(tmp_path):
     file.write_text('{"step": ')
     with pytest.raises(it.DataError, match="line 1: .* as JSON in each line"):
         it.plot_memory_profile(file)
+
+
+class FakeCuda:
+    """A counter of CUDA's memory, one for the process."""
+
+    def __init__(self, monkeypatch):
+        self.now = self.peak = 0
+        for name, value in {
+            "is_available": lambda: True,
+            "memory_allocated": lambda: self.now,
+            "max_memory_allocated": lambda: self.peak,
+            "reset_peak_memory_stats": lambda: setattr(self, "peak", self.now),
+        }.items():
+            monkeypatch.setattr(f"torch.cuda.{name}", value)
+
+    def take(self, n_bytes):
+        self.now += n_bytes
+        self.peak = max(self.peak, self.now)
+
+
+def test_steps_at_the_same_time_do_not_hide_each_others_peak(monkeypatch):
+    cuda, one, other = FakeCuda(monkeypatch), Steps(True), Steps(True)
+
+    class Outer(Steps):
+        @it.ProfilerHooksMixin.memprofilable
+        def outer_step(self):
+            cuda.take(100)
+            cuda.take(-100)
+            one.training_step()
+            cuda.take(20)
+            other.training_step()
+
+    outer = Outer(True)
+    outer.outer_step()
+    assert outer.step_profile[0]["cuda_peak_bytes"] == 100
+    assert [item["cuda_peak_bytes"] for item in one.step_profile] == [0, 0]
+    assert [item["cuda_peak_bytes"] for item in other.step_profile] == [20, 20]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_step(tmp_path):
+    module = Steps(it.MemoryProfileCfg(file=tmp_path / "absent" / "memory.jsonl", warmup=3))
+    ran = []
+    module.memory_phase = lambda _: ran.append(1)
+    with pytest.raises(it.ConfigurationError, match=r"absent.*cannot be written: No such file.*Make its folder"):
+        module.training_step()
+    assert ran == []

@@ -114,3 +114,19 @@ def test_the_status_is_one_line_of_what_the_machine_tells():
     assert 0 < status.free <= status.total
     assert str(status).startswith("cpu: free ")
     assert "\n" not in str(status)
+
+
+def test_proxies_are_not_asked_what_they_stand_for():
+    asked = []
+
+    class Lazy:
+        __class__ = property(lambda _: asked.append("loaded") or dict)
+
+        def __init__(self, kept):
+            self.kept = kept
+
+    kept = torch.zeros(50)
+    names = {"lazy": Lazy(kept), "more": [Lazy(kept)]}
+    assert it.memory_table(names, unnamed=False).n_bytes == 200
+    assert it.holders_of(kept)
+    assert asked == []

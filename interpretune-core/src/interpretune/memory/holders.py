@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from interpretune.memory.storages import is_of
+
 
 def holders_of(value: Any) -> tuple[str, ...]:
     """What refers to an object: ``Linear.weight``, ``acts in __main__``, ``dict['acts']``, ``list of 3``.
@@ -25,14 +27,13 @@ def holders_of_each(values: Sequence[Any], besides: Sequence[Any] = ()) -> list[
     """The same for each of several objects, in the time of one; holders that stand in ``besides`` are not told."""
     own = {id(values), *map(id, besides)}
     found: dict[int, list[str]] = {id(value): [] for value in values}
-    told = {
-        id(vars(module)): "{} in " + name for name, module in list(sys.modules.items()) if hasattr(module, "__dict__")
-    }
+    modules = [(name, item) for name, item in list(sys.modules.items()) if is_of(item, types.ModuleType)]
+    told = {id(vars(item)): "{} in " + name for name, item in modules}
     for item in gc.get_objects():
-        if issubclass(type(item), nn.Module):
+        if is_of(item, nn.Module):
             told |= {id(kept): type(item).__name__ + ".{}" for kept in (item._parameters, item._buffers)}
     for holder in gc.get_referrers(*values):
-        if id(holder) not in own and not isinstance(holder, types.FrameType):
+        if id(holder) not in own and not is_of(holder, types.FrameType):
             for key, words in _told(holder, found, told):
                 found[key].append(words)
     return [tuple(dict.fromkeys(found[id(value)])) for value in values]
@@ -46,14 +47,14 @@ def _told(holder: Any, wanted: Mapping[int, Any], told: Mapping[int, str]) -> It
         wanted: By id.
         told: How an entry of certain dictionaries is told, by their id, with ``{}`` for its name.
     """
-    if isinstance(holder, dict):
+    if is_of(holder, dict):
         words = told.get(id(holder))
         for name, item in list(holder.items()):
             if id(item) in wanted:
                 yield id(item), words.replace("{}", str(name), 1) if words else f"dict[{name!r}]"
         return
-    size = f" of {len(holder)}" if isinstance(holder, list | tuple | set | frozenset) else ""
-    words = "a closure" if isinstance(holder, types.CellType) else f"{type(holder).__name__}{size}"
+    size = f" of {len(holder)}" if is_of(holder, (list, tuple, set, frozenset)) else ""
+    words = "a closure" if is_of(holder, types.CellType) else f"{type(holder).__name__}{size}"
     for item in gc.get_referents(holder):
         if id(item) in wanted:
             yield id(item), words

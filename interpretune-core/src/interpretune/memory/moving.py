@@ -21,6 +21,7 @@ from interpretune.memory.holders import holders_of_each
 from interpretune.memory.storages import (
     Held,
     Storage,
+    is_of,
     lies_on,
     living_tensors,
     plain_tensors,
@@ -64,7 +65,7 @@ class MovedOff:
     moved: tuple[MovedStorage, ...]
     stayed: tuple[MovedStorage, ...]
     to: str
-    _shown: list[tuple[torch.device, list[Tensor]]]
+    _shown: list[tuple[torch.device, bool, list[Tensor]]]  # where each storage was, and whether pinned
     _lock: ModelLock
     _files: contextlib.ExitStack
 
@@ -74,11 +75,15 @@ class MovedOff:
         return _bytes(self.moved)
 
     def back(self) -> None:
-        """Move all back to where it was; a second time it does nothing."""
+        """Move all back to where it was; a second time it does nothing.
+
+        After an error, such as that a device is full, what is not back yet is where it was moved; call it again.
+        """
         with self._lock:
             while self._shown:
-                device, tensors = self._shown[-1]
-                _show(tensors, _copied(tensors[0].untyped_storage(), device))
+                device, pinned, tensors = self._shown[-1]
+                copied = _copied(tensors[0].untyped_storage(), device)
+                _show(tensors, copied.pin_memory() if pinned else copied)
                 self._shown.pop()
         self._files.close()
 
@@ -113,7 +118,8 @@ def move_off(
 
     Memory is moved a storage at a time, with all tensors that show it, whoever holds them: tied weights stay tied, and
     no forgotten view keeps the old memory. A model must not run until it is back. Arrays of numpy keep the memory that
-    they showed, and share it with no tensor afterwards.
+    they showed, and share it with no tensor afterwards; so do other processes that share memory with this one. Pinned
+    memory is pinned again when it is back.
 
     Args:
         objects: A model, a tensor, a list, or anything else that holds them; None: all tensors that are alive.
@@ -168,9 +174,9 @@ def _moved_off(
             if held.key not in fixed:
                 tensors = groups[held]
                 storage = tensors[0].untyped_storage()
-                new = _filed(storage, folder / str(number)) if folder else _copied(storage, str(to))
-                result._shown.append((tensors[0].device, tensors))
-                _show(tensors, new)
+                was = tensors[0].device, storage.is_pinned()
+                _show(tensors, _filed(storage, folder / str(number)) if folder else _copied(storage, str(to)))
+                result._shown.append((*was, tensors))
         undo.pop_all()
     return result
 
@@ -207,10 +213,18 @@ def _holders(groups: Sequence[Sequence[Tensor]]) -> list[tuple[str, ...]]:
 
 
 def _show(tensors: Sequence[Tensor], storage: torch.UntypedStorage) -> None:
-    """Let tensors show another storage, each its part of it."""
-    for tensor in tensors:
-        shown = torch.empty(0, dtype=tensor.dtype, device=storage.device)
-        tensor.data = shown.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+    """Let tensors show another storage, each its part of it: all of them, or after an error none."""
+    before = tensors[0].untyped_storage()
+    with contextlib.ExitStack() as undo:
+        for tensor in tensors:
+            _show_part(tensor, storage)
+            undo.callback(_show_part, tensor, before)
+        undo.pop_all()
+
+
+def _show_part(tensor: Tensor, storage: torch.UntypedStorage) -> None:
+    shown = torch.empty(0, dtype=tensor.dtype, device=storage.device)
+    tensor.data = shown.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def _copied(storage: torch.UntypedStorage, device: str | torch.device) -> torch.UntypedStorage:
@@ -228,7 +242,7 @@ def _filed(storage: torch.UntypedStorage, path: Path) -> torch.UntypedStorage:
 def _modules(objects: Any) -> list[nn.Module]:
     """The modules in objects; all that are alive where none are given."""
     found = gc.get_objects() if objects is None else reached(objects)
-    return [item for item in found if issubclass(type(item), nn.Module)]
+    return [item for item in found if is_of(item, nn.Module)]
 
 
 def _bytes(items: Sequence[MovedStorage]) -> int:

@@ -6,18 +6,19 @@ import contextlib
 import functools
 import json
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import psutil
 import torch
 
 from interpretune.config.memory_profile import MemoryProfileCfg
-from interpretune.errors import DataError
+from interpretune.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -33,7 +34,8 @@ class ProfilerHooksMixin:
     What is recorded stands in ``module.step_profile``, a dictionary for each step and phase: ``step``, ``phase`` (empty
     for the whole step), ``call`` (from 0), ``seconds``, ``resident_bytes`` of the process at the end and
     ``resident_growth`` since the beginning, ``peak_bytes`` that the process ever had, and of CUDA ``cuda_bytes`` at the
-    end, ``cuda_growth``, and ``cuda_peak_bytes`` in between; 0 where there is no CUDA.
+    end, ``cuda_growth``, and ``cuda_peak_bytes`` in between; 0 where there is no CUDA. All of this is of the process,
+    whichever of its threads took the memory.
     """
 
     @staticmethod
@@ -48,6 +50,8 @@ class ProfilerHooksMixin:
             cfg = asked if isinstance(asked, MemoryProfileCfg) else MemoryProfileCfg()
             calls = self.__dict__.setdefault("step_calls", Counter())
             call, calls[step.__name__] = calls[step.__name__], calls[step.__name__] + 1
+            if cfg.file is not None and not call and cfg.takes(step.__name__, cfg.warmup):
+                _check_file(Path(cfg.file))
             if not cfg.takes(step.__name__, call):
                 return step(self, *args, **kwargs)
             with _recorded(self, cfg, step.__name__, call):
@@ -66,22 +70,24 @@ class ProfilerHooksMixin:
             yield
 
 
+_guard = threading.Lock()
+_histories: list[str] = []
+
+
 class _RecordedCall:
     """A call of a step that is being recorded."""
 
     def __init__(self, module: Any, cfg: MemoryProfileCfg, step: str, call: int) -> None:
         self.module, self.cfg, self.step, self.call = module, cfg, step, call
-        self.cuda_peaks: list[int] = []  # of the phases that are open, from the outermost
 
     @contextlib.contextmanager
     def measured(self, phase: str) -> Iterator[None]:
         resident, on_cuda, start = _resident(), _cuda_bytes(), time.perf_counter()
-        self._note_peak()
-        self.cuda_peaks.append(0)
+        peak = _CudaPeak()
         try:
             yield
         finally:
-            self._note_peak()
+            cuda_peak = peak.end()
             resident_now, cuda_now = _resident(), _cuda_bytes()
             record = {
                 "step": self.step,
@@ -93,17 +99,37 @@ class _RecordedCall:
                 "peak_bytes": peak_memory_bytes(),
                 "cuda_bytes": cuda_now,
                 "cuda_growth": cuda_now - on_cuda,
-                "cuda_peak_bytes": self.cuda_peaks.pop(),
+                "cuda_peak_bytes": cuda_peak,
             }
             self.module.__dict__.setdefault("step_profile", []).append(record)
             if self.cfg.file is not None:
                 with Path(self.cfg.file).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
 
-    def _note_peak(self) -> None:
-        """Add CUDA's peak since the last phase began or ended to those of all that are open."""
+
+class _CudaPeak:
+    """CUDA's peak since this began. CUDA has one counter for all threads: who resets it tells the others first."""
+
+    _open: ClassVar[list[_CudaPeak]] = []
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        with _guard:
+            self._tell()
+            self._open.append(self)
+
+    def end(self) -> int:
+        with _guard:
+            self._tell()
+            self._open.remove(self)
+        return self._bytes
+
+    @classmethod
+    def _tell(cls) -> None:
         if torch.cuda.is_available():
-            self.cuda_peaks = [max(peak, torch.cuda.max_memory_allocated()) for peak in self.cuda_peaks]
+            peak = torch.cuda.max_memory_allocated()
+            for item in cls._open:
+                item._bytes = max(item._bytes, peak)
             torch.cuda.reset_peak_memory_stats()
 
 
@@ -126,12 +152,29 @@ def _allocator_history(cfg: MemoryProfileCfg, name: str) -> Iterator[None]:
     if not (cfg.allocator_history and torch.cuda.is_available()):
         yield
         return
-    torch.cuda.memory._record_memory_history()
+    with _guard:
+        _histories.append(name)
+        if len(_histories) == 1:
+            torch.cuda.memory._record_memory_history()
     try:
         yield
         torch.cuda.memory._dump_snapshot(f"{cfg.file or 'memory'}-{name}.pickle")
     finally:
-        torch.cuda.memory._record_memory_history(enabled=None)
+        with _guard:  # it is of the process: the last one to end stops it
+            _histories.remove(name)
+            if not _histories:
+                torch.cuda.memory._record_memory_history(enabled=None)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that cannot be written before the step runs, not when its record is there."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"MemoryProfileCfg.file is {path}, which cannot be written: {error.strerror}. Make its folder, or name "
+            "another file."
+        ) from error
 
 
 def peak_memory_bytes() -> int:

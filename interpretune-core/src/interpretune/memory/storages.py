@@ -20,6 +20,11 @@ CODE = (type, types.ModuleType, types.CodeType, types.FrameType, types.BuiltinFu
 """What holds no tensors of its own: to go on from there would reach the whole program."""
 
 
+def is_of(item: Any, kinds: type | tuple[type, ...]) -> bool:
+    """``isinstance`` without a look at the object: a proxy that is asked for its class may load what it stands for."""
+    return issubclass(type(item), kinds)
+
+
 @frozen
 class Held:
     """A storage.
@@ -49,7 +54,7 @@ def storages_of(value: Any) -> dict[Storage, Held]:
 
 def living_tensors() -> list[Tensor]:
     """All tensors that Python knows of, in any order; those that only a graph of gradients holds are not among them."""
-    return [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+    return [item for item in gc.get_objects() if is_of(item, Tensor)]
 
 
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
@@ -86,12 +91,12 @@ def lies_on(device: str, wanted: str | torch.device) -> bool:
 
 
 def _storages(item: Any) -> Iterator[Held]:
-    if isinstance(item, Tensor):
+    if is_of(item, Tensor):
         found = (storage_of(part) for part in plain_tensors(item))
         yield from (held for held in found if held is not None)
-    elif isinstance(item, np.ndarray) and item.nbytes:
+    elif is_of(item, np.ndarray) and item.nbytes:
         whole = item
-        while isinstance(whole.base, np.ndarray):
+        while is_of(whole.base, np.ndarray):
             whole = whole.base
         address = whole.__array_interface__["data"][0]  # that of the tensor, where numpy shows a tensor's memory
         yield Held(("cpu", address), "cpu", whole.nbytes)
@@ -99,12 +104,12 @@ def _storages(item: Any) -> Iterator[Held]:
 
 def reached(value: Any) -> Iterator[Any]:
     """What can be reached from an object, itself included; see ``storages_of``."""
-    names_of_code = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}
+    names_of_code = {id(vars(module)) for module in list(sys.modules.values()) if is_of(module, types.ModuleType)}
     seen: set[int] = set()
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if id(item) in seen or isinstance(item, CODE):
+        if id(item) in seen or is_of(item, CODE):
             continue
         seen.add(id(item))
         yield item
@@ -112,13 +117,13 @@ def reached(value: Any) -> Iterator[Any]:
 
 
 def _referents(item: Any) -> list[Any]:
-    if isinstance(item, Tensor):
+    if is_of(item, Tensor):
         grad = item.grad if item.is_leaf and item.requires_grad else None
         return [*vars(item).values(), *([] if grad is None else [grad])]
-    if isinstance(item, types.FunctionType):
+    if is_of(item, types.FunctionType):
         return [item.__closure__, item.__defaults__, item.__kwdefaults__, vars(item)]
-    if isinstance(item, functools.partial):
+    if is_of(item, functools.partial):
         return [item.func, item.args, item.keywords, vars(item)]
-    if isinstance(item, nn.Module):
+    if is_of(item, nn.Module):
         return [vars(item)]
     return gc.get_referents(item)

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from interpretune.errors import ConfigurationError
-from interpretune.memory.storages import Held, Storage, lies_on, living_tensors, storages_of
+from interpretune.memory.storages import Held, Storage, is_of, lies_on, living_tensors, storages_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ def memory_table(
 def describe(value: Any) -> str:
     """The class of an object, and the shape of a tensor or an array."""
     kind = type(value).__name__
-    shaped = isinstance(value, np.ndarray) or (isinstance(value, Tensor) and not value.is_nested)
+    shaped = is_of(value, np.ndarray) or (is_of(value, Tensor) and not value.is_nested)
     return f"{kind} {tuple(value.shape)}" if shaped else kind
 
 
