@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from attrs import evolve
 from transformers import MambaConfig, MambaForCausalLM
 
 import interpretune as it
@@ -50,7 +53,7 @@ def gathered(folder: Path) -> it.Evidence:
 def test_evidence_is_read_as_it_was_gathered(gathered, folder):
     assert repr(it.Evidence.open(folder)) == repr(gathered)  # NaN is unlike itself
     assert gathered.held_out is not None
-    assert [change.name for change in gathered.held_out.changes] == ["ablated", "random"]
+    assert [(item.name, item.control) for item in gathered.held_out.changes] == [("ablated", False), ("ablated", True)]
     assert [len(gathered.cards), len(gathered.steering)] == [1, 2]
     assert repr(it.evidence_of(asked(), held_out=HELD_OUT, **FEW)) == repr(gathered)
     assert it.Evidence.of(asked().store) == it.Evidence()
@@ -92,15 +95,52 @@ def test_evidence_of_other_effects_is_refused(gathered, folder, tmp_path):
     assert it.evidence_of(other, **FEW).cards == (card,)
 
 
-def test_facts_of_another_form_are_refused_and_gathered_anew(tmp_path):
+FORGED: dict[str, Callable[[Any], Any]] = {
+    "a str is expected": lambda card: card.update(url={}),
+    "a prompt has 7 tokens and 6 activations": lambda card: card["prompts"][0]["activations"].pop(),
+    "9 is none of 2 answers": lambda card: card["prompts"][0].update(correct=9),
+    "-3 is no number of rows": lambda card: card["counts"].__setitem__(0, -3),
+    "21 ends are none of a histogram of 21 bins": lambda card: card["counts"].append(1),
+    "7 is no share": lambda card: card.update(share_active=7),
+    "2 to 1 is no interval": lambda card: card.update(low=2, high=1),
+    "no model gives a number such as 1e.200": lambda card: card.update(mean_effect=1e200),
+    "the form 0, and this version reads the form 1": lambda _: None,
+}
+
+
+def test_facts_that_cannot_be_are_refused_and_gathered_anew(tmp_path):
     effects = asked(store=tmp_path / "store")
     [card] = it.evidence_of(effects, **{**FEW, "steer": 0}).cards
     [entry] = effects.store.tables["evidence_cards"].to_pylist()
-    entry["facts"] = entry["facts"].replace('"url": null', '"url": {}')
-    put_table(tmp_path / "store", "evidence_cards", pa.Table.from_pylist([entry]))
-    with pytest.raises(it.StoreError, match="a str is expected"):
-        it.Evidence.open(tmp_path / "store")
+    for told, forge in FORGED.items():
+        [facts] = json.loads(entry["facts"])
+        forge(facts)
+        forged = {**entry, "facts": json.dumps([facts]), "form": 0 if "form 0" in told else entry["form"]}
+        put_table(tmp_path / "store", "evidence_cards", pa.Table.from_pylist([forged]))
+        with pytest.raises(it.StoreError, match=f"cannot be read: .*{told}"):
+            it.Evidence.open(tmp_path / "store")
     assert it.evidence_of(effects, **{**FEW, "steer": 0}).cards == (card,)
+
+
+def test_proof_that_lacks_what_judges_it_is_none(gathered):
+    for impossible in ({"judged": "corrupted"}, {"rows": 0}):
+        with pytest.raises(ValueError, match="is no set of changes|too few"):
+            evolve(gathered.held_out, **impossible)
+
+
+def test_texts_end_where_the_model_ends_them():
+    effects = asked()
+    plain = it.evidence_of(effects, top=1, cards=0, steer=1, new_tokens=4).steering[0].plain
+    assert effects.asked is not None
+    first, second = effects.asked.tokenizer(plain, add_special_tokens=False)["input_ids"][:2]
+    assert first != second
+    config = effects.asked.backend.model.generation_config
+    ends, config.eos_token_id = config.eos_token_id, [config.eos_token_id, second]
+    try:
+        ended = it.evidence_of(effects, top=1, cards=0, steer=1, new_tokens=4).steering[0].plain
+    finally:
+        config.eos_token_id = ends
+    assert ended == effects.asked.tokenizer.decode([first])
 
 
 def test_what_cannot_be_gathered_is_refused(folder, gathered):
@@ -125,7 +165,7 @@ def test_units_of_the_model_and_latents_change_together():
     assert {card.url for card in found.cards if card.kind != "latent"} == {None}
     assert {card.url for card in found.cards} >= {f"https://x/{card.unit}" for card in found.cards if card.url}
     assert found.held_out is not None
-    assert [change.name for change in found.held_out.changes] == ["ablated"]
+    assert [item.control for item in found.held_out.changes] == [False]
 
 
 @pytest.mark.filterwarnings("ignore:MambaForCausalLM has an attention of its own")

@@ -178,21 +178,28 @@ def test_the_proof_is_that_of_plain_hooks(found):
     assert proof is not None
     assert (proof.rows, proof.share_correct, proof.units) == (4, right.mean(), tuple(top.name))
     assert right.any()
-    changes = {change.name: change for change in proof.changes}
-    assert [change.name for change in proof.changes] == ["ablated", "corrupted", "added", "random", "random"]
+    changes = {change.name: change for change in proof.changes if not change.control}
+    controls = {change.name: change for change in proof.changes if change.control}
+    assert [*changes] == [*controls] == ["ablated", "corrupted", "added"]
+    assert proof.judged == ("corrupted" if case.value == "corrupted" else "ablated")
     for name, (now_right, among, flips) in expected.items():
         assert changes[name].share_correct == now_right.mean()
         flipped = flips[among].mean() if among.any() else float("nan")
         assert changes[name].flipped == pytest.approx(flipped, nan_ok=True)
-        assert not among.any() or changes[name].low <= flipped <= changes[name].high
+        interval = (changes[name].low, changes[name].high)
+        assert interval[0] <= flipped <= interval[1] if among.sum() > 1 else np.isnan(interval).all()
 
     if case.at == "attn_z":  # of four heads two are left for control, in every draw
         left = [i for unit in {0, 1, 2, 3} - {*top.unit} for i in case.members(unit)]
         nowhere = torch.zeros(99, WIDTH).double()
-        for change, values in zip(proof.changes[3:], (lambda _: nowhere, corrupted), strict=True):
+        for name, values in (("ablated", lambda _: nowhere), ("corrupted", corrupted)):
             others = after(rows, values, left)
-            told = (change.share_correct, change.flipped)
+            told = (controls[name].share_correct, controls[name].flipped)
             assert told == ((others == correct).mean(), (others != correct)[right].mean())
+        others, among = after(swapped, corrupted, left), expected["added"][1]
+        assert controls["added"].share_correct == (others == correct).mean()
+        flipped = (others == correct)[among].mean() if among.any() else float("nan")
+        assert controls["added"].flipped == pytest.approx(flipped, nan_ok=True)
 
 
 def test_cards_are_those_of_plain_hooks(found):

@@ -14,12 +14,14 @@ from interpretune.evidence import (
     ChangedRow,
     Continuation,
     Dose,
+    Evidence,
     HeldOut,
     ShadedPrompt,
     TokenEffect,
 )
+from interpretune.evidence.stored import write_part
 from interpretune.questions.question import FIELDS
-from interpretune.store import StoreWriter
+from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.values import LatentValues
 
 ROWS, SIZES = 40, {"coder": 30, "layers.1.attn_z": 4}
@@ -52,6 +54,7 @@ def write_effects(
     texts: dict[str, Any] | None = None,
     batches: int = 1,
     turned: bool = False,
+    evidence: Evidence | None = None,
 ) -> Path:
     """Write a store of effects in the form of ``it.effects``.
 
@@ -65,6 +68,7 @@ def write_effects(
         texts: Of rows, in the place of those here.
         batches: Batches that there are to be; with 2 the store is not finished.
         turned: Whether the strong latent speaks for the first answer, whichever is correct.
+        evidence: What is kept beside the effects.
     """
     told = {
         "objective": "logit_diff",
@@ -119,18 +123,30 @@ def write_effects(
         writer.write(0, range(ROWS), row)
         if batches == 1:
             writer.seal()
+    if evidence is not None:
+        keep(folder, evidence)
     return folder
 
 
-def held_out(ablated: float = 0.6, random: float = 0.05, rows: int = 50) -> HeldOut:
-    """Proof; intervals reach 0.1 to both sides, and those of shares of 0 and 1 have no width, as a bootstrap has it."""
+def keep(folder: Path, evidence: Evidence) -> None:
+    """Write evidence into a store of effects."""
+    for part in ("held_out", "cards", "steering"):
+        if facts := getattr(evidence, part):
+            write_part(AnalysisStore.open(folder), part, "", facts)
 
-    def change(name: Any, told: str, share: float) -> Change:
-        reach = 0.1 if 0 < share < 1 else 0.0
-        return Change(name, told, 0.9, share, round(0.98 * rows), max(0.0, share - reach), share + reach)
 
-    changes = (change("ablated", "the 2 units set to 0", ablated), change("random", "2 other units set to 0", random))
-    return HeldOut(rows, 0.98, ("coder latent 7", "coder latent 3"), changes)
+def change(name: Any, flipped: float, *, control: bool = False, among: int = 49) -> Change:
+    """A change; intervals reach 0.1 to both sides, and have no width at shares of 0 and 1, as a bootstrap has it."""
+    reach = 0.1 if 0 < flipped < 1 else 0.0
+    told = f"{'2 other units' if control else 'the 2 units'} set to {name}"
+    return Change(name, control, told, 0.9, flipped, among, max(0.0, flipped - reach), min(1.0, flipped + reach))
+
+
+def held_out(ablated: float = 0.6, control: float = 0.05, rows: int = 50, judged: Any = "ablated") -> HeldOut:
+    """Proof by one change."""
+    among = round(0.98 * rows)
+    changes = (change(judged, ablated, among=among), change(judged, control, control=True, among=among))
+    return HeldOut(rows, 0.98, ("coder latent 7", "coder latent 3"), judged, changes)
 
 
 def card(text: str = "keys", name: str = f"coder latent {STRONG}", url: str | None = None) -> Card:

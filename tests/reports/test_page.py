@@ -7,16 +7,27 @@ import re
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 import interpretune as it
 from interpretune.cli.main import main
 from interpretune.cli.report import WrittenReport
 from interpretune.errors import OutputError, StoreError
-from interpretune.evidence import Change, HeldOut
+from interpretune.evidence import Evidence
 from interpretune.questions.result import Effects
-from interpretune.reports.page.answer import answer, widened
+from interpretune.reports.page.answer import widened
 from interpretune.reports.page.html_page import Page, write_page
-from tests.reports.effect_stores import ROWS, SIZES, STRONG, card, continuation, held_out, numbers, write_effects
+from tests.reports.effect_stores import (
+    ROWS,
+    SIZES,
+    STRONG,
+    card,
+    change,
+    continuation,
+    held_out,
+    numbers,
+    write_effects,
+)
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_results import RandomResults
 
@@ -27,11 +38,8 @@ def stores(tmp_path_factory):
     return [write_effects(folder / method, method=method) for method in ("gradient", "exact")]
 
 
-def with_facts(page, proof, cards=(), steering=()):
-    proof = widened(proof)
-    page.held_out, page.cards, page.steering = proof, cards, steering
-    page.answer = answer(page.question, page.rows, page.ranking, proof)
-    return page
+def found_by(folder, proof, **options):
+    return Page.of([write_effects(folder, evidence=Evidence(proof), **options)]).answer
 
 
 def test_the_ranking_is_that_of_the_numbers(stores):
@@ -54,19 +62,21 @@ def test_the_ranking_is_that_of_the_numbers(stores):
     assert ranking.correlation == pytest.approx(1)
 
 
-def test_what_was_found_is_said_with_its_numbers(stores):
-    found = with_facts(Page.of(stores), held_out()).answer
+def test_what_was_found_is_said_with_its_numbers(tmp_path):
+    found = found_by(tmp_path / "exact", held_out())
     assert found.found
     text = str(found).replace("\u00a0", " ")
     assert f"coder latent {STRONG} has the only effect" in text
     assert "38 of 40 rows (95 %, 95 % interval 83 to 99 %; chance is 50 %)" in text
     assert "2 logits on average, 1.9 logits with the dictionaries spliced in" in text
-    assert "the 2 units set to 0 turn 60 % (95 % interval 46 to 73 %) of the right answers wrong" in text
+    assert (
+        "the 2 units set to ablated turn 60 % (95 % interval 46 to 73 %) of the right answers wrong, against 5 %"
+        in text
+    )
 
 
 def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
-    page = Page.of([write_effects(tmp_path / "exact", turned=True)])
-    told = str(with_facts(page, held_out()).answer)
+    told = str(found_by(tmp_path / "exact", held_out(), turned=True))
     assert re.search(
         r"coder latent 7 \(0\.\d+ logits where “are” is right, \u22120\.\d+ logits where “is” is right\)", told
     )
@@ -77,12 +87,12 @@ def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
     [
         ({"wrong": 20}, held_out(), "no better than chance"),
         ({"strength": 0.0}, held_out(), "no effect of 34 units is told apart from 0"),
-        ({}, held_out(ablated=0.2, random=0.15), "no more than others drawn at random"),
-        ({}, held_out(ablated=1.0, random=0.0, rows=2), "no more than others drawn at random"),
+        ({}, held_out(ablated=0.2, control=0.15), "no more than others drawn at random"),
+        ({}, held_out(ablated=1.0, control=0.0, rows=2), "no more than others drawn at random"),
     ],
 )
 def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):
-    found = with_facts(Page.of([write_effects(tmp_path / "exact", **options)]), proof).answer
+    found = found_by(tmp_path / "exact", proof, **options)
     assert not found.found
     assert found.headline.startswith("Nothing was found")
     assert reason in str(found)
@@ -99,14 +109,47 @@ def test_a_random_model_finds_nothing(tmp_path):
         assert told in text
 
 
-def test_added_answers_are_judged_by_the_rows_that_they_are_of(stores):
-    share = {"share_correct": 0.5, "low": 1.0, "high": 1.0}
-    added = Change(name="added", told="the 2 units set to clean values", flipped=1.0, among=2, **share)
-    none = Change(name="corrupted", told="the 2 units set to others", flipped=float("nan"), among=0, **share)
-    control = Change("random", "2 other units set to 0", 0.9, 0.4, 40, 0.3, 0.5)
-    proof = widened(HeldOut(40, 1.0, ("coder latent 7",), (added, none, control)))
-    assert proof.changes[0].low == pytest.approx(0.342, abs=1e-3)  # Wilson's of 2 of 2
-    assert not with_facts(Page.of(stores), proof).answer.found
+def test_one_change_is_judged_whatever_the_others_do(tmp_path):
+    judged = [change("ablated", 0.1), change("ablated", 0.1, control=True)]
+    best = [change("corrupted", 1.0), change("corrupted", 0.0, control=True), change("added", 1.0)]
+    proof = evolve(held_out(), changes=tuple(judged + best))
+    assert not found_by(tmp_path / "ablated", proof).found
+    assert found_by(tmp_path / "corrupted", evolve(proof, judged="corrupted")).found
+
+
+def test_intervals_of_few_rows_are_wide():
+    few = widened(evolve(held_out(), changes=(change("ablated", 1.0, among=2), change("ablated", 0.0, control=True))))
+    assert few.changes[0].low == pytest.approx(0.342, abs=1e-3)  # Wilson's of 2 of 2
+
+
+def test_each_store_shows_its_own_evidence(tmp_path):
+    stores = []
+    for value, share in (("zero", 0.6), ("mean", 0.1)):
+        shown = Evidence(held_out(share), (card(f"token {value}"),), (continuation(f"text {value}"),))
+        strength = 0.5 if value == "zero" else 0.4
+        stores.append(write_effects(tmp_path / value, question={"value": value}, evidence=shown, strength=strength))
+    for given in (stores, stores[::-1]):
+        page = Page.of(given)
+        text = page.html(tmp_path / "page.html")
+        assert page.answer.found  # by the proof of the store whose unit leads, wherever it stands
+        assert len(page.answer.sentences) == 4
+        for value, told in (("zero", "zero"), ("mean", "its mean")):
+            [row] = [row for row in text.split("<tr") if f"latent {STRONG}</a> <small>set to {told}<" in row]
+            assert f"<q>token {value}</q>" in row
+            [anchor] = re.findall('href="#(card-[0-9]+)"', row)
+            body = text[text.index(f'id="{anchor}"') :].split("</details>")[0]
+            assert f"<q>token {value}</q>" in body
+            assert f"text {value}" in text
+
+
+def test_one_row_has_no_interval(tmp_path):
+    rows = [it.PromptRow("the red dog was", (" old", " blue"), 0)]
+    result = it.effects(tiny_llama().eval(), tiny_tokenizer(), rows, units=it.Heads(0), store=tmp_path / "effects")
+    [shown] = it.evidence_of(result, cards=1, steer=0).cards
+    page = Page.of([result])
+    for item in (page.ranking.units[0], shown):
+        assert np.isnan([item.low, item.high]).all()
+    assert page.html(tmp_path / "page.html").count("no interval") >= len(page.ranking.units) + 1
 
 
 def test_manifests_are_shown_whole_and_line_by_line(tmp_path):
@@ -132,7 +175,7 @@ def refused(tmp_path, case):
         return [write_effects(tmp_path / "cut", batches=2)]
     if case == "their rows differ":
         return [one, write_effects(tmp_path / "other", method="gradient", about={"data": {"fingerprint": "cd"}})]
-    if case == "two models":
+    if case == "their models differ":
         return [one, write_effects(tmp_path / "other", method="gradient", about={"model": {"sha256": "00"}})]
     if case == "have both effects of coder":
         return [one, write_effects(tmp_path / "other")]
@@ -141,7 +184,13 @@ def refused(tmp_path, case):
 
 @pytest.mark.parametrize(
     "case",
-    ["not finished", "their rows differ", "two models", "have both effects of coder", "no exact ones of these"],
+    [
+        "not finished",
+        "their rows differ",
+        "their models differ",
+        "have both effects of coder",
+        "no exact ones of these",
+    ],
 )
 def test_stores_that_make_no_page_are_refused(tmp_path, case):
     with pytest.raises(StoreError, match=case):
@@ -176,17 +225,20 @@ def test_a_folder_is_no_page(stores, tmp_path):
         Effects.open(stores[1]).report(tmp_path)
 
 
-def test_cards_are_left_out_where_a_page_grows_large(stores, tmp_path, monkeypatch):
+def test_cards_are_left_out_where_a_page_grows_large(tmp_path, monkeypatch):
     monkeypatch.setattr("interpretune.reports.page.html_page.MOST_BYTES", 100_000)
-    page = Page.of(stores)
-    page.cards = tuple(card("long" * 300, name=f"coder latent {i}") for i in range(12))
+    cards = tuple(evolve(card("long" * 300), unit=i) for i in range(12))
+    page = Page.of([write_effects(tmp_path / "exact", evidence=Evidence(cards=cards))])
     written = page.write(tmp_path / "page.html")
     assert written.stat().st_size < 100_000
-    assert "more cards are left out" in written.read_text()
+    text = written.read_text()
+    assert "more cards are left out" in text
+    assert {*re.findall(r'href="#(card-\d+)"', text)} == {*re.findall(r'id="(card-\d+)"', text)}
 
 
 def test_the_terminal_gets_forty_lines(stores, tmp_path):
-    page = with_facts(Page.of(stores), held_out(), (card(),), (continuation(),))
+    shown = Evidence(held_out(), (card(),), (continuation(),))
+    page = Page.of([write_effects(tmp_path / "exact", evidence=shown), stores[0]])
     report = WrittenReport(page, page.write(tmp_path / "page.html"))
     short, long = report.text(), report.text(verbose=True)
     assert len(short.splitlines()) <= 40 < len(long.splitlines())

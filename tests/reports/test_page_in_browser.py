@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from attrs import evolve
 
-from interpretune.reports.page.answer import answer
+from interpretune.evidence import Evidence
 from interpretune.reports.page.html_page import Page
-from tests.reports.effect_stores import ROWS, STRONG, card, continuation, held_out, write_effects
+from tests.reports.effect_stores import ROWS, STRONG, card, continuation, held_out, keep, write_effects
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: `make browser` installs it")
@@ -49,11 +50,13 @@ def opened(browser):
 
 
 def test_a_page_sorts_and_opens_its_cards(tmp_path, opened):
-    page = Page.of([write_effects(tmp_path / name, method=name) for name in ("exact", "gradient")])
+    stores = [write_effects(tmp_path / name, method=name) for name in ("exact", "gradient")]
+    units = Page.of(stores).ranking.units[:2]
+    cards = [evolve(card(), name=item.name, units=item.units, unit=item.unit) for item in units]
+    cards[0] = evolve(cards[0], url="https://example.org/7")
+    keep(stores[0], Evidence(held_out(), tuple(cards), (continuation(),)))
+    page = Page.of(stores)
     names = [item.name for item in page.ranking.units]
-    page.held_out, page.steering = held_out(), (continuation(),)
-    page.cards = (card(name=names[0], url="https://example.org/7"), card(name=names[1]))
-    page.answer = answer(page.question, page.rows, page.ranking, page.held_out)
     shown = opened(page.write(tmp_path / "page.html"))
     assert shown.inner_text(".headline").startswith(f"coder latent {STRONG} ")
     heads = shown.locator("table.sortable button")
@@ -95,9 +98,9 @@ def test_what_attacks_a_page_is_shown_as_text(tmp_path, opened):
         question={"units": units, "objective": ATTACK},
         texts=texts,
     )
+    cards = (card(ATTACK, f"coder {ATTACK} {STRONG}", url="javascript:alert(1)"), card(ATTACK, ATTACK, ATTACK))
+    keep(store, Evidence(cards=cards, steering=(continuation(ATTACK),)))
     page = Page.of([store])
-    page.cards = (card(ATTACK, f"coder {ATTACK} {STRONG}", url="javascript:alert(1)"), card(ATTACK, ATTACK, ATTACK))
-    page.steering = (continuation(ATTACK),)
     shown = opened(page.write(tmp_path / "page.html"))
     assert shown.title() != "taken"
     assert shown.locator("img, iframe, object").count() == 0

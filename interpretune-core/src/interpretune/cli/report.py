@@ -10,9 +10,9 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from interpretune.evidence import Card
+from interpretune.evidence import Card, HeldOut
 from interpretune.reports.page.html_page import Page
-from interpretune.reports.page.text import number, percent, percents, visible
+from interpretune.reports.page.text import interval, number, percent, percents, visible
 from interpretune.reports.sections import finite_or_none
 
 WIDTH = 79
@@ -42,7 +42,7 @@ class WrittenReport:
             "found": page.answer.found,
             "answer": [page.answer.headline, *page.answer.sentences],
             "ranking": [{name: plain(value) for name, value in asdict(item).items()} for item in page.ranking.units],
-            "held_out": None if page.held_out is None else plain(asdict(page.held_out)),
+            "held_out": [{"of": of or None, **plain(asdict(held))} for of, held in page.proofs],
             "page": str(self.path),
             "bytes": self.path.stat().st_size,
         }
@@ -54,11 +54,11 @@ class WrittenReport:
             verbose: The whole ranking and the cards, however long that is.
         """
         head = [*_wrapped(self.page.title), "", *(line for part in self._answer for line in _wrapped(part)), ""]
-        proof = [*self._proof(), ""] if self.page.held_out is not None else []
+        proof = [line for of, held in self.page.proofs for line in (*_proof(of, held), "")]
         place = [f"{self.path} ({self.path.stat().st_size / 1000:,.0f} kB) shows more; it can be mailed."]
         room = LINES - len(head) - len(proof) - len(place) - 3
         n_units = len(self.page.ranking.units) if verbose else max(1, min(N_TOP, room))
-        cards = [line for card in self.page.cards for line in _card(card)] if verbose else []
+        cards = [line for _, card in self.page.cards for line in _card(card)] if verbose else []
         lines = [*head, *self._ranking(n_units), "", *proof, *cards, *place]
         return "\n".join(lines if verbose or len(lines) <= LINES else [*lines[: LINES - 1], lines[-1]])
 
@@ -72,23 +72,15 @@ class WrittenReport:
         ranking = self.page.ranking
         rows = []
         for item in ranking.units[:n]:
-            interval = "" if math.isnan(item.low) else f"{number(item.low)} to {number(item.high)}"
-            row = {"unit": _name(item.name), f"effect{self.page.in_units}": number(item.mean), "95\u00a0%": interval}
+            row = {
+                "unit": _name(item.name),
+                f"effect{self.page.in_units}": number(item.mean),
+                "95\u00a0%": interval(item.low, item.high),
+            }
             if ranking.approximate:
                 row[ranking.approximate[:10]] = "" if item.approximate is None else number(item.approximate)
             rows.append({**row, "active": percent(item.share_active)})
         return tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True).splitlines() if rows else []
-
-    def _proof(self) -> Iterator[str]:
-        held = self.page.held_out
-        assert held is not None
-        yield f"Answers that change on {held.rows:,} held-out rows:"
-        for item in held.changes:
-            span = "" if math.isnan(item.low) else f" ({percents(item.low, item.high)})"
-            start = f"  {percent(item.flipped):>5}{span:<17} "
-            yield from textwrap.wrap(
-                visible(item.told), WIDTH, initial_indent=start, subsequent_indent=" " * len(start)
-            )
 
 
 def write_report(stores: Sequence[Path], output: Path) -> WrittenReport:
@@ -100,6 +92,20 @@ def write_report(stores: Sequence[Path], output: Path) -> WrittenReport:
     """
     page = Page.of(stores)
     return WrittenReport(page, page.write(output))
+
+
+def _proof(of: str, held: HeldOut) -> Iterator[str]:
+    """What each change does beside its control."""
+    yield from _wrapped(f"Answers that change on {held.rows:,} held-out rows{of and ': '}{of}")
+    controls = {item.name: item for item in held.changes if item.control}
+    for item in held.changes:
+        if item.control:
+            continue
+        control = controls.get(item.name)
+        told = item.told + (f" (others in their place: {percent(control.flipped)})" if control else "")
+        span = "" if math.isnan(item.low) else f" ({percents(item.low, item.high)})"
+        start = f"  {percent(item.flipped):>5}{span:<17} "
+        yield from textwrap.wrap(visible(told), WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def _wrapped(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from interpretune.errors import AnalysisError, HookPointError
 from interpretune.evidence.changed_rows import ChangedBatch, Setting
 from interpretune.evidence.chosen import Chosen, ablated_values, sets_of
 from interpretune.evidence.facts import Card, ChangedRow, Dose, ShadedPrompt, TokenEffect
-from interpretune.evidence.intervals import share_and_interval
+from interpretune.evidence.intervals import Ratios, ratios_over_rows
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import HasDecoderRows, read_points, written_points
 from interpretune.questions.question import Question, RowsAsked
@@ -77,7 +77,7 @@ def cards_of(question: Question, effects: Effects, chosen: Sequence[Chosen]) -> 
     for item, kept in zip(chosen, found, strict=True):
         own = frame[(frame.units == item.units.name) & (frame.unit == item.unit)]
         sums = own.groupby("row").effect.sum().reindex(rows.row, fill_value=0).to_numpy(float)
-        mean = share_and_interval(sums, per_row)
+        mean = ratios_over_rows(sums[:, None], per_row)
         cards.append(_card(question, item, kept, direct, mean, [*rows.predicted], (kinds, kinds.strongest(sums))))
     return cards
 
@@ -221,7 +221,7 @@ def _card(
     item: Chosen,
     kept: _Found,
     direct: DirectRun | None,
-    mean: tuple[float, float, float],
+    mean: Ratios,
     predicted: Sequence[int],
     told: tuple[_Kinds, int],
 ) -> Card:
@@ -242,9 +242,9 @@ def _card(
         units=item.units.name,
         unit=item.unit,
         kind=item.units.kind,
-        mean_effect=mean[0],
-        low=mean[1],
-        high=mean[2],
+        mean_effect=float(mean.values[0]),
+        low=float(mean.low[0]),
+        high=float(mean.high[0]),
         share_active=float((everywhere != 0).mean()),
         prompts=_strongest(question, kept.activations, predicted),
         edges=tuple(edges.tolist()),

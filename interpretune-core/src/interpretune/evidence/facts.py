@@ -1,43 +1,78 @@
 """What is known of a question's answer beyond its effects: proof on held-out rows, cards of units, steered texts.
 
-Units are named as ``Effects.top`` names them. An index of an answer is -1 where there is none.
+Units are named as ``Effects.top`` names them. An index of an answer is -1 where there is none. What cannot be is
+refused with a ``ValueError``, since stores of others are read too.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from attrs import frozen
 
-ChangeName = Literal["ablated", "corrupted", "added", "random"]
-"""What happens to the top units: they are set to zero (or to the mean or the numbers of the question); they get the
-values of the corrupted prompts; in a run of the corrupted prompts they get their clean values; or others of the same
-unit sets, drawn at random, are changed as in ``ablated`` or as in ``corrupted``."""
+ChangeName = Literal["ablated", "corrupted", "added"]
+"""What happens to units: they are set to zero (or to the mean or the numbers of the question); they get the values of
+the corrupted prompts; or in a run of the corrupted prompts they get their clean values."""
+
+
+def _must(holds: bool, told: str) -> None:
+    if not holds:
+        raise ValueError(told)
+
+
+def _must_be_shares(*values: float) -> None:
+    for value in values:
+        _must(math.isnan(value) or 0 <= value <= 1, f"{value:g} is no share")
+
+
+def _must_be_counts(*values: int) -> None:
+    for value in values:
+        _must(value >= 0, f"{value} is no number of rows, tokens or units")
+
+
+def _must_be_interval(low: float, high: float) -> None:
+    _must(low <= high or (math.isnan(low) and math.isnan(high)), f"{low:g} to {high:g} is no interval")
+
+
+def _must_be_answers(answers: Sequence[str], *which: int) -> None:
+    for index in which:
+        _must(-1 <= index < len(answers), f"{index} is none of {len(answers)} answers")
 
 
 @frozen
 class Change:
-    """What all top units together do on held-out rows.
+    """What all top units together do on held-out rows, or others in their place.
 
     Attributes:
         name: What is changed.
+        control: Whether the units are not the top ones but others, drawn at random; then the shares are means over
+            several draws.
         told: The same in words, such as "the 5 units set to 0".
         share_correct: Share of all rows in which the correct answer is rated highest after the change.
         flipped: Share of the rows that are right before and wrong after. Of ``added``: of the rows whose clean prompt
             is answered right and whose corrupted prompt is not, those whose corrupted prompt gets the clean answer.
-            Of ``random`` both shares are means over several draws. NaN where there are no such rows.
+            NaN where there are no such rows.
         among: Number of the rows of which ``flipped`` is a share.
-        low: Lower end of the 95 % bootstrap interval of ``flipped`` over rows.
+        low: Lower end of the 95 % bootstrap interval of ``flipped`` over rows; NaN with fewer than two of them.
         high: Upper end.
     """
 
     name: ChangeName
+    control: bool
     told: str
     share_correct: float
     flipped: float
     among: int
     low: float
     high: float
+
+    def __attrs_post_init__(self) -> None:
+        _must_be_shares(self.share_correct, self.flipped, self.low, self.high)
+        _must_be_counts(self.among)
+        _must_be_interval(self.low, self.high)
 
 
 @frozen
@@ -49,14 +84,23 @@ class HeldOut:
         share_correct: Share in which the correct answer is rated highest, nothing changed; with all dictionaries
             spliced in where a top unit is a latent.
         units: The top units in words.
-        changes: What was tried: ``ablated`` and, if the sets have other active units, ``random``; with corrupted
-            prompts ``corrupted``, ``added`` and a second ``random`` too.
+        judged: The change by which the claim is judged, chosen by the question and not by what is found: ``corrupted``
+            where that is its value and held-out rows have corrupted prompts, else ``ablated``.
+        changes: What was tried: ``ablated``, and with corrupted prompts ``corrupted`` and ``added``; each before its
+            control, where the sets have as many other active units.
     """
 
     rows: int
     share_correct: float
     units: tuple[str, ...]
+    judged: Literal["ablated", "corrupted"]
     changes: tuple[Change, ...]
+
+    def __attrs_post_init__(self) -> None:
+        _must_be_shares(self.share_correct)
+        _must(self.rows >= max([1, *(item.among for item in self.changes)]), f"{self.rows} rows are too few")
+        tried = [(item.name, item.control) for item in self.changes]
+        _must((self.judged, False) in tried and len({*tried}) == len(tried), f"{tried} is no set of changes")
 
 
 @frozen
@@ -80,6 +124,13 @@ class ShadedPrompt:
     correct: int
     predicted: int
     position: int
+
+    def __attrs_post_init__(self) -> None:
+        n, given = len(self.tokens), len(self.activations)
+        _must(n == given, f"a prompt has {n} tokens and {given} activations")
+        _must(0 <= self.position < n, f"token {self.position} is none of the {n} of a prompt")
+        _must_be_counts(self.row)
+        _must_be_answers(self.answers, self.correct, self.predicted)
 
 
 @frozen
@@ -109,6 +160,9 @@ class Dose:
     objective: float
     share_correct: float
 
+    def __attrs_post_init__(self) -> None:
+        _must_be_shares(self.share_correct)
+
 
 @frozen
 class ChangedRow:
@@ -126,6 +180,9 @@ class ChangedRow:
     before: str
     after: str
 
+    def __attrs_post_init__(self) -> None:
+        _must_be_counts(self.row)
+
 
 @frozen
 class Card:
@@ -137,7 +194,7 @@ class Card:
         unit: Its id there.
         kind: ``latent``, ``neuron``, ``head`` or ``vector``.
         mean_effect: On the objective, over all points of the question.
-        low: Lower end of the 95 % bootstrap interval of that over rows.
+        low: Lower end of the 95 % bootstrap interval of that over rows; NaN with one row.
         high: Upper end.
         share_active: Share of the tokens of all prompts at which it is not zero.
         prompts: Those in which it is strongest, strongest first.
@@ -177,6 +234,14 @@ class Card:
     url: str | None
     promoted_in: str = "all rows"
 
+    def __attrs_post_init__(self) -> None:
+        _must_be_shares(self.share_active)
+        _must_be_counts(self.unit, *self.counts)
+        _must_be_interval(self.low, self.high)
+        n, bins = len(self.edges), len(self.counts)
+        rising = all(low <= high for low, high in pairwise(self.edges))
+        _must(rising and n == (bins + 1 if bins else 0), f"{n} ends are none of a histogram of {bins} bins")
+
 
 @frozen
 class Continuation:
@@ -197,3 +262,6 @@ class Continuation:
     plain: str
     steered: str
     told: str
+
+    def __attrs_post_init__(self) -> None:
+        _must_be_counts(self.row)

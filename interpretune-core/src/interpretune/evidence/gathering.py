@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
+from attrs import frozen
 
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.evidence.cards import cards_of
 from interpretune.evidence.chosen import top_units
 from interpretune.evidence.held_out import held_out_proof
-from interpretune.evidence.steering import steered
+from interpretune.evidence.steering import ends_of, steered
 from interpretune.evidence.stored import Evidence, keys_of, read_parts, write_part
 from interpretune.hashing.content_hash import hash_of
 from interpretune.questions.encoding import EncodedRow, encode
@@ -57,6 +59,66 @@ def evidence_of(
         DataError: Held-out rows cannot be read, are rows of the question, or have no two answers.
         StoreError: The store cannot be written.
     """
+    jobs = _jobs(
+        effects,
+        held_out=held_out,
+        answers=answers,
+        correct=correct,
+        top=top,
+        cards=cards,
+        steer=steer,
+        new_tokens=new_tokens,
+        seed=seed,
+    )
+    assert effects.asked is not None
+    with effects.asked.held(), torch.no_grad():
+        for job in jobs:
+            if not job.done:
+                write_part(effects.store, job.part, job.key, job.gather())
+    return Evidence(**read_parts(effects.store, [job.part for job in jobs]))
+
+
+def parts_to_gather(effects: Effects, **settings: Any) -> list[str]:
+    """The parts that ``evidence_of`` would gather, since they are not in the store."""
+    return [job.part for job in _jobs(effects, **settings) if not job.done]
+
+
+def seconds_of(effects: Effects, parts: Collection[str], **settings: Any) -> dict[str, float]:
+    """Gather parts, keep nothing, and tell how long each took."""
+    assert effects.asked is not None
+    found = {}
+    with effects.asked.held(), torch.no_grad():
+        for job in _jobs(effects, **settings):
+            if job.part in parts:
+                start = time.perf_counter()
+                job.gather()
+                found[job.part] = time.perf_counter() - start
+    return found
+
+
+@frozen(eq=False)
+class _Job:
+    """A part of the evidence: the key of its settings, whether it is there, and what gathers it."""
+
+    part: str
+    key: str
+    done: bool
+    gather: Callable[[], Any]
+
+
+def _jobs(
+    effects: Effects,
+    *,
+    held_out: Any,
+    top: int,
+    cards: int,
+    steer: int,
+    new_tokens: int,
+    seed: int,
+    answers: Any = "answers",
+    correct: Any = "correct",
+) -> list[_Job]:
+    """What ``evidence_of`` does, which raises what this does."""
     question = question_asked(effects)
     for name, number in (("top", top), ("cards", cards), ("steer", steer), ("new_tokens", new_tokens)):
         least = 0 if name in ("cards", "steer") else 1
@@ -65,20 +127,21 @@ def evidence_of(
     rows = None if held_out is None else held_out_rows(question, held_out, answers, correct) or None
     units = top_units(question, effects, max(top, cards))
     continued = (question.rows if rows is None else rows)[:steer]
-    jobs: dict[str, tuple[list[Any], Callable[[], Any]]] = {}
-    if units and rows is not None:
-        jobs["held_out"] = [rows, top, seed], lambda: held_out_proof(question, effects, rows, units[:top], seed)
-    if units and cards:
-        jobs["cards"] = [cards], lambda: cards_of(question, effects, units[:cards])
-    if units and continued:
-        jobs["steering"] = [continued, top, new_tokens], lambda: steered(question, continued, units[:top], new_tokens)
-    there = keys_of(effects.store)
-    with question.held(), torch.no_grad():
-        for part, (settings, gather) in jobs.items():
-            key = "" if effects.store.folder is None else key_of(question, settings)
-            if not key or there.get(part) != key:
-                write_part(effects.store, part, key, gather())
-    return Evidence(**read_parts(effects.store, jobs))
+    there, in_memory, jobs = keys_of(effects.store), effects.store.folder is None, []
+
+    def add(part: str, settings: Sequence[Any], gather: Callable[[], Any]) -> None:
+        key = "" if in_memory else key_of(question, settings)
+        jobs.append(_Job(part, key, bool(key) and there.get(part) == key, gather))
+
+    with question.held():
+        if units and rows is not None:
+            add("held_out", [rows, top, seed], lambda: held_out_proof(question, effects, rows, units[:top], seed))
+        if units and cards:
+            add("cards", [cards], lambda: cards_of(question, effects, units[:cards]))
+        if units and continued:
+            told = [continued, top, new_tokens, str(sorted(ends_of(question)))]
+            add("steering", told, lambda: steered(question, continued, units[:top], new_tokens))
+    return jobs
 
 
 def question_asked(effects: Effects) -> Question:

@@ -23,7 +23,7 @@ from interpretune.evidence.chosen import (
     told_ablated,
 )
 from interpretune.evidence.facts import Change, ChangeName, HeldOut
-from interpretune.evidence.intervals import share_and_interval
+from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.operations.objectives import LogitDiff
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.question import Question, RowsAsked
@@ -78,35 +78,45 @@ def held_out_proof(
     sets, draw = sets_of(chosen), np.random.default_rng(seed)
     active = active_units(effects)
     drawn = [others(active, chosen, draw) for _ in range(DRAWS)]
-    drawn = drawn if drawn[0] else []
-    to, members = ablated_values(question, sets), members_of(chosen)
+    every = [chosen, *(drawn if len(drawn[0]) == len(chosen) else [])]  # fewer others would be no control
+    to = ablated_values(question, sets)
     patched = all(row.corrupted is not None for row in rows)
 
     clean, swapped = _Rated(), _Rated()
     for batch in asked.batches(rows):
         changed = ChangedBatch(asked, batch, sets)
-        fixed = [Setting.of(members_of(some), to, len(batch.points)) for some in (chosen, *drawn)]
+        fixed = [Setting.of(members_of(some), to, len(batch.points)) for some in every]
         if not patched:
             clean.add(changed, fixed)
             continue
         other = ChangedBatch(asked, corrupted(asked, batch), sets)
-        patches = [changed.set_as_in(other, members_of(some)) for some in (chosen, *drawn)]
+        patches = [changed.set_as_in(other, members_of(some)) for some in every]
         clean.add(changed, [*fixed, *patches])
-        swapped.add(other, [other.set_as_in(changed, members)])
+        swapped.add(other, [other.set_as_in(changed, members_of(some)) for some in every])
     correct = np.array([row.correct for row in rows])
-    right, units = clean.before == correct, counted(len(chosen))
+    right = clean.before == correct
     ways = np.split(clean.after == correct, 2 if patched else 1)
-    set_to = [told_ablated(question), "set to what they are after the corrupted prompts"]
-    changes = [_change("ablated", f"{units} {set_to[0]}", ways[0][:1], right)]
+    done: list[tuple[ChangeName, str, NDArray[np.bool_], NDArray[np.bool_]]] = [
+        ("ablated", "{} " + told_ablated(question), ways[0], right)
+    ]
     if patched:
-        changes.append(_change("corrupted", f"{units} {set_to[1]}", ways[1][:1], right))
-        told = f"after the corrupted prompts, {units} set to what they are after the clean ones"
-        changes.append(_change("added", told, swapped.after == correct, right & (swapped.before != correct)))
-    if drawn:
-        number = f"{len(drawn[0])} other active unit{'s' * (len(drawn[0]) != 1)} of the same sets"
-        for told, now_right in zip(set_to, ways, strict=False):
-            changes.append(_change("random", f"{number} {told}, mean of {DRAWS} draws", now_right[1:], right))
-    return HeldOut(len(rows), float(right.mean()), tuple(item.name for item in chosen), tuple(changes))
+        turnable = right & (swapped.before != correct)
+        done.append(("corrupted", "{} set to what they are after the corrupted prompts", ways[1], right))
+        told = "after the corrupted prompts, {} set to what they are after the clean ones"
+        done.append(("added", told, swapped.after == correct, turnable))
+    others_told = f"{len(chosen)} other active unit{'s' * (len(chosen) != 1)} of the same sets"
+    changes = []
+    for name, told, now, of in done:
+        changes.append(_change(name, False, told.format(counted(len(chosen))), now[:1], of))
+        if len(every) > 1:
+            changes.append(_change(name, True, f"{told.format(others_told)}, mean of {DRAWS} draws", now[1:], of))
+    return HeldOut(
+        rows=len(rows),
+        share_correct=float(right.mean()),
+        units=tuple(item.name for item in chosen),
+        judged="corrupted" if patched and question.value == "corrupted" else "ablated",
+        changes=tuple(changes),
+    )
 
 
 def corrupted(question: Question, batch: RowsAsked) -> RowsAsked:
@@ -116,11 +126,14 @@ def corrupted(question: Question, batch: RowsAsked) -> RowsAsked:
     return found
 
 
-def _change(name: ChangeName, told: str, now_right: NDArray[np.bool_], among: NDArray[np.bool_]) -> Change:
+def _change(
+    name: ChangeName, control: bool, told: str, now_right: NDArray[np.bool_], among: NDArray[np.bool_]
+) -> Change:
     """A change after which rows are right, ``[draws, n]``, counted among some rows."""
     turned = (now_right if name == "added" else ~now_right).mean(0) * among
-    flipped, low, high = share_and_interval(turned, among.astype(float))
-    return Change(name, told, float(now_right.mean()), flipped, int(among.sum()), low, high)
+    flipped = ratios_over_rows(turned[:, None], among.astype(float))
+    ends = float(flipped.low[0]), float(flipped.high[0])
+    return Change(name, control, told, float(now_right.mean()), float(flipped.values[0]), int(among.sum()), *ends)
 
 
 def _check(question: Question, rows: Sequence[EncodedRow]) -> None:

@@ -43,7 +43,8 @@ def steered(
 ) -> list[Continuation]:
     """Continue prompts: as they are, with units ablated at every token, and with units patched or amplified.
 
-    The first new token is the likeliest of those with which the row's answers begin; the others are greedy.
+    The first new token is the likeliest of those with which the row's answers begin; the others are greedy, up to one
+    that ends a text.
     With corrupted prompts they are set to what they are there, at the question's tokens of the prompt; without, they
     are multiplied by ``AMPLIFIED`` at every token, new ones too.
 
@@ -78,6 +79,12 @@ def steered(
         for told, change in changes.items()
         for i, text in enumerate(_continued(question, inputs, begins, change, models, new_tokens))
     ]
+
+
+def ends_of(question: Question) -> set[int]:
+    """Tokens that end a text: the tokenizer's, and those at which the model's own ``generate`` stops."""
+    own = getattr(getattr(question.backend.model, "generation_config", None), "eos_token_id", None)
+    return {question.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
 
 
 def _patches(
@@ -121,7 +128,7 @@ def _continued(
 ) -> list[str]:
     """The texts that follow prompts padded on the left, which begin with certain tokens, ``[n, vocab]``, bool."""
     backend, tokenizer = question.backend, question.tokenizer
-    ends = {tokenizer.eos_token_id} - {None}
+    ends = ends_of(question)
     with contextlib.ExitStack() as stack:
         if isinstance(backend.model, PreTrainedModel) and _takes(backend.model, "past_key_values"):
             stack.enter_context(interventions_in_place(backend, inputs, interventions, latent_models))

@@ -25,6 +25,10 @@ PARTS: Mapping[str, Any] = {
     "steering": tuple[Continuation, ...],
 }
 """What evidence consists of, each a table of the store."""
+FORM = 1
+"""Of these facts, written beside them: those of another form are refused, and gathered anew."""
+LARGEST = 1e30
+"""Numbers beyond it are of no model."""
 
 
 @frozen
@@ -80,7 +84,7 @@ def _table(part: str) -> str:
 def write_facts(store: AnalysisStore, table: str, key: str, facts: Any) -> None:
     """Put facts, and the key of their settings, into a table of the store of the effects that they are of."""
     told = json.dumps(_plain(facts), allow_nan=False)
-    entry = {"effects": store.manifest.key, "key": key, "facts": told}
+    entry = {"form": FORM, "effects": store.manifest.key, "key": key, "facts": told}
     store.add_table(table, pa.Table.from_pylist([entry]))
 
 
@@ -114,20 +118,24 @@ def _plain(facts: Any) -> Any:
 
 
 def _read(store: AnalysisStore, name: str, table: pa.Table, kind: Any) -> Any:
-    where = f"The evidence of {store}, table {name},"
+    where = f"The evidence in {store.folder or 'a store in memory'}, table {name},"
     remedy = "Gather it again."
     try:
         entry = _entry(table)
         facts = _typed(kind, json.loads(entry["facts"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{where} cannot be read: {type(error).__name__}: {error}. {remedy}") from error
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise StoreError(f"{where} cannot be read: {error}. {remedy}") from error
     if entry["effects"] != store.manifest.key:
         raise StoreError(f"{where} is of other effects. {remedy}")
     return facts
 
 
 def _entry(table: pa.Table) -> dict[str, str]:
+    if table.num_rows != 1 or not {"form", "effects", "key", "facts"} <= {*table.column_names}:
+        raise ValueError("the table has no form, effects, key and facts in one row")
     [entry] = table.to_pylist()
+    if entry["form"] != FORM:
+        raise ValueError(f"it is written in the form {str(entry['form'])[:20]}, and this version reads the form {FORM}")
     return {name: str(entry[name]) for name in ("effects", "key", "facts")}
 
 
@@ -146,17 +154,18 @@ def _typed(kind: Any, value: Any) -> Any:
         return np.array(value, dtype=np.float64)
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"a list is expected instead of {value!r}")
+            raise ValueError(f"a list is expected instead of {value!s:.80}")
         return tuple(_typed(get_args(kind)[0], item) for item in value)
     if get_origin(kind) is types.UnionType:
         return None if value is None else _typed(get_args(kind)[0], value)
     if get_origin(kind) is Literal and value not in get_args(kind):
-        raise ValueError(f"one of {get_args(kind)} is expected instead of {value!r}")
+        raise ValueError(f"one of {get_args(kind)} is expected instead of {value!s:.80}")
     if kind is float:
         value = math.nan if value is None else value
         if type(value) not in (int, float):
-            raise ValueError(f"a number is expected instead of {value!r}")
-        return float(value)
-    if kind in (bool, int, str) and type(value) is not kind:
-        raise ValueError(f"a {kind.__name__} is expected instead of {value!r}")
-    return value
+            raise ValueError(f"a number is expected instead of {value!s:.80}")
+    elif kind in (int, str, bool) and type(value) is not kind:
+        raise ValueError(f"a {kind.__name__} is expected instead of {value!s:.80}")
+    if kind in (int, float) and abs(value) > LARGEST:
+        raise ValueError(f"no model gives a number such as {str(value)[:20]}")
+    return float(value) if kind is float else value

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from attrs import evolve, frozen
 
-from interpretune.evidence import Change, HeldOut
+from interpretune.evidence import Change, Evidence, HeldOut
 from interpretune.reports.page.ranking import Ranked, Ranking
-from interpretune.reports.page.text import number, percent, percents, set_to
+from interpretune.reports.page.text import interval, number, percent, percents, set_to
 
 OBJECTIVES = {
     "logit_diff": "the difference of logits",
@@ -30,6 +30,21 @@ METHODS = {
 NAMED = 3
 """Units that the answer names."""
 Z = 1.96
+
+
+@frozen
+class Gathered:
+    """Evidence of one of the stores.
+
+    Attributes:
+        store: Number of the store.
+        of: Its units, in words.
+        evidence: What was found, intervals on held-out rows ``widened``.
+    """
+
+    store: int
+    of: str
+    evidence: Evidence
 
 
 @frozen
@@ -50,16 +65,16 @@ class Answer:
         return "\n".join([self.headline, *self.sentences])
 
 
-def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, held_out: HeldOut | None) -> Answer:
+def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, gathered: Sequence[Gathered]) -> Answer:
     """Say what results say.
 
     Args:
         told: The question, as ``Effects.question``.
         rows: Its rows, as ``Effects.rows``.
         ranking: The units.
-        held_out: Proof on other rows, ``widened``.
+        gathered: Evidence of the stores.
     """
-    parts = [_performance(told, rows), _drivers(told, ranking), _proof(held_out)]
+    parts = [_performance(told, rows), _drivers(told, ranking), *_proofs(ranking, gathered)]
     sentences = tuple(sentence for sentence, _ in parts)
     doubts = [doubt for _, doubt in parts if doubt]
     if doubts:
@@ -102,7 +117,7 @@ def widened(held_out: HeldOut) -> HeldOut:
     for item in held_out.changes:
         if item.among:
             low, high = wilson(item.flipped * item.among, item.among)
-            item = evolve(item, low=min(low, item.low), high=max(high, item.high))
+            item = evolve(item, low=float(np.fmin(low, item.low)), high=float(np.fmax(high, item.high)))
         changes.append(item)
     return evolve(held_out, changes=tuple(changes))
 
@@ -152,8 +167,8 @@ def _effect(told: Mapping[str, Any], item: Ranked, answers: Sequence[str]) -> st
         pairs = zip(item.by_answer, answers, strict=True)
         parts = [f"{_amount(told, value)} where “{text.strip()}” is right" for value, text in pairs]
         return f"{item.name} ({', '.join(parts)})"
-    interval = "" if math.isnan(item.low) else f"; 95\u00a0% interval {number(item.low)} to {number(item.high)}"
-    return f"{item.name} ({_amount(told, item.mean)}{interval})"
+    within = "no interval" if math.isnan(item.low) else f"95\u00a0% interval {interval(item.low, item.high)}"
+    return f"{item.name} ({_amount(told, item.mean)}; {within})"
 
 
 def _amount(told: Mapping[str, Any], value: float) -> str:
@@ -161,36 +176,39 @@ def _amount(told: Mapping[str, Any], value: float) -> str:
     return f"{number(value)} {unit}".strip() if unit != "probability" else number(value)
 
 
-def _proof(held_out: HeldOut | None) -> tuple[str, str]:
-    if held_out is None:
-        return "Whether this holds on other rows was not tested.", ""
-    start = (
-        f"On {held_out.rows:,} held-out rows, of which the model answers {percent(held_out.share_correct)} correctly"
-    )
-    known = [item for item in held_out.changes if not math.isnan(item.flipped)]
-    tried = [item for item in known if item.name != "random"]
-    controls = [item for item in known if item.name == "random"]
-    if not tried:
+def _proofs(ranking: Ranking, gathered: Sequence[Gathered]) -> list[tuple[str, str]]:
+    """Of each store with held-out rows; what was found is judged by the one whose unit leads the ranking."""
+    leading = ranking.units[0].store if ranking.units else -1
+    proofs = sorted((item for item in gathered if item.evidence.held_out), key=lambda item: item.store != leading)
+    if not proofs:
+        return [("Whether this holds on other rows was not tested.", "")]
+    parts = []
+    for item in proofs:
+        assert item.evidence.held_out is not None
+        sentence, doubt = _proof(item.evidence.held_out)
+        told = f"{item.of}: {sentence[0].lower()}{sentence[1:]}" if len(proofs) > 1 else sentence
+        parts.append((told, doubt if item is proofs[0] else ""))
+    return parts
+
+
+def _proof(held: HeldOut) -> tuple[str, str]:
+    """What one change does beside its control; which one was chosen before anything was found."""
+    start = f"On {held.rows:,} held-out rows, of which the model answers {percent(held.share_correct)} correctly"
+    by_control = {item.control: item for item in held.changes if item.name == held.judged}
+    change, control = by_control[False], by_control.get(True)
+    if math.isnan(change.flipped):
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
-    most = max((item.high for item in controls), default=0.0)
-    best = max(tried, key=lambda item: (item.low > most, item.name != "added", item.low))  # which has no control
-    strongest = max(controls, key=lambda item: (item.high, item.flipped), default=None)
-    against = f", against {_share(strongest)} by {strongest.told}" if strongest else ""
-    sentence = f"{start}, {_flips(best)}{against}."
-    if best.low > most:
-        return sentence if controls else f"{sentence} There is no control, since no other unit is active.", ""
-    if not controls:
-        return sentence, "on held-out rows the top units change no answer"
+    flips = f"{start}, {change.told} turn {_share(change)} of the right answers wrong"
+    if control is None:
+        sentence = f"{flips}. There is no control, since not as many other units are active."
+        return sentence, "" if change.low > 0 else "on held-out rows the top units change no answer"
+    sentence = f"{flips}, against {_share(control)} by {control.told}."
+    if change.low > control.high:
+        return sentence, ""
     return (
         f"{sentence} The two are not told apart.",
         "on held-out rows the top units do no more than others drawn at random",
     )
-
-
-def _flips(change: Change) -> str:
-    if change.name == "added":
-        return f"{change.told} bring the clean answer to {_share(change)} of the corrupted prompts"
-    return f"{change.told} turn {_share(change)} of the right answers wrong"
 
 
 def _share(change: Change) -> str:

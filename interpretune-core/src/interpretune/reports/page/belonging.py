@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,11 @@ class PageStores:
             else:
                 analyses.append(store)
         if not effects:
-            held = "; ".join(f"{_named(item)} holds {_what(item)}" for item in analyses) or "no store was given"
-            raise StoreError(f"A page is about effects of units, and {held}. {WHAT_WRITES_EFFECTS}.")
+            held = "; ".join(f"{item.folder or 'what is in memory'} holds {_what(item)}" for item in analyses)
+            raise StoreError(
+                f"A page is about effects of units, which no store here has: {held or 'none was given'}. "
+                f"{WHAT_WRITES_EFFECTS}. Give such a store, alone or beside these."
+            )
         results = [item for item in effects if item.question["method"] == "exact"] or effects
         beside = [item for item in effects if item not in results]
         for item in effects[1:]:
@@ -68,12 +71,14 @@ class PageStores:
 
 
 def _check_finished(store: AnalysisStore) -> None:
-    if not store.complete or not store.n_examples:
+    if not store.complete:
         there, all_ = store.n_batches, store.manifest.n_batches
         raise StoreError(
             f"{_named(store)} is not finished: {there} of {'its' if all_ is None else all_} batches are there. Run "
-            "what writes it again, it goes on where it stopped."
+            "what writes it again: it goes on where it stopped."
         )
+    if not store.n_examples:
+        raise StoreError(f"{_named(store)} has no rows, so that there is nothing to show. Ask again, of some rows.")
 
 
 def _check_manifest(store: AnalysisStore) -> None:
@@ -108,22 +113,25 @@ def _check_same(one: Effects, other: Effects) -> None:
     for told, wanted, found in (
         ("objective", one.question["objective"], other.question["objective"]),
         ("positions", one.question["positions"], other.question["positions"]),
-        ("rows", _about(one, "data").get("fingerprint"), _about(other, "data").get("fingerprint")),
+        ("rows", _rows(one), _rows(other)),
     ):
         if wanted != found:
             raise StoreError(
-                f"{_named(one.store)} and {_named(other.store)} do not belong together: their {told} differ "
-                f"({str(wanted)[:40]}, {str(found)[:40]}). Make a page of each."
+                f"{_named(one.store)} and {_named(other.store)} do not belong together, since their {told} differ: "
+                f"{wanted:.60}, and {found:.60}. Make a page of each, or ask both of the same."
             )
     _check_model(one.store, other.store)
 
 
 def _check_model(one: AnalysisStore, other: AnalysisStore) -> None:
-    """Refuse another model, where both stores know theirs."""
-    hashes = [item.manifest.about.get("model", {}).get("sha256") for item in (one, other)]
-    if all(hashes) and hashes[0] != hashes[1]:
+    """Refuse another model: by the hashes of both, or by class where results in memory have none."""
+    models = [item.manifest.about.get("model", {}) for item in (one, other)]
+    name = "sha256" if all(item.get("sha256") for item in models) else "class"
+    found = [item.get(name) for item in models]
+    if all(found) and found[0] != found[1]:
         raise StoreError(
-            f"{_named(one)} and {_named(other)} do not belong together: they are of two models. Make a page of each."
+            f"{_named(one)} and {_named(other)} do not belong together, since their models differ: "
+            f"{_model(one):.60}, and {_model(other):.60}. Make a page of each."
         )
 
 
@@ -155,9 +163,14 @@ def _check_beside(approximation: Effects, results: Sequence[Effects]) -> None:
     )
 
 
-def _about(effects: Effects, part: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = effects.store.manifest.about.get(part, {})
-    return found
+def _rows(effects: Effects) -> str:
+    fingerprint = effects.store.manifest.about.get("data", {}).get("fingerprint")
+    return f"{effects.question['rows']} rows with SHA-256 {fingerprint}"
+
+
+def _model(store: AnalysisStore) -> str:
+    model = store.manifest.about.get("model", {})
+    return f"{model.get('source') or model.get('class')} with SHA-256 {model.get('sha256', 'unknown')}"
 
 
 def _named(store: AnalysisStore) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from itertools import groupby
@@ -13,18 +13,18 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from attrs import define, field
+from attrs import define, evolve, field
 from markupsafe import Markup
 
 from interpretune.errors import OutputError
 from interpretune.evidence import Card, Continuation, Evidence, HeldOut
 from interpretune.questions.result import Effects
 from interpretune.reports.page import drawing
-from interpretune.reports.page.answer import Answer, answer, objective_words, rows_of, widened
+from interpretune.reports.page.answer import Answer, Gathered, answer, objective_words, rows_of, widened
 from interpretune.reports.page.belonging import PageStores
-from interpretune.reports.page.origin import Origin, model_name, origin
+from interpretune.reports.page.origin import Origin, model_name, origin, units_of
 from interpretune.reports.page.ranking import Ranking, rank
-from interpretune.reports.page.text import number, percent, set_to, visible, web, window
+from interpretune.reports.page.text import interval, number, percent, set_to, visible, web, window
 from interpretune.store.store import AnalysisStore
 from interpretune.system.whole_file import output_file
 
@@ -36,6 +36,7 @@ MOST_CHANGED = 12
 MOST_BYTES = 6_000_000
 GIST = 3
 """Tokens beside a unit's name that say what it promotes."""
+Cards = Sequence[tuple[int, Card]]
 
 
 def write_page(stores: Iterable[str | Path | Effects | AnalysisStore], path: str | Path) -> Path:
@@ -65,18 +66,14 @@ class Page:
         ranking: The top units.
         answer: What was found.
         rows: Rows of the question.
-        held_out: Proof on other rows.
-        cards: Of top units.
-        steering: Continued prompts.
+        gathered: Evidence of the stores.
     """
 
     stores: PageStores
     ranking: Ranking
     answer: Answer
     rows: pd.DataFrame
-    held_out: HeldOut | None = None
-    cards: tuple[Card, ...] = ()
-    steering: tuple[Continuation, ...] = ()
+    gathered: tuple[Gathered, ...] = ()
     _path: Path = field(default=Path("page.html"), init=False)
 
     @classmethod
@@ -90,17 +87,8 @@ class Page:
         given = PageStores.of(stores)
         ranking = rank(given.results, given.approximations, n_units)
         first = given.results[0]
-        rows, found = first.rows(), [Evidence.of(item.store) for item in given.results]
-        held_out = next((widened(item.held_out) for item in found if item.held_out is not None), None)
-        return cls(
-            given,
-            ranking,
-            answer(first.question, rows, ranking, held_out),
-            rows,
-            held_out,
-            tuple(card for item in found for card in item.cards),
-            tuple(each for item in found for each in item.steering),
-        )
+        rows, gathered = first.rows(), tuple(map(_gathered, range(len(given.results)), given.results))
+        return cls(given, ranking, answer(first.question, rows, ranking, gathered), rows, gathered)
 
     def write(self, path: str | Path) -> Path:
         """Write the page.
@@ -123,24 +111,26 @@ class Page:
             path: Where it goes: stores are named as seen from there.
         """
         self._path = path
-        cards = list(self.cards)
+        cards = self.cards
         while True:
             text = self._rendered(cards)
             if len(text.encode()) <= MOST_BYTES or not cards:
                 return text
-            del cards[len(cards) // 2 :]
+            cards = cards[: len(cards) // 2]
 
-    def _rendered(self, cards: list[Card]) -> str:
+    def _rendered(self, cards: Cards) -> str:
         script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         units = self.ranking.units
+        keys = [(store, card.units, card.unit) for store, card in cards]
         spread = [value for item in units for value in (item.low, item.high, item.mean, item.approximate or 0.0)]
         return _ENVIRONMENT.get_template("page.html").render(
             page=self,
             ranking=self.ranking,
             cards=cards,
+            anchors={key: f"card-{i}" for i, key in reversed([*enumerate(keys, start=1)])},
+            gists={key: _gist(card) for key, (_, card) in zip(keys, cards, strict=True)},
             cards_left_out=len(self.cards) - len(cards),
-            gists=self._gists,
             scale=drawing.Scale.of([0.0, *spread]),
             style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - of this package
             script=Markup(script),  # noqa: S704
@@ -224,10 +214,13 @@ class Page:
         return lines
 
     @property
-    def held_out_caption(self) -> str:
+    def proofs(self) -> list[tuple[str, HeldOut]]:
+        """Of each store that has held-out rows, and what units they are of where there are several."""
+        found = [(item.of, item.evidence.held_out) for item in self.gathered if item.evidence.held_out]
+        return found if len(found) > 1 else [("", held) for _, held in found]
+
+    def held_out_caption(self, held: HeldOut) -> str:
         """What was tried on held-out rows."""
-        held = self.held_out
-        assert held is not None
         return (
             f"The claim on {held.rows:,} rows that did not choose the units, {percent(held.share_correct)} of which "
             "are answered correctly: how many answers change when the top units are changed together."
@@ -240,27 +233,23 @@ class Page:
         return f"{what.capitalize()} at multiples of the unit's activation; below, the share of correct answers"
 
     @property
+    def cards(self) -> Cards:
+        """All cards, each with the number of its store."""
+        return [(item.store, card) for item in self.gathered for card in item.evidence.cards]
+
+    @property
     def steered(self) -> list[tuple[str, list[Continuation]]]:
         """Continued prompts by what was changed."""
-        return [(told, list(items)) for told, items in groupby(self.steering, lambda item: item.told)]
+        with_texts = [item for item in self.gathered if item.evidence.steering]
+        return [
+            (f"{item.of}: {told}" if len(with_texts) > 1 else told, list(items))
+            for item in with_texts
+            for told, items in groupby(item.evidence.steering, lambda each: each.told)
+        ]
 
-    @cached_property
-    def _anchors(self) -> dict[str, str]:
-        numbered = list(enumerate(self.cards, start=1))
-        return {card.name: f"card-{i}" for i, card in reversed(numbered)}
-
-    @cached_property
-    def _gists(self) -> dict[str, list[str]]:
-        gists = {card.name: card.promoted_direct or card.promoted_total for card in self.cards}
-        return {name: [item.token for item in items[:GIST]] for name, items in gists.items()} | {
-            item.name: [] for item in self.ranking.units if item.name not in gists
-        }
-
-    def linked(self, name: str) -> Markup | None:
-        """A unit's name as a link to its card, where it has one."""
-        if name not in self._anchors:
-            return None
-        return Markup('<a href="#{}">{}</a>').format(self._anchors[name], visible(name))
+    def value_of(self, store: int) -> str | None:
+        """What the units of a store are set to, where stores differ in that."""
+        return set_to(self.stores.results[store].question["value"]) if self.several_values else None
 
     def histogram(self, card: Card) -> Markup:
         """A card's activations."""
@@ -276,6 +265,17 @@ class Page:
         return origin(self.stores, self._path)
 
 
+def _gathered(number: int, effects: Effects) -> Gathered:
+    found = Evidence.of(effects.store)
+    held_out = None if found.held_out is None else widened(found.held_out)
+    told = effects.question
+    return Gathered(number, f"{units_of(told)}, each {set_to(told['value'])}", evolve(found, held_out=held_out))
+
+
+def _gist(card: Card) -> list[str]:
+    return [item.token for item in (card.promoted_direct or card.promoted_total)[:GIST]]
+
+
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
@@ -284,5 +284,5 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"number": number, "percent": percent, "set_to": set_to, "web": web, "window": window}
+_ENVIRONMENT.filters |= {item.__name__: item for item in (interval, number, percent, set_to, web, window)}
 _ENVIRONMENT.globals["most_changed"] = MOST_CHANGED

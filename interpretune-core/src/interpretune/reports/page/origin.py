@@ -129,14 +129,20 @@ def _rows(effects: Effects, about: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _question(told: Mapping[str, Any]) -> str:
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for item in told["units"]:
-        kinds.setdefault(item["kind"], []).append(item)
-    units = ", ".join(_units(kind, items) for kind, items in kinds.items())
     budget = f", at most {told['budget']:,} of them" if told.get("budget") else ""
     value = "" if told["method"] == "direct" else f", each {set_to(told['value'])}"
     at = {"answer": "the answer position", "each": "each token"}.get(told["positions"], f"the span {told['positions']}")
-    return f"{told['method'].replace('_', ' ')} effects on {told['objective']}: {units}{value}, at {at}{budget}"
+    return (
+        f"{told['method'].replace('_', ' ')} effects on {told['objective']}: {units_of(told)}{value}, at {at}{budget}"
+    )
+
+
+def units_of(told: Mapping[str, Any]) -> str:
+    """The units of a question in words: number, kind and place."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for item in told["units"]:
+        kinds.setdefault(item["kind"], []).append(item)
+    return ", ".join(_units(kind, items) for kind, items in kinds.items())
 
 
 def _units(kind: str, items: Sequence[Mapping[str, Any]]) -> str:

@@ -11,14 +11,12 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from interpretune.errors import StoreError
+from interpretune.evidence.intervals import CONFIDENCE, Floats, Ratios, ratios_over_rows
 from interpretune.questions.result import Effects, unit_name
 from interpretune.store.latents import hook_codes
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 LEAST_ROWS = 5
 """Rows without which no effect is told apart from 0: a bootstrap of fewer says too little."""
 MOST_UNITS = 2**27
@@ -33,12 +31,13 @@ class Ranked:
 
     Attributes:
         name: In words.
+        store: Number of the store that has its effects, among those of the ranking.
         units: Its unit set.
         unit: Its id there.
         value: What it is set to, as the question has it.
         method: How its effects were found.
         mean: Mean effect over rows and tokens.
-        low: Lower end of the 95 % bootstrap interval of that over rows; NaN with fewer than two rows.
+        low: Lower end of the 95 % bootstrap interval of that over rows; NaN with one row.
         high: Upper end.
         size: Mean of the effects without their signs, by which units are ranked.
         sure: Whether an interval as wide as the number of all units asks for (Bonferroni) leaves out 0: of the mean, or
@@ -49,6 +48,7 @@ class Ranked:
     """
 
     name: str
+    store: int
     units: str
     unit: int
     value: str | float
@@ -152,7 +152,7 @@ def rank(results: Sequence[Effects], approximations: Sequence[Effects], n: int) 
     for i, found in enumerate(sums):
         places = [-place for _, store, place in order if store == -i]
         beside = [item for item in others if item.effects.question["value"] == found.effects.question["value"]]
-        ranked |= {(-i, -item): unit for item, unit in _ranked(found, places, answers, compared, beside).items()}
+        ranked |= {(-i, -item): unit for item, unit in _ranked(i, found, places, answers, compared, beside).items()}
     return Ranking(
         units=tuple(ranked[store, place] for _, store, place in order),
         compared=compared,
@@ -178,20 +178,24 @@ def _answers(effects: Effects) -> Mapping[str, Integers]:
 
 
 def _ranked(
-    found: _Sums, places: list[int], answers: Mapping[str, Integers], compared: int, beside: Sequence[_Sums]
+    store: int,
+    found: _Sums,
+    places: list[int],
+    answers: Mapping[str, Integers],
+    compared: int,
+    beside: Sequence[_Sums],
 ) -> dict[int, Ranked]:
     """Units of one store, by place."""
     if not places:
         return {}
     effects, active, points = _by_row(found, places)
-    mean, low, high, sd = _resampled(effects, points)
+    over_all = ratios_over_rows(effects, points)
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / (compared * (1 + len(answers))))
-    sure = np.abs(mean) > z * sd
-    split = []
+    sure, split = _apart(over_all, len(points), z), []
     for rows in answers.values():
-        own, _, _, spread = _resampled(effects[rows], points[rows])
-        split.append(own)
-        sure |= np.abs(own) > z * spread
+        own = ratios_over_rows(effects[rows], points[rows])
+        split.append(own.values)
+        sure |= _apart(own, len(rows), z)
     told = found.effects.question
     kinds = {name: item["kind"] for name, item in found.sets.items()}
     made = {}
@@ -200,13 +204,14 @@ def _ranked(
         there = [item.mean[at] for item in beside if (at := item.place(units, unit)) is not None]
         made[place] = Ranked(
             name=unit_name(kinds[units], units, unit),
+            store=store,
             units=units,
             unit=unit,
             value=told["value"],
             method=told["method"],
-            mean=float(mean[i]),
-            low=float(low[i]),
-            high=float(high[i]),
+            mean=float(over_all.values[i]),
+            low=float(over_all.low[i]),
+            high=float(over_all.high[i]),
             size=float(found.size[place]),
             sure=bool(sure[i]),
             share_active=float(active[:, i].mean()),
@@ -237,17 +242,9 @@ def _by_row(found: _Sums, places: list[int]) -> tuple[Floats, NDArray[np.bool_],
     return effects, active, points.astype(np.float64)
 
 
-def _resampled(effects: Floats, points: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Means over rows, ends of their bootstrap intervals, and standard deviations, ``[unit]`` each; NaN of few rows."""
-    mean: Floats = effects.sum(0) / points.sum()
-    n = len(points)
-    unknown = np.full_like(mean, np.nan)
-    if n < 2:
-        return mean, unknown, unknown, unknown
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
-    means = (drawn @ effects) / (drawn @ points)[:, None]
-    low, high = np.percentile(means, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=0)
-    return mean, low, high, means.std(0) if n >= LEAST_ROWS else unknown
+def _apart(found: Ratios, n_rows: int, z: float) -> NDArray[np.bool_]:
+    """Whether means of rows are so many standard deviations from 0; a bootstrap of few rows says too little."""
+    return (np.abs(found.values) > z * found.spread) & (n_rows >= LEAST_ROWS)
 
 
 def _correlation(sums: Sequence[_Sums], others: Sequence[_Sums]) -> float:

@@ -33,6 +33,11 @@ def number(value: float) -> str:
     return f"{value + 0.0:.3g}".replace("-", "\u2212")
 
 
+def interval(low: float, high: float) -> str:
+    """The ends of an interval; a single row has none."""
+    return "no interval" if math.isnan(low) else f"{number(low)} to {number(high)}"
+
+
 def percent(share: float) -> str:
     """A share in words."""
     return f"{100 * share:.0f}\u00a0%" if math.isfinite(share) else "undefined"
