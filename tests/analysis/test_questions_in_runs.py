@@ -8,7 +8,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import interpretune as it
-from interpretune.analysis import AnalysisRunner, QuestionCfg
+from interpretune.analysis import AnalysisRunner, EvidenceCfg, QuestionCfg
 from interpretune.plugins.stack import build_context
 from interpretune.questions import Effects, Latents, LogitLens
 from interpretune.store.writer import StoreWriter
@@ -165,3 +165,20 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> it.ITSession:
     return session_of(
         tmp_path_factory.mktemp("session"), ALIKE, latent_models=[RandomDictionary("layers.1.resid_post", seed=1)]
     )
+
+
+def test_a_limit_cuts_held_out_rows_and_a_dry_run_counts_evidence(tmp_path):
+    words = ("dog", "cat", "boat", "lamp", "house", "tree", "park", "hat")
+    rows = [it.PromptRow(f"the red {word} was", (" old", " blue"), i % 2) for i, word in enumerate(words)]
+    session = session_of(tmp_path, {"validation": rows[:4], "test": rows[4:]}, eval_batch_size=1)
+    evidence = EvidenceCfg(held_out="test", top=1, cards=1, steer=1, new_tokens=1)
+    cfgs = {"heads": QuestionCfg(units={"heads": 0}, split="validation", limit=2, evidence=evidence)}
+    told = {limit: AnalysisRunner(**session, root=tmp_path / "stores", limit=limit) for limit in (None, 3)}
+    assert told[3].dry_run(cfgs)["heads"].evidence == ("held_out", "cards", "steering")
+    assert "and evidence (held-out, cards, steering)" in str(told[3].dry_run(cfgs)["heads"])
+    for limit, n_held_out in ((3, 3), (None, 4)):
+        store = told[limit].run(cfgs)["heads"]
+        found = it.Evidence.of(store).held_out
+        assert (Effects(store).question["rows"], found and found.rows) == (2, n_held_out)
+    assert told[None].dry_run(cfgs)["heads"].evidence == ()
+    assert told[3].dry_run(cfgs)["heads"].evidence == ("held_out",)

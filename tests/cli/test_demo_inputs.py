@@ -55,33 +55,33 @@ def test_files_of_the_demo_can_be_read(name):
 
 
 def test_rows_of_a_task_are_ranked_and_proved_apart(own_cache):
-    found = demo_rows("entailment", None, 4, None)
-    assert {split: len(_read(path)) for split, path in found.items()} == {"train": 96, "validation": 4}
-    assert len({row["prompt"] for path in found.values() for row in _read(path)}) == 100
+    found = demo_rows("entailment", None, None)
+    assert {split: len(_read(path)) for split, path in found.items()} == {"train": 96, "validation": 64}
+    assert len({row["prompt"] for path in found.values() for row in _read(path)}) == 160
 
 
 def test_own_rows_are_limited_and_checked(tmp_path, own_cache):
     path = tmp_path / "rows.jsonl"
     rows = [{"premise": f"A man {i}", "hypothesis": "A person", "label": i % 2, "extra": 1} for i in range(6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = demo_rows(str(path), ("Yes", "No"), 2, None)
-    assert {split: len(_read(path)) for split, path in found.items()} == {"train": 3, "validation": 2}
+    found = demo_rows(str(path), ("Yes", "No"), None)
+    assert {split: len(_read(path)) for split, path in found.items()} == {"train": 3, "validation": 3}
     assert all(row["answers"] == ["Yes", "No"] for row in _read(found["train"]))
     assert {row["correct"] for row in _read(found["train"])} == {0, 1}
     path.write_text(json.dumps({"premise": "A", "hypothesis": "B", "label": 7}) + "\n")
     with pytest.raises(DataError, match=r"labels outside the mapping: 7; expected integers in range\(2\)"):
-        demo_rows(str(path), None, None, None)
+        demo_rows(str(path), None, None)
     path.write_text(json.dumps({"premise": "A", "hypothesis": "B", "label": 1}) + "\n")
     with pytest.raises(DataError, match="has 1 row;"):
-        demo_rows(str(path), None, None, None)
+        demo_rows(str(path), None, None)
     path.write_text('{"prompt": "One", "answers": [" a", " b"]}\n{"prompt": "Two", "answers": [" a", " b"]}\n')
-    found = demo_rows(str(path), None, None, None)
+    found = demo_rows(str(path), None, None)
     assert sorted(row["prompt"] for path in found.values() for row in _read(path)) == ["One", "Two"]
 
 
 def test_data_that_cannot_be_reached_says_what_else_works():
     with pytest.raises(DataError, match="Give a JSONL file"):
-        demo_rows("no_such_data/rte", None, None, None)
+        demo_rows("no_such_data/rte", None, None)
 
 
 def test_a_failed_download_says_how_to_go_on_and_leaves_nothing(monkeypatch, own_cache):

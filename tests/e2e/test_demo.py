@@ -34,7 +34,7 @@ def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, capsys, no_more
     assert page == tmp_path / "out" / "page.html"
     assert "Nothing was found" in page.read_text(encoding="utf-8")
     assert {item["name"]: item["rows"] for item in told["analyses"]} == {"model": 8, "latents": 8}
-    assert told["held_out"]["rows"] == 8
+    assert told["held_out"][0]["rows"] == 8
     kinds = {item["kind"] for row in told["analyses"] for item in Effects.open(row["folder"]).question["units"]}
     assert kinds == {"latent", "head", "neuron"}
     no_more_training()
@@ -49,7 +49,7 @@ def test_a_limit_leaves_what_is_trained_on_as_it_is(tiny_demo, capsys, no_more_t
     assert main([*tiny_demo, "--json", "--limit", "4"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [item["rows"] for item in told["analyses"]] == [4, 4]
-    assert told["held_out"]["rows"] == 4
+    assert told["held_out"][0]["rows"] == 4
     no_more_training()
     assert main([*tiny_demo, "--json"]) == 0
 

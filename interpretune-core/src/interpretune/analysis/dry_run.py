@@ -19,7 +19,8 @@ class DryRun:
         examples: Rows.
         forwards: Forward passes of a batch that remain, replays not counted.
         bytes: Estimated size of the store.
-        seconds: Estimated duration of what remains.
+        seconds: Estimated duration of what remains, evidence included.
+        evidence: Parts of the evidence that remain to be gathered; their forwards are not counted.
     """
 
     plan: str
@@ -30,10 +31,12 @@ class DryRun:
     forwards: float
     bytes: int
     seconds: float
+    evidence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        evidence = f" and evidence ({', '.join(self.evidence).replace('_', '-')})" if self.evidence else ""
         return (
             f"{self.plan}\n\n{self.folder}\n{self.examples} rows in {self.batches} batches, {self.remaining} to run: "
-            f"{self.forwards:g} forward passes of a batch beside replays, about {self.seconds:.0f} s; "
+            f"{self.forwards:g} forward passes of a batch beside replays{evidence}, about {self.seconds:.0f} s; "
             f"about {self.bytes / 1e6:.1f} MB when complete"
         )

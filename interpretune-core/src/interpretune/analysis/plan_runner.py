@@ -66,7 +66,7 @@ class AnalysisRunner:
             module: The session's module.
             datamodule: The session's data module.
             root: Folder of the stores.
-            limit: Rows to analyse, rounded up to whole batches; None: all.
+            limit: Rows to analyse, and held-out rows, rounded up to whole batches; None: all.
             seed: Of operations that draw with torch; each of them has a seed of its own for each batch.
             console: Where progress is shown; None: nowhere.
             model: The module, under framework adapters that call it so.

@@ -17,7 +17,7 @@ from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.backends.identity import without_folders
 from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
-from interpretune.evidence.gathering import evidence_of
+from interpretune.evidence.gathering import evidence_of, parts_to_gather, seconds_of
 from interpretune.questions.lenses import direct_question, lens_question
 from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.one_call import question_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from interpretune.session.module import ITModule
 
 
-LOOKED_AT = frozenset({"objective", "method", "batch_size", "split"})
+LOOKED_AT = frozenset({"objective", "method", "batch_size", "split", "limit"})
 """Settings of questions that change nothing."""
 
 
@@ -80,6 +80,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
         row_budget: Most changed rows that run at a time; None: chosen from the free memory.
         split: Whose rows are asked about; None: those that are tested.
+        limit: Most rows, up to whole batches; None: all that the run takes.
         evidence: What is gathered after effects; None: nothing.
     """
 
@@ -94,6 +95,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     batch_size: Positive | None = None
     row_budget: Positive | None = None
     split: str | None = None
+    limit: Positive | None = None
     evidence: EvidenceCfg | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +139,10 @@ def _rows_given(given: Any, datamodule: ITDataModule) -> Any:
     return datamodule.rows(given) if isinstance(given, str) and given in datamodule.dataset else given
 
 
+def _whole_batches(limit: int | None, size: int) -> int | None:
+    return None if limit is None else -(-limit // size) * size
+
+
 @frozen(eq=False)
 class QuestionRun:
     """A question of a run and its store, and what is gathered after its effects."""
@@ -154,7 +160,8 @@ class QuestionRun:
         """Ask a question of a session's backend about rows of its data; raises what ``effects`` raises."""
         assert module.context is not None, "a composed module has a context"
         split, size = cfg.split or datamodule.test_split, datamodule.itdm_cfg.eval_batch_size
-        rows = datamodule.rows(split)[: None if limit is None else -(-limit // size) * size]
+        own = min((item for item in (cfg.limit, limit) if item is not None), default=None)
+        rows = datamodule.rows(split)[: _whole_batches(own, size)]
         question = cfg.question(module, datamodule, rows)
         with question.held():
             key = question.key
@@ -167,7 +174,8 @@ class QuestionRun:
         }
         evidence = cfg.evidence
         if evidence is not None and evidence.held_out is not None:
-            evidence = replace(evidence, held_out=read_rows(_rows_given(evidence.held_out, datamodule)))
+            held_out = read_rows(_rows_given(evidence.held_out, datamodule))
+            evidence = replace(evidence, held_out=held_out[: _whole_batches(limit, size)])
         return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, evidence)
 
     def run(self, module: ITModule, *, shown: bool = False) -> AnalysisStore:
@@ -194,14 +202,15 @@ class QuestionRun:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written."""
         question, start = self.question, time.perf_counter()
         with question.held():
-            store = evolve(question, rows=question.rows[: question.batch_size]).answered(None).store
+            first = evolve(question, rows=question.rows[: question.batch_size]).answered(None)
         seconds = time.perf_counter() - start
         there, batches = self._there(), -(-len(question.rows) // question.batch_size)
         done = 0 if there is None else batches if there.complete else len(batches_there(self.folder))
         units = ", ".join(
             f"{len(item.ids)} {item.kind}{'s' * (len(item.ids) != 1)} of {item.name}" for item in question.sets
         )
-        share = len(question.rows) / min(question.batch_size, len(question.rows))
+        share = len(question.rows) / len(first.asked.rows)
+        evidence, for_evidence = self._dry_evidence(first, share)
         return DryRun(
             plan=f"{question.objective.name}: {question.method} effects of {units} at {question.positions}",
             folder=self.folder,
@@ -209,9 +218,29 @@ class QuestionRun:
             remaining=batches - done,
             examples=len(question.rows),
             forwards=question.forwards * (batches - done),
-            bytes=round(share * sum(item.nbytes for item in store.record_batches())),
-            seconds=seconds * (batches - done),
+            bytes=round(share * sum(item.nbytes for item in first.store.record_batches())),
+            seconds=seconds * (batches - done) + for_evidence,
+            evidence=evidence,
         )
+
+    def _dry_evidence(self, first: Effects, share: float) -> tuple[tuple[str, ...], float]:
+        """Parts of the evidence that are not there yet, and about how many seconds they take.
+
+        Args:
+            first: Effects of the first batch of rows.
+            share: How many times as many rows there are.
+        """
+        if self.evidence is None:
+            return (), 0.0
+        settings, there = vars(self.evidence), self._there()
+        effects = Effects.open(self.folder) if there is not None and there.complete else first
+        effects.asked = self.question if effects is not first else first.asked
+        missing = parts_to_gather(effects, **settings)
+        rows = settings["held_out"] or []
+        few = rows[: self.question.batch_size]
+        times = {"held_out": len(rows) / max(len(few), 1), "cards": share}
+        taken = seconds_of(first, missing, **{**settings, "held_out": few or None})
+        return tuple(missing), sum(times.get(part, 1.0) * seconds for part, seconds in taken.items())
 
     def _there(self) -> Manifest | None:
         there = Manifest.read(self.folder) if (self.folder / MANIFEST).exists() else None

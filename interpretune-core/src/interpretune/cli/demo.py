@@ -98,10 +98,10 @@ def _overrides(options: argparse.Namespace, further: Sequence[str]) -> Iterator[
         "analyses.model.units": None if layers is None else ["heads", {"neurons": layers}],
         "datamodule_cfg.eval_batch_size": options.batch_size,
         "root": str(options.output / "analyses"),
-        "limit": options.limit,
+        **dict.fromkeys(("limit", "analyses.model.limit", "analyses.latents.limit"), options.limit),
     }
     if options.data is not None:
-        values["datamodule_cfg.rows"] = demo_rows(options.data, options.answers, options.limit, options.cache_dir)
+        values["datamodule_cfg.rows"] = demo_rows(options.data, options.answers, options.cache_dir)
     elif options.answers is not None:
         values["datamodule_cfg.answers"] = options.answers
     for name, value in values.items():

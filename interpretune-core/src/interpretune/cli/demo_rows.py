@@ -25,16 +25,13 @@ LABELLED = ("premise", "hypothesis", "label")
 MOST_TRAINING_ROWS = 1000
 
 
-def demo_rows(
-    data: str, answers: Sequence[str] | None, limit: int | None, cache_dir: str | Path | None
-) -> dict[str, str]:
+def demo_rows(data: str, answers: Sequence[str] | None, cache_dir: str | Path | None) -> dict[str, str]:
     """Rows of a question as JSONL files: ``train`` to train and to rank units on, ``validation`` for the proof.
 
     Args:
         data: A task, a JSONL, CSV or Parquet file, a folder saved by ``datasets``, or a hub data set and its subset;
             with columns of a question, or with ``premise``, ``hypothesis`` and a ``label`` of 0 or 1.
         answers: The two answers, instead of those of the rows.
-        limit: Most rows to prove on.
         cache_dir: Where the files go; see ``interpretune.cache_root``.
 
     Raises:
@@ -48,7 +45,7 @@ def demo_rows(
             raise DataError(f"{data} has {len(tested)} row; the demo ranks units on some rows and proves on others.")
         half = -(-len(tested) // 2)
         train, tested = tested[:half], tested[half:]
-    contents = {"train": train[:MOST_TRAINING_ROWS], "validation": tested[:limit]}
+    contents = {"train": train[:MOST_TRAINING_ROWS], "validation": tested}
     lines = {split: "".join(_line(row) for row in rows) for split, rows in contents.items()}
     digest = hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:16]
 

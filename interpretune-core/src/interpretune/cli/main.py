@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--answers", nargs=2, help="the two answers (default: those of the rows)")
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: those of the file)")
-    demo.add_argument("--limit", type=_positive, help="most rows to rank units on (default: 16)")
+    demo.add_argument("--limit", type=_positive, help="most rows to rank units on and to prove on (default: 16, all)")
     demo.add_argument("--batch-size", type=_positive, help="rows in a batch (default: 8; 4 with --data)")
     demo.add_argument(
         "--training-scale", type=_finite_positive, help="length of the training of latent models (default: 0.5)"

@@ -68,7 +68,7 @@ class RunnerOptions(CheckedConfig, checks_types=True):
 
     Attributes:
         root: Folder of the result stores.
-        limit: Most rows, up to whole batches; None: all.
+        limit: Most rows of each analysis, and of held-out rows, up to whole batches; None: all.
         seed: Of operations that draw.
     """
 
