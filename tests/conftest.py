@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import logging
 import os
 import shutil
 import sys
@@ -132,6 +133,14 @@ def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., it.ITS
         return make_session(folder, kind, stack, side, bos_is_pad=kind == "gpt2")
 
     return build
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No logger says anything but errors."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Training:

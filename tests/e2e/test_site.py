@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import griffe
@@ -30,13 +32,21 @@ def package(tmp_path: Path) -> griffe.ModulesCollection:
     return loader.modules_collection
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """Warnings that are logged."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("mkdocs")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
 
 
-def test_every_public_name_is_described(caplog):
+def test_every_public_name_is_described(warned):
     pages = reference.reference_pages(NAMES, reference.load_packages())
-    assert warnings(caplog) == []
+    assert warned == []
     text = "\n".join(pages.values())
     for name in NAMES:
         space, _, short = name.rpartition(".")
@@ -46,14 +56,14 @@ def test_every_public_name_is_described(caplog):
     assert text.count("::: ") == len({line for line in text.splitlines() if line.startswith("::: ")})
 
 
-def test_name_without_docstring_is_a_warning(package, caplog):
+def test_name_without_docstring_is_a_warning(package, warned):
     reference.reference_pages(["small.told", "small.untold"], package)
-    assert warnings(caplog) == ["The public name small.untold has no docstring (small.other.untold)."]
+    assert warned == ["The public name small.untold has no docstring (small.other.untold)."]
 
 
-def test_name_that_does_not_exist_is_a_warning(package, caplog):
+def test_name_that_does_not_exist_is_a_warning(package, warned):
     reference.reference_pages(["small.told", "small.gone"], package)
-    assert warnings(caplog) == ["The public name small.gone does not exist."]
+    assert warned == ["The public name small.gone does not exist."]
 
 
 def test_a_second_name_of_an_object_refers_to_the_first(package):
@@ -75,14 +85,14 @@ def test_a_second_name_of_an_object_refers_to_the_first(package):
         ("adapters/hooks.md", "../results.md", "../results.md"),
     ],
 )
-def test_link_leads_to_the_same_on_the_site(page, link, expected, caplog):
+def test_link_leads_to_the_same_on_the_site(page, link, expected, warned):
     assert repository.site_link(link, page) == expected
-    assert warnings(caplog) == []
+    assert warned == []
 
 
-def test_link_to_nothing_is_a_warning(caplog):
+def test_link_to_nothing_is_a_warning(warned):
     repository.page_for_site("see [this](../nothing.md#there)", "adapters/hooks.md")
-    assert warnings(caplog) == ["adapters/hooks.md links to ../nothing.md, which does not exist."]
+    assert warned == ["adapters/hooks.md links to ../nothing.md, which does not exist."]
 
 
 def test_anchors_and_addresses_stay_in_links():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from pathlib import Path
 
 import pytest
@@ -53,8 +52,7 @@ class Snapshots(Callback):
 
 @pytest.mark.filterwarnings("ignore:Final phase max_transition_epoch:UserWarning")  # it says what any last phase gets
 @pytest.mark.parametrize(("stack", "kind"), [("bridge", "llama"), ("bridge", "gpt2"), ("hooked", "gpt2")])
-def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, caplog, stack, kind):
-    caplog.set_level(logging.ERROR)
+def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, quiet, stack, kind):
     session = make(stack, kind)
     module = session["model"]
     real = {name: names for found in module.hook.it_name_parameters(module=module) for name, names in found.items()}
@@ -87,8 +85,7 @@ def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, cap
 
 
 @pytest.mark.filterwarnings("ignore:Final phase max_transition_epoch:UserWarning")  # it says what any last phase gets
-def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
+def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path, quiet):
 
     def fit(session: it.ITSession, run: str, epochs: int, *callbacks: Callback, **options) -> Trainer:
         phases = {0: PHASES[0], 1: {**PHASES[1], "max_transition_epoch": epochs}}
@@ -142,8 +139,7 @@ def scheduled(session: it.ITSession, *callbacks: Callback, **options) -> it.ITSe
 STOP = it.EarlyStopping(monitor="val_loss", min_delta=100.0, patience=1)
 
 
-def test_early_stop_ends_the_phases_of_a_schedule_under_core_s_names(make, tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
+def test_early_stop_ends_the_phases_of_a_schedule_under_core_s_names(make, tmp_path, quiet):
     snapshots, run = Snapshots(), tmp_path / "run"
     session = scheduled(make(), snapshots)
     module = session["model"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import signal
 from pathlib import Path
@@ -18,9 +17,8 @@ from tests.other_process import run_script
 
 
 @pytest.mark.parametrize(("fatal", "steps"), [(2, 0), (4, 3)], ids=["first-last", "second-last"])
-def test_a_training_that_was_killed_while_it_saved_goes_on(tmp_path, caplog, fatal, steps):
+def test_a_training_that_was_killed_while_it_saved_goes_on(tmp_path, quiet, fatal, steps):
     """Each epoch saves a file of its own and then ``last.ckpt``."""
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
     run_script(Path(__file__).with_name("killed_training.py"), tmp_path, fatal, returncode=-signal.SIGKILL)
     folder = tmp_path / "run" / "checkpoints"
     found = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -47,8 +46,7 @@ class LogsIndices(it.ITModule):
 
 
 @pytest.fixture(params=["core", "lightning"])
-def framework(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> str:
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
+def framework(request: pytest.FixtureRequest, quiet: None) -> str:
     return request.param
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import interpretune as it
 from tests.sessions import make_session
 
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture

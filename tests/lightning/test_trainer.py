@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,7 @@ QUIET: dict[str, Any] = {
 ADAM: dict[str, Any] = {"optimizer_init": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}}
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "lightning.pytorch")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
