@@ -86,7 +86,6 @@ def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, qui
 
 @pytest.mark.filterwarnings("ignore:Final phase max_transition_epoch:UserWarning")  # it says what any last phase gets
 def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path, quiet):
-
     def fit(session: it.ITSession, run: str, epochs: int, *callbacks: Callback, **options) -> Trainer:
         phases = {0: PHASES[0], 1: {**PHASES[1], "max_transition_epoch": epochs}}
         trainer = Trainer(

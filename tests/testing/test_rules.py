@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import re
 from pathlib import Path
@@ -135,3 +136,10 @@ def test_bounded_caches_of_tensors_are_let_go():
     with _old_objects_aside():
         assert _growth({"a forward": lambda _: bounded(next(count))}) < ROUNDS
         assert _growth({"a forward": lambda _: unbounded(next(count))}) == ROUNDS
+
+
+def test_what_was_kept_from_the_collector_before_stays_so():
+    count = gc.get_freeze_count()  # once all tests are collected
+    with _old_objects_aside():
+        pass
+    assert gc.get_freeze_count() == count > 0
