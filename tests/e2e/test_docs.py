@@ -142,6 +142,7 @@ def test_pages_have_runnable_blocks_with_output() -> None:
         "concepts.md",
         "cross-layer.md",
         "evidence.md",
+        "export.md",
         "first-analysis.md",
         "lenses.md",
         "memory.md",

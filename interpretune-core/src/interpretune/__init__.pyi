@@ -93,6 +93,7 @@ from .session.session import (
     it_init as it_init,
     it_session_end as it_session_end,
 )
+from .sharing.latent_export import export_latents as export_latents
 from .system.cache_folder import build_once as build_once, cache_root as cache_root
 from .system.model_lock import model_lock as model_lock
 from .system.ranks import rank_zero_warn as rank_zero_warn

@@ -1,4 +1,4 @@
-"""The command line: ``interpretune run | report | demo | adapters | explain | hooks | tasks | new-adapter``.
+"""The command line: ``interpretune run | report | export | demo | adapters | explain | hooks | tasks | new-adapter``.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -10,16 +10,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interpretune.errors import InterpretuneError
 from interpretune.system.credentials import text_without_credentials
-
-if TYPE_CHECKING:
-    from interpretune.plugins.discovery import InstalledAdapter
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -148,6 +145,21 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print JSON")
     report.set_defaults(run=_report)
 
+    export = commands.add_parser(
+        "export",
+        help="write cards of latents for Neuronpedia or for delphi's automatic interpretation; no model is loaded",
+    )
+    export.add_argument(
+        "stores", nargs="+", type=Path, metavar="STORE", help="folder of effects of latents, with cards"
+    )
+    export.add_argument("--format", choices=("neuronpedia", "delphi"), required=True, help="what is written")
+    export.add_argument("-o", "--output", type=Path, required=True, help="folder to write, absent or empty")
+    export.add_argument("--model-id", help="what Neuronpedia calls the model (default: as in the address of its pages)")
+    export.add_argument("--source-set", help="what it calls the dictionaries, without the layer (default: likewise)")
+    export.add_argument("--creator-id", help="the user there whose all is (default: that of a new Neuronpedia)")
+    export.add_argument("--json", action="store_true", help="print JSON")
+    export.set_defaults(run=_export)
+
     run = commands.add_parser(
         "run",
         help="run the analyses of a configuration file, or go on with them",
@@ -191,52 +203,14 @@ def _finite_positive(text: str) -> float:
 
 
 def _adapters(options: argparse.Namespace) -> int:
-    from interpretune.plugins.discovery import registered_adapters, unreadable_registrations
+    from interpretune.cli.adapters import listed_adapters
 
-    registered = sorted(registered_adapters(), key=lambda item: item.name)
-    owners = {
-        item.name: sorted({other.distribution for other in registered if other.name == item.name})
-        for item in registered
-    }
-    rows = [_adapter_row(item, owners) for item in registered]
-    rows += [
-        {
-            "name": "?",
-            "level": "?",
-            "distribution": item.distribution,
-            "version": item.version,
-            "requires": [],
-            "state": f"broken: {item.reason}",
-        }
-        for item in unreadable_registrations()
-    ]
+    rows = listed_adapters()
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
         _print_table(rows)
     return 0
-
-
-def _adapter_row(item: InstalledAdapter, owners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What the list of adapters says of one of them, by the distributions that register each name."""
-    about = item.read_declaration()
-    missing = [name for name in about.requires if name not in owners] if about else []
-    if len(owners[item.name]) > 1:
-        state = f"broken: registered by {' and '.join(owners[item.name])}"
-    elif about is None:
-        state = item.why_unreadable()
-    elif not about.speaks_current_contract:
-        state = f"contract {about.contract} not spoken"
-    else:
-        state = f"missing {', '.join(missing)}" if missing else "ready"
-    return {
-        "name": item.name,
-        "level": str(about.level) if about else "?",
-        "distribution": item.distribution,
-        "version": item.version,
-        "requires": list(about.requires) if about else [],
-        "state": state,
-    }
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -322,6 +296,16 @@ def _report(options: argparse.Namespace) -> int:
     report = write_report(options.stores, options.output)
     text = json.dumps(report.as_dict(), indent=1, allow_nan=False) if options.json else None
     print(text or report.text(verbose=options.verbose))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from interpretune.sharing import export_latents
+
+    named = {name: getattr(options, name) for name in ("model_id", "source_set", "creator_id")}
+    given = {name: value for name, value in named.items() if value is not None}
+    folders = list(map(str, export_latents(options.stores, options.output, options.format, **given)))
+    print(json.dumps({"format": options.format, "folders": folders}, indent=1) if options.json else "\n".join(folders))
     return 0
 
 

@@ -18,7 +18,7 @@ from interpretune.backends.direct_paths import DirectPaths, DirectRun
 from interpretune.errors import AnalysisError, HookPointError
 from interpretune.evidence.changed_rows import ChangedBatch, Setting
 from interpretune.evidence.chosen import Chosen, ablated_values, sets_of
-from interpretune.evidence.facts import Card, ChangedRow, Dose, ShadedPrompt, TokenEffect
+from interpretune.evidence.facts import ActiveTokens, Card, ChangedRow, Dose, ShadedPrompt, TokenEffect
 from interpretune.evidence.intervals import Ratios, ratios_over_rows
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import HasDecoderRows, read_points, written_points
@@ -28,10 +28,12 @@ from interpretune.questions.sequences import padded
 
 FACTORS = (0.0, 0.5, 2.0, 4.0)
 """Multiples of activations, besides 1."""
-PROMPTS, BINS, TOKENS, CHANGED = 6, 20, 10, 20
-"""On a card: prompts, bins of the histogram, tokens of each kind, and at most so many rows whose answer changes."""
+PROMPTS, BINS, LOGIT_BINS, TOKENS, CHANGED = 6, 20, 50, 10, 20
+"""On a card: prompts, bins of activations and of logits, tokens of each kind, and at most so many changed rows."""
 MOST_KINDS = 4
 """Most correct answers whose rows are told apart."""
+NOTHING = np.zeros(0, np.int64), np.zeros(0)
+"""Counts and edges of a histogram of nothing."""
 
 
 @define(eq=False)
@@ -236,6 +238,7 @@ def _card(
     total, url = kept.lost[kind, :vocab] / n, item.units.dictionary.dashboard_url()
     promoted, straight_up = (_tokens(question, values) for values in (total, straight))
     suppressed, straight_down = (_tokens(question, values, sign=-1) for values in (total, straight))
+    logit_counts, logit_edges = np.histogram(straight.double().cpu(), bins=LOGIT_BINS) if len(straight) else NOTHING
     objectives, rated = torch.cat(kept.objectives, dim=-1), torch.cat(kept.rated, dim=-1)
     return Card(
         name=item.name,
@@ -257,6 +260,9 @@ def _card(
         changed=_changed(question, rated),
         url=None if url is None else url.replace("{latent}", str(item.unit)),
         promoted_in=kinds.names[kind],
+        logit_edges=tuple(logit_edges.tolist()),
+        logit_counts=tuple(logit_counts.tolist()),
+        active=_active(kept.activations) if item.units.kind == "latent" else None,
     )
 
 
@@ -291,6 +297,14 @@ def _strongest(
         )
         for i in once.values()
     )
+
+
+def _active(activations: Sequence[NDArray[np.float64]]) -> ActiveTokens:
+    lengths = [len(values) for values in activations]
+    everywhere = np.concatenate(activations)
+    at = everywhere.nonzero()[0]
+    rows, positions = np.repeat(np.arange(len(lengths)), lengths), np.concatenate([np.arange(n) for n in lengths])
+    return ActiveTokens(*(tuple(part[at].tolist()) for part in (rows, positions, everywhere)))
 
 
 def _texts(question: Question, ids: Sequence[int]) -> Iterator[str]:

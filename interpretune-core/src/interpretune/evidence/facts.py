@@ -185,6 +185,28 @@ class ChangedRow:
 
 
 @frozen
+class ActiveTokens:
+    """Tokens of all prompts at which a unit is active: one entry for each.
+
+    Attributes:
+        rows: Rows of the question.
+        positions: Indices of the tokens in the prompts of these.
+        values: Activations there, not 0.
+    """
+
+    rows: tuple[int, ...]
+    positions: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __attrs_post_init__(self) -> None:
+        _must_be_counts(*self.rows, *self.positions)
+        _must(
+            len(self.rows) == len(self.positions) == len(self.values),
+            "each active token has one row, position and value",
+        )
+
+
+@frozen
 class Card:
     """What one unit is about.
 
@@ -212,6 +234,10 @@ class Card:
         promoted_in: Of which rows tokens are told: all; or, if 2 to 4 answers are correct in several rows each, those
             with the correct answer for which the mean size of its effects is largest. What a unit does for one answer
             would cancel what it does for the other.
+        logit_edges: Ends of the bins of a histogram over the vocabulary of what it writes straight to the logits, as in
+            ``promoted_direct``, one more than counts. Empty where that is not defined.
+        logit_counts: Tokens of the vocabulary in each bin.
+        active: Of a latent, all tokens at which it is active; None for other units.
     """
 
     name: str
@@ -233,6 +259,9 @@ class Card:
     changed: tuple[ChangedRow, ...]
     url: str | None
     promoted_in: str = "all rows"
+    logit_edges: tuple[float, ...] = ()
+    logit_counts: tuple[int, ...] = ()
+    active: ActiveTokens | None = None
 
     def __attrs_post_init__(self) -> None:
         _must_be_shares(self.share_active)
@@ -241,6 +270,23 @@ class Card:
         n, bins = len(self.edges), len(self.counts)
         rising = all(low <= high for low, high in pairwise(self.edges))
         _must(rising and n == (bins + 1 if bins else 0), f"{n} ends are none of a histogram of {bins} bins")
+
+
+@frozen
+class PromptTokens:
+    """The prompts of a question as the model reads them.
+
+    Attributes:
+        rows: Ids of the tokens of the prompt of each row.
+        pad: The id with which shorter prompts are filled up.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    pad: int
+
+    def __attrs_post_init__(self) -> None:
+        _must_be_counts(self.pad, *(token for row in self.rows for token in row))
+        _must(all(self.rows), "a prompt has no tokens")
 
 
 @frozen

@@ -12,6 +12,7 @@ from attrs import frozen
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.evidence.cards import cards_of
 from interpretune.evidence.chosen import top_units
+from interpretune.evidence.facts import PromptTokens
 from interpretune.evidence.held_out import held_out_proof
 from interpretune.evidence.steering import ends_of, steered
 from interpretune.evidence.stored import Evidence, keys_of, read_parts, write_part
@@ -138,10 +139,17 @@ def _jobs(
             add("held_out", [rows, top, seed], lambda: held_out_proof(question, effects, rows, units[:top], seed))
         if units and cards:
             add("cards", [cards], lambda: cards_of(question, effects, units[:cards]))
+        if any(item.units.kind == "latent" for item in units[:cards]):
+            add("prompts", [], lambda: prompts_of(question))
         if units and continued:
             told = [continued, top, new_tokens, str(sorted(ends_of(question)))]
             add("steering", told, lambda: steered(question, continued, units[:top], new_tokens))
     return jobs
+
+
+def prompts_of(question: Question) -> PromptTokens:
+    """The prompts of a question in tokens."""
+    return PromptTokens(tuple(tuple(row.tokens.tolist()) for row in question.rows), question.pad)
 
 
 def question_asked(effects: Effects) -> Question:

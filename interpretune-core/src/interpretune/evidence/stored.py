@@ -16,13 +16,14 @@ import pyarrow as pa
 from attrs import frozen
 
 from interpretune.errors import StoreError
-from interpretune.evidence.facts import Card, Continuation, HeldOut
+from interpretune.evidence.facts import Card, Continuation, HeldOut, PromptTokens
 from interpretune.store.store import AnalysisStore
 
 PARTS: Mapping[str, Any] = {
     "held_out": HeldOut,
     "cards": tuple[Card, ...],
     "steering": tuple[Continuation, ...],
+    "prompts": PromptTokens,
 }
 """What evidence consists of, each a table of the store."""
 FORM = 1
@@ -39,11 +40,13 @@ class Evidence:
         held_out: Proof on held-out rows; None where there is none.
         cards: Of the top units, largest mean size of effects first.
         steering: Prompts continued.
+        prompts: Tokens of the prompts of the question, where there are cards of latents.
     """
 
     held_out: HeldOut | None = None
     cards: tuple[Card, ...] = ()
     steering: tuple[Continuation, ...] = ()
+    prompts: PromptTokens | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Evidence:
