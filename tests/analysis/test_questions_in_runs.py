@@ -182,3 +182,18 @@ def test_a_limit_cuts_held_out_rows_and_a_dry_run_counts_evidence(tmp_path):
         assert (Effects(store).question["rows"], found and found.rows) == (2, n_held_out)
     assert told[None].dry_run(cfgs)["heads"].evidence == ()
     assert told[3].dry_run(cfgs)["heads"].evidence == ("held_out",)
+
+
+def test_a_question_notes_the_call_or_what_made_it_last(tmp_path):
+    session = session_of(tmp_path, ALIKE)
+    asked = {"heads": QuestionCfg(units=it.Heads(1), objective="log_prob")}
+    found = [AnalysisRunner(**session, root=tmp_path / "stores").run(asked)["heads"]]
+    made_by = {"command": "interpretune run later.yaml"}
+    later = AnalysisRunner(**session, root=tmp_path / "stores", made_by=made_by)
+    found += [later.run(asked)["heads"]]
+    call = "AnalysisRunner(**session).run({'heads': QuestionCfg(units=Heads(layer=1), objective='log_prob')})"
+    assert [store.manifest.about["made_by"] for store in found] == [{"call": call}] * 2
+    asked["heads"].evidence = EvidenceCfg(cards=1, top=1, steer=0)
+    assert later.run(asked)["heads"].manifest.about["made_by"] == made_by
+    key = it.Effects(found[0]).store.manifest.key
+    assert later.run(asked)["heads"].manifest.key == key

@@ -21,6 +21,7 @@ from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import WrittenAnalysis
 from interpretune.questions import Effects, LogProb
 from interpretune.questions.written_units import written_units
+from interpretune.system.credentials import HIDDEN
 from tests.sessions import BATCH_SIZE, N_ROWS, write_rows
 from tests.tiny import nli_rows
 
@@ -593,6 +594,31 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
     heads["mode"] = "ablation"
     assert main(["run", write(change, analyses={"heads": heads})]) == EXIT_ERROR
     assert "analyses.heads has no field 'mode'. " in capsys.readouterr().err
+
+
+def test_stores_note_the_configuration_that_made_them(
+    write: Write, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "hf_" + "a1" * 20
+
+    def change(written: dict[str, Any]) -> None:
+        written["session"]["shared_cfg"] = {
+            "model_name_or_path": str(here / "model"),
+            "tokenizer_kwargs": {"token": secret},
+        }
+
+    [row] = run_json([write(change), "--limit", "2", "--root", str(here / "out")], capsys)["analyses"]
+    told = AnalysisStore.open(row["folder"]).manifest.about["made_by"]
+    assert told["command"] == "interpretune run run.yaml"
+    written = told["configuration"]
+    assert written["runner"] == {"limit": 2, "root": "out"}
+    assert written["session"]["shared_cfg"] == {"model_name_or_path": "model", "tokenizer_kwargs": {"token": HIDDEN}}
+    manifest = (Path(row["folder"]) / "manifest.json").read_text()
+    assert secret not in manifest
+    assert str(here) not in manifest
+    del written["session"]["shared_cfg"]["tokenizer_kwargs"]
+    (here / "again.yaml").write_text(yaml.safe_dump(written))
+    assert run_json(["again.yaml"], capsys)["analyses"][0]["key"] == row["key"]
 
 
 def test_limit_takes_whole_batches_into_a_folder_of_its_own(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,3 +184,15 @@ def test_a_budget_is_for_the_largest_gradients_of_all_batches(model):
     assert told in repr(some)
     assert told in some.plot().layout.title.text
     assert "left out" not in repr(everything)
+
+
+def test_a_store_notes_the_call_and_does_not_depend_on_it(tmp_path):
+    def asked(name: str) -> Any:
+        units = [Heads(1), RandomDictionary("layers.1.resid_post")]
+        row = PromptRow("Ada sees the red dog near the", (" house", " tree"))
+        return effects(tiny_llama(), tiny_tokenizer(), [row], units=units, objective="kl", store=tmp_path / name).store
+
+    call = "it.effects(model, tokenizer, prompts, units=[Heads(layer=1), RandomDictionary], objective='kl', store='{}')"
+    for name in ("one", "other"):
+        assert asked(name).manifest.about["made_by"] == {"call": call.format(name)}
+    assert asked("one").manifest.key == asked("other").manifest.key

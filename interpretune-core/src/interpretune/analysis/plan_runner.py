@@ -24,6 +24,7 @@ from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError
 from interpretune.hashing.content_hash import WHAT_TO_DO
 from interpretune.operations import Plan
+from interpretune.questions.in_words import call_in_words
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.system.torch_state import eval_mode
 
@@ -59,6 +60,7 @@ class AnalysisRunner:
         seed: int = 0,
         console: Console | None = None,
         model: ITModule | None = None,
+        made_by: Mapping[str, Any] | None = None,
     ) -> None:
         """Call it as ``AnalysisRunner(**session, root=...)``.
 
@@ -70,6 +72,8 @@ class AnalysisRunner:
             seed: Of operations that draw with torch; each of them has a seed of its own for each batch.
             console: Where progress is shown; None: nowhere.
             model: The module, under framework adapters that call it so.
+            made_by: What manifests note of how the stores came to be, such as the command and its configuration; no
+                result depends on it. None: the call, as far as it is known.
 
         Raises:
             ConfigurationError: The module or the data module is missing, the limit is not positive, or an argument has
@@ -90,6 +94,7 @@ class AnalysisRunner:
         self.root = Path(root)
         self.seed = seed
         self._limit = limit
+        self._made_by = made_by
         self._console = console
         self._rank, self._world_size = _process()
 
@@ -178,7 +183,15 @@ class AnalysisRunner:
         if asked and self._world_size > 1:
             raise ConfigurationError(f"The question {next(iter(asked))!r} is asked by one process; start a single one.")
         return [
-            QuestionRun.of(name, cfg, self.module, self.datamodule, root=self.root, limit=self._limit)
+            QuestionRun.of(
+                name,
+                cfg,
+                self.module,
+                self.datamodule,
+                root=self.root,
+                limit=self._limit,
+                made_by=self._made_by or {"call": f"AnalysisRunner(**session).run({{{name!r}: {_call(cfg)}}})"},
+            )
             for name, cfg in asked.items()
         ]
 
@@ -194,6 +207,8 @@ class AnalysisRunner:
         if not data.sizes:
             raise AnalysisError("The test loader has no batches. Does the split have rows?")
         about = describe_run(self.module, self.datamodule, data, self.seed)
+        if self._made_by is not None:
+            about["made_by"] = self._made_by
         jobs = [
             StoredRun.of(name, plan, data, about, self.root, cfgs[name], given=not isinstance(analyses[name], Plan))
             for name, plan in plans.items()
@@ -207,6 +222,10 @@ class AnalysisRunner:
         for job in [job for job in jobs if job.about["unknown"]][:1]:  # the others have the same reasons
             job.warn_of_unknown()
         return jobs
+
+
+def _call(cfg: QuestionCfg) -> str:
+    return call_in_words("QuestionCfg", QuestionCfg, vars(cfg))
 
 
 def _cfg_of(analysis: Plan | AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:

@@ -28,6 +28,7 @@ from interpretune.questions.written_units import written_units
 from interpretune.store import AnalysisStore, Manifest
 from interpretune.store.contents import batches_there
 from interpretune.store.folder import MANIFEST
+from interpretune.store.tables import note
 
 if TYPE_CHECKING:
     from interpretune.questions.prompt_row import PromptRow
@@ -155,7 +156,15 @@ class QuestionRun:
 
     @classmethod
     def of(
-        cls, name: str, cfg: QuestionCfg, module: ITModule, datamodule: ITDataModule, *, root: Path, limit: int | None
+        cls,
+        name: str,
+        cfg: QuestionCfg,
+        module: ITModule,
+        datamodule: ITDataModule,
+        *,
+        root: Path,
+        limit: int | None,
+        made_by: Mapping[str, Any],
     ) -> QuestionRun:
         """Ask a question of a session's backend about rows of its data; raises what ``effects`` raises."""
         assert module.context is not None, "a composed module has a context"
@@ -171,6 +180,7 @@ class QuestionRun:
             "stack": list(module.context.names),
             "split": split,
             "model": {"source": without_folders(module_source(module))},
+            "made_by": made_by,
         }
         evidence = cfg.evidence
         if evidence is not None and evidence.held_out is not None:
@@ -194,8 +204,10 @@ class QuestionRun:
                     self.question.answered(self.folder, self.about, shown=shown)
         if self.evidence is not None:
             effects = Effects.open(self.folder)
-            effects.asked = self.question
+            effects.asked, before = self.question, effects.store.manifest.tables
             evidence_of(effects, **vars(self.evidence))
+            if Manifest.read(self.folder).tables != before:
+                note(self.folder, {"made_by": self.about["made_by"]})  # effects may have been made without evidence
         return AnalysisStore.open(self.folder)
 
     def dry_run(self) -> DryRun:

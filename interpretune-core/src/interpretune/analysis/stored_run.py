@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import secrets
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +22,11 @@ from interpretune.analysis.finite_results import check_results
 from interpretune.analysis.identity import DataIdentity, identify_stack, identify_task, library_versions, module_source
 from interpretune.analysis.mode_plans import measured_by
 from interpretune.analysis.modes import AnalysisCfg
-from interpretune.backends.identity import identify_latents, identify_model, without_folders
+from interpretune.backends.identity import identify_latents, identify_model
 from interpretune.errors import AnalysisError, NotReusedWarning, StoreBusyError
 from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
 from interpretune.operations import Plan, run_summaries
-from interpretune.operations.objectives import Objective
+from interpretune.questions.in_words import told
 from interpretune.session.answers import answer_words
 from interpretune.session.question_rows import source_in_words
 from interpretune.session.step_routing import ANALYSIS_STEP
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
     from interpretune.session.module import ITModule
 
 MOST_WARNED = 5
-MOST_TOLD, LONGEST_TOLD = 100, 200
-"""Entries of a list, and letters of a setting in words, that a manifest notes."""
 
 
 def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity, seed: int) -> dict[str, Any]:
@@ -63,12 +59,12 @@ def describe_run(module: ITModule, datamodule: ITDataModule, data: DataIdentity,
         "latent_models": [item.about for item in latents],
         "unknown": list(dict.fromkeys(text for part in (*parts.values(), *latents) for text in part.unknown)),
         "data": {
-            "source": _told(cfg.data if cfg.data is not None else rows),
+            "source": told(cfg.data if cfg.data is not None else rows),
             "loader": "test_dataloader",
             "fingerprint": data.fingerprint,
             "examples": sum(data.sizes),
         },
-        "configs": {"module": _told(module.it_cfg), "datamodule": {**_told(cfg), "rows": _told(rows)}},
+        "configs": {"module": told(module.it_cfg), "datamodule": {**told(cfg), "rows": told(rows)}},
         **({"answers": list(answer_words(module))} if cfg.rows is not None else {}),
         "seed": seed,
         "stack": list(module.context.names),
@@ -129,7 +125,7 @@ class StoredRun(Job):
                 "name": op.name,
                 "reads": list(op.reads),
                 "writes": [item.name for item in op.writes],
-                "options": _told(op.options),
+                "options": told(op.options),
             }
             for op in plan.operations
         ]
@@ -259,21 +255,3 @@ class _StepCache(AnalysisCache):
     def append(self, batch: AnalysisBatch) -> None:
         """Write all results of one batch."""
         self._run.save(self.number, batch)
-
-
-def _told(value: Any) -> Any:
-    """A setting as JSON has it; what JSON has not, in words."""
-    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, (str, Path)):
-        return without_folders(str(value))
-    if isinstance(value, Objective):
-        return value.name
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _told(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): _told(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)) and len(value) <= MOST_TOLD:
-        return [_told(item) for item in value]
-    words = repr(value)
-    return words if len(words) <= LONGEST_TOLD else type(value).__name__

@@ -52,7 +52,14 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
     it_init(**session)
     try:
         options = config.runner
-        runner = AnalysisRunner(**session, root=options.root, limit=options.limit, seed=options.seed, console=progress)
+        runner = AnalysisRunner(
+            **session,
+            root=options.root,
+            limit=options.limit,
+            seed=options.seed,
+            console=progress,
+            made_by=config.made_by,
+        )
         analyses: dict[str, Analysis] = {
             name: item if isinstance(item, QuestionCfg) else item.cfg(session.module)
             for name, item in config.analyses.items()

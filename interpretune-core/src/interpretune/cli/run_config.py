@@ -7,9 +7,11 @@ else with a parser that is made of the configuration classes that the session co
 from __future__ import annotations
 
 import copy
+import shlex
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,6 +29,7 @@ from interpretune.config.module import AutoCompConfig, ITConfig
 from interpretune.config.shared import ITSharedConfig
 from interpretune.errors import ConfigurationError, InterpretuneError
 from interpretune.plugins.stack import ExecutionContext, build_context
+from interpretune.questions.in_words import told
 from interpretune.session.composition import compose_datamodule_cfg, compose_module_cfg
 from interpretune.session.session import ITSessionConfig
 
@@ -43,11 +46,21 @@ WRONG_VALUES = (ArgumentError, TypeError, ValueError, ImportError, AttributeErro
 
 @frozen
 class RunConfig:
-    """What a run is made of."""
+    """What a run is made of.
+
+    Attributes:
+        session: The session.
+        analyses: By name.
+        runner: How they are run.
+        made_by: What stores note: the command, and the file with the options in it.
+        dry_run: Whether nothing is to be written.
+        json: Whether it is told for programs.
+    """
 
     session: ITSessionConfig
     analyses: Mapping[str, WrittenAnalysis | QuestionCfg]
     runner: RunnerOptions
+    made_by: Mapping[str, Any]
     dry_run: bool
     json: bool
 
@@ -69,6 +82,10 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
         check_shape(wanted)
     except ConfigurationError as error:
         raise ArgumentError(None, str(error)) from error
+    made_by = {
+        "command": f"interpretune run {shlex.quote(Path(line.file or 'CONFIG.yaml').name)}",
+        "configuration": told({part: value for part, value in wanted.items() if value}),
+    }
     context, recipe = _read_stack(wanted["session"])
     asks_for_latents = wanted["session"].get("latents") is not None or any("help" in item for item in line.asks)
     types = {
@@ -90,7 +107,7 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
     if not wanted["analyses"]:
         problem = "There are no analyses. Add some, `analyses: {clean: {mode: clean_no_sae}}` for one."
         raise ConfigurationError(problem) if line.file else ArgumentError(None, f"{problem} Which CONFIG.yaml is it?")
-    return _build(values, types, wanted["analyses"], line)
+    return _build(values, types, wanted["analyses"], line, made_by)
 
 
 def _kind_of(analysis: Any) -> type:
@@ -235,7 +252,9 @@ def _is_fine(parser: ArgumentParser, file: Sequence[str]) -> bool:
     return True
 
 
-def _build(values: Namespace, types: Mapping[str, type], names: Iterable[str], line: CommandLine) -> RunConfig:
+def _build(
+    values: Namespace, types: Mapping[str, type], names: Iterable[str], line: CommandLine, made_by: Mapping[str, Any]
+) -> RunConfig:
     def build(prefix: str) -> Any:
         cls = types[prefix]
         written = written_fields(cls)
@@ -270,6 +289,7 @@ def _build(values: Namespace, types: Mapping[str, type], names: Iterable[str], l
         ),
         analyses={str(name): build(f"analyses.{name}") for name in names},
         runner=build("runner"),
+        made_by=made_by,
         dry_run=line.dry_run,
         json=line.json,
     )

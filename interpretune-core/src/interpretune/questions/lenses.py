@@ -20,6 +20,7 @@ from interpretune.errors import ConfigurationError, DataError
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import read_points, written_points
 from interpretune.operations.objectives import objective_of
+from interpretune.questions.in_words import call_in_words
 from interpretune.questions.layers import LAYER_FIELDS, LogitLens
 from interpretune.questions.measured_batch import MeasuredBatch
 from interpretune.questions.model_and_rows import ModelAndRows
@@ -78,9 +79,10 @@ def logit_lens(
         DataError: Rows cannot be read, or the objective is not defined for them.
         HookPointError: The model lacks the residual stream of a block, or its last norm.
     """
+    call = call_in_words("it.logit_lens", logit_lens, locals())
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
     with asked.held(), torch.no_grad():
-        found: LogitLens = lens_question(asked, objective).answered(store)
+        found: LogitLens = lens_question(asked, objective).answered(store, {"made_by": {"call": call}})
         return found
 
 
@@ -129,9 +131,10 @@ def direct_logit_attribution(
         DataError: Rows cannot be read, or answers have several tokens.
         HookPointError: A dictionary does not fit the model.
     """
+    call = call_in_words("it.direct_logit_attribution", direct_logit_attribution, locals())
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
     with asked.held(), torch.no_grad():
-        found: Effects = direct_question(asked, units, objective).answered(store)
+        found: Effects = direct_question(asked, units, objective).answered(store, {"made_by": {"call": call}})
         return found
 
 

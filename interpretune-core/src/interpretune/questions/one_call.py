@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from interpretune.errors import ConfigurationError, DataError
 from interpretune.operations.objectives import LogitDiff, LogProb, Prob, check_gradient, objective_of
 from interpretune.questions.encoding import encode
+from interpretune.questions.in_words import call_in_words
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.question import EFFECTS, Method, Positions, Question
 from interpretune.questions.result import Effects
@@ -83,6 +84,7 @@ def effects(
         NotFiniteError: A number is NaN or infinite.
         StoreError: The folder holds other results.
     """
+    call = call_in_words("it.effects", effects, locals())
     question = question_of(
         model,
         tokenizer,
@@ -101,7 +103,7 @@ def effects(
         row_budget=row_budget,
     )
     with question.held():
-        found: Effects = question.answered(store, shown=True)
+        found: Effects = question.answered(store, {"made_by": {"call": call}}, shown=True)
     if (noise := found.noise) is not None:
         warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])
     return found

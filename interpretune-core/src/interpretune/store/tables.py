@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,13 @@ def put_table(folder: Path, name: str, table: pa.Table) -> None:
         manifest = Manifest.read(folder)
         others = (item for item in manifest.tables if item.file != entry.file)
         evolve(manifest, tables=tuple(sorted((*others, entry), key=attrgetter("file")))).write(folder)
+
+
+def note(folder: Path, about: Mapping[str, Any]) -> None:
+    """Say more of a store in its manifest, in the place of what stands under the same names."""
+    with holding_manifest(folder):
+        manifest = Manifest.read(folder)
+        evolve(manifest, about={**manifest.about, **about}).write(folder)
 
 
 def read_tables(folder: Path, manifest: Manifest) -> dict[str, pa.Table]:

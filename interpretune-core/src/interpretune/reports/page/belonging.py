@@ -13,7 +13,8 @@ from interpretune.questions.result import Effects
 from interpretune.store.store import AnalysisStore
 
 WHAT_WRITES_EFFECTS = (
-    "`it.effects(..., store=FOLDER)` writes them, and in a file for `interpretune run` an analysis with `units`"
+    "`it.effects(..., store=FOLDER)` writes them, and in a file for `interpretune run` an analysis with `units`, such "
+    "as `latents: {units: {latents: all}, evidence: {cards: 10}}`, whose evidence has cards of latents"
 )
 
 
@@ -89,7 +90,7 @@ def _check_manifest(store: AnalysisStore) -> None:
     """
     about = store.manifest.about
     kinds: list[tuple[str, Any, Any]] = [
-        (part, about.get(part, {}), dict) for part in ("model", "data", "versions", "question")
+        (part, about.get(part, {}), dict) for part in ("model", "data", "versions", "question", "made_by")
     ]
     kinds.append(("stack", about.get("stack", []), list))
     if about.get("question", {}) and isinstance(about["question"], dict):

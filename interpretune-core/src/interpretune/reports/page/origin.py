@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from attrs import frozen
 
 from interpretune.questions.result import Effects
@@ -19,7 +20,7 @@ from interpretune.reports.page.text import set_to
 from interpretune.store.store import AnalysisStore
 
 MANIFEST_LETTERS = 40_000
-"""Letters of a manifest that are shown."""
+"""Letters of a manifest, and of a configuration, that are shown."""
 FAITHFUL_MODES = frozenset({"clean_no_sae", "clean_w_sae"})
 
 
@@ -50,12 +51,15 @@ class Origin:
         parts: What is known of each part, line by line.
         faithfulness: Runs with and without dictionaries.
         command: What makes the page again, run in its folder.
+        made_by: How the stores came to be: commands or calls, each with its configuration as YAML, empty where there is
+            none.
         manifests: Each store's name, and its manifest as JSON.
     """
 
     parts: tuple[tuple[str, tuple[str, ...]], ...]
     faithfulness: tuple[Run, ...]
     command: str
+    made_by: tuple[tuple[str, str], ...]
     manifests: tuple[tuple[str, str], ...]
 
 
@@ -92,6 +96,7 @@ def origin(stores: PageStores, path: Path) -> Origin:
         tuple((name, lines) for name, lines in parts if any(lines)),
         tuple(_faithfulness(stores)),
         command,
+        tuple(dict.fromkeys(_made_by(item) for item in every if "made_by" in item.manifest.about)),
         tuple((item.folder.name if item.folder else "the store in memory", _manifest(item)) for item in every),
     )
 
@@ -193,6 +198,13 @@ def _faithfulness(stores: PageStores) -> list[Run]:
         told = str(store.manifest.about.get("analysis", "an analysis"))
         found.append(Run(told, rows_, counted.total_correct / rows_, float(values.mean()), unit))
     return found
+
+
+def _made_by(store: AnalysisStore) -> tuple[str, str]:
+    told = store.manifest.about["made_by"]
+    written = told.get("configuration")
+    text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=120) if written else ""
+    return str(told.get("command") or told.get("call") or ""), text[:MANIFEST_LETTERS]
 
 
 def _manifest(store: AnalysisStore) -> str:
