@@ -1,5 +1,12 @@
 from . import analysis as analysis
-from .circuits import AttributionGraph as AttributionGraph, attribution_graph as attribution_graph
+from .circuits import (
+    AttributionGraph as AttributionGraph,
+    ComponentEdges as ComponentEdges,
+    attribution_graph as attribution_graph,
+    component_edges as component_edges,
+    node_patching as node_patching,
+    path_patching as path_patching,
+)
 from .config.checked import CheckedConfig as CheckedConfig, Positive as Positive, Seed as Seed
 from .config.datamodule import ITDataModuleConfig as ITDataModuleConfig, PromptConfig as PromptConfig
 from .config.latents import LatentRequest as LatentRequest

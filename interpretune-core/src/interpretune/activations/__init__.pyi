@@ -8,8 +8,11 @@ from interpretune.activations.edits import (
     in_place as in_place,
 )
 from interpretune.activations.hook_names import (
+    ATTN_K as ATTN_K,
     ATTN_OUT as ATTN_OUT,
     ATTN_PATTERN as ATTN_PATTERN,
+    ATTN_Q as ATTN_Q,
+    ATTN_V as ATTN_V,
     ATTN_Z as ATTN_Z,
     EMBED as EMBED,
     FINAL_NORM as FINAL_NORM,

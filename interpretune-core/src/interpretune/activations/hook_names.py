@@ -12,9 +12,13 @@
     final_norm                output of the last norm                                    [batch, pos, d_model]
     logits                    output of the unembedding, before a soft cap or scale      [batch, pos, vocab]
 
+    layers.{i}.attn_q         queries of the heads, after rotation                       [batch, pos, n_heads, d_head]
+    layers.{i}.attn_k         keys as each head gets them, after rotation                [batch, pos, n_heads, d_head]
+    layers.{i}.attn_v         values as each head gets them                              [batch, pos, n_heads, d_head]
     layers.{i}.attn_pattern   shares by which heads mix values                           [batch, query, n_heads, key]
 
-Attention patterns are no vectors of tokens: they stand apart from the others, and not every backend reaches them.
+The last four are inside attention: they stand apart from the others, and not every backend reaches them. Heads that
+share keys and values have each their own there, which can be edited for one head alone.
 
 A block whose attention and MLP read the same input has no ``resid_mid``, and an MLP of experts no ``mlp_act``. In a
 gated MLP, ``mlp_act`` is what the gate has multiplied. Names that are common in the field
@@ -34,6 +38,16 @@ RESID_PRE = "resid_pre"
 """Residual stream before a block; ``in_layer`` makes the name of a hook point from this part and a layer."""
 ATTN_PATTERN = "attn_pattern"
 """Shares by which the heads of a block mix values, after the softmax, ``[batch, query, n_heads, key]``."""
+ATTN_Q = "attn_q"
+"""Queries of the heads of a block, as scores are made of them, ``[batch, pos, n_heads, d_head]``."""
+ATTN_K = "attn_k"
+"""Keys of a block, as scores are made of them; those that heads share are repeated for each head."""
+ATTN_V = "attn_v"
+"""Values of a block, repeated for each head that shares them."""
+HEAD_INPUTS = (ATTN_Q, ATTN_K, ATTN_V)
+"""What each head attends with."""
+IN_ATTENTION = (*HEAD_INPUTS, ATTN_PATTERN)
+"""Parts that are inside attention, where not every backend reaches."""
 ATTN_Z = "attn_z"
 """Attention output of all heads of a block, before the projection."""
 ATTN_OUT = "attn_out"

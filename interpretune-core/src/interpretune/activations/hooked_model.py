@@ -26,7 +26,17 @@ from interpretune.activations.attention_patterns import patterns_as_named
 from interpretune.activations.block_parts import CHECKED, expected_at, parts_as_named
 from interpretune.activations.edits import Edit, in_turn
 from interpretune.activations.finite import check_logits
-from interpretune.activations.hook_names import ATTN_PATTERN, ATTN_Z, LOGITS, aliases, canonical, in_layer, split_layer
+from interpretune.activations.hook_names import (
+    ATTN_PATTERN,
+    ATTN_Z,
+    HEAD_INPUTS,
+    IN_ATTENTION,
+    LOGITS,
+    aliases,
+    canonical,
+    in_layer,
+    split_layer,
+)
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.activations.longest_row import follows_longest_row
 from interpretune.activations.sequence_slots import slots_in_cache
@@ -112,6 +122,13 @@ class HookedModel(ABC):
         """Names of attention patterns that edits reach, ``layers.{i}.attn_pattern``: ``[batch, query, n_heads, key]``.
 
         None, unless a backend has them; a forward proves them when one is first asked for.
+        """
+        return ()
+
+    def head_input_names(self) -> Sequence[str]:
+        """Names of queries, keys and values that edits reach head by head, such as ``layers.{i}.attn_q``.
+
+        None, unless a backend computes ``attn_pattern`` from them, with which they are proved.
         """
         return ()
 
@@ -222,12 +239,13 @@ class HookedModel(ABC):
             return wanted
         if name in self._known:
             return name
-        if found is not None and found[1] == ATTN_PATTERN:
-            if wanted in self._patterns_as_named:
+        if found is not None and found[1] in IN_ATTENTION:
+            reached = found[1] not in HEAD_INPUTS or wanted in self.head_input_names()
+            if reached and in_layer(found[0], ATTN_PATTERN) in self._patterns_as_named:
                 return wanted
             raise HookPointError(
                 f"{type(self).__name__} does not reach {name!r}: in this model, attention mixes values by something "
-                f"else. Take the outputs of heads, {in_layer(found[0], ATTN_Z)}, or a backend with patterns."
+                f"else. Take the outputs of heads, {in_layer(found[0], ATTN_Z)}, or a backend that reaches it."
             )
         known = self.hook_point_names()
         accepted = dict.fromkeys([*known, *(alias for item in known for alias in aliases(item))])

@@ -18,8 +18,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interpretune.activations.edits import CARRIED, IN, OUT, Edit, edited_inputs, edited_output, in_place
-from interpretune.activations.hook_names import ATTN_PATTERN, LOGITS, canonical, in_layer, split_layer
-from interpretune.activations.inputs import ModelInputs, lone_tokens, probe_inputs
+from interpretune.activations.hook_names import (
+    ATTN_PATTERN,
+    HEAD_INPUTS,
+    IN_ATTENTION,
+    LOGITS,
+    canonical,
+    in_layer,
+    split_layer,
+)
+from interpretune.activations.inputs import ModelInputs, Points, lone_tokens, probe_inputs
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face_attention import patterns_edited
@@ -73,19 +81,30 @@ class HuggingFaceBackend(AnalysisBackend):
         names = [in_layer(layer, ATTN_PATTERN) for layer in range(len(self.blocks[1]))]
         return [name for name in names if self._attention_of(name) is not None]
 
+    def head_input_names(self) -> Sequence[str]:
+        """Those of the blocks whose patterns are reached."""
+        layers = [(split_layer(name) or (0, ""))[0] for name in self.pattern_names()]
+        return [in_layer(layer, part) for layer in layers for part in HEAD_INPUTS]
+
     def _attention_of(self, pattern: str) -> nn.Module | None:
-        """The attention module of a block, by the name of its pattern."""
+        """The attention module of a block, by the name of something inside it."""
         assert self.blocks is not None, "patterns are those of blocks"
         block = self.blocks[1][(split_layer(pattern) or (0, ""))[0]]
         return next((getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)), None)
 
     @contextlib.contextmanager
     def patterns_edited(self, edits: Mapping[str, Edit]) -> Iterator[Mapping[str, Edit]]:
-        """Make the edits of attention patterns for the duration of a block, which gets the other edits."""
-        mine = {name: edit for name, edit in edits.items() if (split_layer(name) or (0, ""))[1] == ATTN_PATTERN}
-        modules = {module: edit for name, edit in mine.items() if (module := self._attention_of(name)) is not None}
-        with patterns_edited(self.model, modules):
-            yield {name: edit for name, edit in edits.items() if name not in mine}
+        """Make the edits inside attention for the duration of a block, which gets the other edits."""
+        mine: dict[tuple[nn.Module, str], Edit] = {}
+        others = {}
+        for name, edit in edits.items():
+            part = (split_layer(name) or (0, ""))[1]
+            if part not in IN_ATTENTION:
+                others[name] = edit
+            elif (module := self._attention_of(name)) is not None:
+                mine[module, part] = edit
+        with patterns_edited(self.model, mine):
+            yield others
 
     def special_token_ids(self) -> Tensor:
         """Special tokens of the tokenizer."""
@@ -146,6 +165,20 @@ class HuggingFaceBackend(AnalysisBackend):
             blocks_below_skipped(blocks, len(blocks), hidden, in_tuple=self._blocks_return_tuples),
         ):
             return self.forward(lone_tokens(residual), edits)[:, 0]
+
+    def run_from_block(
+        self, inputs: ModelInputs, start: int, residual: Tensor, edits: Mapping[str, Edit], points: Points
+    ) -> Tensor:
+        """See ``AnalysisBackend.run_from_block``; blocks below do not run."""
+        if self.blocks is None:
+            return super().run_from_block(inputs, start, residual, edits, points)
+        _ = self._as_named  # found out while all blocks run
+        in_tuple = self._blocks_return_tuples
+        with (
+            model_lock(self.model),
+            blocks_below_skipped(list(self.blocks[1]), start, residual, in_tuple=in_tuple),
+        ):
+            return self.forward(inputs, edits, points)
 
     @functools.cached_property
     def _blocks_return_tuples(self) -> bool:

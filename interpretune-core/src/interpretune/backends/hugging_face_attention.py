@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from interpretune.activations.edits import Edit
+from interpretune.activations.hook_names import ATTN_PATTERN, HEAD_INPUTS
 from interpretune.errors import HookPointError
 from interpretune.system.own_context import OwnContext
 from interpretune.system.put_back import attribute_put_back
@@ -21,7 +22,7 @@ PATTERNS = "interpretune_patterns"
 HARMLESS = frozenset({"position_ids", "cache_position"})
 """Tensors that models pass to attention functions and that say nothing more than the mask."""
 
-_edits: ContextVar[Mapping[nn.Module, Edit]] = ContextVar("interpretune_pattern_edits")
+_edits: ContextVar[Mapping[tuple[nn.Module, str], Edit]] = ContextVar("interpretune_pattern_edits")
 
 
 @contextlib.contextmanager
@@ -37,12 +38,13 @@ def attention_in_place(model: nn.Module, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def patterns_edited(model: nn.Module, edits: Mapping[nn.Module, Edit]) -> Iterator[None]:
-    """Edit the attention patterns of a model.
+def patterns_edited(model: nn.Module, edits: Mapping[tuple[nn.Module, str], Edit]) -> Iterator[None]:
+    """Edit what is inside the attention of a model.
 
     Args:
         model: Its attention goes through ``AttentionInterface``.
-        edits: Of ``[batch, query, heads, key]``, by the attention module; none: nothing is put in.
+        edits: By the attention module and the part: patterns ``[batch, query, heads, key]``, or queries, keys and
+            values ``[batch, pos, heads, d_head]``; none: nothing is put in.
     """
     if not edits:
         yield
@@ -125,6 +127,9 @@ def attention_with_patterns(
         )
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    query, key, value = (
+        _edited(module, part, given) for part, given in zip(HEAD_INPUTS, (query, key, value), strict=True)
+    )
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
@@ -132,11 +137,15 @@ def attention_with_patterns(
         scores = scores + attention_mask[..., : key.shape[-2]]
     dtype = torch.promote_types(query.dtype, torch.float32)
     pattern = scores.softmax(-1, dtype=dtype).to(query.dtype)
-    edit = _edits.get({}).get(module)
-    if edit is not None:
-        pattern = edit(pattern.transpose(1, 2)).transpose(1, 2)
+    pattern = _edited(module, ATTN_PATTERN, pattern)
     pattern = nn.functional.dropout(pattern, dropout, training=module.training)
     return (pattern @ value).transpose(1, 2).contiguous(), pattern
+
+
+def _edited(module: nn.Module, part: str, given: Tensor) -> Tensor:
+    """Something inside an attention module, edited where the axes of its heads come second last."""
+    edit = _edits.get({}).get((module, part))
+    return given if edit is None else edit(given.transpose(1, 2)).transpose(1, 2)
 
 
 AttentionInterface.register(PATTERNS, attention_with_patterns)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from interpretune.activations.edits import Edit
+from interpretune.activations.edits import Edit, in_turn
 from interpretune.activations.hook_names import (
     ATTN_OUT,
     ATTN_Z,
@@ -20,11 +20,12 @@ from interpretune.activations.hook_names import (
     LOGITS,
     MLP_OUT,
     RESID_POST,
+    RESID_PRE,
     in_layer,
     split_layer,
 )
 from interpretune.activations.hooked_model import AllCaptured, HookedModel, noted_last
-from interpretune.activations.inputs import lone_tokens
+from interpretune.activations.inputs import ModelInputs, Points, lone_tokens
 from interpretune.backends.measured_norm import NormAt
 
 
@@ -75,6 +76,27 @@ class UnembeddingModel(HookedModel):
         """
         last = in_layer(self.n_layers - 1, RESID_POST)
         return self.forward(lone_tokens(residual), {last: lambda _: residual.unsqueeze(1), **edits})[:, 0]
+
+    def run_from_block(
+        self, inputs: ModelInputs, start: int, residual: Tensor, edits: Mapping[str, Edit], points: Points
+    ) -> Tensor:
+        """Run whole rows from a block up; backends that can leave the blocks below out do so here.
+
+        Args:
+            inputs: The rows.
+            start: First block to run; ``n_layers`` runs none.
+            residual: Residual stream before it, ``[n, pos, d_model]``.
+            edits: At hook points of what runs.
+            points: Where logits are wanted.
+
+        Returns:
+            ``[len(points), vocab]``.
+        """
+        here = in_layer(start, RESID_PRE) if start < self.n_layers else in_layer(start - 1, RESID_POST)
+        put: list[Edit] = [lambda _: residual]
+        if here in edits:
+            put.append(edits[here])
+        return self.forward(inputs, {**edits, here: in_turn(put)}, points)
 
     def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
         """What the last projection of attention or MLP makes of activations, before a norm that may follow.

@@ -1,4 +1,10 @@
 from interpretune.circuits.attributing import attribution_graph as attribution_graph
+from interpretune.circuits.component_calls import (
+    component_edges as component_edges,
+    node_patching as node_patching,
+    path_patching as path_patching,
+)
+from interpretune.circuits.component_results import ComponentEdges as ComponentEdges, PatchedNodes as PatchedNodes
 from interpretune.circuits.curves import Faithfulness as Faithfulness, faithfulness as faithfulness
 from interpretune.circuits.graph import AttributionGraph as AttributionGraph, LeftOut as LeftOut
 from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods

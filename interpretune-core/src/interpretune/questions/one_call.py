@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interpretune.errors import ConfigurationError, DataError
-from interpretune.operations.objectives import LogitDiff, LogProb, Prob, check_gradient, objective_of
-from interpretune.questions.encoding import encode
+from interpretune.operations.objectives import LogitDiff, LogProb, Objective, Prob, check_gradient, objective_of
+from interpretune.questions.encoding import EncodedRow, encode
 from interpretune.questions.in_words import call_in_words
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.question import EFFECTS, Method, Positions, Question
@@ -136,15 +137,8 @@ def question_of(
     for name, number in (("budget", budget), ("row_budget", row_budget), ("steps", steps)):
         check_count(name, number)
     asked = ModelAndRows.of(model, tokenizer, prompts, answers, correct, batch_size)
-    lacking = [i for i, row in enumerate(asked.rows) if not row.answers]
-    if lacking and (measured.reads == "answers" or isinstance(measured, (LogProb, Prob))):
-        raise DataError(
-            f"Row {lacking[0]} has no answers, and {measured.name} is of them. Give some, or ask kl or loss."
-        )
-    if isinstance(measured, LogitDiff):
-        for i, row in enumerate(asked.rows):
-            measured.check_answers(len(row.answers), f"Row {i}")
-    if measured.reads == "row" and positions == "answer" and len(lacking) == len(asked.rows):
+    check_answers(measured, asked.rows)
+    if measured.reads == "row" and positions == "answer" and not any(row.answers for row in asked.rows):
         raise DataError(
             f"The objective is {measured.name} of prompts without answers. Units are set at the last token, which "
             "no loss of the prompt depends on. Change them earlier, with positions='each' or a span, or give answers."
@@ -171,3 +165,12 @@ def question_of(
             budget=budget,
             row_budget=row_budget,
         )
+
+
+def check_answers(objective: Objective, rows: Sequence[EncodedRow]) -> None:
+    """Refuse rows whose answers an objective is not defined for (``DataError``)."""
+    for i, row in enumerate(rows):
+        if not row.answers and (objective.reads == "answers" or isinstance(objective, (LogProb, Prob))):
+            raise DataError(f"Row {i} has no answers, and {objective.name} is of them. Give some, or ask kl or loss.")
+        if isinstance(objective, LogitDiff):
+            objective.check_answers(len(row.answers), f"Row {i}")

@@ -125,11 +125,12 @@ class Question(ModelAndRows):
             part = rows[first : first + self.batch_size]
             where = [(i, token) for i, row in enumerate(part) for token in self._tokens(row, first + i)]
             at = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
-            sequences = Sequences.of(part, self.pad, side, device, self._counted)
+            sequences = Sequences.of(part, self.pad, side, device, self.counted)
             yield RowsAsked(part, first, sequences, Points(at[:, 0], at[:, 1]))
 
     @property
-    def _counted(self) -> Callable[[EncodedRow], range] | None:
+    def counted(self) -> Callable[[EncodedRow], range] | None:
+        """Of each row the tokens that are measured, where the objective is of the row's own; see ``Sequences.of``."""
         if self.objective.reads != "row":
             return None
         span = getattr(self.objective, "span", None)

@@ -143,7 +143,7 @@ class Effects(Results):
     what they sum to.
     """
 
-    methods = ("exact", "gradient", "integrated_gradients", "direct")
+    methods: ClassVar[tuple[str, ...]] = ("exact", "gradient", "integrated_gradients", "direct")
     of_rows = ("objective_spliced", "before_cap", "bias", "rest")
     columns = {"effect": "effects", "activation": "activations", "alone": "alone"}  # noqa: RUF012
 

@@ -9,7 +9,7 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
-from interpretune.activations.hook_names import ATTN_PATTERN, ATTN_Z, MLP_ACT, canonical, in_layer, split_layer
+from interpretune.activations.hook_names import ATTN_Z, IN_ATTENTION, MLP_ACT, canonical, in_layer, split_layer
 from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError
@@ -150,10 +150,10 @@ class Vector:
     def at(self, backend: AnalysisBackend) -> Sequence[UnitSet]:
         """See ``Units.at``."""
         name = canonical(self.hook_point)
-        if (split_layer(name) or (0, ""))[1] == ATTN_PATTERN:
+        if (split_layer(name) or (0, ""))[1] in IN_ATTENTION:
             raise AnalysisError(
-                f"{name} is no vector of a token, but shares of all tokens. Ask for Heads, or change it with an "
-                "intervention."
+                f"{name} is no vector of a token that runs alone, but inside attention. Ask for Heads, or change it "
+                "with an intervention."
             )
         width = _widths_at(backend, [name])[name]
         members = torch.arange(width).unsqueeze(0)
