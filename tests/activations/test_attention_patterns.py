@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import interpretune as it
-from interpretune.analysis import HuggingFaceBackend, Patch, Scale, run_with_interventions
+from interpretune.analysis import HuggingFaceBackend, ModelInputs, Patch, Scale, run_with_interventions
+from interpretune.latents.latent_model import activation_name
 from tests.tiny import tiny_llama, tiny_tokenizer
-from tests.tiny_architectures import BLOCKS, backend_of, batch_of, make_model
+from tests.tiny_architectures import BLOCKS, backend_of, batch_of, dictionary, make_model
 
 LENGTHS = (7, 3, 5)
 LAYER, HEAD = 1, 2
@@ -127,3 +128,22 @@ def test_patterns_are_edited_while_a_model_generates() -> None:
     assert seen == [(2, 4, 4, 4), (2, 1, 4, 5), (2, 1, 4, 6)]
     assert torch.equal(found, model.generate(inputs.tokens, **asked))
     assert model.config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_dictionaries_of_queries_are_measured_by_whole_forwards() -> None:
+    model, tokenizer = tiny_llama().double().eval(), tiny_tokenizer()
+    coder, row = dictionary("layers.1.attn_q", 0), it.PromptRow("Bo likes the cat", (" Max", " Kit"))
+    with pytest.warns(UserWarning, match="attn_q is inside attention"):
+        table = it.effects(model, tokenizer, [row], units=coder).to_pandas()
+    backend, tokens = HuggingFaceBackend(model, tokenizer), torch.tensor([tokenizer(row.prompt)["input_ids"]])
+    inputs, line = ModelInputs(tokens, torch.ones_like(tokens)), table.loc[table.effect.abs().idxmax()]
+    one, other = (tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in row.answers)
+
+    def difference(*changes: Any) -> float:
+        logits = run_with_interventions(backend, inputs, changes, [coder])[0]
+        return float(logits[one] - logits[other])
+
+    off = Scale(at=activation_name(coder), positions="answer", latents=[line.unit], factor=0.0)
+    assert line.effect == pytest.approx(difference() - difference(off), abs=1e-10)
+    assert abs(line.effect) > 1e-3

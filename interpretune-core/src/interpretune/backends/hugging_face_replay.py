@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 
 from interpretune.activations.edits import Edit
+from interpretune.activations.hook_names import IN_ATTENTION, split_layer
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.backends.hugging_face_attention import HARMLESS, attention_in_place
 from interpretune.errors import ReplayRefusedError
@@ -87,6 +88,8 @@ class HuggingFaceReplay(ReplayEngine):
 
     def depth(self, hook_point: str) -> float:
         """See ``ReplayEngine.depth``."""
+        if (split_layer(hook_point) or (0, ""))[1] in IN_ATTENTION:
+            raise ReplayRefusedError(f"{hook_point} is inside attention, which replays compute in their own way.")
         path, side = self.backend.module_and_side(hook_point)
         parts = path.removeprefix(f"{self._path}.").split(".")
         if not path.startswith(f"{self._path}.") or not parts[0].isdecimal():

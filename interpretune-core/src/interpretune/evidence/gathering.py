@@ -164,7 +164,8 @@ def question_asked(effects: Effects) -> Question:
             f"The effects of {effects.store} were not asked in this process, so that their model is unknown. Ask again "
             "with the same store: what is there is not computed anew."
             if question is None
-            else "Evidence is of effects of changed units; these go straight to the logits. Ask it.effects."
+            else "Units are changed one token at a time here; these effects go straight to the logits, or are of all "
+            "tokens together. Ask it.effects."
         )
     return question
 
