@@ -37,6 +37,9 @@ from interpretune.questions.units import Heads, heads_of
 LARGEST_REST = 0.05
 """Largest share of what a block adds to the stream that may be unexplained; weights of 16 bits round."""
 
+OWN = "{} itself"
+"""What a model has at a hook point where something else is put."""
+
 
 @frozen
 class Component:
@@ -159,7 +162,7 @@ class WrittenStream:
         """Find out by two forwards of four tokens, in which attention and MLP of each block write random vectors.
 
         Raises:
-            AnalysisError: A block adds something else to the stream.
+            AnalysisError: A block adds something else to the stream, or what its heads add is unknown.
             HookPointError: The model lacks a hook point that is needed.
         """
         Heads().at(backend)  # refuses heads that do not share the coordinates evenly
@@ -175,7 +178,20 @@ class WrittenStream:
             if not parallel[-1]:
                 backend.check_hook_points([in_layer(layer, RESID_MID)])
             factors.update(_factors(layer, one))
-        return cls(backend, ComponentGraph(heads_of(backend), tuple(parallel)), factors)
+        found = cls(backend, ComponentGraph(heads_of(backend), tuple(parallel)), factors)
+        for layer in layers:
+            found._check_projection(layer, one)
+        return found
+
+    def _check_projection(self, layer: int, seen: Mapping[str, Tensor]) -> None:
+        name = in_layer(layer, ATTN_OUT)
+        own = self.factors[name] * seen[OWN.format(name)].double()
+        made = self.by_attention(layer, seen[in_layer(layer, ATTN_Z)].flatten(2)).double()
+        if not bool((made - own).norm() <= LARGEST_REST * own.norm()):
+            raise AnalysisError(
+                f"Something else than a projection, and possibly a norm, leads from the outputs of the heads of block "
+                f"{layer} to what its attention adds to the residual stream, so that what one head adds is unknown."
+            )
 
     @torch.no_grad()
     def by_attention(self, layer: int, z: Tensor) -> Tensor:
@@ -224,6 +240,7 @@ def _seen(backend: AnalysisBackend, seed: int) -> dict[str, Tensor]:
 
     def write(name: str, draw: torch.Generator, before: str) -> Edit:
         def apply(activations: Tensor) -> Tensor:
+            seen[OWN.format(name)] = activations.clone()
             vectors = torch.randn(activations.shape, generator=draw, dtype=torch.float64)
             seen[name] = (vectors * seen[before].double().std().cpu()).to(activations)
             return seen[name]
@@ -243,6 +260,7 @@ def _seen(backend: AnalysisBackend, seed: int) -> dict[str, Tensor]:
         names = {part: in_layer(layer, part) for part in (RESID_PRE, ATTN_OUT, MLP_IN, MLP_OUT, RESID_POST)}
         edits[names[RESID_PRE]] = note(names[RESID_PRE])
         edits[names[MLP_IN]] = note(names[MLP_IN])
+        edits[in_layer(layer, ATTN_Z)] = note(in_layer(layer, ATTN_Z))
         for part, draw in zip((ATTN_OUT, MLP_OUT), draws, strict=True):
             edits[names[part]] = write(names[part], draw, names[RESID_PRE])
         edits[names[RESID_POST]] = undo(names[RESID_POST], names[RESID_PRE])
