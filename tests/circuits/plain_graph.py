@@ -20,12 +20,12 @@ Place = tuple[str, int]
 """``embed``, ``resid_mid``, ``mlp_in``, ``mlp_out`` or ``normed``, and a layer."""
 
 
-def transcoders(layers: Sequence[int]) -> list[Linear]:
-    """One for each layer; the first reads the stream before the norm, the others what the MLP reads."""
-    reads = ["resid_mid", *["mlp_in"] * len(layers)]
+def transcoders(layers: Sequence[int], dtype: torch.dtype = torch.float64, reads: str = "mlp_in") -> list[Linear]:
+    """One for each layer; the first reads the stream before the norm."""
+    parts = ["resid_mid", *[reads] * len(layers)]
     return [
-        _linear(f"layer {i}", f"layers.{i}.{part}", [f"layers.{i}.mlp_out"], seed=i)
-        for i, part in zip(layers, reads, strict=False)
+        _linear(f"layer {i}", f"layers.{i}.{part}", [f"layers.{i}.mlp_out"], seed=i, dtype=dtype)
+        for i, part in zip(layers, parts, strict=False)
     ]
 
 
@@ -35,15 +35,15 @@ def cross_layer(n_layers: int) -> list[Linear]:
     return [_linear(f"layer {i}", f"layers.{i}.mlp_in", outputs[i:], seed=i) for i in range(n_layers)]
 
 
-def _linear(name: str, reads: str, writes: Sequence[str], seed: int, latents: int = 10) -> Linear:
-    wide = 32 * len(writes)
+def _linear(name: str, reads: str, writes: Sequence[str], seed: int, dtype: torch.dtype = torch.float64) -> Linear:
+    wide, latents = 32 * len(writes), 10
     weights = {
         "w_enc": random(32, latents, seed=seed, scale=32**-0.5),
         "b_enc": random(latents, seed=seed + 50, scale=0.2) - 0.4,
         "w_dec": random(latents, wide, seed=seed + 100, scale=latents**-0.5),
         "b_dec": random(wide, seed=seed + 150, scale=0.2),
     }
-    return Linear(name, [reads], writes, False, **weights)
+    return Linear(name, [reads], writes, False, **{key: weight.to(dtype) for key, weight in weights.items()})
 
 
 class HeldModel:

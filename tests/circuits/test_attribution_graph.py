@@ -258,7 +258,7 @@ def test_the_file_is_as_published_pages_read_it(tmp_path):
         assert node["influence"] is None or 0 <= node["influence"] <= 1 + 1e-9
     by_type = {kind: [n for n in nodes if n["feature_type"] == kind] for kind in {n["feature_type"] for n in nodes}}
     assert {*by_type} == {"cross layer transcoder", "mlp reconstruction error", "embedding", "logit"}
-    assert [node["clerp"].split(" (")[0] for node in by_type["logit"]] == ["Output 'house'", "Output 'tree'"]
+    assert [node["clerp"].split(" (")[0] for node in by_type["logit"]] == ['Output "house"', 'Output "tree"']
     assert {node["layer"] for node in by_type["logit"]} == {"4"}
     ids = [node["node_id"] for node in nodes]
     assert len(set(ids)) == len(ids)

@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from interpretune.activations import ATTN_PATTERN, ATTN_Z, LOGITS, blind_tokens_attend, in_layer, split_layer
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
+from interpretune.backends import NormAt
 from interpretune.models import keep_weights_in_place
 from interpretune.system import OwnContext
-from interpretune_tlens.hook_points import decoder_hook_points, hooked_point
+from interpretune_tlens.hook_points import around_norms, decoder_hook_points, hooked_point, norms_of
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
 
@@ -41,7 +42,7 @@ class TransformerLensBackend(AnalysisBackend):
     changed for the skip connection too: its own ``hook_resid_mid`` is the input of the MLP's norm alone.
     """
 
-    passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_canonical"})
+    passing_state = frozenset({"_model", "_special", "takes_positions", "_points", "_canonical", "_around_norms"})
     passing_model_state = NOTED_IN_FORWARDS
     passing_model_library = "transformer_lens"
 
@@ -57,6 +58,7 @@ class TransformerLensBackend(AnalysisBackend):
         points: Any = self._model.hook_dict  # a bridge resolves all its aliases whenever it is asked for them
         self._points: dict[str, HookPoint] = dict(points)
         self._canonical = dict(decoder_hook_points(model))
+        self._around_norms = dict(around_norms(model))
 
     @property
     def model(self) -> nn.Module:
@@ -71,8 +73,8 @@ class TransformerLensBackend(AnalysisBackend):
         return int(cfg.d_vocab_out if getattr(cfg, "d_vocab_out", -1) > 0 else cfg.d_vocab)
 
     def hook_point_names(self) -> Sequence[str]:
-        """The canonical names, then all names that TransformerLens resolves for this model."""
-        return [*self._canonical, *self._points]
+        """The canonical names, all names that TransformerLens resolves for this model, and those around its norms."""
+        return [*self._canonical, *self._points, *self._around_norms]
 
     def pattern_names(self) -> Sequence[str]:
         """Those of blocks with TransformerLens's own hook point for them."""
@@ -144,7 +146,11 @@ class TransformerLensBackend(AnalysisBackend):
         """See ``AnalysisBackend.norm_after``."""
         block, is_attention = self._block_of(hook_point)
         norm = getattr(block, "ln1_post" if is_attention else "ln2_post", None)
-        return norm and (lambda vectors: norm(vectors.unsqueeze(1)).squeeze(1))
+        return norm and _of_vectors(norm)
+
+    def norms(self) -> Sequence[NormAt]:
+        """See ``AnalysisBackend.norms``."""
+        return [NormAt(before, after, _of_vectors(norm)) for before, after, norm in norms_of(self._model)]
 
     def _block_of(self, hook_point: str) -> tuple[nn.Module, bool]:
         """The block of an ``attn_z`` or ``mlp_act``, and whether it is the former."""
@@ -167,9 +173,13 @@ class TransformerLensBackend(AnalysisBackend):
                     point = self._points[f"blocks.{layer}.attn.hook_pattern"]
                     stack.enter_context(hooked_point(point, _of_heads_last(edit)))
                     continue
-                hooked = self._canonical.get(name)
+                hooked = self._canonical.get(name) or self._around_norms.get(name)
                 stack.enter_context(hooked_point(self._points[name], edit) if hooked is None else hooked(edit))
             yield
+
+
+def _of_vectors(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda vectors: norm(vectors.unsqueeze(1)).squeeze(1)
 
 
 def _of_heads_last(edit: Edit) -> Edit:

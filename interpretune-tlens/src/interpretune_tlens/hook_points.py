@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from interpretune.activations import (
     ATTN_Z,
     FINAL_NORM,
+    IN,
     MLP_ACT,
     MLP_IN,
+    OUT,
     RESID_MID,
     aliases,
     canonical_names,
@@ -24,6 +26,8 @@ from interpretune.analysis import Edit
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
+
+NORMS_OF_BLOCKS = ("ln1", "ln1_post", "ln2", "ln2_post")
 
 Hooked = Callable[[Edit], AbstractContextManager[None]]
 """Makes an edit for the duration of a block."""
@@ -43,6 +47,23 @@ def decoder_hook_points(model: Any) -> Iterator[tuple[str, Hooked]]:
             yield name, _at_input(block.mlp)
         elif name == FINAL_NORM and "unembed.hook_in" in points:
             yield name, _at_point(points["unembed.hook_in"])
+
+
+def norms_of(model: Any) -> Iterator[tuple[str, str, nn.Module]]:
+    """Names of the hook points before and after each norm that is not inside attention, and the norm."""
+    owners = [(f"blocks.{i}.{name}", block, name) for i, block in enumerate(model.blocks) for name in NORMS_OF_BLOCKS]
+    before, after = (".hook_in", ".hook_out") if hasattr(model, "original_model") else (f":{IN}", f":{OUT}")
+    for path, owner, name in (*owners, ("ln_final", model, "ln_final")):
+        if isinstance(norm := getattr(owner, name, None), nn.Module):
+            yield path + before, path + after, norm
+
+
+def around_norms(model: Any) -> Iterator[tuple[str, Hooked]]:
+    """What is there before and after the norms of a ``HookedTransformer``, which has no hook points for all of it."""
+    for before, after, norm in norms_of(model):
+        if before.endswith(f":{IN}"):
+            yield before, _at_input(norm)
+            yield after, _at_output(norm)
 
 
 def _layer(name: str) -> int:
@@ -68,10 +89,19 @@ def _on_flat(edit: Edit) -> Edit:
 
 def _at_input(module: nn.Module) -> Hooked:
     """``HookedTransformer`` has no hook point after the norm's gain, where its MLP reads."""
+    return _while(lambda edit: module.register_forward_pre_hook(lambda _, args: (edit(args[0]), *args[1:])))
+
+
+def _at_output(module: nn.Module) -> Hooked:
+    return _while(lambda edit: module.register_forward_hook(lambda _, __, output: edit(output)))
+
+
+def _while(add: Callable[[Edit], Any]) -> Hooked:
+    """An edit by one of torch's own hooks."""
 
     @contextlib.contextmanager
     def hooked(edit: Edit) -> Iterator[None]:
-        handle = module.register_forward_pre_hook(lambda _, args: (edit(args[0]), *args[1:]))
+        handle = add(edit)
         try:
             yield
         finally:

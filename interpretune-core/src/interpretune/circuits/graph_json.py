@@ -80,6 +80,7 @@ def _node(graph: AttributionGraph, line: Any) -> dict[str, Any]:
         above = str(graph.n_layers + 1)
         node |= {"node_id": f"{above}_{unit}_{position}", "layer": above, "jsNodeId": f"L_{unit}-{position}"}
         node |= {"feature_type": "logit", "token_prob": line.probability, "influence": None}
-        node["clerp"] = f"Output {line.name.removeprefix('logit of ')} (p={line.probability:.3f})"
+        text = line.name.removeprefix("logit of ")[1:-1]
+        node["clerp"] = f'Output "{text}" (p={line.probability:.3f})'
         node["is_target_logit"] = bool(line.probability == graph.nodes.probability.max())
     return node

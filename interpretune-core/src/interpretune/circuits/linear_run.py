@@ -140,7 +140,8 @@ class LinearRun:
             raise AnalysisError(
                 "With attention patterns, the scales of norms and the outputs of MLPs held, this model is not linear: "
                 f"its activations differ by {float((made - way).abs().max()):.3g} from the sum of what is written. "
-                "An attention with gates, or with norms of values, does that; there is no attribution graph of it."
+                "Attention with gates, or with norms of values, does that, and so do norms that the backend does not "
+                "name (norms()). There is no attribution graph of it."
             )
 
     def _forward(self, writes: Mapping[str, Tensor]) -> dict[str, Tensor]:
