@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -275,3 +276,17 @@ def test_it_shows_what_made_the_results(tmp_path):
     forged = write_effects(tmp_path / "forged", about={"made_by": "me"})
     with pytest.raises(StoreError, match="the made_by of its manifest"):
         Page.of([forged])
+
+
+def test_evidence_in_a_notebook_shows_its_cards():
+    attack = '"><script>x</script>'
+    shown = Evidence(held_out(), (card(attack, name=f"coder {attack}"),))._repr_html_()
+    assert "<script" not in shown
+    assert held_out().changes[0].told in shown
+    frame = re.search(r'<iframe sandbox="[^"]*" srcdoc="([^"]*)"', shown)
+    assert frame is not None
+    page = unescape(frame[1])
+    assert "<script" not in page
+    assert "&lt;script&gt;x" in page
+    assert page.count("<svg") == 2
+    assert Evidence()._repr_html_() == "No evidence was gathered."

@@ -7,6 +7,7 @@ import json
 import math
 import types
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -26,7 +27,7 @@ PARTS: Mapping[str, Any] = {
     "prompts": PromptTokens,
 }
 """What evidence consists of, each a table of the store."""
-FORM = 1
+FORM = 2
 """Of these facts, written beside them: those of another form are refused, and gathered anew."""
 LARGEST = 1e30
 """Numbers beyond it are of no model."""
@@ -61,6 +62,11 @@ class Evidence:
     def of(cls, store: AnalysisStore) -> Evidence:
         """The same of a store that is open, such as ``effects.store``."""
         return cls(**read_parts(store, PARTS))
+
+    def _repr_html_(self) -> str:
+        page: Any = import_module("interpretune.reports.page.html_page")  # by its name: pages are above
+        shown: str = page.evidence_html(self)
+        return shown
 
 
 def read_parts(store: AnalysisStore, parts: Iterable[str]) -> dict[str, Any]:

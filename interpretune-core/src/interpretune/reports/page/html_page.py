@@ -24,8 +24,9 @@ from interpretune.reports.page.answer import Answer, Gathered, answer, objective
 from interpretune.reports.page.belonging import PageStores
 from interpretune.reports.page.origin import Origin, model_name, origin, units_of
 from interpretune.reports.page.ranking import Ranking, rank
-from interpretune.reports.page.text import interval, number, percent, set_to, visible, web, window
+from interpretune.reports.page.text import interval, number, percent, percents, set_to, visible, web, window
 from interpretune.store.store import AnalysisStore
+from interpretune.system.html_table import html_table
 from interpretune.system.whole_file import output_file
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -132,7 +133,7 @@ class Page:
             gists={key: _gist(card) for key, (_, card) in zip(keys, cards, strict=True)},
             cards_left_out=len(self.cards) - len(cards),
             scale=drawing.Scale.of([0.0, *spread]),
-            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - of this package
+            style=_style(),
             script=Markup(script),  # noqa: S704
             script_hash=f"sha256-{digest}",
             version=version("interpretune-core"),
@@ -251,18 +252,42 @@ class Page:
         """What the units of a store are set to, where stores differ in that."""
         return set_to(self.stores.results[store].question["value"]) if self.several_values else None
 
-    def histogram(self, card: Card) -> Markup:
-        """A card's activations."""
-        return drawing.histogram(card.edges, card.counts)
-
-    def dose(self, card: Card) -> Markup:
-        """A card's dose and response."""
-        return drawing.dose(card.doses)
-
     @cached_property
     def origin(self) -> Origin:
         """How it was made."""
         return origin(self.stores, self._path)
+
+
+def evidence_html(evidence: Evidence) -> str:
+    """Evidence for a notebook: short tables, and the cards as on a page, in a frame in which nothing runs."""
+    parts = []
+    if (held := evidence.held_out) is not None:
+        changes = [
+            {"change": item.told, "answers changed": percent(item.flipped), "95\u00a0%": percents(item.low, item.high)}
+            for item in held.changes
+        ]
+        parts.append(html_table(f"{held.rows} held-out rows", changes))
+    if evidence.cards:
+        cards = [
+            {
+                "unit": card.name,
+                "effect": number(card.mean_effect),
+                "95\u00a0%": interval(card.low, card.high),
+                "active": percent(card.share_active),
+                "promotes": " ".join(map(repr, _gist(card))),
+                "answers changed": len(card.changed),
+            }
+            for card in evidence.cards
+        ]
+        text = _ENVIRONMENT.get_template("cards.html").render(cards=evidence.cards, style=_style())
+        frame = Markup('<iframe sandbox="{}" srcdoc="{}" style="width:100%;height:36rem;border:0"></iframe>')
+        links = "allow-popups allow-popups-to-escape-sandbox"
+        parts += [html_table("Units", cards), str(frame.format(links, text))]
+    return "".join(parts) or "No evidence was gathered."
+
+
+def _style() -> Markup:
+    return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - of this package
 
 
 def _gathered(number: int, effects: Effects) -> Gathered:
@@ -285,4 +310,4 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {item.__name__: item for item in (interval, number, percent, set_to, web, window)}
-_ENVIRONMENT.globals["most_changed"] = MOST_CHANGED
+_ENVIRONMENT.globals |= {"most_changed": MOST_CHANGED, "histogram": drawing.histogram, "dose": drawing.dose}
