@@ -18,7 +18,7 @@ from benchmarks.clock import Clock
 from benchmarks.command import measured, options_of
 from benchmarks.workload import Workload, alive_rows
 from interpretune.analysis import LatentRows, ModelInputs, Points, ablate_from
-from interpretune.replay.ablation import naive_budget
+from interpretune.replay.budgets import naive_budget
 from interpretune.replay.prefill import Prefill
 
 SHOWN = {

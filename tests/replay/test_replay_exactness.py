@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interpretune.analysis import HuggingFaceBackend, LatentModel, LatentRows, Points, ablate, activation_name
-from interpretune.replay import ablation
+from interpretune.replay import budgets
 from interpretune.replay.ablation import ablate_everywhere
 from tests.replay.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, reference, rows_of, worst_error
 from tests.tiny_architectures import CONFIGS, backend_of, batch_of, dictionary, make_model
@@ -275,7 +275,7 @@ def test_replays_are_no_larger_than_the_budget_however_many_rows_there_are(
     pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))]
     rows = LatentRows.single(name, pairs)
     sizes = sizes_of_replays(prefill, monkeypatch)
-    monkeypatch.setattr(ablation, "MOST_ROWS", 50)
+    monkeypatch.setattr(budgets, "MOST_ROWS", 50)
     found = ablate(prefill, rows, row_budget=budget)
     assert max(sizes) == min(len(rows), budget or 50)
     assert sum(sizes) == len(rows)

@@ -15,7 +15,7 @@ from torch import Tensor
 from interpretune.analysis import HuggingFaceBackend, LatentRows, ModelInputs, Points, ablate, activation_name
 from interpretune.backends import hugging_face_replay
 from interpretune.errors import AnalysisError, NotFiniteError
-from interpretune.replay import SuffixRows, ablate_from, ablation
+from interpretune.replay import SuffixRows, ablate_from, budgets
 from interpretune.replay.self_check import earliest_rows
 from tests.replay.ablated_rows import ATOL, Row, rows_of
 from tests.tiny_architectures import backend_of, batch_of, dictionary, make_model
@@ -261,7 +261,7 @@ def test_rows_are_run_within_a_budget_of_tokens(budget: int | None, monkeypatch:
         return suffixes
 
     monkeypatch.setattr(SuffixRows, "of", noted)
-    monkeypatch.setattr(ablation, "MOST_ROWS", 50)
+    monkeypatch.setattr(budgets, "MOST_ROWS", 50)
     found = ablate_from(prefill, rows, row_budget=budget, self_check=False)
     torch.testing.assert_close(found, expected, rtol=0, atol=ATOL)
     assert all(count * tokens <= (budget or 50) or count == 1 for count, tokens in shapes)

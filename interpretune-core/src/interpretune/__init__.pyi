@@ -2,8 +2,10 @@ from . import analysis as analysis
 from .circuits import (
     AttributionGraph as AttributionGraph,
     ComponentEdges as ComponentEdges,
+    NodeEffects as NodeEffects,
     attribution_graph as attribution_graph,
     component_edges as component_edges,
+    effects_on as effects_on,
     node_patching as node_patching,
     path_patching as path_patching,
 )

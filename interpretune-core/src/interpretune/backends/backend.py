@@ -34,6 +34,7 @@ from interpretune.system.model_lock import model_lock
 from interpretune.system.torch_state import frozen_parameters, gradients_of
 
 if TYPE_CHECKING:
+    from interpretune.replay.observed import Observed
     from interpretune.replay.prefill import LatentObserver, Prefill
     from interpretune.replay.rows import LatentRows
     from interpretune.replay.self_check import ReplayTrust
@@ -236,12 +237,17 @@ class AnalysisBackend(UnembeddingModel):
             return self.replays.prefill(self, inputs, latent_models, points, observers, self_check)
 
     def ablate(
-        self, prefill: Prefill, rows: LatentRows, columns: Tensor | None = None, row_budget: int | None = None
+        self,
+        prefill: Prefill,
+        rows: LatentRows,
+        columns: Tensor | None = None,
+        row_budget: int | None = None,
+        observed: Observed | None = None,
     ) -> Tensor:
         """Logits with chosen latents set at the points of a prefill; see ``interpretune.replay.ablate``."""
         from interpretune.replay.ablation import ablate
 
-        return ablate(prefill, rows, columns, row_budget)
+        return ablate(prefill, rows, columns, row_budget, observed=observed)
 
     def ablate_from(
         self,
@@ -250,11 +256,12 @@ class AnalysisBackend(UnembeddingModel):
         wanted: Tensor | None = None,
         columns: Tensor | None = None,
         row_budget: int | None = None,
+        observed: Observed | None = None,
     ) -> Tensor:
         """Logits at later positions with latents set at the points; see ``interpretune.replay.ablate_from``."""
         from interpretune.replay.suffix_ablation import ablate_from
 
-        return ablate_from(prefill, rows, wanted, columns, row_budget)
+        return ablate_from(prefill, rows, wanted, columns, row_budget, observed=observed)
 
     # ------------------------------------------------------------------------------------------------------- gradients
 

@@ -1,4 +1,4 @@
-"""Circuits: what sets of units do, which suffice, how well methods find them; attribution graphs of prompts."""
+"""Circuits: what nodes and sets of units do, which sets suffice, how well methods find them; attribution graphs."""
 
 from interpretune.system.lazy_names import attach_stub
 

@@ -8,6 +8,8 @@ from interpretune.circuits.component_results import ComponentEdges as ComponentE
 from interpretune.circuits.curves import Faithfulness as Faithfulness, faithfulness as faithfulness
 from interpretune.circuits.graph import AttributionGraph as AttributionGraph, LeftOut as LeftOut
 from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods
+from interpretune.circuits.node_effects import NodeEffects as NodeEffects
+from interpretune.circuits.one_call import effects_on as effects_on
 from interpretune.circuits.searches import (
     NecessarySet as NecessarySet,
     SmallestSet as SmallestSet,

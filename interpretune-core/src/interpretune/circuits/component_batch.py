@@ -31,8 +31,9 @@ from interpretune.circuits.components import WrittenStream
 from interpretune.errors import AnalysisError
 from interpretune.questions.measured_batch import MeasuredBatch
 from interpretune.questions.sequences import Sequences
+from interpretune.questions.tokens_of_rows import measured_tokens
 from interpretune.questions.units import UnitSet
-from interpretune.replay.ablation import naive_budget
+from interpretune.replay.budgets import naive_budget
 from interpretune.replay.gradients import midpoints
 from interpretune.system.model_lock import model_lock
 from interpretune.system.torch_state import frozen_parameters
@@ -346,4 +347,4 @@ def corrupted_inputs(question: Question, batch: RowsAsked) -> ModelInputs:
     rows = [evolve(row, tokens=row.corrupted) for row in batch.rows if row.corrupted is not None]
     side = getattr(question.tokenizer, "padding_side", "left")
     device = question.backend.model_device
-    return Sequences.of(rows, question.pad, side, device, question.counted).inputs
+    return Sequences.of(rows, question.pad, side, device, measured_tokens(question.objective)).inputs

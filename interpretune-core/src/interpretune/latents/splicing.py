@@ -36,10 +36,11 @@ class Splice:
             number of rows and slots; None: no position.
         edit: Change of the latents ``[batch, pos, d_sae]``.
         see_latents: Receives the latents after the edit.
-        see_at: Where ``see_latents`` is wanted, ``[n, 1, d_sae]``, in a splice that is the identity; None: everywhere.
+        see_at: Where ``see_latents`` is wanted, ``[n, 1, d_sae]``, in a splice that writes nothing of what it reads;
+            None: everywhere.
         see_output: Receives what stands where it has written, ``[batch, pos, ...]``, at each such hook point.
         output: Written instead of a reconstruction, ``[batch, d_out]`` at one position per row, by a latent model that
-            writes at one hook point; nothing is read then.
+            writes at one hook point; it reads only to be seen then.
     """
 
     latent_model: LatentModel
@@ -54,6 +55,11 @@ class Splice:
     def is_identity(self) -> bool:
         """Whether it changes nothing."""
         return self.output is None and self.edit is None and has_error_term(self.latent_model)
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it writes nothing of what it reads."""
+        return self.output is not None or self.is_identity
 
     @property
     def reads_ahead(self) -> bool:
@@ -82,7 +88,8 @@ class Splicing:
     def __init__(self, splice: Splice, joins: Collection[str]) -> None:
         self._splice, self._joins, self._model = splice, joins, splice.latent_model
         reads, writes = read_points(self._model), written_points(self._model)
-        self.reads = [] if splice.output is not None else [(name, self._read(i)) for i, name in enumerate(reads)]
+        unread = splice.output is not None and splice.see_latents is None
+        self.reads = [] if unread else [(name, self._read(i)) for i, name in enumerate(reads)]
         self.writes = [(name, self._write(i, name)) for i, name in enumerate(writes)]
         self.ready = self.stays_ready = False
         self._activations: dict[int, Tensor] = {}
@@ -100,7 +107,7 @@ class Splicing:
                 return activations
             flat = activations.flatten(2)
             untouched = _at(splice.untouched, flat)
-            if splice.is_identity and splice.see_at is not None:
+            if splice.only_reads and splice.see_at is not None:
                 flat = splice.see_at.of(flat).unsqueeze(1)
                 untouched = None if untouched is None else splice.see_at.of(untouched).unsqueeze(1)
             # until the last is read, the model may write into what was read first
@@ -113,7 +120,7 @@ class Splicing:
         return read
 
     def _encode(self, flat: Tensor, untouched: Tensor | None) -> None:
-        splice, keeps_error = self._splice, has_error_term(self._model) and not self._splice.is_identity
+        splice, keeps_error = self._splice, has_error_term(self._model) and not self._splice.only_reads
         check_width(self._model, flat.shape[-1])
         latents = self._model.encode(flat.detach() if keeps_error else flat)
         if untouched is not None:
@@ -125,7 +132,7 @@ class Splicing:
             latents = splice.edit(latents.clone() if latents.requires_grad else latents)
         if splice.see_latents is not None:
             splice.see_latents(latents)
-        self._output = None if splice.is_identity else self._model.decode(latents)
+        self._output = None if splice.only_reads else self._model.decode(latents)
         self.ready = True
 
     def _write(self, index: int, name: str) -> Edit:
@@ -133,7 +140,11 @@ class Splicing:
 
         def write(activations: Tensor) -> Tensor:
             if splice.output is not None:
-                activations = splice.output.reshape(activations.shape).to(activations.dtype)
+                flat = activations.flatten(2)
+                output = splice.output.reshape(flat.shape).to(flat.dtype)
+                untouched = _at(splice.untouched, flat)
+                output = output if untouched is None else where(untouched.unsqueeze(-1), flat, output)
+                activations = output.reshape(activations.shape)
             elif not self.ready and not (splice.is_identity and len(self.reads) > 1):
                 raise reads_after_it_writes(self._model)
             elif not splice.is_identity:

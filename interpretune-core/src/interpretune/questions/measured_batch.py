@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from interpretune.latents.latent_model import LatentModel
 from interpretune.operations.objectives import MOST_LOGITS, LogProb, Objective, Outcome, Prob, log_probs_of
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.sequences import Sequences
-from interpretune.replay.ablation import naive_budget
+from interpretune.replay.budgets import naive_budget
 from interpretune.replay.effect_noise import noise_by, rounded_logits
 from interpretune.replay.gradients import mean_gradients, midpoints
+from interpretune.replay.observed import Keep, Observed
 from interpretune.replay.rows import LatentRows
 from interpretune.replay.suffix_ablation import clean_logits
 
@@ -43,6 +44,7 @@ class MeasuredBatch:
         points: Points,
         objective: Objective,
         row_budget: int | None = None,
+        also: Points | None = None,
     ) -> None:
         """Run the batch.
 
@@ -54,6 +56,7 @@ class MeasuredBatch:
             points: Rows, and tokens of their prompts, at which units are changed.
             objective: What is measured.
             row_budget: Most changed rows that run at a time; None: chosen from the free memory.
+            also: Further rows, and tokens of their prompts, at which changed rows note latents; none of the points.
         """
         self._backend, self._objective, self._row_budget, self._sequences = backend, objective, row_budget, sequences
         self._points, device = points, sequences.rows.device
@@ -68,7 +71,11 @@ class MeasuredBatch:
         if objective.reads == "answers" and not sequences.several:
             self._columns, self._ids = self._ids.unique(return_inverse=True)
         self._at, self._point = sequences.points(points.examples, points.positions)
-        self.prefill = backend.prefill(sequences.inputs, dictionaries, self._at)
+        noted = self._at
+        if also is not None:
+            more, _ = sequences.points(also.examples, also.positions)
+            noted = Points(torch.cat([noted.examples, more.examples]), torch.cat([noted.positions, more.positions]))
+        self.prefill = backend.prefill(sequences.inputs, dictionaries, noted)
         leading = torch.searchsorted(self._point, torch.arange(len(points), device=device))
         self.latents = {name: values[leading] for name, values in self.prefill.latents.items()}
         self._at_answers = torch.equal(self._at.positions, sequences.wanted[self._at.examples, 0])
@@ -83,41 +90,92 @@ class MeasuredBatch:
         self.answers, self.rated = outcome.answers, outcome.rated
         self.clean = self._measured(outcome, everywhere)
 
-    def changed(self, rows: LatentRows) -> Tensor:
-        """The objective of rows in which latents are set at points, ``[n]``; ``rows.points`` are indices of points."""
-        return self.changed_and_rated(rows)[0]
+    def changed(self, rows: LatentRows, observed: Observed | None = None) -> Tensor:
+        """The objective of rows in which latents are set at points, ``[n]``.
 
-    def changed_and_rated(self, rows: LatentRows) -> tuple[Tensor, Tensor]:
+        Args:
+            rows: What is set; ``rows.points`` are indices of points.
+            observed: What rows note on their way, at tokens of the first sequence of each row.
+        """
+        return self.changed_and_rated(rows, observed)[0]
+
+    def changed_and_rated(self, rows: LatentRows, observed: Observed | None = None) -> tuple[Tensor, Tensor]:
         """The same, and the index of the answer that is rated highest, ``[n]`` each."""
         found = [(self.clean[:0], self.rated[:0])]
         for chunk in self._chunks(rows):
             part = rows.select(chunk)
-            outcome = self._changed(part)
+            outcome = self._changed(part, None if observed is None else observed.of_rows(chunk))
             found.append((self._measured(outcome, self._points.examples[part.points]), outcome.rated))
         objectives, rated = zip(*found, strict=True)
         return torch.cat(objectives), torch.cat(rated)
 
     def logits_lost(self, rows: LatentRows) -> Tensor:
         """Logits at the points of such rows, clean minus changed, ``[n, vocab]``."""
-        leading = torch.searchsorted(self._point, rows.points)
-        changed = self._backend.ablate(self.prefill, LatentRows(leading, rows.changes), None, self._row_budget)
-        return self.prefill.logits[leading] - changed
+        rows = self.in_prefill(rows)
+        return self.prefill.logits[rows.points] - self._backend.ablate(self.prefill, rows, None, self._row_budget)
 
-    def _changed(self, rows: LatentRows) -> Outcome:
+    def in_prefill(self, rows: LatentRows) -> LatentRows:
+        """The same rows at points of the prefill, in the first sequence of each."""
+        return LatentRows(torch.searchsorted(self._point, rows.points), rows.changes)
+
+    def _changed(self, rows: LatentRows, observed: Observed | None) -> Outcome:
         which, at = (rows.points.unsqueeze(-1) == self._point).nonzero().unbind(-1)
+        if observed is not None:  # all sequences of a row have the same latents in the prompt
+            again = torch.cat([which.new_zeros(1, dtype=torch.bool), which[1:] == which[:-1]])
+            observed = observed.of_rows(which.masked_fill(again, -1))
         repeated = rows.repeated(which, at)
-        sequences = self._at.examples[at]
+        sequences, options = self._at.examples[at], (self._columns, self._row_budget, observed)
         if self._at_answers and not self._sequences.several:
-            logits = self._backend.ablate(self.prefill, repeated, self._columns, self._row_budget).unsqueeze(1)
+            logits = self._backend.ablate(self.prefill, repeated, self._columns, self._row_budget, observed).unsqueeze(
+                1
+            )
         else:
             wanted = self._sequences.wanted[sequences]
             changed = self._at.positions[at].unsqueeze(-1)
             later = torch.maximum(wanted, changed)  # what comes before is as in the clean run
-            logits = self._backend.ablate_from(self.prefill, repeated, later, self._columns, self._row_budget)
+            if observed is not None and observed.slots is not None:  # rows run up to the last token that they note
+                steps = torch.arange(observed.slots.shape[1], device=later.device)
+                last = (observed.slots * steps).amax(-1)[sequences].unsqueeze(-1)
+                if bool((last > later).all(-1).any()):
+                    later = torch.cat([later, torch.maximum(last, changed)], dim=-1)
+            logits = self._backend.ablate_from(self.prefill, repeated, later, *options)[:, : wanted.shape[1]]
             before, column = (wanted < changed).nonzero().unbind(-1)
             logits[before, column] = self._clean_logits[sequences[before], column]
         examples = self._points.examples[rows.points]
         return self._outcome(logits, examples, self._sequences.answers[sequences], which)
+
+    def observing(
+        self,
+        above: Mapping[str, Sequence[str]],
+        see: Callable[[str, Tensor, Tensor, Tensor], Keep],
+        at: Points | None,
+        held: Mapping[str, Sequence[str]],
+    ) -> Observed:
+        """What changed rows note: ``Observed`` with points in the place of tokens of the batch.
+
+        Args:
+            above: As there.
+            see: As there, with indices of the prefill's points.
+            at: Rows and tokens of their prompts at which they note; None: at the token that is changed.
+            held: As there.
+        """
+        tokens, points, slots = self._sequences.inputs.tokens, self.prefill.points, None
+        if at is not None:
+            there, _ = self._sequences.points(at.examples, at.positions)
+            slots = torch.zeros_like(tokens, dtype=torch.bool)
+            slots[there.examples, there.positions] = True
+        known = torch.full_like(tokens, -1)
+        known[points.examples, points.positions] = torch.arange(len(points), device=tokens.device)
+
+        def see_points(name: str, rows: Tensor, at: Points, latents: Tensor) -> Keep:
+            return see(name, rows, at.of(known), latents)
+
+        return Observed(above, see_points, slots, held)
+
+    def prompt_tokens(self, points: Tensor) -> Tensor:
+        """The tokens of their prompts at which points of the prefill stand, ``[n]``, by their indices."""
+        at = self.prefill.points.select(points)
+        return at.positions - self._sequences.first[at.examples]
 
     def _chunks(self, rows: LatentRows) -> Iterator[Tensor]:
         """Indices of rows whose logits fit into memory together."""

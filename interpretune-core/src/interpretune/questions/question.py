@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.content_hash import content_hash, hash_of
 from interpretune.hashing.packages import identify_packages
 from interpretune.latents.identity import IdentityDictionary
+from interpretune.latents.latent_model import LatentModel
 from interpretune.operations.objectives import Objective
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.measured_batch import MeasuredBatch
@@ -28,7 +29,17 @@ from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.result import FIELDS, Effects, Results
 from interpretune.questions.sequences import Sequences, padded
 from interpretune.questions.set_values import Value, mean_of, set_values
-from interpretune.questions.unit_effects import UnitChanges, UnitEffects, any_of, exact_effects, sizes, stored, sum_of
+from interpretune.questions.tokens_of_rows import measured_tokens, prompt_tokens
+from interpretune.questions.unit_effects import (
+    Exact,
+    UnitChanges,
+    UnitEffects,
+    any_of,
+    exact_effects,
+    sizes,
+    stored,
+    sum_of,
+)
 from interpretune.questions.units import UnitSet
 from interpretune.replay.effect_noise import is_measured
 from interpretune.replay.prefill import prefill
@@ -84,9 +95,14 @@ class Question(ModelAndRows):
     budget: int | None
     row_budget: int | None
 
+    @property
+    def every_set(self) -> Sequence[UnitSet]:
+        """All unit sets that results depend on."""
+        return self.sets
+
     def held(self, *others: object) -> AbstractContextManager[None]:
         """See ``ModelAndRows.held``; the dictionaries evaluate too."""
-        return ModelAndRows.held(self, *others, *(item.dictionary for item in self.sets))
+        return ModelAndRows.held(self, *others, *(item.dictionary for item in self.every_set))
 
     def answered(
         self, folder: str | Path | None, about: Mapping[str, Any] | None = None, *, shown: bool = False
@@ -101,7 +117,7 @@ class Question(ModelAndRows):
         noted = {**(about or {}), **self._about()}
         noted["model"] = {**self._model(hashed=folder is not None), **noted.get("model", {})}
         if folder is not None:
-            of_sets = zip(self.sets, self._identities[1:], strict=True)
+            of_sets = zip(self.every_set, self._identities[1:], strict=True)
             noted["latent_models"] = [part.about for item, part in of_sets if item.kind == "latent"]
         batches = list(self.batches(self.rows))
         if folder is None:
@@ -125,26 +141,8 @@ class Question(ModelAndRows):
             part = rows[first : first + self.batch_size]
             where = [(i, token) for i, row in enumerate(part) for token in self._tokens(row, first + i)]
             at = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
-            sequences = Sequences.of(part, self.pad, side, device, self.counted)
+            sequences = Sequences.of(part, self.pad, side, device, measured_tokens(self.objective))
             yield RowsAsked(part, first, sequences, Points(at[:, 0], at[:, 1]))
-
-    @property
-    def counted(self) -> Callable[[EncodedRow], range] | None:
-        """Of each row the tokens that are measured, where the objective is of the row's own; see ``Sequences.of``."""
-        if self.objective.reads != "row":
-            return None
-        span = getattr(self.objective, "span", None)
-
-        def tokens(row: EncodedRow) -> range:
-            if span is not None and span not in row.spans:
-                raise DataError(f"The objective is {self.objective.name}, and {row.row.told} has no span {span!r}.")
-            end = len(row.tokens) + (len(row.answers[row.correct]) if row.answers else 0)
-            found = range(max(1, row.spans[span][0]), row.spans[span][1]) if span is not None else range(1, end)
-            if not found:
-                raise DataError(f"The objective is {self.objective.name}, and {row.row.told} has no token to predict.")
-            return found
-
-        return tokens
 
     @property
     def pad(self) -> int:
@@ -155,17 +153,7 @@ class Question(ModelAndRows):
 
     def _tokens(self, row: EncodedRow, number: int) -> range:
         """Tokens of a prompt at which units are changed."""
-        if self.positions == "answer":
-            return range(len(row.tokens) - 1, len(row.tokens))
-        if self.positions == "each":
-            return range(len(row.tokens))
-        if self.positions not in row.spans:
-            told = f"the spans {', '.join(row.spans)}" if row.spans else "no spans"
-            raise DataError(
-                f"positions is {self.positions!r}, and row {number} has {told}. Give 'answer', 'each', or the name of "
-                "a span that all rows have."
-            )
-        return range(*row.spans[self.positions])
+        return prompt_tokens(row, number, self.positions, "positions")
 
     # ------------------------------------------------------------------------------------------------------- one batch
 
@@ -181,7 +169,13 @@ class Question(ModelAndRows):
         runs = [self._run(batch, group) for group in self.groups]
         parts: dict[str, UnitEffects] = {}
         for group, run in zip(self.groups, runs, strict=True):
-            parts |= self._parts(batch, run, group)
+            parts |= self.parts_of(batch, run, group)
+        return self.stored_of(batch, runs, parts)
+
+    def stored_of(
+        self, batch: RowsAsked, runs: Sequence[MeasuredBatch], parts: Mapping[str, UnitEffects]
+    ) -> dict[str, Any]:
+        """The same, of the runs of all groups and the effects that were found in them."""
         owners = batch.points.examples
         nothing = torch.zeros(len(owners), dtype=torch.long, device=owners.device)
         dtype = runs[-1].prefill.logits.dtype
@@ -212,10 +206,17 @@ class Question(ModelAndRows):
             "objective": plain.clean[owners].double(),
         }
 
+    def dictionaries(self, group: Sequence[UnitSet]) -> list[LatentModel]:
+        """What runs with the unit sets of a group."""
+        return [item.dictionary for item in group]
+
+    def noted_at(self, batch: RowsAsked) -> Points | None:
+        """Rows, and tokens beside the points, at which changed rows note latents; None: nowhere else."""
+        return None
+
     def _run(self, batch: RowsAsked, group: Sequence[UnitSet]) -> MeasuredBatch:
-        dictionaries = [item.dictionary for item in group]
-        batched = (batch.rows, batch.sequences, batch.points)
-        return MeasuredBatch(self.backend, dictionaries, *batched, self.objective, self.row_budget)
+        asked = (batch.rows, batch.sequences, batch.points, self.objective, self.row_budget)
+        return MeasuredBatch(self.backend, self.dictionaries(group), *asked, self.noted_at(batch))
 
     def _changes(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> UnitChanges:
         clean = {item.name: run.latents[item.activation_name] for item in group}
@@ -235,8 +236,10 @@ class Question(ModelAndRows):
         }
         return UnitChanges(clean, chosen, moved, rough)
 
-    def _parts(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> dict[str, UnitEffects]:
-        """Effects of the units of sets that run together, by name."""
+    def parts_of(
+        self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet], exact: Exact = exact_effects
+    ) -> dict[str, UnitEffects]:
+        """Effects of the units of sets that run together, by name; ``exact`` finds them by changing the units."""
         if not group:
             return {}
         changes = self._changes(batch, run, group)
@@ -244,7 +247,7 @@ class Question(ModelAndRows):
         if self.method == "exact":
             if self.budget is not None:
                 wanted = self._within_budget[batch.first, self.groups.index(group)]
-            found = exact_effects(run, batch.points, group, wanted, changes.chosen)
+            found = exact(run, batch.points, group, wanted, changes.chosen)
         assert found is not None
         parts = {}
         for item in group:
@@ -316,22 +319,12 @@ class Question(ModelAndRows):
         side = getattr(self.tokenizer, "padding_side", "left")
         inputs, first = padded(prompts, self.pad, side, self.backend.model_device)
         points = Points(batch.points.examples, batch.points.positions + first[batch.points.examples])
-        run = prefill(self.backend, inputs, [item.dictionary for item in group], points)
+        run = prefill(self.backend, inputs, self.dictionaries(group), points)
         return {item.name: run.latents[item.activation_name] for item in group}
 
     # -------------------------------------------------------------------------------------------------------- manifest
 
     def _about(self) -> dict[str, Any]:
-        sets = [
-            {
-                "name": item.name,
-                "kind": item.kind,
-                "size": item.size,
-                "chosen": len(item.ids),
-                **({"activation": item.activation_name} if item.kind == "latent" else {}),
-            }
-            for item in self.sets
-        ]
         points = [[*_told(row)[:4], list(self._tokens(row, i))] for i, row in enumerate(self.rows)]
         return {
             "question": {
@@ -343,7 +336,7 @@ class Question(ModelAndRows):
                 **({"steps": self.steps} if self.method == "integrated_gradients" else {}),
                 "budget": self.budget,
                 "rows": len(self.rows),
-                "units": sets,
+                "units": [item.told for item in self.sets],
             },
             "data": {"fingerprint": hash_of(points, "The rows"), "examples": sum(len(item[-1]) for item in points)},
             "versions": versions(),
@@ -366,8 +359,9 @@ class Question(ModelAndRows):
 
     @cached_property
     def _identities(self) -> list[Identity]:
-        """The model and the dictionaries of the unit sets."""
-        return [identify_model(self.backend, self._source), *(identify_latents(item.dictionary) for item in self.sets)]
+        """The model and the dictionaries of all unit sets."""
+        latents = (identify_latents(item.dictionary) for item in self.every_set)
+        return [identify_model(self.backend, self._source), *latents]
 
     @cached_property
     def key(self) -> str:
@@ -381,7 +375,7 @@ class Question(ModelAndRows):
             {
                 "about": self._about(),
                 "hashes": [item.about for item in parts],
-                "units": [(item.ids, item.members) for item in self.sets],
+                "units": [(item.ids, item.members) for item in self.every_set],
                 "rows": [list(map(_told, rows)) for rows in (self.rows, self.mean_over or ())],
                 "objective": self.objective,
                 "value": self.value,

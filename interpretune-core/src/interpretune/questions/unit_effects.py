@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from attrs import frozen
@@ -11,6 +11,7 @@ from torch import Tensor
 from interpretune.activations.inputs import Points
 from interpretune.questions.measured_batch import MeasuredBatch
 from interpretune.questions.units import UnitSet
+from interpretune.replay.observed import Observed
 from interpretune.replay.rows import Changes, LatentRows
 from interpretune.store.values import LatentValues
 
@@ -39,16 +40,27 @@ class UnitEffects:
     largest: Tensor
 
 
+Exact = Callable[
+    [MeasuredBatch, Points, Sequence[UnitSet], Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]
+]
+"""Finds effects, as ``exact_effects`` does."""
+
+
 def exact_effects(
     run: MeasuredBatch,
     points: Points,
     group: Sequence[UnitSet],
     wanted: Mapping[str, Tensor],
     chosen: Mapping[str, Tensor],
+    observed: Observed | None = None,
 ) -> dict[str, Tensor]:
-    """Effects of units at points, ``[p, n_units]`` by name; 0 where none is wanted."""
-    rows = [_rows(item, wanted[item.name], chosen[item.name]) for item in group]
-    changed = run.changed(LatentRows.joined(rows)).split([len(part) for part in rows])
+    """Effects of units at points, ``[p, n_units]`` by name; 0 where none is wanted.
+
+    The rows that are changed are those of ``changed_rows``, of one unit set after the other; ``observed`` is what they
+    note.
+    """
+    rows = [changed_rows(item, wanted[item.name], chosen[item.name]) for item in group]
+    changed = run.changed(LatentRows.joined(rows), observed).split([len(part) for part in rows])
     found = {}
     for item, part, mine in zip(group, rows, changed, strict=True):
         effects = run.clean.new_zeros(wanted[item.name].shape)
@@ -57,7 +69,7 @@ def exact_effects(
     return found
 
 
-def _rows(item: UnitSet, wanted: Tensor, chosen: Tensor) -> LatentRows:
+def changed_rows(item: UnitSet, wanted: Tensor, chosen: Tensor) -> LatentRows:
     """A row for each point and unit that is wanted, in which the latents of the unit are set."""
     points, units = wanted.nonzero().unbind(-1)
     members = item.members.to(chosen.device)[units]

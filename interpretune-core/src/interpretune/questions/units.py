@@ -43,6 +43,12 @@ class UnitSet:
         """Name of the dictionary's activations."""
         return activation_name(self.dictionary)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        about = {"name": self.name, "kind": self.kind, "size": self.size, "chosen": len(self.ids)}
+        return {**about, "activation": self.activation_name} if self.kind == "latent" else about
+
 
 @runtime_checkable
 class Units(Protocol):

@@ -1,9 +1,5 @@
-from .ablation import (
-    SHARE_OF_FREE_MEMORY as SHARE_OF_FREE_MEMORY,
-    ablate as ablate,
-    ablate_everywhere as ablate_everywhere,
-    free_bytes as free_bytes,
-)
+from .ablation import ablate as ablate, ablate_everywhere as ablate_everywhere
+from .budgets import SHARE_OF_FREE_MEMORY as SHARE_OF_FREE_MEMORY, free_bytes as free_bytes
 from .engine import (
     ReadyContext as ReadyContext,
     ReplayEngine as ReplayEngine,
@@ -19,6 +15,7 @@ from .gradients import (
     gradient_edges as gradient_edges,
     integrated_gradients as integrated_gradients,
 )
+from .observed import Noted as Noted, Observed as Observed
 from .prefill import CleanRun as CleanRun, Kept as Kept, Prefill as Prefill
 from .prefix import (
     LayerKeys as LayerKeys,

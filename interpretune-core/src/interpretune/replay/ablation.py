@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -18,20 +17,14 @@ from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError, NotFiniteError
 from interpretune.latents.identity import IdentityDictionary
-from interpretune.latents.latent_model import HasDecoderRows, read_points, written_points
-from interpretune.models.attention_heads import number_of_heads
+from interpretune.latents.latent_model import HasDecoderRows
+from interpretune.replay.budgets import naive_budget, replay_budget
 from interpretune.replay.entries import span_of
+from interpretune.replay.observed import Observed, noting, noting_at_points
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.replay.rows import Changes, LatentRows
 from interpretune.system.model_lock import model_lock
-
-MOST_ROWS = 2048
-"""Rows of one replay, if memory allows; with half as many, calls and small products cost a few percent more."""
-NAIVE_TOKENS = 4096
-"""Tokens of one forward of the plain loop; more are not faster."""
-SHARE_OF_FREE_MEMORY = 0.25
-"""Share of the free memory that the rows of one replay may take, if no ``row_budget`` is given."""
 
 
 @torch.no_grad()
@@ -42,6 +35,7 @@ def ablate(
     row_budget: int | None = None,
     *,
     naive: bool = False,
+    observed: Observed | None = None,
 ) -> Tensor:
     """Logits at the rows' tokens with latents set, all latent models spliced in.
 
@@ -53,6 +47,7 @@ def ablate(
         columns: Ids of the logits wanted, ``[c]``; None: all.
         row_budget: Most rows that run at a time; None: chosen from the free memory.
         naive: Use the plain loop, a whole forward for each row, even if tokens can be replayed.
+        observed: What the rows note on their way; rows that are not computed note nothing.
 
     Returns:
         ``[n, c]``.
@@ -62,33 +57,44 @@ def ablate(
         NotFiniteError: Logits with latents set are NaN or infinite.
     """
     with model_lock(prefill.backend.model):
-        return _ablate(prefill, rows, columns, row_budget, naive)
+        return _ablate(prefill, rows, columns, row_budget, naive, observed)
 
 
-def _ablate(prefill: Prefill, rows: LatentRows, columns: Tensor | None, row_budget: int | None, naive: bool) -> Tensor:
+def _ablate(
+    prefill: Prefill,
+    rows: LatentRows,
+    columns: Tensor | None,
+    row_budget: int | None,
+    naive: bool,
+    observed: Observed | None,
+) -> Tensor:
     check_rows_and_budget(prefill, rows, row_budget)
+    prefill = prefill if observed is None else observed.begins_for(prefill)
     clean = prefill.logits if columns is None else prefill.logits[:, columns]
     result = clean.new_empty(len(rows), clean.shape[-1])
-    run: Callable[[Prefill, LatentRows, tuple[str, ...], Tensor | None], Tensor] = run_naively
     replays = prefill.kept is not None and not naive
     size, groups = row_budget, groups_of(prefill, rows, whole=not replays)
     same = torch.ones(len(rows), dtype=torch.bool, device=clean.device)
     for which in groups.values():
         same[which] = False
     result[same] = clean[rows.points[same]]
-    if prefill.kept is not None and replays:
-        run, size = _replay, size or replay_budget(prefill, columns)
+    replayed = [names for names in groups if replays and (observed is None or observed.runs_in(prefill, names))]
+    budget = size or (replay_budget(prefill, columns) if replays else naive_budget(prefill))
+    if prefill.kept is not None and (observed is None or not observed.held):
         alone = prefill.kept.alone
         joins = [name for name in sorted(alone, key=lambda name: alone[name].start) if alone[name].joins]
-        joining = {name: groups.pop((name,)) for name in joins if (name,) in groups}
-        for parts in _chunks(joining, size):
+        joining = {name: groups.pop((name,)) for name in joins if (name,) in replayed}
+        for parts in _chunks(joining, budget):
             chunk = torch.cat(list(parts.values()))
-            found = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns)
+            noted = None if observed is None else observed.of_rows(chunk)
+            found = _replay_joined(prefill, {name: rows.select(ids) for name, ids in parts.items()}, columns, noted)
             result = _filled(result, chunk, found)
     for names, which in groups.items():
         which = which[rows.points[which].argsort(stable=True)]
-        for chunk in which.split(size or naive_budget(prefill)):
-            result = _filled(result, chunk, run(prefill, rows.select(chunk), names, columns))
+        run: Callable[..., Tensor] = _replay if names in replayed else run_naively
+        for chunk in which.split(budget if names in replayed else size or naive_budget(prefill)):
+            noted = None if observed is None else observed.of_rows(chunk)
+            result = _filled(result, chunk, run(prefill, rows.select(chunk), names, columns, observed=noted))
     check_finite(prefill, rows, result)
     return result
 
@@ -166,26 +172,34 @@ def _groups(prefill: Prefill, rows: LatentRows) -> Iterator[tuple[tuple[str, ...
         remaining = remaining[~alike]
 
 
-def _replay(prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None) -> Tensor:
+def _replay(
+    prefill: Prefill,
+    rows: LatentRows,
+    names: tuple[str, ...],
+    columns: Tensor | None,
+    observed: Observed | None = None,
+) -> Tensor:
     lowest = prefill.lowest(names)
-    kept = prefill.require_kept()
-    if len(names) == 1 and lowest in kept.projected:
-        stream = begun(prefill, lowest, rows)
-        return prefill.run_joined(names, None, Rows.of(rows.points), stream, {}, columns)
-    output, edits = None, {name: rows.changes[name].edit() for name in names}
-    if kept.entries[lowest].puts_output:
-        del edits[lowest]
-        output = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
-    return prefill.run_rows(lowest, Rows.of(rows.points), output, edits, columns)
+    kept, ran = prefill.require_kept(), Rows.of(rows.points)
+    with noting_at_points(prefill, observed, names, ran.points) as noted:
+        if len(names) == 1 and lowest in kept.projected:
+            return prefill.run_joined(names, None, ran, begun(prefill, lowest, rows), {}, columns, noted)
+        output, edits = None, {name: rows.changes[name].edit() for name in names}
+        if kept.entries[lowest].puts_output:
+            del edits[lowest]
+            output = changed_output(prefill, lowest, rows.points, rows.changes[lowest])
+        return prefill.run_rows(lowest, ran, output, edits, columns, noted)
 
 
-def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None) -> Tensor:
+def _replay_joined(
+    prefill: Prefill, parts: Mapping[str, LatentRows], columns: Tensor | None, observed: Observed | None = None
+) -> Tensor:
     """Rows of several latent models, by the block where they begin, lowest first: there they join those from below."""
     kept = prefill.require_kept()
     alone = kept.alone
     begin = [list(names) for _, names in groupby(parts, lambda name: (alone[name].start, prefill.running(name)))]
     ends: list[str | None] = [*(names[0] for names in begin[1:]), None]
-    points, found = prefill.points.positions.new_empty(0), list[Tensor]()
+    points, found, below = prefill.points.positions.new_empty(0), list[Tensor](), list[str]()
     for names, end in zip(begin, ends, strict=True):
         outputs = {}
         for name in names:
@@ -198,7 +212,10 @@ def _replay_joined(prefill: Prefill, parts: Mapping[str, LatentRows], columns: T
         order = points.argsort(stable=True)
         back = order.argsort()
         within = {name: (back[ids], output) for name, (ids, output) in outputs.items()}
-        ran = prefill.run_joined(names, end, Rows.of(points[order]), torch.cat(found)[order], within, columns)
+        below += names
+        runs, sorted_rows = prefill.between(names[0], end), Rows.of(points[order])
+        with noting_at_points(prefill, observed, below, sorted_rows.points, order, runs) as noted:
+            ran = prefill.run_joined(names, end, sorted_rows, torch.cat(found)[order], within, columns, noted)
         found = [ran[back]]
     return found[0]
 
@@ -234,6 +251,7 @@ def run_naively(
     names: tuple[str, ...],
     columns: Tensor | None,
     wanted: Tensor | None = None,
+    observed: Observed | None = None,
 ) -> Tensor:
     """The plain loop's step: every row is a whole forward of its example.
 
@@ -243,23 +261,32 @@ def run_naively(
         names: Activation names of what they set.
         columns: Ids of the logits wanted, ``[c]``; None: all.
         wanted: Positions where they are wanted, ``[n, w]``; None: at the rows' tokens.
+        observed: What the rows note on their way.
 
     Returns:
         ``[n, c]``, or ``[n, w, c]``.
     """
     points = prefill.points.select(rows.points)
     examples = _with_longest(prefill, points.examples)
-    inputs = prefill.inputs.select(examples)
-    edits, _ = prefill.backend.splice_edits(
-        inputs,
-        list(prefill.latent_models.values()),
-        {name: rows.changes[name].edit(points.positions) for name in names if name in rows.changes},
-    )
+    backend, inputs = prefill.backend, prefill.inputs.select(examples)
     at = _in_own_row(points)
     if wanted is not None:
         at = Points(at.examples.repeat_interleave(wanted.shape[1]), wanted.flatten())
-    with rows_named(examples):
-        logits = prefill.backend.forward(inputs, edits, at)
+    latent_edits = {name: rows.changes[name].edit(points.positions) for name in names if name in rows.changes}
+    slots = torch.arange(inputs.tokens.shape[1], device=examples.device).expand(len(points), -1)
+
+    def held(names: list[str]) -> dict[str, Tensor]:
+        return {name: whole[examples] for name, whole in observed.written(prefill, names).items()} if observed else {}
+
+    def run(edits: Mapping[str, Edit]) -> Tensor:
+        return backend.forward(inputs, edits, at)
+
+    with noting(observed, names, (points.examples, slots, points.positions), held) as noted, rows_named(examples):
+        splices = [
+            noted.splice(name, model, backend.untouched_by(model, inputs), latent_edits.get(name))
+            for name, model in prefill.latent_models.items()
+        ]
+        logits = run(backend.chain(splices, run=run))
     logits = logits if columns is None else logits[:, columns]
     return logits if wanted is None else logits.unflatten(0, wanted.shape)
 
@@ -357,43 +384,3 @@ def check_rows_and_budget(prefill: Prefill, rows: LatentRows, row_budget: int | 
     if row_budget is not None and row_budget < 1:
         raise AnalysisError(f"row_budget is {row_budget}; an ablation needs room for one row at least.")
     rows.check(len(prefill.points), {name: item.d_sae for name, item in prefill.latent_models.items()})
-
-
-# ------------------------------------------------------------------------------------------------------------- budgets
-
-
-def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
-    """Rows of one replay: as many as fit into a share of the free memory.
-
-    The cost of a row is the widest tensors that live at the same time: latents of spliced latent models, the MLP,
-    scores over the prefix, and logits.
-    """
-    longest = prefill.inputs.tokens.shape[1]
-    size = torch.finfo(prefill.logits.dtype).bits // 8
-    heads = number_of_heads(prefill.backend.model) or 16
-    several = (
-        (item.d_in, len(read_points(item)), len(written_points(item))) for item in prefill.latent_models.values()
-    )
-    width = max((max(d_in, d_in // reads * writes) for d_in, reads, writes in several), default=1024)
-    latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
-    logits = prefill.backend.vocab_size if columns is None else len(columns)
-    numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits
-    return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size)))
-
-
-def naive_budget(prefill: Prefill) -> int:
-    """Rows of one forward of the plain loop: their latents and logits at all positions fit into the same share."""
-    longest = prefill.inputs.tokens.shape[1]
-    size = torch.finfo(prefill.logits.dtype).bits // 8
-    latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
-    numbers = longest * (3 * latents + 2 * prefill.backend.vocab_size)
-    most = max(1, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size))
-    return min(most, max(1, NAIVE_TOKENS // longest))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Free memory of a device."""
-    if device.type == "cuda":
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserved
-    return int(psutil.virtual_memory().available)

@@ -14,12 +14,17 @@ from interpretune.activations.finite import check_rows
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import HasDecoderRows
-from interpretune.replay.ablation import replay_budget
+from interpretune.replay.ablation import changed_output
+from interpretune.replay.budgets import replay_budget
+from interpretune.replay.observed import Noted
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
+from interpretune.replay.rows import LatentRows
 from interpretune.system.model_lock import model_lock
 from interpretune.system.torch_state import frozen_parameters, gradients_of
 
+MOST_STEPS = 4096
+"""Changes of which the first-order effects are computed at a time."""
 WHY = "Look at the objective: a logarithm, a root or a quotient in it may have no gradient there."
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -243,7 +248,63 @@ def gradient_edges(
     return result
 
 
-def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, points: Tensor, latents: Tensor) -> Tensor:
+def gradient_effects(
+    prefill: Prefill,
+    rows: LatentRows,
+    upstream: str,
+    downstream: str,
+    which: Tensor,
+    latents: Tensor,
+    held: Sequence[str] = (),
+    row_budget: int | None = None,
+) -> Tensor:
+    """What gradients say that rows do to latents of a higher latent model at their points.
+
+    ``sum over the latents that a row sets of (activation - value) x gradient``; with value 0 and one latent in a row,
+    it is that of ``gradient_edges``.
+
+    Args:
+        prefill: The clean run.
+        rows: Set latents of ``upstream`` alone.
+        upstream: Activation name of the lower latent model.
+        downstream: Activation name of the higher one.
+        which: Ids of rows, ``[m]``.
+        latents: A latent of ``downstream`` for each of them, ``[m]``.
+        held: Activation names of latent models that write what they write in the clean run.
+        row_budget: Most rows that run at a time; None: chosen from the free memory.
+
+    Returns:
+        ``[m]``, in units of the downstream activation.
+
+    Raises:
+        ReplayRefusedError: The model cannot be replayed.
+    """
+    width = prefill.latent_models[downstream].d_sae
+    targets, of_target = (rows.points[which] * width + latents).unique(return_inverse=True)
+    order, counts = of_target.argsort(stable=True), torch.bincount(of_target, minlength=len(targets))
+    linear = prefill.require_kept().entries[upstream].puts_output
+    result = prefill.latents[downstream].new_zeros(len(which))
+    for chunk in torch.arange(len(targets), device=targets.device).split(row_budget or replay_budget(prefill, None)):
+        points, ids = targets[chunk] // width, targets[chunk] % width
+        gradient = _downstream_gradients(prefill, upstream, downstream, points, ids, held)
+        first = int(counts[: chunk[0]].sum())
+        for mine in order[first : first + int(counts[chunk].sum())].split(MOST_STEPS):
+            slopes, own = gradient[of_target[mine] - chunk[0]], rows.repeated(which[mine], rows.points[which[mine]])
+            changes = own.changes[upstream]
+            if linear:
+                clean = prefill.require_kept().outputs[upstream].flatten(1)[own.points]
+                step = clean - changed_output(prefill, upstream, own.points, changes)
+                result[mine] = (step * slopes).sum(-1).to(result.dtype)
+            else:
+                step = prefill.latents[upstream][own.points[changes.rows], changes.latents] - changes.values
+                part = (step * slopes[changes.rows, changes.latents]).to(result.dtype)
+                result[mine] = result.new_zeros(len(mine)).index_add(0, changes.rows, part)
+    return result
+
+
+def _downstream_gradients(
+    prefill: Prefill, upstream: str, downstream: str, points: Tensor, latents: Tensor, held: Sequence[str] = ()
+) -> Tensor:
     """Gradient of one downstream latent per row.
 
     With respect to the upstream output if that is linear in its latents, ``[n, d_out]``, otherwise with respect to the
@@ -254,13 +315,14 @@ def _downstream_gradients(prefill: Prefill, upstream: str, downstream: str, poin
     leaves: dict[str, Tensor] = {}
     output: Tensor | None = None
     edits: dict[str, Edit] = {}
+    written = {name: kept.outputs[name].flatten(1)[points] for name in held}
     with torch.enable_grad(), _frozen(prefill):
         if kept.entries[upstream].puts_output:
             output = leaves[upstream] = kept.outputs[upstream].flatten(1)[points].detach().requires_grad_()
         else:
             edits[upstream] = watch(upstream, leaves)
         with contextlib.suppress(AllCaptured):
-            prefill.run_rows(upstream, rows, output, edits, observers={downstream: noted_last(seen)})
+            prefill.run_rows(upstream, rows, output, edits, noted=Noted({downstream: noted_last(seen)}, held=written))
         chosen = seen[0].squeeze(1)[torch.arange(len(rows), device=points.device), latents]
         if upstream not in leaves:  # downstream reads before upstream does
             like = kept.outputs[upstream] if kept.entries[upstream].puts_output else prefill.latents[upstream]

@@ -21,6 +21,7 @@ from interpretune.latents.splicing import Splice
 from interpretune.replay.buckets import Bucket, length_buckets, one_prefix, together
 from interpretune.replay.engine import ReadyContext, ReplayEngine
 from interpretune.replay.entries import Entry, find_entries
+from interpretune.replay.observed import NOTHING, Noted
 from interpretune.replay.prefix import Prefix, Rows
 from interpretune.replay.projected import Projected, blocks_above, find_projected
 from interpretune.system.model_lock import model_lock
@@ -108,7 +109,7 @@ class Prefill:
         output: Tensor | None,
         latent_edits: Mapping[str, Edit],
         columns: Tensor | None = None,
-        observers: Mapping[str, Observer] | None = None,
+        noted: Noted = NOTHING,
     ) -> Tensor:
         """Run rows from one latent model up.
 
@@ -118,7 +119,7 @@ class Prefill:
             output: What that latent model writes, ``[n, d_out]``; None: it is spliced in.
             latent_edits: Edits of latents ``[n, 1, d_sae]`` of spliced latent models, by activation name.
             columns: Ids of the logits wanted, ``[c]``; None: all.
-            observers: Receive the latents of spliced latent models, by activation name.
+            noted: What is noted and held on the way.
 
         Returns:
             ``[n, c]``.
@@ -136,7 +137,7 @@ class Prefill:
         def run(edits: Mapping[str, Edit]) -> Tensor:
             return kept.engine.replay(kept.prefix, rows, entry.start, hidden, edits, columns)
 
-        splices = self._splices(spliced, rows, {name: output}, latent_edits, observers or {})
+        splices = self._splices(spliced, rows, {name: output}, latent_edits, noted)
         with model_lock(self.backend.model), kept.ready():
             return run(self.backend.chain(splices, run=run))
 
@@ -148,6 +149,7 @@ class Prefill:
         hidden: Tensor,
         outputs: Mapping[str, tuple[Tensor, Tensor]],
         columns: Tensor | None,
+        noted: Noted = NOTHING,
     ) -> Tensor:
         """Run rows of several latent models from the block at which they begin, or have come to, up to a higher one.
 
@@ -158,6 +160,7 @@ class Prefill:
             hidden: Residual stream before the block, ``[n, d_model]``.
             outputs: What latent models within the block write, and in which rows, ``[m]`` and ``[m, d_out]``.
             columns: Ids of the logits wanted, ``[c]``; None: all.
+            noted: What is noted and held on the way.
 
         Returns:
             The residual stream before the block of ``upper``, ``[n, d_model]``, or logits, ``[n, c]``.
@@ -167,8 +170,8 @@ class Prefill:
         """
         kept = self.require_kept()
         start, seen = kept.alone[names[0]].start, list[Tensor]()
-        runs = self.running(names[0]) - (set() if upper is None else self.running(upper))
-        splices = self._splices([key for key in self.latent_models if key in runs], rows, {}, {}, {})
+        runs = self.between(names[0], upper)
+        splices = self._splices([key for key in self.latent_models if key in runs], rows, {}, {}, noted)
         puts = {canonical(self.latent_models[name].output_hook_point): _put(*given) for name, given in outputs.items()}
 
         def run(edits: Mapping[str, Edit]) -> Tensor:
@@ -187,22 +190,26 @@ class Prefill:
         entry = self.require_kept().alone[name]
         return {*entry.above} if entry.hands_in else {*entry.above, name}
 
+    def between(self, name: str, upper: str | None) -> set[str]:
+        """The same, without those that run in rows that change a higher one; None: of all up to the logits."""
+        return self.running(name) - (set() if upper is None else self.running(upper))
+
     def _splices(
         self,
         names: Sequence[str],
         rows: Rows,
         outputs: Mapping[str, Tensor | None],
         latent_edits: Mapping[str, Edit],
-        observers: Mapping[str, Observer],
+        noted: Noted,
     ) -> list[Splice]:
         """Splices of latent models, by activation name, in a replay of rows."""
         return [
-            Splice(
+            noted.splice(
+                name,
                 self.latent_models[name],
-                untouched=self._untouched_rows(name, rows),
-                edit=latent_edits.get(name),
-                see_latents=observers.get(name),
-                output=outputs.get(name),
+                self._untouched_rows(name, rows),
+                latent_edits.get(name),
+                outputs.get(name),
             )
             for name in names
         ]

@@ -20,10 +20,10 @@ from interpretune.replay.ablation import (
     check_finite,
     check_rows_and_budget,
     groups_of,
-    naive_budget,
-    replay_budget,
     run_naively,
 )
+from interpretune.replay.budgets import naive_budget, replay_budget
+from interpretune.replay.observed import Observed, noting
 from interpretune.replay.prefill import CleanRun, Prefill, stream_before
 from interpretune.replay.rows import LatentRows
 from interpretune.replay.suffix_rows import SuffixRows
@@ -45,6 +45,7 @@ def ablate_from(
     *,
     naive: bool = False,
     self_check: bool = True,
+    observed: Observed | None = None,
 ) -> Tensor:
     """Logits at later positions with latents set at the rows' tokens, all latent models spliced in.
 
@@ -62,6 +63,7 @@ def ablate_from(
             most rows. None: chosen from the free memory.
         naive: Use the plain loop, a whole forward for each row.
         self_check: Make the comparison, if it has not been made for these latent models.
+        observed: What the rows note on their way; rows that are not computed note nothing.
 
     Returns:
         ``[n, w, c]``.
@@ -74,6 +76,7 @@ def ablate_from(
     with model_lock(prefill.backend.model):
         check_rows_and_budget(prefill, rows, row_budget)
         at = _wanted_positions(prefill, rows, wanted)
+        prefill = prefill if observed is None else observed.begins_for(prefill)
         replays = not naive and prefill.kept is not None
         groups = groups_of(prefill, rows, whole=not replays)
         if groups and replays and self_check:
@@ -83,10 +86,12 @@ def ablate_from(
         changed = torch.zeros(len(rows), dtype=torch.bool, device=at.device)
         for names, which in groups.items():
             changed[which] = True
-            chunks = _chunks(prefill, rows, at, which, columns, row_budget) if replays else None
+            suffixes = replays and (observed is None or observed.runs_in(prefill, names))
+            chunks = _chunks(prefill, rows, at, which, columns, row_budget) if suffixes else None
             for chunk in which.split(row_budget or naive_budget(prefill)) if chunks is None else chunks:
                 run = run_naively if chunks is None else _replay_suffixes
-                result[chunk] = run(prefill, rows.select(chunk), names, columns, at[chunk])
+                noted = None if observed is None else observed.of_rows(chunk)
+                result[chunk] = run(prefill, rows.select(chunk), names, columns, at[chunk], noted)
         if not bool(changed.all()):
             clean = (~changed).nonzero().flatten()
             result[clean] = clean_logits(prefill, prefill.points.examples[rows.points[clean]], at[clean], columns)
@@ -132,7 +137,12 @@ def _chunks(
 
 
 def _replay_suffixes(
-    prefill: Prefill, rows: LatentRows, names: tuple[str, ...], columns: Tensor | None, wanted: Tensor
+    prefill: Prefill,
+    rows: LatentRows,
+    names: tuple[str, ...],
+    columns: Tensor | None,
+    wanted: Tensor,
+    observed: Observed | None = None,
 ) -> Tensor:
     lowest, kept = prefill.lowest(names), prefill.require_kept()
     points = prefill.points.select(rows.points)
@@ -155,17 +165,22 @@ def _replay_suffixes(
             hidden, runs = output, {*entry.above}
         else:
             hidden, runs = suffixes.of_tokens(clean.hidden), {*entry.above, lowest}
-    splices = []
-    for name, model in prefill.latent_models.items():
-        if name in runs:
-            left = prefill.backend.untouched_by(model, prefill.inputs)
-            left = None if left is None else suffixes.of_tokens(left)
-            splices.append(Splice(model, left, edits.get(name), output=output if name == lowest else None))
+
+    def held(names: list[str]) -> dict[str, Tensor]:
+        written = observed.written(prefill, names) if observed else {}
+        return {name: suffixes.of_tokens(whole) for name, whole in written.items()}
 
     def run(edits: Mapping[str, Edit]) -> Tensor:
         return kept.engine.replay_suffixes(kept.prefix, suffixes, entry.start, hidden, edits, columns)
 
-    with kept.ready():
+    tokens = points.examples, suffixes.positions, first_token
+    with noting(observed, names, tokens, held, runs=runs) as noted, kept.ready():
+        splices = []
+        for name, model in prefill.latent_models.items():
+            if name in runs:
+                left = prefill.backend.untouched_by(model, prefill.inputs)
+                left = None if left is None else suffixes.of_tokens(left)
+                splices.append(noted.splice(name, model, left, edits.get(name), output if name == lowest else None))
         return run(prefill.backend.chain(splices, run=run))
 
 
