@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -195,23 +196,15 @@ def test_layers_without_transcoders_are_said():
 
 def test_skipped_tokens_are_errors_as_a_whole():
     model, dictionaries = ready("llama")
-    skipping = [Skipping(item) for item in dictionaries]
+    skipping = [copy.copy(item) for item in dictionaries]
+    for item in skipping:
+        item.skips_special_tokens = True
     graph = it.attribution_graph(model, tiny_tokenizer(), PROMPT, transcoders=skipping)
     assert 0 not in set(graph.nodes[graph.nodes.kind == "latent"].position)
     for i in (graph.nodes.kind == "logit").to_numpy().nonzero()[0]:
         assert graph.nodes.activation[i] == pytest.approx(graph.adjacency[i].sum().item() + graph.nodes.constant[i])
     spared = held("llama").explained["mlp_out", 0][0]
     assert spared.abs().max() > 0.1
-
-
-class Skipping:
-    skips_special_tokens = True
-
-    def __init__(self, whole: Linear) -> None:
-        self._whole = whole
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._whole, name)
 
 
 def test_a_saved_graph_is_the_same(tmp_path):
@@ -279,7 +272,8 @@ def test_what_is_no_attribution_graph_is_refused():
     refused(it.AnalysisError, "'sae' reads layers.0.resid_post and writes layers.0.resid_post.*effects", autoencoder)
     second = Linear("second", ["layers.0.mlp_in"], ["layers.0.mlp_out"], False, **weights_of(first))
     refused(it.AnalysisError, "two in one layer", first, second)
-    refused(it.ConfigurationError, "no transcoders")
+    refused(it.ConfigurationError, r"transcoders is \(\); give latent models")
+    refused(it.ConfigurationError, "give latent models", "layer 0")
     refused(it.ConfigurationError, "max_nodes is 0", first, max_nodes=0)
     refused(it.ConfigurationError, "logit_share is 0", first, logit_share=0)
     falcon = backend_of(other_architecture("falcon"))

@@ -150,7 +150,10 @@ class TransformerLensBackend(AnalysisBackend):
 
     def norms(self) -> Sequence[NormAt]:
         """See ``AnalysisBackend.norms``."""
-        return [NormAt(before, after, _of_vectors(norm)) for before, after, norm in norms_of(self._model)]
+        return [
+            NormAt(before, after, _of_vectors(norm), divided if divided in self._points else None)
+            for before, divided, after, norm in norms_of(self._model)
+        ]
 
     def _block_of(self, hook_point: str) -> tuple[nn.Module, bool]:
         """The block of an ``attn_z`` or ``mlp_act``, and whether it is the former."""

@@ -49,18 +49,18 @@ def decoder_hook_points(model: Any) -> Iterator[tuple[str, Hooked]]:
             yield name, _at_point(points["unembed.hook_in"])
 
 
-def norms_of(model: Any) -> Iterator[tuple[str, str, nn.Module]]:
-    """Names of the hook points before and after each norm that is not inside attention, and the norm."""
+def norms_of(model: Any) -> Iterator[tuple[str, str, str, nn.Module]]:
+    """Names of the hook points before, in and after each norm that is not inside attention, and the norm."""
     owners = [(f"blocks.{i}.{name}", block, name) for i, block in enumerate(model.blocks) for name in NORMS_OF_BLOCKS]
     before, after = (".hook_in", ".hook_out") if hasattr(model, "original_model") else (f":{IN}", f":{OUT}")
     for path, owner, name in (*owners, ("ln_final", model, "ln_final")):
         if isinstance(norm := getattr(owner, name, None), nn.Module):
-            yield path + before, path + after, norm
+            yield path + before, f"{path}.hook_normalized", path + after, norm
 
 
 def around_norms(model: Any) -> Iterator[tuple[str, Hooked]]:
     """What is there before and after the norms of a ``HookedTransformer``, which has no hook points for all of it."""
-    for before, after, norm in norms_of(model):
+    for before, _, after, norm in norms_of(model):
         if before.endswith(f":{IN}"):
             yield before, _at_input(norm)
             yield after, _at_output(norm)

@@ -103,27 +103,52 @@ class NormAt:
         reads: Hook point of what it reads.
         makes: Hook point of what it makes of that.
         norm: ``[n, d]`` to the same.
+        divided: Hook point of what it has divided by the scale, before gain and bias; None: there is none.
     """
 
     reads: str
     makes: str
     norm: Callable[[Tensor], Tensor]
+    divided: str | None = None
 
     @torch.no_grad()
-    def held(self, read: Tensor, made: Tensor) -> Callable[[Tensor], Tensor]:
-        """The norm with the scales that it had in a forward: linear, but for a constant.
+    def held(self, read: Tensor, made: Tensor) -> HeldNorm:
+        """The norm with the scales that it had in a forward.
 
         Args:
             read: What it read there, ``[1, pos, d]``.
             made: What it made of that.
 
-        Returns:
-            ``[n, pos, d]`` to the same; what it read, to what it made.
-
         Raises:
             AnalysisError: It is no layer norm, and none by root mean square.
         """
         measured = MeasuredNorm.of(self.norm, read)
-        scales = measured.scales(read[0].double(), made[0].double(), f"The norm at {self.makes}")
-        slopes = (measured.weight / scales.unsqueeze(-1)).to(read)
-        return lambda given: made + slopes * measured.centred(given - read)
+        scales = measured.scales(read[0].double(), made[0].double(), f"The norm at {self.makes}").unsqueeze(-1)
+        return HeldNorm(self, measured, read, made, scales.to(read))
+
+
+@frozen(eq=False)
+class HeldNorm:
+    """A norm with the scales of a forward: linear, but for a constant.
+
+    Attributes:
+        at: Where it is.
+        measured: What it does.
+        read: What it read in the forward, ``[1, pos, d]``.
+        made: What it made of that.
+        scales: By what it divided, ``[pos, 1]``.
+    """
+
+    at: NormAt
+    measured: MeasuredNorm
+    read: Tensor
+    made: Tensor
+    scales: Tensor
+
+    def divided(self, given: Tensor) -> Tensor:
+        """What it divides of ``[n, pos, d]``, less that of the forward."""
+        return self.measured.centred(given - self.read) / self.scales
+
+    def makes(self, divided: Tensor) -> Tensor:
+        """What it makes then; of nothing, what it made in the forward."""
+        return self.made + self.measured.weight.to(self.made) * divided

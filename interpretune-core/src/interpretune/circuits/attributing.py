@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from interpretune.activations.hook_names import FINAL_NORM
@@ -22,7 +23,7 @@ from interpretune.circuits.sources import Sources, layer_of_transcoder
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.latents.latent_model import LatentModel
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
-from interpretune.questions.prompt_row import Prompt, PromptRow
+from interpretune.questions.prompt_row import Prompt, PromptRow, brief
 from interpretune.system.torch_state import frozen_parameters
 
 if TYPE_CHECKING:
@@ -79,9 +80,13 @@ def attribution_graph(
         raise ConfigurationError(
             f"logit_share is {logit_share!r}; it is a share of the probability: above 0, at most 1."
         )
-    models = [transcoders] if isinstance(transcoders, LatentModel) else list(transcoders)
-    if not models:
-        raise ConfigurationError("There are no transcoders; an attribution graph is of their latents. Give some.")
+    alone = isinstance(transcoders, LatentModel) or not isinstance(transcoders, Iterable)
+    models: list[Any] = [transcoders] if alone else list(transcoders)
+    if not models or not all(isinstance(item, LatentModel) for item in models):
+        raise ConfigurationError(
+            f"transcoders is {brief(transcoders)}; give latent models: transcoders, or the parts of a cross-layer "
+            "transcoder."
+        )
     own: Any = "answers" if isinstance(prompt, PromptRow) and prompt.answers else ()
     asked = ModelAndRows.of(model, tokenizer, [prompt], own if answers is None else tuple(answers), 0, batch_size)
     backend, row = asked.backend, asked.rows[0]
@@ -101,11 +106,21 @@ def attribution_graph(
         return _graph(AskedGraph(backend, tokenizer, inputs, sources, batch_size), run, chosen, max_nodes)
 
 
+@frozen(eq=False)
 class _Logits:
-    """The tokens that are targets, their probabilities, and their centred logits by what the last norm makes."""
+    """The tokens that are targets, ``k`` of them.
 
-    def __init__(self, ids: Tensor, probabilities: Tensor, values: Tensor, vectors: Tensor) -> None:
-        self.ids, self.probabilities, self.values, self.vectors = ids, probabilities, values, vectors
+    Attributes:
+        ids: ``[k]``.
+        probabilities: ``[k]``, float64.
+        values: Their centred logits, ``[k]``, float64.
+        vectors: Slopes of these by what the last norm makes, ``[k, d_model]``.
+    """
+
+    ids: Tensor
+    probabilities: Tensor
+    values: Tensor
+    vectors: Tensor
 
 
 def _logits(run: LinearRun, given: Sequence[int], most: int, share: float) -> _Logits:
@@ -125,31 +140,52 @@ def _logits(run: LinearRun, given: Sequence[int], most: int, share: float) -> _L
     return _Logits(ids, probabilities[ids], centred.detach().double(), torch.stack(vectors))
 
 
+@frozen(eq=False)
+class _Reached:
+    """Edges of the targets that were followed: of the logits, then of latents, those with most influence first.
+
+    Attributes:
+        latents: The latents among them, ``[t]``, as sources.
+        edges: ``[k + t, n]``, targets by sources.
+        influence: Of every source, ``[n]``.
+    """
+
+    latents: Tensor
+    edges: Tensor
+    influence: Tensor
+
+
+def _reached(sources: Sources, run: LinearRun, logits: _Logits, most: int, size: int) -> _Reached:
+    """Follow edges back from the logits, to the latents with the most influence."""
+    weights, most = logits.probabilities.cpu(), min(most, sources.n_latents)
+    edges = torch.empty(len(weights) + most, sources.n, dtype=torch.float64)
+    starts = torch.cat([weights, torch.zeros(most, dtype=torch.float64)])
+    nodes, count = torch.full((len(starts),), -1), 0
+
+    def follow(targets: Targets) -> None:
+        edges[count : count + len(targets)] = sources.edges(run.slopes(targets))
+
+    for part in logits.vectors.split(size):
+        follow(sources.logit_targets(part))
+        count += len(part)
+    while True:
+        influence = influence_of(edges[:count], nodes[:count], starts[:count])
+        latents = nodes[len(weights) : count]
+        left = influence[: sources.n_latents].index_fill(0, latents, 0.0)
+        best = left.argsort(descending=True, stable=True)[: min(size, len(starts) - count)]
+        best = best[left[best] > 0]
+        if not len(best):  # all are there, or nothing leads from the others to the logits
+            return _Reached(latents, edges[:count], influence)
+        follow(sources.latent_targets(best.to(sources.ids.device), size))
+        nodes[count : count + len(best)] = best
+        count += len(best)
+
+
 def _graph(asked: AskedGraph, run: LinearRun, logits: _Logits, max_nodes: int) -> AttributionGraph:
-    sources, size = asked.sources, asked.batch_size
+    sources = asked.sources
     n_latents, values = sources.n_latents, sources.activations.double().cpu()
-
-    def edges_of(targets: Targets) -> Tensor:
-        return sources.edges(run.slopes(targets))
-
-    rows = [edges_of(sources.logit_targets(part)) for part in logits.vectors.split(size)]
-    weights = logits.probabilities.cpu()
-    taken = torch.empty(0, dtype=torch.long)
-
-    def influence() -> Tensor:
-        nodes = torch.cat([torch.full((len(weights),), -1), taken])
-        starts = torch.cat([weights, torch.zeros(len(taken), dtype=torch.float64)])
-        return influence_of(torch.cat(rows), nodes, starts)
-
-    while len(taken) < min(max_nodes, n_latents):
-        reached = influence()[:n_latents].index_fill(0, taken, 0.0)
-        best = reached.argsort(descending=True, stable=True)[: min(size, max_nodes - len(taken))]
-        best = best[reached[best] > 0]
-        if not len(best):
-            break  # nothing leads from the others to the logits
-        rows.append(edges_of(sources.latent_targets(best.to(sources.ids.device), size)))
-        taken = torch.cat([taken, best])
-    reached, found = influence(), torch.cat(rows)
+    found = _reached(sources, run, logits, max_nodes, asked.batch_size)
+    taken, reached, n_logits = found.latents, found.influence, len(logits.ids)
     chosen = taken.sort().values
     others = torch.ones(n_latents, dtype=torch.bool).index_fill(0, taken, value=False)
     of_latents = float(reached[:n_latents].sum())
@@ -158,11 +194,10 @@ def _graph(asked: AskedGraph, run: LinearRun, logits: _Logits, max_nodes: int) -
         latents=int((reached[:n_latents][others] > 0).sum()),
         influence=float(reached[:n_latents][others].sum()) / of_latents if of_latents else 0.0,
     )
-    n_logits = len(weights)
     columns = torch.cat([chosen, torch.arange(n_latents, sources.n)])
     n = len(columns) + n_logits
     by_node = torch.cat([taken.argsort() + n_logits, torch.arange(n_logits)])  # rows in the order of nodes
-    targets = found[by_node]
+    targets = found.edges[by_node]
     adjacency = torch.zeros(n, n, dtype=torch.float64)
     at = torch.cat([torch.arange(len(chosen)), torch.arange(len(columns), n)])
     adjacency[at, : len(columns)] = targets[:, columns]

@@ -7,7 +7,7 @@ of the model is linear: the residual stream, the values that attention moves, th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from attrs import frozen
@@ -25,6 +25,7 @@ from interpretune.activations.hook_names import (
 from interpretune.activations.hooked_model import AllCaptured
 from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.backend import AnalysisBackend
+from interpretune.backends.measured_norm import HeldNorm
 from interpretune.errors import AnalysisError
 
 EMBEDDED = in_layer(0, RESID_PRE)
@@ -102,7 +103,7 @@ class LinearRun:
             self.logits = backend.forward(
                 inputs, {name: noting(name, self.clean) for name in wanted}, inputs.answers
             ).detach()
-        self._norms = [(norm, norm.held(self.clean[norm.reads], self.clean[norm.makes])) for norm in norms]
+        self._norms = [norm.held(self.clean[norm.reads], self.clean[norm.makes]) for norm in norms]
         with torch.no_grad():
             self._nothing = self._forward({name: torch.zeros_like(self.clean[name]) for name in self.writes})
         self._leaves: dict[str, Tensor] = {}
@@ -150,19 +151,33 @@ class LinearRun:
         inputs = self._inputs.select(torch.zeros(n, dtype=torch.long, device=self._inputs.tokens.device))
         seen: dict[str, Tensor] = {}
         chains: dict[str, list[Edit]] = {}
-        for norm, held in self._norms:
+        for norm in self._norms:
             given: dict[str, Tensor] = {}
-            chains.setdefault(norm.reads, []).append(noting("it", given, detached=False))
-            chains.setdefault(norm.makes, []).append(_made(held, given))
+            chains.setdefault(norm.at.reads, []).append(noting("it", given, detached=False))
+            chains.setdefault(norm.at.makes, []).append(self._norm(norm, given, seen))
         for name in self._patterns:
             chains.setdefault(name, []).append(_put(self.clean[name].expand(n, *self.clean[name].shape[1:])))
         for name, value in writes.items():
             chains.setdefault(name, []).append(_put(value))
+        inside = {norm.at.divided for norm in self._norms}
         for name in self._reads:
+            if name in inside:
+                continue  # read there, it would have the slopes of scales that are not held
             chains.setdefault(name, []).append(noting(name, seen, detached=False, last=name == FINAL_NORM))
         with contextlib.suppress(AllCaptured):
             self.backend.forward(inputs, {name: in_turn(chain) for name, chain in chains.items()})
         return seen
+
+    def _norm(self, norm: HeldNorm, given: Mapping[str, Tensor], seen: dict[str, Tensor]) -> Edit:
+        """An edit that puts what a norm makes with its scales held, of what it was given."""
+
+        def make(_: Tensor) -> Tensor:
+            divided = norm.divided(given["it"])
+            if (name := norm.at.divided) in self._reads and name is not None:
+                seen[name] = self.clean[name] + divided
+            return norm.makes(divided)
+
+        return make
 
 
 def noting(name: str, seen: dict[str, Tensor], *, detached: bool = True, last: bool = False) -> Edit:
@@ -179,7 +194,3 @@ def noting(name: str, seen: dict[str, Tensor], *, detached: bool = True, last: b
 
 def _put(value: Tensor) -> Edit:
     return lambda there: value.reshape(there.shape)
-
-
-def _made(held: Callable[[Tensor], Tensor], given: Mapping[str, Tensor]) -> Edit:
-    return lambda _: held(given["it"])

@@ -29,10 +29,12 @@ def influence_of(edges: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
     Returns:
         ``[sources]``.
     """
-    shares, reached = scaled(edges), weights
+    sizes, reached = edges.abs(), weights
+    sums = sizes.sum(-1)
+    sums = sums.where(sums > 0, 1.0)
     total = edges.new_zeros(edges.shape[1])
     while bool(reached.any()):
-        arriving = reached @ shares
+        arriving = (reached / sums) @ sizes
         total = total + arriving
         reached = arriving[nodes].where(nodes >= 0, 0.0)
     return total

@@ -13,7 +13,7 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.circuits.linear_run import EMBEDDED, LinearRun, Targets
 from interpretune.errors import AnalysisError
-from interpretune.latents.latent_model import HasDecoderRows, LatentModel, read_points, written_points
+from interpretune.latents.latent_model import HasDecoderRows, LatentModel, layer_of, read_points, written_points
 
 
 @frozen(eq=False)
@@ -149,11 +149,11 @@ def layer_of_transcoder(model: LatentModel) -> int:
         AnalysisError: It is no transcoder: it reads at several hook points, or what an MLP has made, or does not write
             outputs of MLPs alone.
     """
-    reads, writes = ([_split(name) for name in points(model)] for points in (read_points, written_points))
-    layer, part = reads[0]
-    if any(part != MLP_OUT for _, part in writes) or part in (MLP_ACT, MLP_OUT):
+    reads, writes = read_points(model), [split_layer(name) for name in written_points(model)]
+    layer, part = layer_of(reads[0]), (split_layer(reads[0]) or (0, ""))[1]
+    if layer is None or any(at is None or at[1] != MLP_OUT for at in writes) or part in (MLP_ACT, MLP_OUT):
         raise AnalysisError(
-            f"The dictionary {model.name!r} reads {', '.join(read_points(model))} and writes "
+            f"The dictionary {model.name!r} reads {', '.join(reads)} and writes "
             f"{', '.join(written_points(model))}. An attribution graph replaces MLPs by dictionaries that read what an "
             "MLP reads and write mlp_out: transcoders, and parts of cross-layer transcoders. What latents of other "
             "dictionaries do, effects() measures."
@@ -164,10 +164,6 @@ def layer_of_transcoder(model: LatentModel) -> int:
             "attribution graph. Give transcoders, or the parts of a cross-layer transcoder."
         )
     return layer
-
-
-def _split(name: str) -> tuple[int, str]:
-    return split_layer(name) or (0, canonical(name))
 
 
 def _rows_of(model: LatentModel, ids: Tensor) -> Tensor:
