@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 import interpretune as it
-from interpretune.analysis import HuggingFaceBackend, ModelInputs, Patch, Scale, run_with_interventions
+from interpretune.analysis import (
+    HuggingFaceBackend,
+    ModelInputs,
+    Patch,
+    Scale,
+    SetTo,
+    generate_with_interventions,
+    run_with_interventions,
+)
 from interpretune.latents.latent_model import activation_name
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_architectures import BLOCKS, backend_of, batch_of, dictionary, make_model
@@ -147,3 +155,31 @@ def test_dictionaries_of_queries_are_measured_by_whole_forwards() -> None:
     off = Scale(at=activation_name(coder), positions="answer", latents=[line.unit], factor=0.0)
     assert line.effect == pytest.approx(difference() - difference(off), abs=1e-10)
     assert abs(line.effect) > 1e-3
+
+
+def continued(kind: str, *changes: Any, **options: Any) -> Tensor:
+    """Logits of four tokens that follow two prompts."""
+    model, inputs = make_model(kind), batch_of((4, 7), "left")
+    batch = {"input_ids": inputs.tokens, "attention_mask": inputs.attention_mask}
+    told = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True, **options}
+
+    def generate(given: Any) -> Any:
+        return model.generate(**given, **told, eos_token_id=None)
+
+    return torch.stack(generate_with_interventions(backend_of(model), generate, batch, changes).logits)
+
+
+@pytest.mark.parametrize("part", ["attn_q", "attn_k", "attn_v"])
+@torch.no_grad()
+def test_those_of_a_prompt_stay_changed_in_a_cache(part: str) -> None:
+    """In a model with a window, whose cache lets go of early tokens."""
+    change = SetTo(at=f"layers.{LAYER}.{part}", positions=torch.tensor([5, 5]), latents=[9, 30], value=20.0)
+    found = continued("mistral", change)
+    torch.testing.assert_close(found, continued("mistral", change, use_cache=False), rtol=0, atol=1e-10)
+    assert (found - continued("mistral")).abs().amax((1, 2))[[0, 2]].min() > 1e-3
+
+
+def test_keys_in_a_cache_of_a_fixed_size_are_refused() -> None:
+    change = SetTo(at=f"layers.{LAYER}.attn_k", positions="answer", value=1.0)
+    with pytest.raises(it.AnalysisError, match="cache of a fixed size"):
+        continued("llama", change, cache_implementation="static", disable_compile=True)

@@ -146,6 +146,14 @@ class SequenceSlots:
                 "tell how many tokens it holds, or with tokens that could not be found among its arguments. Make "
                 "the interventions active before, and pass input_ids."
             )
+        if not kept and call.length is not None and length > call.length:  # keys and values, those in the cache too
+            first = call.first + call.length - length
+            if first < 0:
+                raise AnalysisError(
+                    f"A hook sees {length} slots where {call.first + call.length} tokens have run: keys and values lie "
+                    "in a cache of a fixed size. Generate with the model's default cache."
+                )
+            return first + slots
         return call.first + (slots if not kept else _kept(call, slots))
 
     def _first(self, cached: int | object, length: int | None) -> int | None:
