@@ -191,15 +191,17 @@ def test_attributions_are_exact_in_a_linear_model():
     assert table.exact.notna().all()
     for method in ("eap", "eap_ig"):
         assert np.abs(table[method] - table.exact).max() < 1e-10
-    heads = table[table.target == "logits"].groupby("row").exact.sum()
+    into_logits = table[table.target == "logits"].groupby("row").exact.sum()
     embedding = node_patching(linear(), tiny_tokenizer(), ROWS[::2], units=it.Vector("layers.0.resid_pre"))
-    assert heads.tolist() == pytest.approx(embedding.to_pandas().effect.tolist(), abs=1e-10)
+    assert into_logits.tolist() == pytest.approx(embedding.to_pandas().effect.tolist(), abs=1e-10)
     assert table.exact[table.target.str.contains("attn_v")].abs().max() > 0.1
 
 
 def test_the_largest_edges_are_patched_of_all_rows():
     model, tokenizer = ready("gpt2"), tiny_tokenizer()
     found = component_edges(model, tokenizer, ROWS, exact=3, batch_size=1)
+    units = found.nodes().query("units == 'layers.1.attn_z' and unit == 2")
+    assert set(units.node) == {"layers.1.attn_z head 2"}
     best = found.top(3)
     edges = list(zip(best.source, best.target, strict=True))
     assert sorted(found.top(4, by="exact").exact.dropna()) == pytest.approx(

@@ -16,9 +16,12 @@ from interpretune.circuits.components import WrittenStream
 from interpretune.errors import AnalysisError, ConfigurationError, DataError
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.operations.objectives import Objective, check_gradient, objective_of
+from interpretune.questions.in_words import call_in_words
+from interpretune.questions.lenses import vectors
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.one_call import check_answers
-from interpretune.questions.units import Heads, UnitSet, Vector, unit_sets
+from interpretune.questions.units import Heads, UnitSet, unit_sets
+from interpretune.replay.effect_noise import warn_of_noise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,6 +69,7 @@ def node_patching(
         DataError: Rows cannot be read, have no corrupted prompts, or the objective is not defined for them.
         TokenizationError: A corrupted prompt has another length.
     """
+    call = call_in_words("it.node_patching", node_patching, locals())
     asked, measured = _asked(model, tokenizer, prompts, answers, correct, objective, batch_size, row_budget)
     with asked.held(), torch.no_grad():
         sets = components(asked.backend) if units is None else unit_sets(units, asked.backend)
@@ -76,8 +80,10 @@ def node_patching(
                     "vectors of blocks; layers.0.resid_pre is the embedding, and it.effects changes latents."
                 )
         question = NodeQuestion(**asked.parts, sets=sets, objective=measured, row_budget=row_budget)
-        found: PatchedNodes = question.answered(store, shown=True)
-        return found
+        found: PatchedNodes = question.answered(store, {"made_by": {"call": call}}, shown=True)
+    if (noise := found.noise) is not None:
+        warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])
+    return found
 
 
 def component_edges(
@@ -134,6 +140,7 @@ def component_edges(
         HookPointError: The queries, keys and values of heads are not reached in this model.
         TokenizationError: A corrupted prompt has another length.
     """
+    call = call_in_words("it.component_edges", component_edges, locals())
     methods = [method] if isinstance(method, str) else list(method)
     if not methods or len(set(methods)) < len(methods) or set(methods) - set(METHODS):
         raise ConfigurationError(f"The method is {method!r}; it is {' or '.join(METHODS)}, or a list of both.")
@@ -145,8 +152,7 @@ def component_edges(
         check_gradient(measured, 'method="eap_ig"')
     with asked.held(), torch.no_grad():
         question = _question(asked, measured, row_budget, methods=methods, steps=steps, exact=exact)
-        found: ComponentEdges = question.answered(store, shown=True)
-        return found
+        return _answered(question, store, call)
 
 
 def path_patching(
@@ -192,6 +198,7 @@ def path_patching(
         HookPointError: What an edge leads to is not reached in this model.
         TokenizationError: A corrupted prompt has another length.
     """
+    call = call_in_words("it.path_patching", path_patching, locals())
     given = [tuple(edge) for edge in edges]
     if not given or any(len(edge) != 2 for edge in given):
         raise ConfigurationError(f"edges is {edges!r}; give pairs of the names of a source and a target.")
@@ -203,15 +210,23 @@ def path_patching(
             raise AnalysisError(f"The edge from {twice[0]!r} to {twice[1]!r} is named twice; name each once.")
         asked.backend.check_hook_points([stream.graph.targets[target].hook_point for _, target in wanted])
         question = _question(asked, measured, row_budget, stream, exact=wanted)
-        found: ComponentEdges = question.answered(store, shown=True)
-        return found
+        return _answered(question, store, call)
 
 
 def components(backend: AnalysisBackend) -> list[UnitSet]:
     """The embedding, the heads and the outputs of MLPs as unit sets."""
-    found = Vector(in_layer(0, RESID_PRE)).at(backend)
-    mlps = [item for layer in range(backend.n_layers) for item in Vector(in_layer(layer, MLP_OUT)).at(backend)]
-    return [*found, *Heads().at(backend), *mlps]
+    names = [in_layer(0, RESID_PRE), *(in_layer(layer, MLP_OUT) for layer in range(backend.n_layers))]
+    embedding, *mlps = vectors(backend, names)
+    return [embedding, *Heads().at(backend), *mlps]
+
+
+def _answered(question: EdgeQuestion, store: str | Path | None, call: str) -> ComponentEdges:
+    found: ComponentEdges = question.answered(store, {"made_by": {"call": call}}, shown=True)
+    if (noise := found.noise) is not None:
+        exact = question.exact != 0
+        largest = found.top(1, by="exact" if exact else None).mean_size
+        warn_of_noise(noise, float(largest.iloc[0]), found.question["unit"])
+    return found
 
 
 def _question(

@@ -125,18 +125,19 @@ class ComponentEdges(Results):
         """Approximate effects of the nodes: for each row and node, by each method, the sum over the edges out of it.
 
         Returns:
-            ``row``, ``node``, and a column for each approximation. By ``eap`` it is the difference of the node's
-            activations times the gradient there.
+            ``row``; ``node``, its name; ``units`` and ``unit``, as tables of effects name it; and a column for each
+            approximation. By ``eap`` it is the difference of the node's activations times the gradient there.
         """
         rows, edges, values = self._values
-        names = [node.name for node in self.graph.sources]
-        codes = np.array([edge[0] for edge in edges], dtype=np.int64)
+        nodes, codes = self.graph.sources, np.array([edge[0] for edge in edges], dtype=np.int64)
         found: dict[str, Any] = {
-            "row": rows.repeat(len(names)),
-            "node": pd.Categorical.from_codes(np.tile(np.arange(len(names)), len(rows)), names),
+            "row": rows.repeat(len(nodes)),
+            "node": np.tile([node.name for node in nodes], len(rows)),
+            "units": np.tile([node.hook_point for node in nodes], len(rows)),
+            "unit": np.tile([node.head or 0 for node in nodes], len(rows)),
         }
         for name in self.question["methods"]:
-            sums = np.zeros((len(names), len(rows)))
+            sums = np.zeros((len(nodes), len(rows)))
             np.add.at(sums, codes, values[name].T)
             found[name] = sums.T.flatten()
         return pd.DataFrame(found)

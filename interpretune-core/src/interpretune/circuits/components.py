@@ -6,7 +6,7 @@ thing that a later node reads: the queries, keys and values of a head, the input
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -216,12 +216,21 @@ class WrittenStream:
         norm = self.backend.norm_after(in_layer(layer, ATTN_Z))
         written = self._projected(layer, changes) - self._projected(layer, torch.zeros_like(changes[:1, :1, :1]))
         if norm is not None:
-            at = self._projected(layer, z).repeat(len(changes), 1)
-            written = torch.func.jvp(norm, (at,), (written,))[1]
+            written = _along(norm, self._projected(layer, z).repeat(len(changes), 1), written)
         return self.factors[in_layer(layer, ATTN_OUT)] * written.unflatten(0, changes.shape[:-1])
 
     def _projected(self, layer: int, z: Tensor) -> Tensor:
         return self.backend.written_by(in_layer(layer, ATTN_Z), z.flatten(0, -2))
+
+
+@torch.enable_grad()
+def _along(norm: Callable[[Tensor], Tensor], at: Tensor, changes: Tensor) -> Tensor:
+    """The derivative of a norm along changes of what it reads: by the gradient of a gradient, which is linear."""
+    read = at.detach().requires_grad_()
+    made = norm(read)
+    slopes = torch.zeros_like(made, requires_grad=True)
+    pulled = torch.autograd.grad(made, read, slopes, create_graph=True)[0]
+    return torch.autograd.grad(pulled, slopes, changes)[0]
 
 
 def _seen(backend: AnalysisBackend, seed: int) -> dict[str, Tensor]:
