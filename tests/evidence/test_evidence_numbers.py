@@ -230,6 +230,9 @@ def test_cards_are_those_of_plain_hooks(found):
         check_tokens(card.promoted_total, card.suppressed_total, lost / len(mine), vocab)
         direct = sum(straight(case, rows[i], members) for i in mine) / len(mine)
         check_tokens(card.promoted_direct, card.suppressed_direct, direct, vocab)  # norms divide in float32
+        counts = np.histogram(direct, card.logit_edges)[0]
+        assert np.abs(counts.cumsum() - np.cumsum(card.logit_counts)).max() <= 1  # one may lie on an edge
+        assert sum(card.logit_counts) == len(direct)
         seen = [case.latents(row.prompt)[:, members] for row in rows]
         activations = [part[:, 0] if len(members) == 1 else part.norm(dim=-1) for part in seen]
         strongest = max(range(4), key=lambda i: activations[i].abs().max())
@@ -242,6 +245,15 @@ def test_cards_are_those_of_plain_hooks(found):
         assert card.share_active == (everywhere != 0).double().mean()
         assert card.counts == tuple(np.histogram(everywhere, card.edges)[0])
         assert sum(card.counts) == len(everywhere)
+        where = [(i, int(at), float(part[at])) for i, part in enumerate(activations) for at in part.nonzero()]
+        if case.coder is None:
+            assert card.active is None
+        else:
+            found_active = zip(card.active.rows, card.active.positions, card.active.values, strict=True)
+            assert [item[:2] for item in found_active] == [item[:2] for item in where]
+            assert card.active.values == pytest.approx([item[2] for item in where])
+    if case.coder is not None:
+        assert [list(ids) for ids in evidence.prompts.rows] == [list(row.prompt) for row in rows]
 
 
 def told_rows(case: Case, effects: it.Effects, unit: int, told: str) -> list[int]:

@@ -263,13 +263,13 @@ def test_the_command_writes_a_page_and_says_what_it_shows(stores, tmp_path, caps
 
 
 def test_it_shows_what_made_the_results(tmp_path):
-    written = {"session": {"adapter_ctx": ["core"]}, "analyses": {"</pre><script>x": {"units": "heads"}}}
+    written = {"analyses": {"</pre><script>x": {"units": "heads"}}, "session": {"adapter_ctx": ["core"]}}
     made_by = {"command": "interpretune run agreement.yaml", "configuration": written}
     store = write_effects(tmp_path / "exact", about={"made_by": made_by})
     text = Page.of([store]).html(tmp_path / "page.html")
     shown = text.partition("Make the results again")[2].partition("Make this page again")[0]
     assert '<pre class="command">interpretune run agreement.yaml</pre>' in shown
-    assert "session:\n  adapter_ctx:\n  - core\n" in shown
+    assert "session:\n  adapter_ctx: [core]\nanalyses:\n" in shown
     assert "&lt;/pre&gt;&lt;script&gt;x" in shown
     called = write_effects(tmp_path / "called", about={"made_by": {"call": "it.effects(model, units=Heads())"}})
     assert "it.effects(model, units=Heads())" in Page.of([called]).html(tmp_path / "page.html")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
 
 from tabulate import tabulate
 
 from interpretune.reports.metrics import Context, LatentMetrics
+from interpretune.reports.page.text import web
 from interpretune.reports.plots import in_notebook
 from interpretune.reports.tables import Sign, top_latents
 
@@ -70,12 +70,7 @@ def page_of(url: str, latent: int) -> str | None:
     Returns:
         The address, with what has a meaning in HTML percent-encoded; None where it is not one of the web.
     """
-    page = quote(url.replace("{latent}", str(latent)), safe=":/?#[]@!$&()*+,;=%~")
-    try:
-        parts = urlsplit(page)
-    except ValueError:
-        return None
-    return page if parts.scheme in ("http", "https") and parts.netloc else None
+    return web(url.replace("{latent}", str(latent)))
 
 
 def _contexts(metrics: LatentMetrics, name: str, latent: int, tokenizer: PreTrainedTokenizerBase | None) -> str:

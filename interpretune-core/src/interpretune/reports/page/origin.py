@@ -203,7 +203,10 @@ def _faithfulness(stores: PageStores) -> list[Run]:
 def _made_by(store: AnalysisStore) -> tuple[str, str]:
     told = store.manifest.about["made_by"]
     written = told.get("configuration")
-    text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=120) if written else ""
+    if isinstance(written, dict):  # as files begin
+        written = {part: written[part] for part in ("session", "analyses", "runner") if part in written} | written
+    style: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True, "width": 120}
+    text = yaml.safe_dump(written, **style) if written else ""
     return str(told.get("command") or told.get("call") or ""), text[:MANIFEST_LETTERS]
 
 
