@@ -15,9 +15,11 @@ from interpretune.cli.main import main
 from interpretune.cli.report import WrittenReport
 from interpretune.errors import OutputError, StoreError
 from interpretune.evidence import Evidence
+from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.questions.result import Effects
 from interpretune.reports.page.answer import widened
 from interpretune.reports.page.html_page import Page, write_page
+from interpretune.reports.page.ranking import _apart
 from tests.reports.effect_stores import (
     ROWS,
     SIZES,
@@ -63,6 +65,12 @@ def test_the_ranking_is_that_of_the_numbers(stores):
     assert ranking.correlation == pytest.approx(1)
 
 
+def test_noise_of_thousands_of_units_is_not_told_apart_from_0():
+    noise = ratios_over_rows(np.random.default_rng(0).normal(size=(6, 4000)), np.ones(6))
+    assert not _apart(noise, 6, 4.37).any()  # the quantile of a normal for 4,000 units
+    assert _apart(ratios_over_rows(np.linspace(0.9, 1.1, 12)[:, None], np.ones(12)), 12, 4.37).all()
+
+
 def test_what_was_found_is_said_with_its_numbers(tmp_path):
     found = found_by(tmp_path / "exact", held_out())
     assert found.found
@@ -87,7 +95,7 @@ def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
     ("options", "proof", "reason"),
     [
         ({"wrong": 20}, held_out(), "no better than chance"),
-        ({"strength": 0.0}, held_out(), "no effect of 34 units is told apart from 0"),
+        ({"strength": 0.0}, None, "no effect of 34 units is told apart from 0"),
         ({}, held_out(ablated=0.2, control=0.15), "no more than others drawn at random"),
         ({}, held_out(ablated=1.0, control=0.0, rows=2), "no more than others drawn at random"),
     ],
@@ -97,6 +105,12 @@ def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):
     assert not found.found
     assert found.headline.startswith("Nothing was found")
     assert reason in str(found)
+
+
+def test_units_that_are_sure_together_alone_are_told_so(tmp_path):
+    found = found_by(tmp_path / "exact", held_out(), strength=0.0)
+    assert found.headline == "The 2 top units together change the answer; none alone is told apart from 0."
+    assert not found_by(tmp_path / "wrong", held_out(), strength=0.0, wrong=20).found
 
 
 def test_a_random_model_finds_nothing(tmp_path):

@@ -74,9 +74,15 @@ def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, gather
         ranking: The units.
         gathered: Evidence of the stores.
     """
-    parts = [_performance(told, rows), _drivers(told, ranking), *_proofs(ranking, gathered)]
+    proofs = _in_order(ranking, gathered)
+    parts = [_performance(told, rows), _drivers(told, ranking), *_proofs(proofs)]
     sentences = tuple(sentence for sentence, _ in parts)
     doubts = [doubt for _, doubt in parts if doubt]
+    if doubts == [parts[1][1]] and proofs and _is_proved(proofs[0][1]):
+        n = len(proofs[0][1].units)
+        return Answer(
+            True, f"The {n} top units together change the answer; none alone is told apart from 0.", sentences
+        )
     if doubts:
         return Answer(False, f"Nothing was found: {doubts[0]}.", sentences)
     sure = [item.name for item in ranking.units if item.sure][:2]
@@ -176,26 +182,37 @@ def _amount(told: Mapping[str, Any], value: float) -> str:
     return f"{number(value)} {unit}".strip() if unit != "probability" else number(value)
 
 
-def _proofs(ranking: Ranking, gathered: Sequence[Gathered]) -> list[tuple[str, str]]:
-    """Of each store with held-out rows; what was found is judged by the one whose unit leads the ranking."""
+def _in_order(ranking: Ranking, gathered: Sequence[Gathered]) -> list[tuple[str, HeldOut]]:
+    """Proof of each store that has any, first the one that judges: of the store whose unit leads the ranking."""
     leading = ranking.units[0].store if ranking.units else -1
-    proofs = sorted((item for item in gathered if item.evidence.held_out), key=lambda item: item.store != leading)
-    if not proofs:
-        return [("Whether this holds on other rows was not tested.", "")]
+    found = [(item.store != leading, item.of, item.evidence.held_out) for item in gathered]
+    return [(of, held) for _, of, held in sorted(found, key=lambda item: item[0]) if held is not None]
+
+
+def _proofs(proofs: Sequence[tuple[str, HeldOut]]) -> list[tuple[str, str]]:
     parts = []
-    for item in proofs:
-        assert item.evidence.held_out is not None
-        sentence, doubt = _proof(item.evidence.held_out)
-        told = f"{item.of}: {sentence[0].lower()}{sentence[1:]}" if len(proofs) > 1 else sentence
-        parts.append((told, doubt if item is proofs[0] else ""))
-    return parts
+    for i, (of, held) in enumerate(proofs):
+        sentence, doubt = _proof(held)
+        told = f"{of}: {sentence[0].lower()}{sentence[1:]}" if len(proofs) > 1 else sentence
+        parts.append((told, "" if i else doubt))
+    return parts or [("Whether this holds on other rows was not tested.", "")]
+
+
+def _judged(held: HeldOut) -> tuple[Change, Change | None]:
+    """The change by which the claim is judged, and its control."""
+    found = {item.control: item for item in held.changes if item.name == held.judged}
+    return found[False], found.get(True)
+
+
+def _is_proved(held: HeldOut) -> bool:
+    change, control = _judged(held)
+    return control is not None and change.low > control.high
 
 
 def _proof(held: HeldOut) -> tuple[str, str]:
     """What one change does beside its control; which one was chosen before anything was found."""
     start = f"On {held.rows:,} held-out rows, of which the model answers {percent(held.share_correct)} correctly"
-    by_control = {item.control: item for item in held.changes if item.name == held.judged}
-    change, control = by_control[False], by_control.get(True)
+    change, control = _judged(held)
     if math.isnan(change.flipped):
         return f"{start}, there is none whose answer could change.", "on held-out rows no answer could change"
     flips = f"{start}, {change.told} turn {_share(change)} of the right answers wrong"
@@ -203,7 +220,7 @@ def _proof(held: HeldOut) -> tuple[str, str]:
         sentence = f"{flips}. There is no control, since not as many other units are active."
         return sentence, "" if change.low > 0 else "on held-out rows the top units change no answer"
     sentence = f"{flips}, against {_share(control)} by {control.told}."
-    if change.low > control.high:
+    if _is_proved(held):
         return sentence, ""
     return (
         f"{sentence} The two are not told apart.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
@@ -40,8 +41,8 @@ class Ranked:
         low: Lower end of the 95 % bootstrap interval of that over rows; NaN with one row.
         high: Upper end.
         size: Mean of the effects without their signs, by which units are ranked.
-        sure: Whether an interval as wide as the number of all units asks for (Bonferroni) leaves out 0: of the mean, or
-            of the mean over the rows of one correct answer.
+        sure: Whether an interval as wide as the number of all units (Bonferroni) and of rows (Student) asks for leaves
+            out 0: of the mean, or of the mean over the rows of one correct answer.
         share_active: Share of rows in which it is active.
         by_answer: Mean effect over the rows of each correct answer.
         approximate: Mean effect by another method, not exact; None: there is none.
@@ -243,8 +244,17 @@ def _by_row(found: _Sums, places: list[int]) -> tuple[Floats, NDArray[np.bool_],
 
 
 def _apart(found: Ratios, n_rows: int, z: float) -> NDArray[np.bool_]:
-    """Whether means of rows are so many standard deviations from 0; a bootstrap of few rows says too little."""
-    return (np.abs(found.values) > z * found.spread) & (n_rows >= LEAST_ROWS)
+    """Whether means of rows are told apart from 0, at the probability of so many standard deviations of a normal.
+
+    The spread of few rows is uncertain itself, and among thousands of units some have a small one by accident. So it is
+    Student's t that is asked, by Wallace's formula (1959), which is off by little and to the safe side.
+    """
+    if n_rows < LEAST_ROWS:
+        return np.zeros(len(found.values), dtype=bool)
+    degrees = n_rows - 1
+    t = math.sqrt(degrees * math.expm1((z * (8 * degrees + 3) / (8 * degrees + 1)) ** 2 / degrees))
+    apart: NDArray[np.bool_] = np.abs(found.values) > t * math.sqrt(n_rows / degrees) * found.spread
+    return apart
 
 
 def _correlation(sums: Sequence[_Sums], others: Sequence[_Sums]) -> float:
