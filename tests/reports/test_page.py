@@ -147,9 +147,11 @@ def test_each_store_shows_its_own_evidence(tmp_path):
         page = Page.of(given)
         text = page.html(tmp_path / "page.html")
         assert page.answer.found  # by the proof of the store whose unit leads, wherever it stands
+        strong = f"coder latent {STRONG} set to"
+        assert page.answer.headline.startswith(f"{strong} zero and {strong} its mean have")
         assert len(page.answer.sentences) == 4
         for value, told in (("zero", "zero"), ("mean", "its mean")):
-            [row] = [row for row in text.split("<tr") if f"latent {STRONG}</a> <small>set to {told}<" in row]
+            [row] = [row for row in text.split("<tr") if f"{strong} {told}</a>" in row]
             assert f"<q>token {value}</q>" in row
             [anchor] = re.findall('href="#(card-[0-9]+)"', row)
             body = text[text.index(f'id="{anchor}"') :].split("</details>")[0]

@@ -58,11 +58,17 @@ def test_a_page_sorts_and_opens_its_cards(tmp_path, opened):
     page = Page.of(stores)
     names = [item.name for item in page.ranking.units]
     shown = opened(page.write(tmp_path / "page.html"))
+    reached = set()
+    for _ in range(60):
+        shown.keyboard.press("Tab")
+        reached.add(shown.evaluate("document.activeElement.closest('th, summary')?.innerText.trim()"))
+    assert {"Unit", "Effect, logits", *shown.locator("details.card summary").all_inner_texts()} <= reached
     assert shown.inner_text(".headline").startswith(f"coder latent {STRONG} ")
     heads = shown.locator("table.sortable button")
 
     def order(column):
-        heads.nth(column).click()
+        heads.nth(column).focus()
+        shown.keyboard.press("Enter")
         return shown.locator("table.sortable tbody th").evaluate_all("all => all.map(one => one.dataset.v)")
 
     by_effect = sorted(page.ranking.units, key=lambda item: -item.mean)

@@ -154,7 +154,10 @@ def _drivers(told: Mapping[str, Any], ranking: Ranking) -> tuple[str, str]:
         largest = "".join(f" The largest is that of {_effect(told, item, ())}." for item in ranking.units[:1])
         sentence = f"Of {ranking.compared:,} units, none has an effect that is told apart from 0.{largest}"
         return sentence, f"no effect of {ranking.compared:,} units is told apart from 0"
-    how = METHODS.get(sure[0].method) or f"{set_to(sure[0].value)} alone"
+    alone = (
+        "changed alone" if len({str(item.value) for item in ranking.units}) > 1 else f"{set_to(sure[0].value)} alone"
+    )
+    how = METHODS.get(sure[0].method) or alone
     listed = _listed(told, sure[:NAMED], ranking.answers)
     sentence = f"Of {ranking.compared:,} units, each {how}, the largest effects have {listed}."
     if NAMED < len(sure) < len(ranking.units):

@@ -235,8 +235,10 @@ class Page:
 
     @property
     def cards(self) -> Cards:
-        """All cards, each with the number of its store."""
-        return [(item.store, card) for item in self.gathered for card in item.evidence.cards]
+        """All cards, each with the number of its store, in the order of the ranking."""
+        places = {(item.store, item.units, item.unit): i for i, item in enumerate(self.ranking.units)}
+        cards = [(item.store, card) for item in self.gathered for card in item.evidence.cards]
+        return sorted(cards, key=lambda item: places.get((item[0], item[1].units, item[1].unit), len(places)))
 
     @property
     def steered(self) -> list[tuple[str, list[Continuation]]]:
@@ -309,5 +311,5 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {item.__name__: item for item in (interval, number, percent, set_to, web, window)}
+_ENVIRONMENT.filters |= {item.__name__: item for item in (interval, number, percent, web, window)}
 _ENVIRONMENT.globals |= {"most_changed": MOST_CHANGED, "histogram": drawing.histogram, "dose": drawing.dose}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from interpretune.errors import StoreError
 from interpretune.evidence.intervals import CONFIDENCE, Floats, Ratios, ratios_over_rows
 from interpretune.questions.result import Effects, unit_name
+from interpretune.reports.page.text import set_to
 from interpretune.store.latents import hook_codes
 
 Integers = NDArray[np.int64]
@@ -31,7 +32,7 @@ class Ranked:
     """A unit and its effects.
 
     Attributes:
-        name: In words.
+        name: In words, with what it is set to where that differs.
         store: Number of the store that has its effects, among those of the ranking.
         units: Its unit set.
         unit: Its id there.
@@ -149,11 +150,13 @@ def rank(results: Sequence[Effects], approximations: Sequence[Effects], n: int) 
     )[:n]
     compared = sum(item["chosen"] for found in sums for item in found.sets.values())
     answers = _answers(results[0])
+    several = len({str(item.question["value"]) for item in results}) > 1
     ranked: dict[tuple[int, int], Ranked] = {}
     for i, found in enumerate(sums):
         places = [-place for _, store, place in order if store == -i]
         beside = [item for item in others if item.effects.question["value"] == found.effects.question["value"]]
-        ranked |= {(-i, -item): unit for item, unit in _ranked(i, found, places, answers, compared, beside).items()}
+        made = _ranked(i, found, places, answers, compared, beside, several)
+        ranked |= {(-i, -place): unit for place, unit in made.items()}
     return Ranking(
         units=tuple(ranked[store, place] for _, store, place in order),
         compared=compared,
@@ -185,6 +188,7 @@ def _ranked(
     answers: Mapping[str, Integers],
     compared: int,
     beside: Sequence[_Sums],
+    told_apart: bool,
 ) -> dict[int, Ranked]:
     """Units of one store, by place."""
     if not places:
@@ -199,12 +203,13 @@ def _ranked(
         sure |= _apart(own, len(rows), z)
     told = found.effects.question
     kinds = {name: item["kind"] for name, item in found.sets.items()}
+    told_value = f" {set_to(told['value'])}" if told_apart else ""
     made = {}
     for i, place in enumerate(places):
         units, unit = found.key(place)
         there = [item.mean[at] for item in beside if (at := item.place(units, unit)) is not None]
         made[place] = Ranked(
-            name=unit_name(kinds[units], units, unit),
+            name=unit_name(kinds[units], units, unit) + told_value,
             store=store,
             units=units,
             unit=unit,

@@ -45,7 +45,7 @@ def percent(share: float) -> str:
 
 def percents(low: float, high: float) -> str:
     """The ends of an interval of a share."""
-    return f"{100 * low:.0f} to {100 * high:.0f}\u00a0%"
+    return "no interval" if math.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f}\u00a0%"
 
 
 def set_to(value: Any) -> str:
