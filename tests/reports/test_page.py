@@ -190,9 +190,9 @@ def refused(tmp_path, case):
     one = write_effects(tmp_path / "exact")
     if case == "not finished":
         return [write_effects(tmp_path / "cut", batches=2)]
-    if case == "their rows differ":
+    if case == "the data of the first is 40 rows":
         return [one, write_effects(tmp_path / "other", method="gradient", about={"data": {"fingerprint": "cd"}})]
-    if case == "their models differ":
+    if case == "the model of the first is owner/Tiny":
         return [one, write_effects(tmp_path / "other", method="gradient", about={"model": {"sha256": "00"}})]
     if case == "have both effects of coder":
         return [one, write_effects(tmp_path / "other")]
@@ -203,8 +203,8 @@ def refused(tmp_path, case):
     "case",
     [
         "not finished",
-        "their rows differ",
-        "their models differ",
+        "the data of the first is 40 rows",
+        "the model of the first is owner/Tiny",
         "have both effects of coder",
         "no exact ones of these",
     ],

@@ -34,6 +34,15 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"is no store: it has no manifest\.json"):
         AnalysisStore.open(tmp_path)
+    with pytest.raises(StoreError, match="is no store: there is no such folder"):
+        AnalysisStore.open(tmp_path / "absent")
+
+
+def test_a_folder_of_stores_names_them_and_a_file_is_none(folder: Path) -> None:
+    with pytest.raises(StoreError, match=f"These in it are: {folder}."):
+        AnalysisStore.open(folder.parent)
+    with pytest.raises(StoreError, match="is a file; a store is a folder"):
+        AnalysisStore.open(folder / "manifest.json")
 
 
 @pytest.mark.parametrize("name", ["key", "n_batches", "about", "complete"])

@@ -203,7 +203,9 @@ class Manifest:
         try:
             text = read_plain(path, MANIFEST_BYTES).decode("utf-8")
         except FileNotFoundError as error:
-            raise StoreError(f"{folder} is no store: it has no {MANIFEST}.") from error
+            raise StoreError(f"{folder} is no store: {_lacks_manifest(folder)}") from error
+        except NotADirectoryError as error:
+            raise StoreError(f"{folder} is a file; a store is a folder with a {MANIFEST}.") from error
         except (OSError, UnicodeDecodeError) as error:
             raise _damaged(path, str(error)) from error
         return cls.from_json(text, path)
@@ -230,6 +232,14 @@ def _content(text: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     return found
+
+
+def _lacks_manifest(folder: Path) -> str:
+    if not folder.exists():
+        return "there is no such folder. Check the path."
+    inside = sorted(str(item.parent) for item in folder.glob(f"*/{MANIFEST}"))
+    hint = f" These in it are: {', '.join(inside[:5])}{' ...' * (len(inside) > 5)}." if inside else ""
+    return f"it has no {MANIFEST}.{hint}"
 
 
 def _damaged(path: Path, reason: str) -> StoreError:

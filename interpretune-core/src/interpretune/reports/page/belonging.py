@@ -76,7 +76,7 @@ def _check_finished(store: AnalysisStore) -> None:
         there, all_ = store.n_batches, store.manifest.n_batches
         raise StoreError(
             f"{_named(store)} is not finished: {there} of {'its' if all_ is None else all_} batches are there. Run "
-            "what writes it again: it goes on where it stopped."
+            "what writes it again, with the same folder: it goes on where it stopped."
         )
     if not store.n_examples:
         raise StoreError(f"{_named(store)} has no rows, so that there is nothing to show. Ask again, of some rows.")
@@ -105,7 +105,8 @@ def _check_manifest(store: AnalysisStore) -> None:
     for name, value, kind in kinds:
         if not isinstance(value, kind):
             raise StoreError(
-                f"{_named(store)} was not written by a question: the {name} of its manifest is {value!r:.80}."
+                f"{_named(store)} was not written by a question: the {name} of its manifest is {value!r:.80}. Leave "
+                "it out."
             )
 
 
@@ -114,12 +115,12 @@ def _check_same(one: Effects, other: Effects) -> None:
     for told, wanted, found in (
         ("objective", one.question["objective"], other.question["objective"]),
         ("positions", one.question["positions"], other.question["positions"]),
-        ("rows", _rows(one), _rows(other)),
+        ("data", _rows(one), _rows(other)),
     ):
         if wanted != found:
             raise StoreError(
-                f"{_named(one.store)} and {_named(other.store)} do not belong together, since their {told} differ: "
-                f"{wanted:.60}, and {found:.60}. Make a page of each, or ask both of the same."
+                f"{_named(one.store)} and {_named(other.store, 'the')} do not belong together: the {told} of the first "
+                f"is {wanted:.60}, and of the other {found:.60}. Make a page of each, or ask both of the same."
             )
     _check_model(one.store, other.store)
 
@@ -131,8 +132,8 @@ def _check_model(one: AnalysisStore, other: AnalysisStore) -> None:
     found = [item.get(name) for item in models]
     if all(found) and found[0] != found[1]:
         raise StoreError(
-            f"{_named(one)} and {_named(other)} do not belong together, since their models differ: "
-            f"{_model(one):.60}, and {_model(other):.60}. Make a page of each."
+            f"{_named(one)} and {_named(other, 'the')} do not belong together: the model of the first is "
+            f"{_model(one):.60}, and of the other {_model(other):.60}. Make a page of each."
         )
 
 
@@ -144,8 +145,8 @@ def _check_units(results: Sequence[Effects]) -> None:
             key = (units["name"], str(item.question["value"]))
             if key in seen:
                 raise StoreError(
-                    f"{_named(seen[key].store)} and {_named(item.store)} have both effects of {key[0][:60]}, set to "
-                    f"{key[1][:40]}. Leave one of them out."
+                    f"{_named(seen[key].store)} and {_named(item.store, 'the')} have both effects of {key[0][:60]}, "
+                    f"set to {key[1][:40]}. Leave one of them out."
                 )
             seen[key] = item
 
@@ -174,8 +175,8 @@ def _model(store: AnalysisStore) -> str:
     return f"{model.get('source') or model.get('class')} with SHA-256 {model.get('sha256', 'unknown')}"
 
 
-def _named(store: AnalysisStore) -> str:
-    return f"The store {store.folder}" if store.folder else "The store in memory"
+def _named(store: AnalysisStore, article: str = "The") -> str:
+    return f"{article} store {store.folder or 'in memory'}"
 
 
 def _what(store: AnalysisStore) -> str:
