@@ -184,14 +184,14 @@ class Effects(Results):
             of the largest size; ``points``, how many of these have one. Effects that were left out for the budget
             count as 0.
         """
-        grouped = self.to_pandas().groupby(["units", "unit"], observed=True).effect
-        n_points = self.store.n_examples
-        found = grouped.agg(
-            mean_effect=lambda effect: effect.sum() / n_points,
-            mean_size=lambda effect: effect.abs().sum() / n_points,
-            largest=lambda effect: effect.loc[effect.abs().idxmax()],
-            points=lambda effect: int((effect != 0).sum()),
-        ).reset_index()
+        numbers = self.to_pandas()
+        sized = numbers.assign(size=numbers.effect.abs(), there=numbers.effect != 0)
+        grouped = sized.groupby(["units", "unit"], observed=True)
+        means = grouped[["effect", "size"]].sum() / self.store.n_examples
+        found = means.set_axis(["mean_effect", "mean_size"], axis=1).assign(
+            largest=numbers.effect.loc[grouped["size"].idxmax()].to_numpy(), points=grouped.there.sum()
+        )
+        found = found.reset_index()
         kinds = {item["name"]: item["kind"] for item in self.question["units"]}
         keys = zip(found.units, found.unit, strict=True)
         found.insert(0, "name", [unit_name(kinds[units], units, unit) for units, unit in keys])
