@@ -25,7 +25,25 @@ def tiny_demo(tmp_path):
     ]
 
 
-def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, capsys, no_more_training):
+def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, monkeypatch, capsys, no_more_training):
+    """Interrupted, gone on with some rows, with all of them, and once more: what was trained is not trained again."""
+    limited = [*tiny_demo, "--json", "--limit", "4"]
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_args, **_kwargs):
+            raise KeyboardInterrupt
+
+        patch.setattr("interpretune.store.StoreWriter.write", interrupt)
+        assert main(limited) == EXIT_INTERRUPTED
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+    no_more_training()
+    capsys.readouterr()
+
+    assert main(limited) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [item["rows"] for item in told["analyses"]] == [4, 4]
+    assert told["held_out"][0]["rows"] == 4
+
     assert main([*tiny_demo, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["found"] is False
@@ -37,33 +55,12 @@ def test_a_random_model_has_nothing_to_find(tiny_demo, tmp_path, capsys, no_more
     assert told["held_out"][0]["rows"] == 8
     kinds = {item["kind"] for row in told["analyses"] for item in Effects.open(row["folder"]).question["units"]}
     assert kinds == {"latent", "head", "neuron"}
-    no_more_training()
+
     assert main(tiny_demo) == 0
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) <= 40
     assert "Nothing was found: " in printed
     assert printed.count(str(page)) == 1
-
-
-def test_a_limit_leaves_what_is_trained_on_as_it_is(tiny_demo, capsys, no_more_training):
-    assert main([*tiny_demo, "--json", "--limit", "4"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [item["rows"] for item in told["analyses"]] == [4, 4]
-    assert told["held_out"][0]["rows"] == 4
-    no_more_training()
-    assert main([*tiny_demo, "--json"]) == 0
-
-
-def test_ctrl_c_leaves_no_half_written_store(tiny_demo, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-
-        def interrupt(*_args, **_kwargs):
-            raise KeyboardInterrupt
-
-        patch.setattr("interpretune.store.StoreWriter.write", interrupt)
-        assert main(tiny_demo) == EXIT_INTERRUPTED
-    assert not list((tmp_path / "cache").rglob("*.partial"))
-    assert main(tiny_demo) == 0
 
 
 INTERRUPTED_IN_TRAINING = """
