@@ -48,7 +48,7 @@ importlib.metadata.entry_points = remembered(importlib.metadata.entry_points)  #
 importlib.metadata.version = remembered(importlib.metadata.version)
 
 FIRST = (
-    *("test_demo", "test_new_adapter", "test_hello", "test_first_party", "test_kit_finds_them", "test_doctor"),
+    *("test_installed_packages", "test_demo", "test_first_party", "test_kit_finds_them", "test_doctor"),
     *("test_conformance", "test_stacks", "test_imports", "test_session_training", "test_modes"),
 )
 """Files that take long, or have a test that does: no process is left with one of them at the end."""

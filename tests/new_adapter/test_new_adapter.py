@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ from interpretune.cli.main import EXIT_ERROR, main
 from interpretune.new_adapter import writing
 from interpretune.new_adapter.naming import LONGEST, check_name
 from interpretune.new_adapter.writing import ADAPTER_KINDS, KINDS, TEMPLATES, core_requirement, write_adapter
-from interpretune.testing.rules import RULES
-from tests.fresh_environment import CORE, ROOT, FreshEnvironment
+from tests.fresh_environment import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,87 +29,9 @@ def adapter_name(kind: str) -> str:
     return f"acme_{kind}"
 
 
-# -------------------------------------------------------------------------------------------- in a fresh environment
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
-    environment = FreshEnvironment.create(tmp_path_factory.mktemp("fresh") / "environment")
-    environment.install(CORE)
-    return environment
-
-
-@pytest.fixture(scope="module")
-def packages(environment: FreshEnvironment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One package of each kind, written and installed there."""
-    folder = tmp_path_factory.mktemp("written")
-    for kind in KIND_NAMES:
-        environment.run("interpretune", "new-adapter", adapter_name(kind), "--kind", kind, cwd=folder)
-    written = {kind: folder / f"interpretune-acme{kind}" for kind in KIND_NAMES}
-    environment.install(*written.values())
-    return written
-
-
 def test_kinds_are_the_levels_of_adapters() -> None:
     assert list(ADAPTER_KINDS) == list(it.Level)
     assert sorted(folder.name for folder in KINDS.iterdir()) == sorted(KIND_NAMES)
-
-
-def test_what_was_written_is_discovered(environment: FreshEnvironment, packages: dict[str, Path]) -> None:
-    listed = environment.adapters()
-    for kind in packages:
-        about = listed[adapter_name(kind)]
-        assert (about["state"], about["level"]) == ("ready", kind)
-        assert (about["distribution"], about["version"]) == (f"interpretune-acme{kind}", "0.1.0")
-
-
-def test_what_was_written_stacks_all_together(environment: FreshEnvironment, packages: dict[str, Path]) -> None:
-    names = [adapter_name(kind) for kind in packages]
-    explained = json.loads(environment.run("interpretune", "explain", "--json", *reversed(names)))
-    assert [item["name"] for item in explained["stack"]] == ["core", *names]
-    assert explained["hooks"]["it_load_model"] == ["acme_model", "core"]
-    assert explained["hooks"]["it_run_loop"] == ["acme_framework", "core"]
-    assert "acme_latents" in explained["hooks"]["it_load_latent_models"]
-    assert "acme_extension (wrapper)" in explained["hooks"]["it_run_step"]
-
-
-CHECKED = {
-    "framework": ("loops", "session_end"),
-    "model": ("activations", "generation", "padding", "step"),
-    "latents": ("latents",),
-    "extension": ("contributions", "sessions"),
-}
-"""Files of rules about what the starter of a kind has code for, beside the rules of form; ``make kit`` checks all."""
-
-SLOW = ("nested-edits-add-up", "loop-lets-batches-go", "errors-arrive", "released-after-a-failure")
-
-
-def suite_ids(kind: str, folder: Path) -> list[str]:
-    """Ids of the tests that the starter brings, and of those of its rules."""
-    file = folder / "tests" / "test_conformance.py"
-    text = file.read_text(encoding="utf-8")
-    [suite] = re.findall(r"^class (\w+)\(", text, re.MULTILINE)
-    own = re.findall(r"^( *)def (test_\w+)", text, re.MULTILINE)
-    files = ("declaration", "stacking", *CHECKED[kind])
-    rules = [item for item in RULES.values() if item.function.__module__.rpartition(".")[2] in files]
-    names = [f"{suite}::{name}" if indented else name for indented, name in own]
-    names += [f"{suite}::{item.test_name}" for item in rules if item.id not in SLOW]
-    return [f"{file}::{name}" for name in names]
-
-
-def test_what_was_written_passes_the_kit(environment: FreshEnvironment, packages: dict[str, Path]) -> None:
-    """All in one process, with the settings of one: the template of settings is one."""
-    settings = {
-        (folder / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.pytest")[2]
-        for folder in packages.values()
-    }
-    assert len({item.partition("[tool.ruff")[0] for item in settings}) == 1
-    asked = [test for kind, folder in packages.items() for test in suite_ids(kind, folder)]
-    first = packages[KIND_NAMES[0]]
-    report = environment.run("python", "-m", "pytest", "-q", "-c", first / "pyproject.toml", *asked, cwd=first.parent)
-    counted = {what: int(n) for n, what in re.findall(r"(\d+) (\w+)", report.splitlines()[-1])}
-    assert counted["passed"] + counted.get("skipped", 0) == len(asked), report
-    assert counted["passed"] > 0.7 * len(asked), report
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -142,16 +62,6 @@ def test_types_are_checked_as_in_the_workspace() -> None:
     )
     assert written["strict"]
     assert written == {name: workspace[name] for name in written}
-
-
-def test_the_wheel_of_core_has_the_templates(environment: FreshEnvironment, tmp_path: Path) -> None:
-    flags = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path)
-    environment.run("python", "-m", "pip", "wheel", *flags, CORE)
-    [wheel] = tmp_path.glob("*.whl")
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if "/new_adapter/templates/" in name}
-    here = {f"interpretune/new_adapter/templates/{path.relative_to(TEMPLATES)}" for path in writing._files(TEMPLATES)}
-    assert packed == here
-    assert len(here) > 20
 
 
 def test_requirement_admits_compatible_versions_of_core_only(monkeypatch: pytest.MonkeyPatch) -> None:

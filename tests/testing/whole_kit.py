@@ -11,8 +11,8 @@ import pytest
 
 from interpretune.testing.doctor import FAILED, PASSED, diagnose
 from interpretune.testing.tiny_models import TINY_MODELS
+from tests.e2e.test_installed_packages import adapter_name, environment, packages
 from tests.fresh_environment import FreshEnvironment
-from tests.new_adapter.test_new_adapter import adapter_name, environment, packages
 from tests.testing.test_stacks import GROUPS, allowed, check_stack
 
 __all__ = ["environment", "packages"]  # fixtures
