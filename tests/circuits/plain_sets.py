@@ -1,4 +1,4 @@
-"""The objective with sets of units changed, by torch hooks: a whole forward of one row without padding for each."""
+"""The objective with sets of units changed, by torch hooks: whole forwards of one row, a line for each set."""
 
 from __future__ import annotations
 
@@ -62,28 +62,31 @@ class PlainSets:
             return torch.cat([self.seen(ids, name)[self.points(ids)] for ids in asked]).mean(0).expand_as(clean)
         return torch.zeros_like(clean)
 
-    def edit(self, row: it.PromptRow, name: str, members: Sequence[int]) -> Edit:
+    def edit(self, row: it.PromptRow, name: str, members: Sequence[Sequence[int]]) -> Edit:
+        """Set members, which each line of a batch has its own of."""
         values, points = self.set_to(row, name), self.points(self.tokens(row.prompt))
 
         def changed(activations: Tensor) -> Tensor:
             activations = activations.clone()
-            for point in points if members else []:
-                activations[:, point, list(members)] = values[point, list(members)]
+            for line, own in enumerate(members):
+                for point in points if own else []:
+                    activations[line, point, list(own)] = values[point, list(own)]
             return activations
 
         return changed
 
     @torch.no_grad()
-    def objective(self, row: it.PromptRow, units: Collection[tuple[str, int]]) -> float:
-        """Logit difference with units changed, each named by its unit set and id."""
+    def objectives(self, row: it.PromptRow, sets: Sequence[Collection[tuple[str, int]]]) -> list[float]:
+        """Logit difference with each of several sets of units changed, each unit named by its unit set and id."""
         tokens = self.tokens(row.prompt)
-        by_set: dict[str, list[int]] = {}
-        for name, unit in units:
+        by_name: dict[str, list[list[int]]] = {}
+        for line, (name, unit) in ((line, item) for line, units in enumerate(sets) for item in units):
             wide = WIDTH // N_HEADS if name.endswith("attn_z") else 1
-            by_set.setdefault(name, []).extend(range(unit * wide, (unit + 1) * wide))
+            members = by_name.setdefault(name, [[] for _ in sets])
+            members[line].extend(range(unit * wide, (unit + 1) * wide))
         if self.coder is not None:
-            by_set.setdefault(self.coder.name, [])
-        edits = {name: self.edit(row, name, members) for name, members in by_set.items()}  # none is in place meanwhile
+            by_name.setdefault(self.coder.name, [[] for _ in sets])
+        edits = {name: self.edit(row, name, members) for name, members in by_name.items()}  # none is in place meanwhile
         with contextlib.ExitStack() as stack:
             for name, edit in edits.items():
                 if self.coder is not None and name == self.coder.name:
@@ -92,6 +95,7 @@ class PlainSets:
                 else:
                     _, layer, part = name.split(".")
                     stack.enter_context(self.loops(int(layer)).edited(part, edit))
-            logits = self.model(input_ids=torch.tensor([tokens])).logits[0, -1]
+            logits = self.model(input_ids=torch.tensor([tokens] * len(sets))).logits[:, -1]
         ids = [self.tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in row.answers]
-        return float(logits[ids[row.correct]] - logits[ids[1 - row.correct]])
+        found: list[float] = (logits[:, ids[row.correct]] - logits[:, ids[1 - row.correct]]).tolist()
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 import interpretune as it
 from interpretune.circuits import faithfulness, pair_effects, set_effects, shapley_values, smallest_set
+from interpretune.questions import backend_of
+from interpretune.questions.units import unit_sets
 from interpretune.testing.tiny_models import tiny_tokenizer
 from tests.circuits.plain_sets import PlainSets, rows_of
 from tests.questions.plain_loops import Coder
@@ -44,34 +47,35 @@ class Case:
 
     def __init__(self, kind: str, side: str, value: str, positions: str, n_rows: int, units: list[Any]) -> None:
         self.model, self.tokenizer = make_model(kind), tiny_tokenizer(side)
-        self.rows, self.held_out = rows_of("asked")[:n_rows], rows_of("held out")
+        self.rows, self.held_out = rows_of("asked")[:n_rows], rows_of("held out")[:2]
         self.plain = PlainSets(self.model, self.tokenizer, self.rows, value, positions)
         if "latents" in units:
             place = "layers.1.resid_post"
             self.plain.coder = Linear("sae", place, place, torch.float64, False, True, d_sae=4)
             units = [self.plain.coder if item == "latents" else item for item in units]
         self.asked = {"units": units, "value": value, "positions": positions, "batch_size": 2}
-        self.known: dict[Any, float] = {}
+        self.known: dict[str, dict[Any, float]] = {}
         rows = []  # the correct answer is the one that all units together speak for
-        names = self.effects().store.manifest.about["question"]["units"]
-        ids = [(item["name"], unit) for item, choice in zip(names, units, strict=True) for unit in self.ids(choice)]
-        self.units = ids
+        sets = unit_sets(units, backend_of(self.model, self.tokenizer))
+        self.units = ids = [(item.name, unit) for item in sets for unit in item.ids.tolist()]
         for row in self.rows + self.held_out:
-            away = self.plain.objective(row, []) < self.plain.objective(row, ids)
+            clean, changed = self.plain.objectives(row, [[], ids])
+            away = clean < changed
             rows.append(it.PromptRow(row.prompt, row.answers, 1 - row.correct if away else row.correct, row.corrupted))
         self.rows, self.held_out = rows[:n_rows], rows[n_rows:]
 
-    def ids(self, choice: Any) -> list[int]:
-        return list(range(4)) if isinstance(choice, Coder) else list(choice.only or range(4))
+    def asked_by(self, method: str) -> it.Effects:
+        return it.effects(self.model, self.tokenizer, self.rows, method=method, **self.asked)
 
-    def effects(self, **options: Any) -> it.Effects:
-        return it.effects(self.model, self.tokenizer, self.rows, **{**self.asked, **options})
+    @cached_property
+    def effects(self) -> it.Effects:
+        return self.asked_by("exact")
 
     def objective(self, row: it.PromptRow, units: Any) -> float:
-        key = (row.prompt, frozenset(units))
-        if key not in self.known:
-            self.known[key] = self.plain.objective(row, key[1])
-        return self.known[key]
+        if row.prompt not in self.known:
+            subsets = [frozenset(item) for size in range(7) for item in combinations(self.units, size)]
+            self.known[row.prompt] = dict(zip(subsets, self.plain.objectives(row, subsets), strict=True))
+        return self.known[row.prompt][frozenset(units)]
 
     def mean(self, rows: list[it.PromptRow], units: Any) -> float:
         return float(np.mean([self.objective(row, units) for row in rows]))
@@ -88,7 +92,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_sets_pairs_and_shapley_values(case):
-    effects, sets = case.effects(), [case.units[:3], case.units[::2], case.units]
+    effects, sets = case.effects, [case.units[:3], case.units[::2], case.units]
     found = set_effects(effects, sets)
     alone = {unit: [case.objective(row, []) - case.objective(row, [unit]) for row in case.rows] for unit in case.units}
     for i, units in enumerate(sets):
@@ -117,7 +121,7 @@ def test_sets_pairs_and_shapley_values(case):
 
 
 def test_a_wide_beam_finds_the_smallest_set_of_all(case):
-    effects = case.effects()
+    effects = case.effects
     subsets = [list(item) for size in range(1, 7) for item in combinations(case.units, size)]
     complement = {True: lambda item: item, False: lambda item: {*case.units} - {*item}}
     for wanted in ("sufficient", "necessary"):
@@ -151,14 +155,16 @@ def test_a_wide_beam_finds_the_smallest_set_of_all(case):
 
 
 def test_curves_are_those_of_plain_loops(case):
-    effects = case.effects()
-    found = faithfulness(effects, case.held_out, rankings=["exact", "gradient"], sizes=[0, 1, 3, 6], draws=2, seed=1)
+    found = faithfulness(
+        case.effects, case.held_out, rankings=["exact", "gradient"], sizes=[0, 1, 3, 6], draws=2, seed=1
+    )
     table = found.to_pandas().set_index(["ranking", "nodes"])
     draw = np.random.default_rng(1)
-    orders: dict[str, list[list[Any]]] = {"random": [[case.units[i] for i in draw.permutation(6)] for _ in range(2)]}
+    drawn = [[case.units[i] for i in draw.permutation(6)] for _ in range(2)]
+    orders: dict[str, list[list[Any]]] = {"random": drawn}
     for name in ("exact", "gradient"):
-        numbers = case.effects(method=name).to_pandas().groupby(["units", "unit"], observed=True).effect.sum()
-        orders[name] = [sorted(case.units, key=lambda unit, numbers=numbers: -abs(numbers.get(unit, 0.0)))]
+        sums = case.asked_by(name).to_pandas().groupby(["units", "unit"], observed=True).effect.sum()
+        orders[name] = [sorted(case.units, key=lambda unit, sums=sums: -abs(sums.get(unit, 0.0)))]
     for (name, size), line in table.iterrows():
         kept = np.mean([case.share(case.held_out, order[:size]) for order in orders[name]])
         without = np.mean([case.share(case.held_out, order[size:]) for order in orders[name]])
