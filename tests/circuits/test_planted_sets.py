@@ -162,6 +162,7 @@ def test_a_budget_that_ends_too_early_is_told():
         (lambda e: faithfulness(e, HELD_OUT, sizes=[17]), "whole numbers from 0 to 16"),
         (lambda e: faithfulness(e, HELD_OUT, rankings=["lens"]), "There is no method 'lens'"),
         (lambda e: faithfulness(e, HELD_OUT, rankings=[e, "exact"]), "Two rankings are called 'exact'"),
+        (lambda e: faithfulness(e, HELD_OUT, rankings={"random": e}), "Two rankings are called 'random'"),
         (lambda e: judge_methods(e, {"mine": pd.DataFrame({"unit": [1]})}), "'mine' is the columns unit"),
         (lambda e: judge_methods(e, {"other": asked(value="zero")}), "another question: its value is 'zero'"),
         (lambda e: judge_methods(asked(method="gradient")), "these are of the method gradient"),

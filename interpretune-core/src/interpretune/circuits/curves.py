@@ -177,6 +177,8 @@ def faithfulness(
         raise ConfigurationError(f"sizes is {counts}; they must be whole numbers from 0 to {n}, the number of units.")
     with question.held():
         numbers = numbers_of(question, effects, rankings)
+    if draws and RANDOM in numbers:
+        raise ConfigurationError(f"Two rankings are called {RANDOM!r}. Call yours otherwise, or draw none: draws=0.")
     scores = {name: by_unit(frame, pool, effects.store.n_examples) for name, frame in numbers.items()}
     settings = [rows, {name: torch.from_numpy(values) for name, values in scores.items()}, counts, draws, seed]
 
