@@ -263,12 +263,16 @@ class Page:
 def evidence_html(evidence: Evidence) -> str:
     """Evidence for a notebook: short tables, and the cards as on a page, in a frame in which nothing runs."""
     parts = []
-    if (held := evidence.held_out) is not None:
+    if evidence.held_out is not None:
         changes = [
-            {"change": item.told, "answers changed": percent(item.flipped), "95\u00a0%": percents(item.low, item.high)}
-            for item in held.changes
+            {
+                "change": item.told,
+                "answers changed": percent(item.flipped),
+                "95\u00a0%": percents(item.low, item.high) if item.among else "",
+            }
+            for item in widened(evidence.held_out).changes
         ]
-        parts.append(html_table(f"{held.rows} held-out rows", changes))
+        parts.append(html_table(f"{evidence.held_out.rows} held-out rows", changes))
     if evidence.cards:
         cards = [
             {
