@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from interpretune.questions import Heads, Neurons, PromptRow, effects
+from interpretune.questions.in_words import told
 from interpretune.testing.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
 from tests.questions.plain_loops import PlainLoops
 from tests.tiny_latents import RandomDictionary
@@ -196,3 +197,8 @@ def test_a_store_notes_the_call_and_does_not_depend_on_it(tmp_path):
     for name in ("one", "other"):
         assert asked(name).manifest.about["made_by"] == {"call": call.format(name)}
     assert asked("one").manifest.key == asked("other").manifest.key
+    assert told({"rows": ["a"] * 101, "file": "/home/me/rows.csv", "loss": float("nan")}) == {
+        "rows": "(101 entries)",
+        "file": "rows.csv",
+        "loss": "nan",
+    }

@@ -220,6 +220,8 @@ def test_a_page_needs_effects_and_says_what_writes_them(tmp_path):
     lens = write_effects(tmp_path / "lens", question=question)
     with pytest.raises(StoreError, match="holds results of the method lens.*it.effects.*`units`"):
         write_page([lens], tmp_path / "page.html")
+    bare = Page.of([write_effects(tmp_path / "bare")]).html(tmp_path / "page.html")
+    assert "no cards of these units: `it.evidence_of(effects, cards=10)` gathers them" in bare
 
 
 @pytest.mark.parametrize(

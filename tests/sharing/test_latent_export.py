@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
-from safetensors.numpy import load_file
+from safetensors.numpy import load, load_file
 from torch import Tensor
 
 import interpretune as it
 from interpretune.cli.main import main
-from interpretune.evidence import Evidence
+from interpretune.evidence import Evidence, PromptTokens
 from interpretune.sharing import neuronpedia
 from interpretune.sharing.delphi import delphi_files
 from interpretune.sharing.exported_latents import ExportedLatents
@@ -238,6 +238,12 @@ def test_texts_and_numbers_of_data_do_no_harm(effects):
     [row] = [json.loads(line) for line in gzip.decompress(files[path]).decode().split("\n")[:-1]]
     assert row["tokens"] == ['"\n', "\x00", "?", "\u2028", "</script>", "é"]
     assert not any(".." in name for name in (*files, *delphi_files(odd)))
+    assert {*delphi_files(evolve(latents, place="/../"))} == {"latents/config.json", "latents/0_23.safetensors"}
+    large = evolve(latents, cards=(evolve(first, unit=2**16),), prompts=PromptTokens(((5,) * 33, (6,)), 0))
+    config, arrays = (content for _, content in sorted(delphi_files(large).items(), reverse=True))
+    assert json.loads(config)["cache_ctx_len"] == 64
+    locations = load(arrays)["locations"]
+    assert (locations.dtype, locations[:, 2].tolist()) == (np.uint32, [2**16] * len(first.active.rows))
     unknown = evolve(latents, cards=(evolve(first, share_active=float("nan")),))
     with pytest.raises(it.StoreError, match="NaN or infinite"):
         neuronpedia.neuronpedia_files(unknown, names)

@@ -51,7 +51,7 @@ def delphi_files(latents: ExportedLatents) -> Mapping[str, bytes]:
         "n_splits": 1,
         "model_name": str(about.get("model", {}).get("source") or ""),
     }
-    folder = re.sub(r"[^A-Za-z0-9_-]+", ".", latents.place).strip(".")
+    folder = re.sub(r"[^A-Za-z0-9_-]+", ".", latents.place).strip(".") or "latents"
     return {
         f"{folder}/config.json": json.dumps(config).encode(),
         f"{folder}/0_{latents.width - 1}.safetensors": save(arrays),
