@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from attrs import evolve
 from torch import Tensor
 
 import interpretune as it
@@ -17,6 +18,7 @@ from interpretune.circuits.node_question import NodeQuestion
 from interpretune.errors import ReplayRefusedError
 from interpretune.testing.tiny_models import tiny_tokenizer
 from tests.circuits.plain_nodes import Place, PlainNodes, effects_in_loops
+from tests.cross_layer import Linear, random
 from tests.many_threads import run_together, switching_often
 from tests.questions.plain_loops import Coder
 from tests.tiny_architectures import BLOCKS, NEURONS, WIDTH, make_model
@@ -73,7 +75,7 @@ def part(layer: int, name: str, members: dict[int, list[int]]) -> Place:
     return Place(f"layers.{layer}.{name}", layer, name, members)
 
 
-def asked(which: str) -> dict[str, Any]:
+def units_of(which: str) -> dict[str, Any]:
     """Units, targets, dictionaries with their layers, and the same for the loops."""
     low = coder(LinearCoder, "low", 0, "resid_post", error=which == "errors")
     mid = coder(Coder, "mid", 1, "mlp_in", "mlp_out", error=which != "errors", skips=True)
@@ -130,7 +132,7 @@ def difference(
     **options: Any,
 ) -> float:
     """Largest difference between ``effects_on`` and loops, of effects on units and on the objective."""
-    case, tokenizer, model = asked(which), tiny_tokenizer(side), model_of(kind)
+    case, tokenizer, model = units_of(which), tiny_tokenizer(side), model_of(kind)
     found = it.effects_on(
         model,
         tokenizer,
@@ -237,7 +239,7 @@ def test_effects_without_replays_equal_loops(where: dict[str, Any], monkeypatch:
 
 
 def called(which: str = "latents", **options: Any) -> it.NodeEffects:
-    case = asked(which)
+    case = units_of(which)
     given = {"units": case["units"], "on": case["on"], "batch_size": 2, **options}
     return it.effects_on(model_of("llama"), tiny_tokenizer(), rows_of(), **given)
 
@@ -279,7 +281,7 @@ def test_in_a_linear_model_effects_gradients_and_products_of_weights_are_equal()
 
 
 def test_gradient_effects_are_gradient_edges() -> None:
-    case = asked("latents")
+    case = units_of("latents")
     low, mid, high = (item for item, _ in case["coders"])
     found = called(units=[low, mid], on=[mid, high], gradient=True, tolerance=0).to_pandas()
     backend, tokenizer = HuggingFaceBackend(model_of("llama"), tiny_tokenizer()), tiny_tokenizer()
@@ -295,6 +297,41 @@ def test_gradient_effects_are_gradient_edges() -> None:
                     if (upper, lower) in got:
                         assert got.pop((upper, lower)) == pytest.approx(edges.values[i, j].item(), abs=1e-10)
             assert not any(got.values())  # of latents that the change lets in
+
+
+def test_answers_and_objectives_leave_effects_on_units_as_they_are() -> None:
+    """Answers of several tokens run as sequences of their own; a loss of a span reads nothing of what is after it."""
+    asked = {"positions": "each", "at": "each", "tolerance": 1e-9}
+    case = units_of("latents")
+    case = {"units": case["units"], "on": case["on"], "batch_size": 2}
+    expected = called(**case, **asked).to_pandas()
+    longer = [evolve(row, answers=(" Kit has", " Lena", " Kit was it")) for row in rows_of()]
+    for rows, objective in ((longer, "log_prob"), (rows_of(), {"loss": {"span": "what"}})):
+        found = it.effects_on(model_of("llama"), tiny_tokenizer(), rows, objective=objective, **case, **asked)
+        pd.testing.assert_frame_equal(found.to_pandas(), expected, atol=1e-10, rtol=0)
+
+
+def test_a_crosscoder_with_its_first_hook_point_below_the_source_is_a_target() -> None:
+    places = [f"layers.{layer}.resid_post" for layer in range(3)]
+    shapes = {"w_enc": (3 * WIDTH, 14), "b_enc": (14,), "w_dec": (14, 3 * WIDTH), "b_dec": (3 * WIDTH,)}
+    weights = {name: random(*shape, seed=i, scale=0.2) for i, (name, shape) in enumerate(shapes.items())}
+    cross = Linear("cross", places, places, error=True, **weights)
+    model, tokenizer, source = model_of("llama"), tiny_tokenizer(), part(1, "mlp_act", {0: [0], 30: [30]})
+    found = it.effects_on(
+        model, tokenizer, rows_of(), units=it.Neurons(1, [0, 30]), on=cross, positions="what", at="each", tolerance=0
+    ).to_pandas()
+    read = [part(layer, "resid_post", {0: list(range(WIDTH))}) for layer in range(3)]
+    nodes = PlainNodes(model, BLOCKS, tokenizer.all_special_ids, [])
+    assert len(found)
+    for (row, position, unit), lines in found.groupby(["row", "position", "unit"]):
+        tokens = tokenizer(PROMPTS[row][0])["input_ids"]
+        runs = [nodes.run(tokens, [source, *read], change) for change in (None, (source, unit, position, 0.0))]
+        clean, now = (cross.encode(torch.cat([run.activations[name] for name in places], -1)) for run in runs)
+        change = (clean - now)[position:]
+        assert len(lines) == change.count_nonzero()
+        for line in lines.itertuples():
+            wanted = change[line.target_position - position, line.target_unit].item()
+            assert line.effect == pytest.approx(wanted, abs=1e-10)
 
 
 def test_effects_below_the_tolerance_are_counted() -> None:
@@ -352,7 +389,7 @@ def test_two_threads_get_what_one_gets() -> None:
     ("options", "error", "told"),
     [
         ({"on": it.Neurons(0)}, it.AnalysisError, "layers.0.mlp_act .* above none .* Exchange units and on"),
-        ({"on": []}, it.AnalysisError, "no units to change"),
+        ({"on": []}, it.AnalysisError, "on is an empty list"),
         ({"on": it.Vector("layers.0.resid_post")}, it.AnalysisError, "'low' and .* are both at"),
         ({"tolerance": -1}, it.ConfigurationError, "tolerance is -1"),
         ({"tolerance": float("nan")}, it.ConfigurationError, "tolerance is nan"),

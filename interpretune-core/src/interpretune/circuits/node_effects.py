@@ -127,7 +127,7 @@ class NodeEffects(Results):
 
     def __repr__(self) -> str:
         told, dropped = self.question, self.dropped()
-        sources, targets = (", ".join(item["name"] for item in told[key]) for key in ("units", "on"))
+        sources, targets = (_shown([item["name"] for item in told[key]]) for key in ("units", "on"))
         kind = "Direct" if told["direct"] else "Total"
         below = f"; {dropped.dropped.sum()} of at most {self.tolerance:g} are left out" if dropped.dropped.any() else ""
         largest = f", the largest {dropped.largest.max():.3g}" if below else ""
@@ -135,6 +135,10 @@ class NodeEffects(Results):
             f"{kind} effects of {sources}, set to {told['value']}, on {targets} over {told['rows']} rows"
             f"{self.on_objective.left_out}{below}{largest}"
         )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _named(codes: pa.ChunkedArray, sets: list[dict[str, str]]) -> pa.ChunkedArray:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from interpretune.circuits.node_effects import NodeEffects
 from interpretune.circuits.node_question import SAME, NodeQuestion
 from interpretune.circuits.order import Order
-from interpretune.errors import ConfigurationError
+from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.questions.one_call import question_of
 from interpretune.questions.question import Positions
 from interpretune.questions.set_values import Value
 from interpretune.questions.units import unit_sets
+from interpretune.replay.effect_noise import warn_of_noise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,6 +96,9 @@ def effects_on(
             f"tolerance is {tolerance!r}; it is the size of the largest effect that is left out: 0, or "
             "a finite number above."
         )
+    given = on if isinstance(on, (list, tuple)) else [on]
+    if not given:
+        raise AnalysisError("There are no units that effects could be on: on is an empty list.")
     question = question_of(
         model,
         tokenizer,
@@ -110,7 +114,6 @@ def effects_on(
         batch_size=batch_size,
         row_budget=row_budget,
     )
-    given = on if isinstance(on, (list, tuple)) else [on]
     with question.held(*(getattr(item, "latent_model", item) for item in given)):
         targets = unit_sets(on, question.backend)
         order = Order.of(question.backend, [*question.sets, *targets])
@@ -126,4 +129,6 @@ def effects_on(
         )
         asked.check_spans()
         found: NodeEffects = asked.answered(store, shown=True)
+    if (noise := found.on_objective.noise) is not None:
+        warn_of_noise(noise, found.on_objective.to_pandas().effect.abs().max(), found.question["unit"])
     return found

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interpretune.activations.inputs import ModelInputs, Points
 from interpretune.errors import NotFiniteError, ReplayRefusedError
+from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import LatentModel
 from interpretune.models.quantization import rounds_activations
 from interpretune.replay.ablation import ablate
@@ -281,4 +282,7 @@ def one_row_each(filled: Prefill, name: str) -> LatentRows:
 
 
 def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+    """Whether these are the same latent models, or coordinates of the same hook points."""
+    if len(one) != len(other):
+        return False
+    return all(a is b or (isinstance(a, IdentityDictionary) and a == b) for a, b in zip(one, other, strict=True))
