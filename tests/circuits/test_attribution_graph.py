@@ -223,6 +223,23 @@ def test_a_saved_graph_is_the_same(tmp_path):
             AttributionGraph.open(tmp_path / name)
 
 
+def test_the_figure_has_the_largest_edges_with_their_numbers():
+    graph = graph_of().prune(0.97, 0.9).exact_effects()
+    edges = graph.to_pandas()
+    figure = graph.plot(most_edges=20)
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert sum(len(trace.x) for trace in lines) == 3 * 20
+    [told] = [trace.text for trace in figure.data if trace.opacity == 0]
+    largest = edges.loc[edges.weight.abs().idxmax()]
+    assert told[-1] == (
+        f"'&lt;bos&gt;' to {largest.target_name}<br>weight {largest.weight:.4g}"
+        f"<br>linear_total {largest.linear_total:.4g}<br>exact {largest.exact:.4g}"
+    )
+    assert "the 20 largest edges" in figure.layout.title.text
+    assert figure.layout.xaxis.ticktext[0] == "&lt;bos&gt;"
+    assert [len(trace.x) for trace in graph.plot().data if trace.name == "logit"] == [5]
+
+
 NODE = {
     "node_id": str,
     "feature": int,

@@ -233,10 +233,11 @@ def _nodes(asked: AskedGraph, chosen: Tensor, logits: _Logits) -> pd.DataFrame:
     sources, n_layers, tokenizer = asked.sources, asked.backend.n_layers, asked.tokenizer
     ids = asked.inputs.tokens[0].tolist()
     lines: list[dict[str, Any]] = []
-    for node in chosen.tolist():
-        index, unit = int(sources.model[node]), int(sources.ids[node])
-        layer, name = sources.layers[index], f"{sources.models[index].name} latent {unit}"
-        lines.append(_line("latent", layer, int(sources.positions[node]), unit, name, node))
+    which = chosen.to(sources.ids.device)
+    of_latents = (item[which].tolist() for item in (sources.model, sources.positions, sources.ids))
+    for node, index, position, unit in zip(chosen.tolist(), *of_latents, strict=True):
+        name = f"{sources.models[index].name} latent {unit}"
+        lines.append(_line("latent", sources.layers[index], position, unit, name, node))
     for layer in range(n_layers):
         kind, name = "error", f"error of layer {layer}"
         if layer in sources.unexplained:

@@ -15,6 +15,7 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.circuits.graph_file import MATRICES, open_graph, save_graph
 from interpretune.circuits.graph_json import write_json
+from interpretune.circuits.graph_plot import drawn
 from interpretune.circuits.pruning import pruned, scaled
 from interpretune.circuits.sources import Sources
 from interpretune.circuits.total_effects import total_effects
@@ -24,6 +25,7 @@ from interpretune.system.model_lock import model_lock
 from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from transformers import PreTrainedTokenizerBase
 
 
@@ -239,6 +241,14 @@ class AttributionGraph:
             return cls(nodes=nodes, **about)
         except (KeyError, TypeError) as error:
             raise StoreError(f"The attribution graph {path} is damaged: {error}. Make it again.") from error
+
+    def plot(self, most_edges: int = 1000) -> go.Figure:
+        """Nodes by token and layer, and the edges between them, with their numbers to be hovered over; prune first.
+
+        Args:
+            most_edges: How many edges are drawn, the largest.
+        """
+        return drawn(self, most_edges)
 
     def to_json(self, path: str | Path, *, scan: str | None = None, source_set: str | None = None) -> Path:
         """Write the graph as circuit-tracer's and Neuronpedia's pages read it; prune it first.

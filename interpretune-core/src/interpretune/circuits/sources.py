@@ -53,7 +53,8 @@ class Sources:
         self.layers = [layer_of_transcoder(model) for model in models]
         n_positions = inputs.tokens.shape[1]
         found, parts = [], {name: [] for name in run.writes}  # type: ignore[var-annotated]
-        explained = {name: torch.zeros_like(run.clean[name]) for name in run.writes}
+        wide = torch.promote_types(run.logits.dtype, torch.float32)
+        explained = {name: torch.zeros_like(run.clean[name], dtype=wide) for name in run.writes}
         first = 0
         with torch.no_grad():
             for i, model in enumerate(models):
@@ -71,10 +72,10 @@ class Sources:
                 found.append((torch.full_like(ids, i), positions, ids, activations))
                 names = [canonical(name) for name in written_points(model)]
                 widths = [run.clean[name].shape[-1] for name in names]
-                rows = _rows_of(model, ids).to(activations) * activations.unsqueeze(-1)
+                rows = _rows_of(model, ids).to(wide) * activations.unsqueeze(-1)
                 for name, vectors, part in zip(names, rows.split(widths, -1), made.split(widths, -1), strict=True):
                     parts[name].append((nodes, positions, vectors))
-                    explained[name] = explained[name] + part.to(explained[name])
+                    explained[name] += part
             self.model, self.positions, self.ids, self.activations = (
                 torch.cat(item) for item in zip(*found, strict=True)
             )
@@ -108,7 +109,9 @@ class Sources:
         for name, item in self.written.items():
             for position in range(self.n_positions):
                 here = slice(*torch.searchsorted(item.positions, torch.tensor([position, position + 1]).to(self.ids)))
-                total[:, item.nodes[here]] += (slopes[name][:, position] @ item.vectors[here].T).double()
+                total[:, item.nodes[here]] += (
+                    slopes[name][:, position].to(item.vectors) @ item.vectors[here].T
+                ).double()
         return total.cpu()
 
     def latent_targets(self, which: Tensor, batch_size: int) -> Targets:

@@ -57,7 +57,9 @@ def total_effects(
             chains.setdefault(name, []).append(noting(name, seen, last=name == FINAL_NORM))
         with contextlib.suppress(AllCaptured):
             backend.forward(inputs.select(rows), {name: in_turn(chain) for name, chain in chains.items()})
-        values = torch.cat([_latents(sources, latents, seen), (seen[FINAL_NORM][:, -1] @ logits.T).double()], dim=-1)
+        values = torch.cat(
+            [_latents(sources, latents, seen), seen[FINAL_NORM][:, -1].double() @ logits.double().T], dim=-1
+        )
         parts.append((values[:1] - values[1:]).T.cpu())
     return torch.cat(parts, dim=-1)
 
@@ -71,7 +73,7 @@ def _without(item: Written, some: Tensor) -> Callable[[Tensor], Tensor] | None:
 
     def take(activations: Tensor) -> Tensor:
         changed = activations.clone()
-        changed[rows, item.positions[mine]] -= item.vectors[mine].reshape(-1, *activations.shape[2:])
+        changed[rows, item.positions[mine]] -= item.vectors[mine].to(activations).reshape(-1, *activations.shape[2:])
         return changed
 
     return take
