@@ -125,6 +125,7 @@ def test_attributions_are_changes_times_gradients(kind, plain):
     assert max(map(abs, expected.values())) > 1e-2
 
 
+@pytest.mark.parametrize("kind", ["granite", "gemma3"], indirect=True)
 def test_integrated_gradients_are_means_between_prompts(kind, plain):
     found = component_edges(ready(kind), tiny_tokenizer(), ROWS, method=["eap", "eap_ig"], steps=2)
     got = lines(found, "eap_ig")
@@ -159,6 +160,7 @@ def test_patched_paths_are_those_of_whole_forwards(kind, plain):
         assert max(abs(expected[(i, *edge)]) for i in range(len(ROWS))) > 1e-6
 
 
+@pytest.mark.parametrize("kind", ["granite", "gemma3"], indirect=True)
 def test_patched_nodes_are_those_of_whole_forwards(kind, plain):
     names = ["layers.0.resid_pre", "layers.0.attn_z head 2", "layers.1.attn_z head 0", "layers.1.mlp_out"]
     expected = {(i, name): plain.node_patched(told(row), name) for i, row in enumerate(ROWS) for name in names}

@@ -262,13 +262,14 @@ class ComponentBatch(PatchedBatch):
         """The same with gradients of the run of given embeddings."""
         graph, parts = self._graph, []
         seen, gradients = self._gradients(embedded)
-        pads = ~self._real[:, None, :, None]
         dtype = torch.promote_types(embedded.dtype, torch.float32)
-        written = torch.zeros(len(embedded), len(graph.sources), embedded[0].numel(), dtype=dtype, device=pads.device)
+        written = torch.zeros(
+            len(embedded), len(graph.sources), embedded[0].numel(), dtype=dtype, device=embedded.device
+        )
         written[:, 0] = self._change(0).flatten(1)
 
         def score(gradient: Tensor, n_sources: int) -> None:
-            read = gradient.masked_fill(pads, 0).to(dtype).flatten(2)
+            read = gradient.to(dtype).flatten(2)
             parts.append(self._of_rows((read @ written[:, :n_sources].mT).double()).flatten(1))
 
         for layer in range(len(graph.parallel)):
