@@ -36,7 +36,14 @@ CASES: dict[str, tuple[Any, ...]] = {
         [it.Heads(2, [0, 2]), it.Neurons(0, [3, 5, 8, 9])],
     ),
     "each token": ("gpt2", "right", "zero", "each", 2, [it.Heads(1), it.Neurons(2, [1, 2])]),
-    "windows": ("gemma3", "left", "mean", "answer", 2, [it.Heads(0), it.Heads(3, [1, 3])]),
+    "windows": (
+        "gemma3",
+        "left",
+        "mean",
+        "answer",
+        2,
+        [it.Heads(0, [1]), it.Heads(2, [0, 3]), it.Neurons(3, [1, 3, 5])],
+    ),
     "one row": ("qwen3", "right", "corrupted", "answer", 1, [it.Heads(1), it.Neurons(3, [0, 7])]),
     "latents and heads": ("llama", "right", "zero", "answer", 2, [it.Heads(3, [0, 1]), "latents"]),
 }

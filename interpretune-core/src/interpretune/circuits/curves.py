@@ -114,7 +114,7 @@ class Faithfulness(CircuitResult):
         if not told:
             nodes = self.nodes_for()
             told = "80 % are reached with " + ", ".join(
-                f"{count if count is not pd.NA else 'no number'} of {name}" for name, count in nodes.items()
+                f"{'no number of' if count is pd.NA else count} units ({name})" for name, count in nodes.items()
             )
         return (
             f"Faithfulness on {len(self.model)} held-out rows for {self.objective}, all units outside the circuit set "

@@ -134,13 +134,13 @@ class UnitPool:
         points, changes = torch.arange(n_points, device=device), {}
         for i, item in enumerate(self.sets):
             mine = (self.owners == i).nonzero().flatten()
-            which, units = changed[:, mine].nonzero().unbind(-1)
-            latents = item.members[self.places[mine[units]]].to(device).unsqueeze(1)
-            rows = which.to(device).view(-1, 1, 1) * n_points + points.view(1, -1, 1)
-            set_to = values[item.name][points.view(1, -1, 1), latents]
-            changes[item.activation_name] = Changes(
-                rows.expand_as(set_to).flatten(), latents.expand_as(set_to).flatten(), set_to.flatten()
-            )
+            members = item.members[self.places[mine]].to(device)
+            flags = changed[:, mine].to(device).unsqueeze(1).expand(-1, n_points, -1)
+            which, at, units = flags.nonzero().unbind(-1)
+            latents = members[units]
+            rows = (which * n_points + at).unsqueeze(-1).expand_as(latents)
+            set_to = values[item.name][at.unsqueeze(-1), latents]
+            changes[item.activation_name] = Changes(rows.flatten(), latents.flatten(), set_to.flatten())
         return LatentRows(points.repeat(len(changed)), changes)
 
     def numbers(self, changed: Tensor) -> int:

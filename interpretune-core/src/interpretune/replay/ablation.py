@@ -145,13 +145,18 @@ def groups_of(prefill: Prefill, rows: LatentRows, *, whole: bool) -> dict[tuple[
     Args:
         prefill: The clean run.
         rows: What is set where.
-        whole: Whether whole forwards run; then rows that set coordinates of hook points are one group.
+        whole: Whether whole forwards run. Then rows that set coordinates of hook points are one group; else those that
+            set some at several hook points and begin at the same one.
     """
     groups = dict(_groups(prefill, rows))
-    plain = [names for names in groups if all(isinstance(prefill.latent_models[n], IdentityDictionary) for n in names)]
-    if whole and len(plain) > 1:
-        together = tuple(dict.fromkeys(name for names in plain for name in names))
-        groups[together] = torch.cat([groups.pop(names) for names in plain])
+    plain: dict[str, list[tuple[str, ...]]] = {}
+    for names in groups:
+        of_coordinates = all(isinstance(prefill.latent_models[name], IdentityDictionary) for name in names)
+        if of_coordinates and (whole or len(names) > 1):
+            plain.setdefault("" if whole else prefill.lowest(names), []).append(names)
+    for alike in plain.values():
+        together = tuple(dict.fromkeys(name for names in alike for name in names))
+        groups[together] = torch.cat([groups.pop(names) for names in alike])
     return groups
 
 
@@ -184,7 +189,7 @@ def _replay(
     with noting_at_points(prefill, observed, names, ran.points) as noted:
         if len(names) == 1 and lowest in kept.projected:
             return prefill.run_joined(names, None, ran, begun(prefill, lowest, rows), {}, columns, noted)
-        output, edits = None, {name: rows.changes[name].edit() for name in names}
+        output, edits = None, {name: rows.changes[name].edit() for name in names if name in rows.changes}
         if kept.entries[lowest].puts_output:
             del edits[lowest]
             output = changed_output(prefill, lowest, rows.points, rows.changes[lowest])

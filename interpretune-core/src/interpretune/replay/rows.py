@@ -154,6 +154,8 @@ class LatentRows:
             rows: Which row of these, any number of times, ``[m]``.
             points: Its new point, ``[m]``.
         """
+        if torch.equal(rows, torch.arange(len(self), device=rows.device)):
+            return LatentRows(points, self.changes)
         return LatentRows(points, {name: item.repeated(rows, len(self)) for name, item in self.changes.items()})
 
     def check(self, points: int, widths: Mapping[str, int]) -> None:
@@ -180,7 +182,10 @@ class LatentRows:
                     f"Rows to ablate at {name} go beyond the batch of {points} examples or the {widths[name]} latents: "
                     f"one names example {int(examples[first])} and latent {int(latents[first])}."
                 )
-            changes, times = (item.rows * widths[name] + latents).unique(return_counts=True)
+            each = item.rows * widths[name] + latents
+            if bool((each[1:] > each[:-1]).all()):
+                continue
+            changes, times = each.unique(return_counts=True)
             if (times > 1).any():
                 row, latent = divmod(int(changes[times > 1][0]), widths[name])
                 raise AnalysisError(f"Row {row} sets latent {latent} at {name} twice; name it once.")

@@ -148,7 +148,7 @@ def _replay_suffixes(
     points = prefill.points.select(rows.points)
     suffixes = SuffixRows.of(prefill.inputs, kept.prefix, points.examples, points.positions, wanted)
     first_token = torch.zeros_like(points.positions)
-    edits: dict[str, Edit] = {name: rows.changes[name].edit(first_token) for name in names}
+    edits: dict[str, Edit] = {name: item.edit(first_token) for name, item in rows.changes.items() if name in names}
     output = None
     if lowest in kept.projected and len(names) == 1:
         entry = kept.alone[lowest]
