@@ -177,8 +177,8 @@ def check_depth(about: object) -> None:
         level = [
             inner
             for item in level
-            if isinstance(item, (Mapping, list, tuple))
-            for inner in (item.values() if isinstance(item, Mapping) else item)
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
         ]
         if not level:
             return
