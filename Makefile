@@ -10,7 +10,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test broken-adapters kit mutants docs browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -45,6 +45,9 @@ mutants: $(INSTALLED)  ## faults put into copies of the sources, and whether tes
 
 docs: $(INSTALLED)  ## the site, in .make/site; a broken link or a public name without documentation is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: $(INSTALLED)  ## executes the notebooks of examples/notebooks again; ARGS=memory executes one
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebooks $(ARGS)
 
 browser:  ## Chromium, in which a test opens the page of a question: from Debian's packages, where none is installed
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \

@@ -9,6 +9,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from website import reference, repository
+from website.notebooks import notebook_page
 
 COMMAND_LINE = "reference/command-line.md"
 
@@ -24,7 +25,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add pages that are made here, and files to which pages link, to the site."""
     for path, address in repository.included_pages().items():
         text = (repository.ROOT / path).read_text(encoding="utf-8")
-        files.append(File.generated(config, address, content=text))
+        page = notebook_page(text) if path.endswith(".ipynb") else text
+        files.append(File.generated(config, address, content=page))
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     for address, source in repository.linked_files(pages).items():
         files.append(File.generated(config, address, abs_src_path=str(source)))

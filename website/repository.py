@@ -1,8 +1,8 @@
 """Links of the site to files of the repository that are outside of ``docs/``.
 
-READMEs and the changelog become pages of the site; any other file that a page links to is copied into it. Links are
-written as they work in the repository, and lead to the same thing on the site. A link to a file that does not exist is
-a warning, which ends a strict build.
+READMEs, the changelog and notebooks become pages of the site; any other file that a page links to is copied into it.
+Links are written as they work in the repository, and lead to the same thing on the site. A link to a file that does not
+exist is a warning, which ends a strict build.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def included_pages() -> Mapping[str, str]:
     readmes = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/README.md"))
     readmes += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*/README.md"))
     pages = {path: f"packages/{Path(path).parent.name}.md" for path in readmes if "interpretune" in path}
+    notebooks = sorted(ROOT.glob("examples/notebooks/*.ipynb"))
+    pages |= {path.relative_to(ROOT).as_posix(): f"notebooks/{path.stem}.md" for path in notebooks}
     return {"README.md": "readme.md", "CHANGELOG.md": "changelog.md", **pages}
 
 
@@ -79,4 +81,5 @@ def site_address(path: str) -> str:
     """Where a file of the repository is on the site."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return included_pages().get(path, f"files/{path}.txt")
+    as_text = "" if path.endswith(".png") else ".txt"
+    return included_pages().get(path, f"files/{path}{as_text}")

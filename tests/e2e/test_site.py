@@ -83,6 +83,8 @@ def test_a_second_name_of_an_object_refers_to_the_first(package):
         ("adapters/writing.md", "../../examples/interpretune-hello/README.md", "../packages/interpretune-hello.md"),
         ("index.md", "../CHANGELOG.md", "changelog.md"),
         ("adapters/hooks.md", "../results.md", "../results.md"),
+        ("index.md", "../examples/notebooks/memory.ipynb", "notebooks/memory.md"),
+        ("notebooks/memory.md", "../../docs/memory.md", "../memory.md"),
     ],
 )
 def test_link_leads_to_the_same_on_the_site(page, link, expected, warned):

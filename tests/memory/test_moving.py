@@ -70,6 +70,14 @@ def test_what_refers_to_moved_memory_is_told(tmp_path):
     assert it.holders_of(layer.weight) == ("Linear.weight",)
 
 
+def test_of_many_moved_tensors_the_largest_are_shown(tmp_path):
+    with it.move_off([torch.ones(i + 1) for i in range(12)], to=tmp_path) as moved:
+        assert "Tensor (12,)" in repr(moved)
+        assert "Tensor (7,)" not in repr(moved)
+        assert repr(moved).endswith("and 7 more")
+        assert "7 more rows" in moved._repr_html_()
+
+
 def test_tensors_that_cannot_be_changed_stay_and_are_told(tmp_path):
     with torch.inference_mode():
         fixed = torch.ones(30)

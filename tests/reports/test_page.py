@@ -298,7 +298,7 @@ def test_it_shows_what_made_the_results(tmp_path):
 
 def test_evidence_in_a_notebook_shows_its_cards():
     attack = '"><script>x</script>'
-    shown = Evidence(held_out(), (card(attack, name=f"coder {attack}"),))._repr_html_()
+    shown = Evidence(held_out(), (card(attack, name=f"coder {attack}"),), (continuation(attack),))._repr_html_()
     assert "<script" not in shown
     assert held_out().changes[0].told in shown
     frame = re.search(r'<iframe sandbox="[^"]*" srcdoc="([^"]*)"', shown)

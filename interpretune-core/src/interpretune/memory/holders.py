@@ -28,7 +28,7 @@ def holders_of_each(values: Sequence[Any], besides: Sequence[Any] = ()) -> list[
     own = {id(values), *map(id, besides)}
     found: dict[int, list[str]] = {id(value): [] for value in values}
     modules = [(name, item) for name, item in list(sys.modules.items()) if is_of(item, types.ModuleType)]
-    told = {id(vars(item)): "{} in " + name for name, item in modules}
+    told = {id(vars(item)): "{} in " + name for name, item in reversed(modules)}  # by its first name, such as __main__
     for item in gc.get_objects():
         if is_of(item, nn.Module):
             told |= {id(kept): type(item).__name__ + ".{}" for kept in (item._parameters, item._buffers)}
@@ -36,7 +36,7 @@ def holders_of_each(values: Sequence[Any], besides: Sequence[Any] = ()) -> list[
         if id(holder) not in own and not is_of(holder, types.FrameType):
             for key, words in _told(holder, found, told):
                 found[key].append(words)
-    return [tuple(dict.fromkeys(found[id(value)])) for value in values]
+    return [tuple(sorted({*found[id(value)]})) for value in values]
 
 
 def _told(holder: Any, wanted: Mapping[int, Any], told: Mapping[int, str]) -> Iterator[tuple[int, str]]:

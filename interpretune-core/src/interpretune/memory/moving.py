@@ -30,9 +30,10 @@ from interpretune.memory.storages import (
     storages_of,
 )
 from interpretune.memory.table import describe
+from interpretune.system.html_table import html_table
 from interpretune.system.model_lock import ModelLock, model_lock
 
-HOLDERS_SHOWN = 3
+LINES_SHOWN, HOLDERS_SHOWN = 5, 3
 
 
 @frozen
@@ -94,7 +95,21 @@ class MovedOff:
         self.back()
 
     def __repr__(self) -> str:
-        rows = [
+        left_out = len(self._shown_rows) - LINES_SHOWN
+        more = f"\nand {left_out:,} more" if left_out > 0 else ""
+        return f"{self._heading}\n{tabulate(self._shown_rows[:LINES_SHOWN], headers='keys')}{more}"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._heading, self._shown_rows, LINES_SHOWN)
+
+    @property
+    def _heading(self) -> str:
+        stayed = f", {decimal(_bytes(self.stayed))} cannot be moved" if self.stayed else ""
+        return f"{decimal(self.n_bytes)} moved to {self.to}{stayed}"
+
+    @property
+    def _shown_rows(self) -> list[dict[str, str]]:
+        return [
             {
                 "object": item.what,
                 "was on": item.device,
@@ -103,8 +118,6 @@ class MovedOff:
             }
             for item in self.moved
         ]
-        stayed = f", {decimal(_bytes(self.stayed))} cannot be moved" if self.stayed else ""
-        return f"{decimal(self.n_bytes)} moved to {self.to}{stayed}\n{tabulate(rows, headers='keys')}"
 
 
 def move_off(

@@ -78,7 +78,7 @@ class GenerationTrace:
             {
                 "token": repr(item.token),
                 "log-prob": item.log_prob,
-                "likeliest": "  ".join(f"{token!r} {log_prob:.2f}" for token, log_prob in item.likeliest),
+                "likeliest": ", ".join(f"{token!r} {log_prob:.2f}" for token, log_prob in item.likeliest),
             }
             for item in self.generated
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -17,6 +16,7 @@ from interpretune.errors import StoreError
 from interpretune.replay.effect_noise import noise_of, noise_text
 from interpretune.store.fields import Field, Per
 from interpretune.store.store import AnalysisStore
+from interpretune.system.html_table import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,7 @@ class Results:
         return f"{self._heading()}\n\n{self._printed().to_string(index=False, float_format='{:.4g}'.format)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self._heading())}</p>{self._printed()._repr_html_()}"
+        return html_table(self._heading(), self._printed().to_dict("records"))
 
 
 class Effects(Results):

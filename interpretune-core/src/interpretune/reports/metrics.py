@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from attrs import frozen
+from attrs import fields, frozen
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
@@ -16,9 +16,15 @@ from interpretune.analysis.modes import AnalysisMode
 from interpretune.errors import AnalysisError
 from interpretune.operations.objectives import LOGIT_DIFF
 from interpretune.replay.effect_noise import noise_of, warn_of_noise
+from interpretune.system.html_table import html_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTEXTS_KEPT = 3
 """Prompts kept for each latent: those in which it is most active."""
+SHOWN = 10
+"""Latents that a notebook shows of an analysis."""
 
 
 class PredSummary(NamedTuple):
@@ -172,6 +178,23 @@ class LatentMetrics:
     def in_units(self) -> str:
         """The unit in brackets, where there is one."""
         return f" ({self.unit})" if self.unit else ""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A line for each latent: ``hook, latent`` and the columns of ``LatentTable``, by the size of total effects."""
+        import pandas as pd
+
+        columns = [item.name for item in fields(LatentTable)]
+        rows = [
+            (name, *row)
+            for name, table in self.tables.items()
+            for row in zip(*(getattr(table, column).tolist() for column in columns), strict=True)
+        ]
+        found = pd.DataFrame(rows, columns=["hook", "latent", *columns[1:]])
+        return found.sort_values("total_effect", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        title = f"{self.run_name} effects{self.told}{self.in_units}, {self.selection}".strip()
+        return html_table(title, self.to_pandas().to_dict("records"), SHOWN)
 
 
 def of_objective(objective: str) -> str:

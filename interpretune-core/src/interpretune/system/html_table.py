@@ -11,16 +11,17 @@ from tabulate import tabulate
 MOST_ROWS, MOST_LETTERS = 30, 200
 
 
-def html_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def html_table(title: str, rows: Sequence[Mapping[str, Any]], most_rows: int = MOST_ROWS) -> str:
     """A title and a table of its rows as HTML; long cells are cut, and so is what follows the first rows.
 
     Args:
         title: Above the table.
         rows: The cells of each, by column.
+        most_rows: How many are shown.
     """
-    shown = [{_short(name): _short(value) for name, value in row.items()} for row in rows[:MOST_ROWS]]
+    shown = [{_short(name): _short(value) for name, value in row.items()} for row in rows[:most_rows]]
     table = tabulate(shown, headers="keys", tablefmt="html", disable_numparse=True)
-    more = f"<p>{len(rows) - MOST_ROWS:,} more rows</p>" if len(rows) > MOST_ROWS else ""
+    more = f"<p>{len(rows) - most_rows:,} more rows</p>" if len(rows) > most_rows else ""
     return f"<p>{escape(title)}</p>\n{table}{more}"
 
 

@@ -17,7 +17,7 @@ from attrs import define, evolve, field
 from markupsafe import Markup
 
 from interpretune.errors import OutputError
-from interpretune.evidence import Card, Continuation, Evidence, HeldOut
+from interpretune.evidence import Card, Continuation, Evidence, HeldOut, ShadedPrompt
 from interpretune.questions.result import Effects
 from interpretune.reports.page import drawing
 from interpretune.reports.page.answer import Answer, Gathered, answer, objective_words, rows_of, widened
@@ -35,7 +35,7 @@ N_UNITS = 40
 MOST_CHANGED = 12
 """Rows on a card whose answer changes."""
 MOST_BYTES = 6_000_000
-GIST = 3
+GIST, BEFORE = 3, 8
 """Tokens beside a unit's name that say what it promotes."""
 Cards = Sequence[tuple[int, Card]]
 
@@ -281,6 +281,8 @@ def evidence_html(evidence: Evidence) -> str:
                 "95\u00a0%": interval(card.low, card.high),
                 "active": percent(card.share_active),
                 "promotes": " ".join(map(repr, _gist(card))),
+                "suppresses": " ".join(map(repr, _gist(card, suppressed=True))),
+                "strongest at": "; ".join(_strongest(prompt) for prompt in card.prompts[:GIST]),
                 "answers changed": len(card.changed),
             }
             for card in evidence.cards
@@ -289,6 +291,9 @@ def evidence_html(evidence: Evidence) -> str:
         frame = Markup('<iframe sandbox="{}" srcdoc="{}" style="width:100%;height:36rem;border:0"></iframe>')
         links = "allow-popups allow-popups-to-escape-sandbox"
         parts += [html_table("Units", cards), str(frame.format(links, text))]
+    for told, items in groupby(evidence.steering, lambda item: item.told):
+        continued = [{"prompt": item.prompt, "as it is": item.plain, "changed": item.steered} for item in items]
+        parts.append(html_table(f"Continued with {told}", continued))
     return "".join(parts) or "No evidence was gathered."
 
 
@@ -303,8 +308,17 @@ def _gathered(number: int, effects: Effects) -> Gathered:
     return Gathered(number, f"{units_of(told)}, each {set_to(told['value'])}", evolve(found, held_out=held_out))
 
 
-def _gist(card: Card) -> list[str]:
-    return [item.token for item in (card.promoted_direct or card.promoted_total)[:GIST]]
+def _gist(card: Card, *, suppressed: bool = False) -> list[str]:
+    direct, total = (
+        (card.suppressed_direct, card.suppressed_total) if suppressed else (card.promoted_direct, card.promoted_total)
+    )
+    return [item.token for item in (direct or total)[:GIST]]
+
+
+def _strongest(prompt: ShadedPrompt) -> str:
+    """The token of a prompt at which a unit is strongest, in double brackets, after some of those before it."""
+    at = max(range(len(prompt.tokens)), key=lambda i: abs(prompt.activations[i]))
+    return f"{''.join(prompt.tokens[max(0, at - BEFORE) : at])}[[{prompt.tokens[at]}]]"
 
 
 _ENVIRONMENT = jinja2.Environment(
