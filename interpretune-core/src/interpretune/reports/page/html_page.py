@@ -36,7 +36,7 @@ MOST_CHANGED = 12
 """Rows on a card whose answer changes."""
 MOST_BYTES = 6_000_000
 GIST, BEFORE = 3, 8
-"""Tokens beside a unit's name that say what it promotes."""
+"""Tokens beside a unit's name that say what it promotes, and tokens of a prompt before the strongest one."""
 Cards = Sequence[tuple[int, Card]]
 
 
@@ -280,8 +280,8 @@ def evidence_html(evidence: Evidence) -> str:
                 "effect": number(card.mean_effect),
                 "95\u00a0%": interval(card.low, card.high),
                 "active": percent(card.share_active),
-                "promotes": " ".join(map(repr, _gist(card))),
-                "suppresses": " ".join(map(repr, _gist(card, suppressed=True))),
+                "promotes": ", ".join(map(repr, _gist(card))),
+                "suppresses": ", ".join(map(repr, _gist(card, suppressed=True))),
                 "strongest at": "; ".join(_strongest(prompt) for prompt in card.prompts[:GIST]),
                 "answers changed": len(card.changed),
             }
@@ -318,7 +318,9 @@ def _gist(card: Card, *, suppressed: bool = False) -> list[str]:
 def _strongest(prompt: ShadedPrompt) -> str:
     """The token of a prompt at which a unit is strongest, in double brackets, after some of those before it."""
     at = max(range(len(prompt.tokens)), key=lambda i: abs(prompt.activations[i]))
-    return f"{''.join(prompt.tokens[max(0, at - BEFORE) : at])}[[{prompt.tokens[at]}]]"
+    token = prompt.tokens[at]
+    space = " " * (len(token) - len(token.lstrip(" ")))
+    return f"{''.join(prompt.tokens[max(0, at - BEFORE) : at])}{space}[[{token.strip(' ')}]]"
 
 
 _ENVIRONMENT = jinja2.Environment(
