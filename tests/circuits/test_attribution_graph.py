@@ -201,10 +201,13 @@ def test_skipped_tokens_are_errors_as_a_whole():
         item.skips_special_tokens = True
     graph = it.attribution_graph(model, tiny_tokenizer(), PROMPT, transcoders=skipping)
     assert 0 not in set(graph.nodes[graph.nodes.kind == "latent"].position)
-    for i in (graph.nodes.kind == "logit").to_numpy().nonzero()[0]:
-        assert graph.nodes.activation[i] == pytest.approx(graph.adjacency[i].sum().item() + graph.nodes.constant[i])
-    spared = held("llama").explained["mlp_out", 0][0]
-    assert spared.abs().max() > 0.1
+    plain, names, error = copy.copy(held("llama")), keys(graph), ("error", 0, 0, -1)
+    plain.written = {error: {("mlp_out", 0): plain.clean["mlp_out", 0][0]}}
+    clean, without = plain.held(), plain.held(error)
+    for i, name in enumerate(names):
+        if name[0] == "logit":
+            expected = (clean[name] - without[name]).item()
+            assert graph.adjacency[i, names.index(error)].item() == pytest.approx(expected, abs=1e-10)
 
 
 def test_a_saved_graph_is_the_same(tmp_path):
@@ -281,9 +284,11 @@ def test_what_is_no_attribution_graph_is_refused():
     model, dictionaries = ready("llama")
     tokenizer, first = tiny_tokenizer(), dictionaries[0]
 
-    def refused(error: type[Exception], match: str, *given: Any, of: Any = model, **options: Any) -> None:
+    def refused(
+        error: type[Exception], match: str, *given: Any, of: Any = model, prompt: Any = PROMPT, **options: Any
+    ) -> None:
         with pytest.raises(error, match=match):
-            it.attribution_graph(of, tokenizer, PROMPT, transcoders=given, **options)
+            it.attribution_graph(of, tokenizer, prompt, transcoders=given, **options)
 
     autoencoder = Linear("sae", ["layers.0.resid_post"], ["layers.0.resid_post"], False, **weights_of(first))
     refused(it.AnalysisError, "'sae' reads layers.0.resid_post and writes layers.0.resid_post.*effects", autoencoder)
@@ -291,6 +296,7 @@ def test_what_is_no_attribution_graph_is_refused():
     refused(it.AnalysisError, "two in one layer", first, second)
     refused(it.ConfigurationError, r"transcoders is \(\); give latent models")
     refused(it.ConfigurationError, "give latent models", "layer 0")
+    refused(it.DataError, "Row 0 is \\['Ada", first, prompt=[PROMPT, PROMPT])
     refused(it.ConfigurationError, "max_nodes is 0", first, max_nodes=0)
     refused(it.ConfigurationError, "logit_share is 0", first, logit_share=0)
     falcon = backend_of(other_architecture("falcon"))

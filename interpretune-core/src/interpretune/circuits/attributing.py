@@ -36,7 +36,7 @@ def attribution_graph(
     prompt: Prompt | PromptRow,
     *,
     transcoders: Sequence[LatentModel],
-    answers: Sequence[str] | None = None,
+    answers: str | Sequence[str] | None = None,
     max_logits: int = 10,
     logit_share: float = 0.95,
     max_nodes: int = 2000,
@@ -87,8 +87,10 @@ def attribution_graph(
             f"transcoders is {brief(transcoders)}; give latent models: transcoders, or the parts of a cross-layer "
             "transcoder."
         )
-    own: Any = "answers" if isinstance(prompt, PromptRow) and prompt.answers else ()
-    asked = ModelAndRows.of(model, tokenizer, [prompt], own if answers is None else tuple(answers), 0, batch_size)
+    given: Any = (answers,) if isinstance(answers, str) else answers
+    if given is None:
+        given = "answers" if isinstance(prompt, PromptRow) and prompt.answers else ()
+    asked = ModelAndRows.of(model, tokenizer, [prompt], given, 0, batch_size)
     backend, row = asked.backend, asked.rows[0]
     models.sort(key=layer_of_transcoder)
     layers = [layer_of_transcoder(item) for item in models]
