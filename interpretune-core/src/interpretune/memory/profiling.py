@@ -49,7 +49,8 @@ class ProfilerHooksMixin:
                 return step(self, *args, **kwargs)
             cfg = asked if isinstance(asked, MemoryProfileCfg) else MemoryProfileCfg()
             calls = self.__dict__.setdefault("step_calls", Counter())
-            call, calls[step.__name__] = calls[step.__name__], calls[step.__name__] + 1
+            with _guard:
+                call, calls[step.__name__] = calls[step.__name__], calls[step.__name__] + 1
             if cfg.file is not None and not call and cfg.takes(step.__name__, cfg.warmup):
                 _check_file(Path(cfg.file))
             if not cfg.takes(step.__name__, call):
