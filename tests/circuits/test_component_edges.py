@@ -205,9 +205,8 @@ def test_the_largest_edges_are_patched_of_all_rows():
     units = found.nodes().query("units == 'layers.1.attn_z' and unit == 2")
     assert set(units.node) == {"layers.1.attn_z head 2"}
     best = found.top(3)
-    edges = list(zip(best.source, best.target, strict=True))
     assert sorted(found.top(4, by="exact").exact.dropna()) == pytest.approx(
-        sorted(path_patching(model, tokenizer, ROWS, edges=edges).top(3).exact), abs=1e-12
+        sorted(path_patching(model, tokenizer, ROWS, edges=best).top(3).exact), abs=1e-12
     )
     assert "by eap, 3 patched exactly" in repr(found)
     assert "layers." in found._repr_html_()
@@ -260,8 +259,9 @@ def test_edges_that_are_none_are_refused(edge, told):
 
 def test_questions_without_an_answer_are_refused():
     model, tokenizer = ready("gpt2"), tiny_tokenizer()
-    with pytest.raises(it.ConfigurationError, match="give pairs"):
-        path_patching(model, tokenizer, ROWS, edges=[])
+    for edges in ([], None, ["logits"], ROWS):
+        with pytest.raises(it.ConfigurationError, match="give pairs"):
+            path_patching(model, tokenizer, ROWS, edges=edges)
     with pytest.raises(it.AnalysisError, match="named twice"):
         path_patching(model, tokenizer, ROWS, edges=[EDGES[-1], ("blocks.1.hook_mlp_out", "logits")])
     with pytest.raises(it.ConfigurationError, match="eap or eap_ig"):

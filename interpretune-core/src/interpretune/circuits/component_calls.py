@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from interpretune.activations.hook_names import ATTN_Z, HEAD_INPUTS, MLP_OUT, RESID_PRE, in_layer, split_layer
@@ -20,6 +21,7 @@ from interpretune.questions.in_words import call_in_words
 from interpretune.questions.lenses import vectors
 from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.one_call import check_answers
+from interpretune.questions.prompt_row import brief
 from interpretune.questions.units import Heads, UnitSet, unit_sets
 from interpretune.replay.effect_noise import warn_of_noise
 
@@ -161,7 +163,7 @@ def path_patching(
     prompts: Any,
     answers: Any = "answers",
     *,
-    edges: Sequence[tuple[str, str]],
+    edges: Sequence[tuple[str, str]] | pd.DataFrame,
     correct: Any = "correct",
     objective: Any = "logit_diff",
     batch_size: int = 8,
@@ -181,7 +183,8 @@ def path_patching(
         answers: Texts for all rows, or the name of the column that has those of each row.
         edges: Source and target of each. Sources are ``layers.0.resid_pre`` (the embedding), ``layers.3.attn_z head 2``
             and ``layers.3.mlp_out``; targets ``layers.5.attn_q head 1``, ``attn_k`` and ``attn_v`` likewise,
-            ``layers.5.mlp_in`` and ``logits``. The columns of ``ComponentEdges.top`` have such names.
+            ``layers.5.mlp_in`` and ``logits``. A data frame with columns ``source`` and ``target``, such as what
+            ``ComponentEdges.top`` gives, is taken too.
         correct: The correct answer; see ``effects``.
         objective: What is measured; see ``effects``.
         batch_size: Rows of one forward.
@@ -199,9 +202,7 @@ def path_patching(
         TokenizationError: A corrupted prompt has another length.
     """
     call = call_in_words("it.path_patching", path_patching, locals())
-    given = [tuple(edge) for edge in edges]
-    if not given or any(len(edge) != 2 for edge in given):
-        raise ConfigurationError(f"edges is {edges!r}; give pairs of the names of a source and a target.")
+    given = _pairs(edges)
     asked, measured = _asked(model, tokenizer, prompts, answers, correct, objective, batch_size, row_budget)
     with asked.held(), torch.no_grad():
         stream = WrittenStream.of(asked.backend)
@@ -211,6 +212,16 @@ def path_patching(
         asked.backend.check_hook_points([stream.graph.targets[target].hook_point for _, target in wanted])
         question = _question(asked, measured, row_budget, stream, exact=wanted)
         return _answered(question, store, call)
+
+
+def _pairs(edges: Any) -> list[tuple[str, str]]:
+    """Edges as pairs of names."""
+    if isinstance(edges, pd.DataFrame) and {"source", "target"} <= set(edges.columns):
+        edges = list(zip(edges.source, edges.target, strict=True))
+    given = list(edges) if isinstance(edges, (list, tuple)) else []
+    if not given or any(not isinstance(edge, (list, tuple)) or len(edge) != 2 for edge in given):
+        raise ConfigurationError(f"edges is {brief(edges)}; give pairs of the names of a source and a target.")
+    return [tuple(edge) for edge in given]
 
 
 def components(backend: AnalysisBackend) -> list[UnitSet]:
