@@ -349,7 +349,7 @@ def test_effects_below_the_tolerance_are_counted() -> None:
 
 
 def test_a_budget_is_for_the_largest_gradient_effects_and_says_what_it_left_out() -> None:
-    whole, cut = (called(positions="each", at="answer", tolerance=0, budget=budget) for budget in (None, 5))
+    whole, cut = (called(positions="what", at="answer", tolerance=0, budget=budget) for budget in (None, 5))
     keys = ["row", "position", "units", "unit"]
     nodes = cut.to_pandas()[keys].drop_duplicates()
     assert len(nodes) == 5
@@ -378,9 +378,9 @@ def test_effects_are_kept_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_two_threads_get_what_one_gets() -> None:
-    alone = [called(), called("errors", positions="each", at="each")]
+    alone = [called(), called("errors", positions="what", at="each")]
     with switching_often():
-        together = run_together(called, lambda: called("errors", positions="each", at="each"))
+        together = run_together(called, lambda: called("errors", positions="what", at="each"))
     for one, other in zip(alone, together, strict=True):
         pd.testing.assert_frame_equal(one.to_pandas(), other.to_pandas())
 

@@ -142,9 +142,7 @@ class Splicing:
             if splice.output is not None:
                 flat = activations.flatten(2)
                 output = splice.output.reshape(flat.shape).to(flat.dtype)
-                untouched = _at(splice.untouched, flat)
-                output = output if untouched is None else where(untouched.unsqueeze(-1), flat, output)
-                activations = output.reshape(activations.shape)
+                activations = self._where_spliced(flat, output).reshape(activations.shape)
             elif not self.ready and not (splice.is_identity and len(self.reads) > 1):
                 raise reads_after_it_writes(self._model)
             elif not splice.is_identity:
@@ -169,10 +167,12 @@ class Splicing:
             output = flat + output - self._clean[..., here].to(flat.dtype)
         elif adds:
             output = flat + output
+        return self._where_spliced(flat, output).reshape(activations.shape)
+
+    def _where_spliced(self, flat: Tensor, output: Tensor) -> Tensor:
+        """The output, and the activations as they were where tokens are left alone."""
         untouched = _at(self._splice.untouched, flat)
-        if untouched is not None:
-            output = where(untouched.unsqueeze(-1), flat, output)
-        return output.reshape(activations.shape)
+        return output if untouched is None else where(untouched.unsqueeze(-1), flat, output)
 
 
 def _at(untouched: Tensor | WhichSlots | None, flat: Tensor) -> Tensor | None:

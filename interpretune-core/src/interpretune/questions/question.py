@@ -216,7 +216,8 @@ class Question(ModelAndRows):
 
     def _run(self, batch: RowsAsked, group: Sequence[UnitSet]) -> MeasuredBatch:
         asked = (batch.rows, batch.sequences, batch.points, self.objective, self.row_budget)
-        return MeasuredBatch(self.backend, self.dictionaries(group), *asked, self.noted_at(batch))
+        also = self.noted_at(batch) if group else None
+        return MeasuredBatch(self.backend, self.dictionaries(group), *asked, also)
 
     def _changes(self, batch: RowsAsked, run: MeasuredBatch, group: list[UnitSet]) -> UnitChanges:
         clean = {item.name: run.latents[item.activation_name] for item in group}

@@ -283,6 +283,8 @@ def one_row_each(filled: Prefill, name: str) -> LatentRows:
 
 def _same(one: Sequence[LatentModel], other: Sequence[LatentModel]) -> bool:
     """Whether these are the same latent models, or coordinates of the same hook points."""
-    if len(one) != len(other):
-        return False
-    return all(a is b or (isinstance(a, IdentityDictionary) and a == b) for a, b in zip(one, other, strict=True))
+    return len(one) == len(other) and all(map(_is_same, one, other))
+
+
+def _is_same(one: LatentModel, other: LatentModel) -> bool:
+    return one is other or (isinstance(one, IdentityDictionary) and one == other)
