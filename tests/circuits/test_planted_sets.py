@@ -28,6 +28,7 @@ from interpretune.circuits import (
     shapley_values,
     smallest_set,
 )
+from interpretune.circuits.shares import Whole
 from interpretune.store.tables import put_table
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
 from tests.circuits.plain_sets import rows_of
@@ -138,6 +139,16 @@ def test_no_share_is_told_of_next_to_nothing(effects):
     model = effects.asked.backend.model
     with pytest.raises(it.AnalysisError, match="There is nothing of which a set could reach a share"):
         smallest_set(it.effects(model, tiny_tokenizer(), both, units=it.Heads(0), value="corrupted"))
+
+
+def test_shares_are_ratios_of_means_whatever_their_sign():
+    clean, nothing, some = np.random.default_rng(0).normal([[3.0], [0.0], [2.0]], 1.0, (3, 12))
+    found, other = Whole(clean, nothing).shares(some[None]), Whole(-clean, -nothing).shares(-some[None])
+    assert found.values[0] == pytest.approx((some.mean() - nothing.mean()) / (clean.mean() - nothing.mean()))
+    assert found.low[0] < found.values[0] < found.high[0]
+    assert [*other.values, *other.low, *other.high] == pytest.approx([*found.values, *found.low, *found.high])
+    assert not Whole(clean, nothing).near_zero
+    assert "in which 0 lies" in Whole(clean, clean + some - 2).near_zero
 
 
 def test_a_budget_that_ends_too_early_is_told():
