@@ -148,7 +148,7 @@ def test_a_wide_beam_finds_the_smallest_set_of_all(case):
         told = beam.shares().set_index("rows")
         units = [case.units[beam.pool.index(name)] for name in beam.units]
         assert told.share["question"] == pytest.approx(best, abs=1e-9)
-        assert told.share["held out"] == pytest.approx(share(units, case.held_out), abs=1e-9, nan_ok=True)
+        assert told.share["held-out"] == pytest.approx(share(units, case.held_out), abs=1e-9, nan_ok=True)
         greedy = smallest_set(effects, wanted, **asked)
         assert greedy.reached
         assert not greedy.proven

@@ -67,12 +67,12 @@ class SmallestSet(CircuitResult):
         """The share that the set reaches, with its 95 % interval, on the rows that chose it and on held-out ones.
 
         Returns:
-            ``rows``, ``question`` or ``held out``; ``n``, how many; ``share``, ``low``, ``high``, NaN where the whole
+            ``rows``, ``question`` or ``held-out``; ``n``, how many; ``share``, ``low``, ``high``, NaN where the whole
             pool does next to nothing; and means of the objective: ``model``, nothing changed, ``nothing``, the whole
             pool changed, and ``changed``.
         """
         lines = []
-        for name, (clean, nothing, changed) in (("question", self.found_on), ("held out", self.held_out)):
+        for name, (clean, nothing, changed) in (("question", self.found_on), ("held-out", self.held_out)):
             if len(clean):
                 found = Whole(clean, nothing).shares(self.towards(changed, clean, nothing)[None])
                 ends = {"share": found.values[0], "low": found.low[0], "high": found.high[0]}
@@ -104,12 +104,12 @@ class SmallestSet(CircuitResult):
 
     def __repr__(self) -> str:
         n, told = len(self.units), self.shares()
-        reached = [f"{share:.0%} on {rows} rows" for rows, share in zip(told["rows"], told.share, strict=True)]
+        reached = [f"{share:.0%} on {name} rows" for name, share in zip(told["rows"], told.share, strict=True)]
         least = "no smaller set" if self.proven else "a smaller one is not ruled out"
         goal = f"{self.share:.0%} {'reached' if self.reached else 'not reached'}"
         return (
             f"{self.kind.capitalize()} set for {self.objective}: {n} unit{'s' * (n != 1)} out of {len(self.pool)} "
-            f"({self.pool_told}), set to {self.value}.\n{', '.join(reached)} of what all of them do, {goal}; {least} "
+            f"({self.pool_told}), set to {self.value}.\nOf what all of them do: {', '.join(reached)}. {goal}; {least} "
             f"({self.search}, {self.evaluations} of at most {self.budget} evaluations)"
         )
 
