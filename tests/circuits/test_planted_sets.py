@@ -169,7 +169,7 @@ def test_a_budget_that_ends_too_early_is_told():
         (lambda e: smallest_set(e, held_out=HELD_OUT + ROWS), "3 of 7 held-out rows have a prompt of the question"),
         (lambda e: faithfulness(e, ROWS), "3 of 3 held-out rows"),
         (lambda e: faithfulness(e, []), "held_out is empty"),
-        (lambda e: faithfulness(e, ["Gus and"], (" Kit", " Bo")), "row 0 has no corrupted prompt"),
+        (lambda e: faithfulness(e, ["Gus and"], answers=(" Kit", " Bo")), "row 0 has no corrupted prompt"),
         (lambda e: faithfulness(e, HELD_OUT, sizes=[17]), "whole numbers from 0 to 16"),
         (lambda e: faithfulness(e, HELD_OUT, rankings=["lens"]), "There is no method 'lens'"),
         (lambda e: faithfulness(e, HELD_OUT, rankings=[e, "exact"]), "Two rankings are called 'exact'"),
@@ -182,6 +182,7 @@ def test_a_budget_that_ends_too_early_is_told():
         (lambda e: set_effects(e, [[]]), "a set is empty"),
         (lambda e: shapley_values(e, [("layers.0.attn_z", 1)] * 2), "A unit is named twice"),
         (lambda e: shapley_values(e, permutations=0), "permutations is 0"),
+        (lambda e: shapley_values(e, seed=-1), "seed is -1"),
         (lambda e: pair_effects(it.Effects(e.store)), "not asked in this process"),
     ],
 )

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from interpretune.circuits.measured_sets import MeasuredSets
 from interpretune.circuits.rankings import Rankings, by_unit, numbers_of, strongest_first
-from interpretune.circuits.result import CircuitResult, Floats, rows_held_out, told_of, told_units
+from interpretune.circuits.result import CircuitResult, Floats, check_seed, rows_held_out, told_of, told_units
 from interpretune.circuits.shares import Whole
 from interpretune.circuits.unit_pool import UnitPool
 from interpretune.errors import ConfigurationError
@@ -131,8 +131,8 @@ def _colors() -> Iterable[str]:
 def faithfulness(
     effects: Effects,
     held_out: Any,
-    answers: Any = "answers",
     *,
+    answers: Any = "answers",
     correct: Any = "correct",
     rankings: Rankings = ("exact", "gradient"),
     sizes: Iterable[int] | None = None,
@@ -167,6 +167,7 @@ def faithfulness(
         StoreError: The store cannot be written.
     """
     question = question_asked(effects)
+    check_seed(seed)
     if draws != 0:
         check_count("draws", draws)
     rows = rows_held_out(question, held_out, answers, correct)

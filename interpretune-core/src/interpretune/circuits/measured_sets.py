@@ -112,5 +112,5 @@ class MeasuredSets:
 
     @staticmethod
     def _joined(parts: Sequence[Tensor]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = torch.cat([part.double().cpu() for part in parts], dim=-1).numpy()
+        found: NDArray[np.float64] = torch.cat([part.cpu().double() for part in parts], dim=-1).numpy()
         return found

@@ -13,7 +13,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from interpretune.circuits.unit_pool import UnitPool
-from interpretune.errors import DataError, StoreError
+from interpretune.errors import ConfigurationError, DataError, StoreError
 from interpretune.evidence.gathering import held_out_rows, key_of
 from interpretune.evidence.held_out import check_unseen
 from interpretune.evidence.stored import key_of_facts, read_facts, write_facts
@@ -109,6 +109,16 @@ def told_units(pool: UnitPool) -> str:
         f"{count} {item.kind}{'s' * (count != 1)} of {item.name}" for item, count in zip(pool.sets, counts, strict=True)
     ]
     return f"{', '.join(told[:3])}{f' and {len(told) - 3} more sets' if len(told) > 3 else ''}"
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ConfigurationError: It is not a whole number, or below 0.
+    """
+    if type(seed) is not int or seed < 0:
+        raise ConfigurationError(f"seed is {seed!r}; it must be a whole number, and at least 0.")
 
 
 def rows_held_out(question: Question, held_out: Any, answers: Any, correct: Any) -> list[EncodedRow]:

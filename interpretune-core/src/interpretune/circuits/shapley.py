@@ -11,9 +11,8 @@ import torch
 from attrs import frozen
 
 from interpretune.circuits.measured_sets import MeasuredSets
-from interpretune.circuits.result import CircuitResult, Floats, told_of
+from interpretune.circuits.result import CircuitResult, Floats, check_seed, told_of
 from interpretune.circuits.unit_pool import Named, UnitPool
-from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import question_asked
 from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.questions.model_and_rows import check_count
@@ -111,8 +110,7 @@ def shapley_values(effects: Effects, units: Named = 20, *, permutations: int = 1
     """
     question = question_asked(effects)
     check_count("permutations", permutations)
-    if type(seed) is not int or seed < 0:
-        raise ConfigurationError(f"seed is {seed!r}; it must be a whole number, and at least 0.")
+    check_seed(seed)
     pool = UnitPool.chosen(question, effects, units)
     n = len(pool)
 
