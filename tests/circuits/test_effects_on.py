@@ -18,7 +18,7 @@ from interpretune.circuits.node_question import NodeQuestion
 from interpretune.errors import ReplayRefusedError
 from interpretune.testing.tiny_models import tiny_tokenizer
 from tests.circuits.plain_nodes import Place, PlainNodes, effects_in_loops
-from tests.cross_layer import Linear, random
+from tests.cross_layer import Linear, load_clt, random, with_clt, write_clt
 from tests.many_threads import run_together, switching_often
 from tests.questions.plain_loops import Coder
 from tests.tiny_architectures import BLOCKS, NEURONS, WIDTH, make_model
@@ -254,26 +254,72 @@ def test_direct_effects_across_a_residual_dictionary_are_zero() -> None:
     assert called().to_pandas().query("target_units == 'layers.3.attn_out'").effect.abs().max() > 1e-2
 
 
-def test_in_a_linear_model_effects_gradients_and_products_of_weights_are_equal() -> None:
+@pytest.mark.parametrize("where", [{}, {"positions": "what", "at": "each"}])
+def test_direct_effects_hold_the_latents_of_a_cross_layer_transcoder(where: dict[str, str], tmp_path: Path) -> None:
+    folder = write_clt(tmp_path / "clt", BLOCKS, WIDTH, 12)
+    parts, model, tokenizer = load_clt(folder), model_of("llama"), tiny_tokenizer()
+    asked = {"units": it.Latents(parts[0], (0, 1, 2)), "on": parts[1:], "direct": True, "tolerance": 0}
+    found = it.effects_on(model, tokenizer, rows_of(), **asked, **where)
+    effects, objective = found.to_pandas(), found.on_objective.to_pandas()
+    assert {*effects.target_units} == {"clt 1", "clt 2", "clt 3"}
+    for line in objective.itertuples():
+        tokens, clean = tokenizer(PROMPTS[line.row][0], return_tensors="pt")["input_ids"][0], {}
+
+        def keep(name: str, latents: Tensor, clean: dict[str, Tensor] = clean) -> Tensor:
+            clean[name] = latents.clone()
+            return latents
+
+        expected = with_clt(model, tokens, folder, keep, error=False)[-1]
+        now: dict[str, Tensor] = {}
+
+        def hold(name: str, latents: Tensor, line: Any = line, clean: Any = clean, now: Any = now) -> Tensor:
+            now[name] = latents.clone()
+            if name != "layers.0.resid_mid":
+                return clean[name]
+            latents[0, line.position, line.unit] = 0
+            return latents
+
+        lost = expected - with_clt(model, tokens, folder, hold, error=False)[-1]
+        ids = [tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in ANSWERS]
+        sign = 1 if line.row % 2 == 0 else -1
+        assert line.effect == pytest.approx(sign * (lost[ids[0]] - lost[ids[1]]).item(), abs=1e-10)
+        mine = effects[(effects.row == line.row) & (effects.position == line.position) & (effects.unit == line.unit)]
+        assert mine.effect.abs().max() > 1e-3
+        for one in mine.itertuples():
+            name = f"layers.{one.target_units[-1]}.resid_mid"
+            change = (clean[name] - now[name])[0, one.target_position, one.target_unit]
+            assert one.effect == pytest.approx(change.item(), abs=1e-10)
+    for item in parts:
+        item.use_error_term = True
+    with pytest.raises(it.AnalysisError, match="cannot hold the error term of 'clt 1'"):
+        it.effects_on(model, tokenizer, rows_of(), **asked)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_in_a_linear_model_effects_gradients_and_products_of_weights_are_equal(direct: bool) -> None:
     model = linear_model()
-    sae = coder(LinearCoder, "low", 0, "mlp_out", error=True)
-    sae.encode = lambda activations: activations @ sae.parts[0]  # type: ignore[method-assign]
+    low, mid = (coder(LinearCoder, name, i, "mlp_out", error=True) for i, name in enumerate(("low", "middle")))
+    for item in (low, mid):
+        item.encode = lambda activations, item=item: activations @ item.parts[0]  # type: ignore[method-assign]
+    asked = {"units": [it.Latents(low, (2, 5)), it.Neurons(0, [3])], "on": [it.Neurons(1, [0, 7]), it.Neurons(2, [4])]}
+    asked["on"].append(it.Latents(mid, 6))
     found = it.effects_on(
-        model,
-        tiny_tokenizer(),
-        rows_of(),
-        units=[it.Latents(sae, (2, 5)), it.Neurons(0, [3])],
-        on=[it.Neurons(1, [0, 7]), it.Neurons(2, [4])],
-        tolerance=0,
-        gradient=True,
+        model, tiny_tokenizer(), rows_of(), **asked, tolerance=1e-12, gradient=True, direct=direct
     ).to_pandas()
     blocks = model.transformer.h
-    written = {"low": sae.parts[2], "layers.0.mlp_act": blocks[0].mlp.c_proj.weight}
-    passing = torch.eye(WIDTH, dtype=torch.float64) + blocks[1].mlp.c_fc.weight @ blocks[1].mlp.c_proj.weight
-    read = {"layers.1.mlp_act": blocks[1].mlp.c_fc.weight, "layers.2.mlp_act": passing @ blocks[2].mlp.c_fc.weight}
-    units = it.effects(model, tiny_tokenizer(), rows_of(), units=[it.Latents(sae, (2, 5)), it.Neurons(0, [3])])
+    written = {"low": low.parts[2], "layers.0.mlp_act": blocks[0].mlp.c_proj.weight}
+    through = blocks[1].mlp.c_fc.weight @ blocks[1].mlp.c_proj.weight
+    passing = torch.eye(WIDTH, dtype=torch.float64) + (0 if direct else through)
+    read = {
+        "layers.1.mlp_act": blocks[1].mlp.c_fc.weight,
+        "layers.2.mlp_act": passing @ blocks[2].mlp.c_fc.weight,
+        "middle": through @ mid.parts[0],
+    }
+    if direct:  # the dictionary that the neurons write through is held
+        written["layers.0.mlp_act"] = written["layers.0.mlp_act"] * 0
+    units = it.effects(model, tiny_tokenizer(), rows_of(), units=asked["units"])
     clean = units.to_pandas().set_index(["row", "units", "unit"]).activation
-    assert len(found) == 3 * 3 * 3
+    assert len(found) == 3 * 4 * (2 if direct else 3)
     for line in found.itertuples():
         weight = written[line.units][line.unit] @ read[line.target_units][:, line.target_unit]
         assert line.effect == pytest.approx(clean[line.row, line.units, line.unit] * weight.item(), abs=1e-10)

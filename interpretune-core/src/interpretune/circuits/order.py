@@ -11,8 +11,9 @@ from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError
 from interpretune.latents.identity import IdentityDictionary
-from interpretune.latents.latent_model import LatentModel, activation_name, read_points, summed, written_points
+from interpretune.latents.latent_model import LatentModel, activation_name, has_error_term, read_points, written_points
 from interpretune.questions.units import UnitSet
+from interpretune.replay.observed import shared_writers
 
 
 @frozen(eq=False)
@@ -73,7 +74,7 @@ class Order:
         """The dictionaries above each source, which are held at their clean values for direct effects.
 
         Raises:
-            AnalysisError: There are none, or what one writes is not its alone.
+            AnalysisError: There are none, or an error term cannot be.
         """
         held = {
             item.activation_name: [name for name in self.dictionaries if name in self.above[item.activation_name]]
@@ -85,11 +86,10 @@ class Order:
                 "direct=True holds the dictionaries above the units that are changed, and there is none: name their "
                 "latents in units or on, or ask for total effects, which are the same here."
             )
-        parts = [model for model in summed(self.models.values()) if activation_name(model) in between]
-        parts += [model for model in between.values() if len(written_points(model)) > 1]
-        if parts:
+        shared = shared_writers(self.models)
+        if refused := [model for name, model in between.items() if name in shared and has_error_term(model)]:
             raise AnalysisError(
-                f"direct=True cannot hold {parts[0].name!r}: it writes at several hook points, or what it writes is "
-                "summed with what others write. Ask for total effects, or leave it out."
+                f"direct=True cannot hold the error term of {refused[0].name!r}: it writes at several hook points, or "
+                "together with others. Ask for total effects, or use it without an error term."
             )
         return held

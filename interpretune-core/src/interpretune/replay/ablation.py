@@ -20,7 +20,7 @@ from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import HasDecoderRows
 from interpretune.replay.budgets import naive_budget, replay_budget
 from interpretune.replay.entries import span_of
-from interpretune.replay.observed import Observed, noting, noting_at_points
+from interpretune.replay.observed import Held, Observed, noting, noting_at_points
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.replay.rows import Changes, LatentRows
@@ -280,8 +280,9 @@ def run_naively(
     latent_edits = {name: rows.changes[name].edit(points.positions) for name in names if name in rows.changes}
     slots = torch.arange(inputs.tokens.shape[1], device=examples.device).expand(len(points), -1)
 
-    def held(names: list[str]) -> dict[str, Tensor]:
-        return {name: whole[examples] for name, whole in observed.written(prefill, names).items()} if observed else {}
+    def held(names: list[str]) -> dict[str, Held]:
+        clean = observed.clean(prefill, names) if observed else {}
+        return {name: item.of(lambda whole: whole[examples]) for name, item in clean.items()}
 
     def run(edits: Mapping[str, Edit]) -> Tensor:
         return backend.forward(inputs, edits, at)

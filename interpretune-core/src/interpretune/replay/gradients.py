@@ -16,7 +16,7 @@ from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import HasDecoderRows
 from interpretune.replay.ablation import changed_output
 from interpretune.replay.budgets import replay_budget
-from interpretune.replay.observed import Noted
+from interpretune.replay.observed import Noted, held_at_points
 from interpretune.replay.prefill import Prefill
 from interpretune.replay.prefix import Rows
 from interpretune.replay.rows import LatentRows
@@ -315,14 +315,14 @@ def _downstream_gradients(
     leaves: dict[str, Tensor] = {}
     output: Tensor | None = None
     edits: dict[str, Edit] = {}
-    written = {name: kept.outputs[name].flatten(1)[points] for name in held}
     with torch.enable_grad(), _frozen(prefill):
         if kept.entries[upstream].puts_output:
             output = leaves[upstream] = kept.outputs[upstream].flatten(1)[points].detach().requires_grad_()
         else:
             edits[upstream] = watch(upstream, leaves)
+        noted = Noted({downstream: noted_last(seen)}, held=held_at_points(prefill, held, points))
         with contextlib.suppress(AllCaptured):
-            prefill.run_rows(upstream, rows, output, edits, noted=Noted({downstream: noted_last(seen)}, held=written))
+            prefill.run_rows(upstream, rows, output, edits, noted=noted)
         chosen = seen[0].squeeze(1)[torch.arange(len(rows), device=points.device), latents]
         if upstream not in leaves:  # downstream reads before upstream does
             like = kept.outputs[upstream] if kept.entries[upstream].puts_output else prefill.latents[upstream]

@@ -13,7 +13,7 @@ from torch import Tensor
 from interpretune.activations.edits import Edit, Observer
 from interpretune.activations.inputs import Points
 from interpretune.errors import AnalysisError
-from interpretune.latents.latent_model import LatentModel
+from interpretune.latents.latent_model import LatentModel, summed, written_points
 from interpretune.latents.splicing import Splice, WhichSlots
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Observed:
     see: See
     slots: Tensor | None = None
     held: Mapping[str, Sequence[str]] = field(factory=dict)
-    _written: dict[str, Tensor] = field(factory=dict)
+    _clean: dict[str, Held] = field(factory=dict)
 
     def noted_by(self, names: Sequence[str]) -> list[str]:
         """What is noted by rows that change these."""
@@ -100,21 +100,58 @@ class Observed:
         return Points(rows, tokens), Points(examples[rows], slots[rows, tokens])
 
     @torch.no_grad()
-    def written(self, prefill: Prefill, names: Sequence[str]) -> dict[str, Tensor]:
-        """What stands where latent models have written in the clean run, ``[batch, pos, d_out]``, by name."""
-        if not {*names} <= {*self._written}:
-            backend, inputs = prefill.backend, prefill.inputs
+    def clean(self, prefill: Prefill, names: Sequence[str]) -> dict[str, Held]:
+        """What latent models hold at all positions of the batch, ``[batch, pos, ...]``, by name."""
+        if not {*names} <= {*self._clean}:
+            backend, inputs, shared = prefill.backend, prefill.inputs, shared_writers(prefill.latent_models)
 
-            def keep(name: str) -> Observer:
-                return lambda written: self._written.__setitem__(name, written.detach().flatten(2).clone())
+            def keep_latents(name: str) -> Observer:
+                return lambda latents: self._clean.__setitem__(name, Held(latents=latents.clone()))
+
+            def keep_output(name: str) -> Observer:
+                return lambda output: self._clean.__setitem__(name, Held(output.flatten(2).clone()))
 
             splices = [
-                Splice(item, backend.untouched_by(item, inputs), see_output=keep(name))
+                Splice(
+                    item,
+                    backend.untouched_by(item, inputs),
+                    see_latents=keep_latents(name) if name in shared else None,
+                    see_output=None if name in shared else keep_output(name),
+                )
                 for name, item in prefill.latent_models.items()
             ]
             edits = backend.chain(splices, run=lambda edits: backend.forward(inputs, edits, inputs.answers))
             backend.forward(inputs, edits, inputs.answers)
-        return {name: self._written[name] for name in names}
+        return {name: self._clean[name] for name in names}
+
+
+def shared_writers(models: Mapping[str, LatentModel]) -> set[str]:
+    """Activation names of those that write at several hook points, or what is summed with what others write."""
+    parts = summed(models.values())
+    return {name for name, item in models.items() if item in parts or len(written_points(item)) > 1}
+
+
+@frozen(eq=False)
+class Held:
+    """What a latent model writes whatever it reads: the output, or what its latents give with those of others."""
+
+    output: Tensor | None = None
+    latents: Tensor | None = None
+
+    def of(self, take: Callable[[Tensor], Tensor]) -> Held:
+        """The same at the tokens that ``take`` takes."""
+        return Held(*(None if value is None else take(value) for value in (self.output, self.latents)))
+
+
+def held_at_points(prefill: Prefill, names: Sequence[str], points: Tensor) -> dict[str, Held]:
+    """What latent models hold in replays of points, ``[n]``, by name."""
+    shared, outputs = shared_writers(prefill.latent_models), prefill.require_kept().outputs
+    return {
+        name: Held(latents=prefill.latents[name][points].unsqueeze(1))
+        if name in shared
+        else Held(outputs[name].flatten(1)[points])
+        for name in names
+    }
 
 
 @frozen(eq=False)
@@ -124,12 +161,12 @@ class Noted:
     Attributes:
         observers: Receive latents, by activation name.
         at: Where they want them, in splices that write nothing of what they read; None: everywhere.
-        held: What latent models write whatever they read, by activation name.
+        held: What latent models hold, by activation name.
     """
 
     observers: Mapping[str, Observer] = field(factory=dict)
     at: Points | None = None
-    held: Mapping[str, Tensor] = field(factory=dict)
+    held: Mapping[str, Held] = field(factory=dict)
 
     def splice(
         self,
@@ -143,7 +180,16 @@ class Noted:
         see, held = self.observers.get(name), self.held.get(name)
         if output is not None:
             return Splice(model, edit=edit, see_latents=see, see_at=self.at, output=output)
-        return Splice(model, untouched, edit, see, self.at, output=held)
+        if held is None or held.latents is None:
+            return Splice(model, untouched, edit, see, self.at, output=None if held is None else held.output)
+        latents = held.latents
+
+        def hold(now: Tensor) -> Tensor:
+            if see is not None:
+                see(now)
+            return latents.to(now.dtype)
+
+        return Splice(model, untouched, hold)
 
 
 NOTHING = Noted()
@@ -155,7 +201,7 @@ def noting(
     observed: Observed | None,
     names: Sequence[str],
     tokens: tuple[Tensor, Tensor, Tensor],
-    held: Callable[[list[str]], Mapping[str, Tensor]],
+    held: Callable[[list[str]], Mapping[str, Held]],
     ids: Tensor | None = None,
     runs: Collection[str] | None = None,
 ) -> Iterator[Noted]:
@@ -165,7 +211,7 @@ def noting(
         observed: What rows note; None: nothing.
         names: What the rows change.
         tokens: Of the rows: the arguments of ``Observed.tokens``.
-        held: Gives what latent models write in the clean run, at the tokens that run, by activation name.
+        held: Gives what latent models hold at the tokens that run, by activation name.
         ids: Numbers of the rows, ``[n]``; None: 0, 1, 2, ...
         runs: The latent models that run; None: all.
 
@@ -203,10 +249,6 @@ def noting_at_points(
     runs: Collection[str] | None = None,
 ) -> contextlib.AbstractContextManager[Noted]:
     """What replays of single tokens note, ``points`` being those of the rows, ``[n]``; the rest as ``noting``."""
-
-    def held(names: list[str]) -> dict[str, Tensor]:
-        return {name: prefill.require_kept().outputs[name].flatten(1)[points] for name in names}
-
     at = prefill.points.select(points)
     tokens = at.examples, at.positions.unsqueeze(-1), torch.zeros_like(points)
-    return noting(observed, names, tokens, held, ids, runs)
+    return noting(observed, names, tokens, lambda names: held_at_points(prefill, names, points), ids, runs)

@@ -23,7 +23,7 @@ from interpretune.replay.ablation import (
     run_naively,
 )
 from interpretune.replay.budgets import naive_budget, replay_budget
-from interpretune.replay.observed import Observed, noting
+from interpretune.replay.observed import Held, Observed, noting
 from interpretune.replay.prefill import CleanRun, Prefill, stream_before
 from interpretune.replay.rows import LatentRows
 from interpretune.replay.suffix_rows import SuffixRows
@@ -166,9 +166,9 @@ def _replay_suffixes(
         else:
             hidden, runs = suffixes.of_tokens(clean.hidden), {*entry.above, lowest}
 
-    def held(names: list[str]) -> dict[str, Tensor]:
-        written = observed.written(prefill, names) if observed else {}
-        return {name: suffixes.of_tokens(whole) for name, whole in written.items()}
+    def held(names: list[str]) -> dict[str, Held]:
+        clean = observed.clean(prefill, names) if observed else {}
+        return {name: item.of(suffixes.of_tokens) for name, item in clean.items()}
 
     def run(edits: Mapping[str, Edit]) -> Tensor:
         return kept.engine.replay_suffixes(kept.prefix, suffixes, entry.start, hidden, edits, columns)
