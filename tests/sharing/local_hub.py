@@ -88,6 +88,7 @@ def local_hub(**settings: Any) -> Iterator[LocalHub]:
 class _Handler(BaseHTTPRequestHandler):
     hub: LocalHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body follows its headers at once
 
     def log_message(self, *args: object) -> None:
         pass
