@@ -26,17 +26,22 @@ import pytest
 
 import interpretune as it
 
-TEMPORARY = tempfile.gettempdir()
+PLACES = frozenset(sys.path)
+"""Where distributions are that stay as they are; tests install others elsewhere."""
+
+
+def installed_since() -> list[tuple[str, int, int]]:
+    """What tests have installed: metadata below new places of imports, when it was written, and its sizes."""
+    files = [file for place in sys.path if place not in PLACES for file in Path(place).glob("*.dist-info/*")]
+    return [(str(file), (status := file.stat()).st_mtime_ns, status.st_size) for file in files]
 
 
 def remembered(look_up: Callable[..., Any]) -> Callable[..., Any]:
-    """What is installed stays as it is, unless a test has installed something: below a temporary folder."""
+    """Look up once what is installed, and again where tests have installed something else."""
     found: dict[Any, Any] = {}
 
     def remember(*names: str, **named: str) -> Any:
-        if any(path.startswith(TEMPORARY) for path in sys.path):
-            return look_up(*names, **named)
-        key = (*sys.path, names, *named.items())
+        key = (*sys.path, *installed_since(), names, *named.items())
         if key not in found:
             found[key] = look_up(*names, **named)
         return found[key]
