@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -161,16 +161,21 @@ def has_error_term(latent_model: LatentModel) -> bool:
     return bool(getattr(latent_model, "use_error_term", False))
 
 
+def _has_hook_points(latent_model: LatentModel) -> TypeGuard[HasHookPoints]:
+    """What ``isinstance`` says, which takes ten times as long: replays ask at every block."""
+    return hasattr(latent_model, "hook_points") and hasattr(latent_model, "output_hook_points")
+
+
 def read_points(latent_model: LatentModel) -> tuple[str, ...]:
     """The hook points it reads, of most latent models one."""
-    if isinstance(latent_model, HasHookPoints):
+    if _has_hook_points(latent_model):
         return tuple(latent_model.hook_points)
     return (latent_model.hook_point,)
 
 
 def written_points(latent_model: LatentModel) -> tuple[str, ...]:
     """The hook points it writes, of most latent models one."""
-    if isinstance(latent_model, HasHookPoints):
+    if _has_hook_points(latent_model):
         return tuple(latent_model.output_hook_points)
     return (latent_model.output_hook_point,)
 
