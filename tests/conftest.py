@@ -53,8 +53,9 @@ importlib.metadata.entry_points = remembered(importlib.metadata.entry_points)  #
 importlib.metadata.version = remembered(importlib.metadata.version)
 
 FIRST = (
-    *("test_installed_packages", "test_demo", "test_first_party", "test_kit_finds_them", "test_doctor"),
-    *("test_conformance", "test_stacks", "test_imports", "test_session_training", "test_modes"),
+    *("test_installed_packages", "test_kit_finds_them", "test_demo", "test_first_party", "test_conformance"),
+    *("test_doctor", "test_stacks", "test_imports", "test_session_training", "test_replay", "test_run_command"),
+    *("test_training", "test_checkpoints", "test_finetuning", "test_loops", "test_library"),
 )
 """Files that take long, or have a test that does: no process is left with one of them at the end."""
 
