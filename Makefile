@@ -10,7 +10,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -84,6 +84,9 @@ bench-suffix: $(INSTALLED)  ## ablation at every position of short prompts besid
 
 bench-questions: $(INSTALLED)  ## effects of neurons, heads and dictionaries beside plain loops; writes benchmarks/out/questions.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.questions $(ARGS)
+
+bench-circuits: $(INSTALLED)  ## circuits beside plain loops, and methods beside exact numbers; writes benchmarks/out/circuits.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.circuits $(ARGS)
 
 bench-runner: $(INSTALLED)  ## the four modes with and without runner and stores; writes benchmarks/out/runner.json
 	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.runner $(ARGS)

@@ -7,19 +7,34 @@ from torch import Tensor, nn
 
 
 class FittedDictionary(nn.Module):
-    """ReLU latents along whitened directions of real activations; the decoder is their ridge regression."""
+    """ReLU latents along whitened directions of real activations; the decoder is their ridge regression.
 
-    def __init__(self, hook_point: str, activations: Tensor, d_sae: int, alive: int) -> None:
+    Attributes:
+        use_error_term: Whether what it does not explain is added to what it writes.
+    """
+
+    use_error_term = False
+
+    def __init__(
+        self,
+        hook_point: str,
+        activations: Tensor,
+        d_sae: int,
+        alive: int,
+        writes: tuple[str, Tensor] | None = None,
+    ) -> None:
         """Fit.
 
         Args:
-            hook_point: Where it stands.
-            activations: ``[n, d_in]``.
+            hook_point: What it reads.
+            activations: These there, ``[n, d_in]``.
             d_sae: Number of latents.
             alive: How many of them shall be active at a token, on average.
+            writes: The hook point that it writes, and the activations there, ``[n, d_in]``; None: what it reads.
         """
         super().__init__()
-        self.name = self.hook_point = self.output_hook_point = hook_point
+        self.output_hook_point, outputs = (hook_point, activations) if writes is None else writes
+        self.name = self.hook_point = hook_point
         self.d_in, self.d_sae, self.skips_special_tokens = activations.shape[1], d_sae, True
         draw = torch.Generator().manual_seed(0)
         mean = activations.mean(0)
@@ -37,8 +52,9 @@ class FittedDictionary(nn.Module):
         latents = self.encode(activations)
         gram = latents @ latents.T
         gram.diagonal().add_(0.003 * gram.diagonal().mean())
-        self.w_dec = nn.Parameter(latents.T @ torch.linalg.solve(gram, centred), requires_grad=False)
-        self.b_dec = nn.Parameter(mean, requires_grad=False)
+        made = outputs.mean(0)
+        self.w_dec = nn.Parameter(latents.T @ torch.linalg.solve(gram, outputs - made), requires_grad=False)
+        self.b_dec = nn.Parameter(made, requires_grad=False)
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[..., d_in]`` to ``[..., d_sae]``."""

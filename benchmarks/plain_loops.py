@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,34 @@ def ablate_in_loop(
     with torch.no_grad():
         edits, _ = backend.splice_edits(inputs, models, {name: zero})
         return backend.forward(inputs, edits, answers) if narrow else answers.of(backend.forward(inputs, edits))
+
+
+def zeroed_forward(
+    backend: AnalysisBackend,
+    inputs: ModelInputs,
+    models: Sequence[Any],
+    changed: Mapping[str, Tensor],
+    record: Sequence[str] = (),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A whole forward in which each row has latents of its own zeroed, one position unembedded.
+
+    Args:
+        backend: Runs the model.
+        inputs: The rows.
+        models: Spliced in.
+        changed: Row, slot and latent of each zero, ``[k, 3]`` by activation name.
+        record: Activation names of models whose latents are wanted.
+
+    Returns:
+        Logits ``[rows, vocab]``, and latents ``[rows, slots, d_sae]``.
+    """
+
+    def zero(where: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda latents: latents.index_put(where.unbind(-1), latents.new_zeros(()))
+
+    with torch.no_grad():
+        edits, seen = backend.splice_edits(inputs, models, {name: zero(at) for name, at in changed.items()}, record)
+        return backend.forward(inputs, edits, inputs.answers), seen
 
 
 def full_gradients(

@@ -53,6 +53,17 @@ class Asked:
     rows: Sequence[PromptRow]
     answers: Tensor
 
+    @classmethod
+    def of(cls, work: Workload, rows: Sequence[PromptRow]) -> Asked:
+        """Rows with the first tokens of their answers, the correct one first."""
+        model: Any = work.backend.model
+        tokenizer: Any = AutoTokenizer.from_pretrained(model.config._name_or_path)
+        ids = [
+            [tokenizer.encode(row.answers[i], add_special_tokens=False)[0] for i in (row.correct, 1 - row.correct)]
+            for row in rows
+        ]
+        return cls(work, tokenizer, rows, torch.tensor(ids, device=work.backend.model_device))
+
     def effects(self, units: Any, n: int) -> it.Effects:
         """One call over the first rows."""
         budget = self.work.row_budget
@@ -73,14 +84,8 @@ class Asked:
 
 def measure(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
     """Figures of each question."""
-    model: Any = work.backend.model
-    tokenizer: Any = AutoTokenizer.from_pretrained(model.config._name_or_path)
     rows = find_task("agreement").held_out(options.rows)
-    ids = [
-        [tokenizer.encode(row.answers[i], add_special_tokens=False)[0] for i in (row.correct, 1 - row.correct)]
-        for row in rows
-    ]
-    asked = Asked(work, tokenizer, rows, torch.tensor(ids, device=work.backend.model_device))
+    asked = Asked.of(work, rows)
     questions: dict[str, list[Any]] = {f"neurons of layer {layer}": [it.Neurons(layer)] for layer in options.layers}
     questions |= {"all heads": [it.Heads()], "two dictionaries": work.dictionaries}
     found: dict[str, Any] = {"rows": len(rows)}

@@ -128,7 +128,7 @@ def judge_methods(
     scores = {name: by_unit(frame, pool, n_points) for name, frame in numbers.items()}
 
     def compute() -> JudgedMethods:
-        found = [_judged(numbers["exact"], frame, top) for frame in numbers.values()]
+        found = [held_against(numbers["exact"], frame, top) for frame in numbers.values()]
         judged: dict[str, Any] = {name: np.array([item[name] for item in found]) for name in found[0]}
         reached = np.full((2, len(numbers)), np.nan)
         if rows is not None:
@@ -153,8 +153,8 @@ def judge_methods(
     return JudgedMethods.once(effects, question, settings, compute)
 
 
-def _judged(exact: pd.DataFrame, numbers: pd.DataFrame, top: int) -> dict[str, float]:
-    """What a method's numbers are worth, at the nodes that have exact effects."""
+def held_against(exact: pd.DataFrame, numbers: pd.DataFrame, top: int) -> dict[str, float]:
+    """What a method's numbers are worth, at the nodes that have exact effects, as ``JudgedMethods`` names it."""
     nodes = {"sign_errors": np.nan, "rank_correlation": np.nan}
     if {*NODE} <= {*numbers.columns}:
         joined = exact[[*NODE, "effect"]].merge(numbers[[*NODE, "effect"]], "left", NODE).fillna({"effect_y": 0.0})

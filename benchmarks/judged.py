@@ -1,0 +1,180 @@
+"""Methods that approximate effects, held against exact ones on tasks, with units that fit each method."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+import interpretune as it
+from benchmarks.dictionaries import FittedDictionary
+from benchmarks.questions import Asked
+from benchmarks.workload import FITTED_ON, Workload, tokenized
+from interpretune.circuits import faithfulness, judge_methods
+from interpretune.circuits.judging import held_against
+from interpretune.questions import PromptRow
+from interpretune.tasks import find_task
+
+TOP = 20
+"""Units of which the overlap is."""
+COLUMNS = {
+    "task": "task",
+    "units": "units",
+    "method": "method",
+    "rank_correlation": "rank correlation",
+    "sign_errors": "sign errors",
+    "wrong_sign": "their part of the effects",
+    "top_overlap": f"overlap of the top {TOP}",
+    "nodes_for_80": "units for 80 %",
+}
+"""Of the table, with their titles."""
+SIZES = [1, 2, 4, 8, 16, 32, 64, 128]
+"""Of circuits of components, of which each is a whole forward."""
+
+
+@frozen(eq=False)
+class Judge:
+    """A task: its held-out rows are asked about, and its training rows judge the circuits.
+
+    Attributes:
+        asked: The rows that are asked about.
+        others: Those that are not.
+        options: Of the benchmark.
+    """
+
+    asked: Asked
+    others: Sequence[PromptRow]
+    options: argparse.Namespace
+
+    @classmethod
+    def of(cls, work: Workload, task: str, options: argparse.Namespace) -> Judge:
+        """So many rows of each, with the first tokens of their answers as answers."""
+        found = find_task(task)
+        asked = Asked.of(work, found.held_out(options.rows))
+        rows, others = (_first_tokens(asked.tokenizer, part) for part in (asked.rows, found.training(options.rows)))
+        return cls(evolve(asked, rows=rows), others, options)
+
+    @property
+    def _who(self) -> tuple[Any, Any]:
+        return self.asked.work.backend, self.asked.tokenizer
+
+    def gradients(self, units: Any) -> pd.DataFrame:
+        """Gradients and integrated gradients, units set to their mean over the rows at the answer position."""
+        rows = self.asked.rows
+        exact = it.effects(*self._who, rows, units=units, value="mean")
+        methods: dict[str, Any] = {"gradient": "gradient"}
+        for steps in (5, 10):
+            asked = {"units": units, "value": "mean", "method": "integrated_gradients", "steps": steps}
+            methods[f"integrated gradients, {steps} steps"] = it.effects(*self._who, rows, **asked)
+        return judge_methods(exact, methods, held_out=self.others, top=TOP).to_pandas()
+
+    def components(self) -> pd.DataFrame:
+        """EAP and EAP-IG of heads, MLPs and the embedding, set to what they are in the corrupted prompts."""
+        rows = self.asked.rows
+        exact = it.node_patching(*self._who, rows).to_pandas()
+        nodes = it.component_edges(*self._who, rows, method=["eap", "eap_ig"]).nodes()
+        unit = ["units", "unit"]
+        numbers = {"exact": exact.groupby(unit, observed=True).effect.mean().reset_index()}
+        for name in ("eap", "eap_ig"):
+            numbers[name] = nodes.groupby(unit).mean(numeric_only=True)[name].rename("effect").reset_index()
+        n_layers = self.asked.work.backend.n_layers
+        names = ["layers.0.resid_pre", *(f"layers.{layer}.mlp_out" for layer in range(n_layers))]
+        every = [it.Heads(), *map(it.Vector, names)]
+        pool = it.effects(*self._who, rows, units=every, value="corrupted", positions="each", budget=1)
+        curves = faithfulness(pool, self.others, rankings=numbers, sizes=[*SIZES, len(numbers["eap"])], draws=0)
+        told = [
+            {"method": name, **held_against(numbers["exact"], frame, TOP), "nodes_for_80": curves.nodes_for(0.8)[name]}
+            for name, frame in numbers.items()
+        ]
+        return pd.DataFrame(told).replace({"method": {"eap": "EAP", "eap_ig": "EAP-IG, 5 steps"}})
+
+    def graphs(self, transcoders: Sequence[FittedDictionary]) -> pd.DataFrame:
+        """Linear effects of attribution graphs on the logit difference, over all paths, beside gradients; set to 0."""
+        rows = self.asked.rows[: self.options.graph_rows]
+        exact = self.asked.effects(list(transcoders), len(rows))
+        parts = [self._linear(number, row, transcoders) for number, row in enumerate(rows)]
+        methods = {"gradient": "gradient", "attribution graph": pd.concat(parts)}
+        return judge_methods(exact, methods, held_out=self.others, top=TOP).to_pandas()
+
+    def _linear(self, number: int, row: PromptRow, transcoders: Sequence[FittedDictionary]) -> pd.DataFrame:
+        """What latents of the last token do to the logit difference in the graph of one row."""
+        graph = it.attribution_graph(*self._who, row, transcoders=transcoders, max_nodes=self.options.graph_nodes)
+        nodes, last = graph.nodes, len(graph.tokens) - 1
+        here = torch.tensor(((nodes.kind == "latent") & (nodes.position == last)).to_numpy(copy=True))
+        values = torch.tensor(nodes.activation.to_numpy(copy=True))
+        passed = graph.adjacency * torch.where(
+            torch.tensor((nodes.kind == "latent").to_numpy(copy=True)), 1 / values, 0
+        )
+        right, wrong = (nodes.unit[nodes.kind == "logit"] == int(i) for i in self.asked.answers[number])
+        logits = (nodes.kind == "logit").to_numpy().nonzero()[0]
+        weights = torch.zeros(len(nodes), dtype=torch.float64)
+        weights[logits[right.to_numpy()]], weights[logits[wrong.to_numpy()]] = 1, -1
+        # the sum over paths: (1 - passed)^-1 applied to edges, read at the logits alone
+        through = torch.linalg.solve((torch.eye(len(nodes), dtype=torch.float64) - passed).T, weights)
+        mine = nodes[here.numpy()]
+        units = [name.rpartition(" latent ")[0] for name in mine.name]
+        effect = (through @ graph.adjacency)[here]
+        return pd.DataFrame(
+            {"row": number, "position": last, "units": units, "unit": mine.unit.to_numpy(), "effect": effect.numpy()}
+        )
+
+
+def judged(work: Workload, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The table: a line for each task, kind of units and method."""
+    judges = {task: Judge.of(work, task, options) for task in options.tasks}
+    texts = [str(row.prompt) for judge in judges.values() for row in judge.others]
+    transcoders = fitted_transcoders(work, texts, options) if options.graph_rows else []
+    found: list[dict[str, Any]] = []
+    for task, judge in judges.items():
+        kinds = {
+            "heads": lambda: judge.gradients(it.Heads()),  # noqa: B023
+            f"neurons of layer {options.layer}": lambda: judge.gradients(it.Neurons(options.layer)),  # noqa: B023
+            "latents of two dictionaries": lambda: judge.gradients(work.dictionaries),  # noqa: B023
+            "components, patched": judge.components,
+        }
+        if transcoders:
+            kinds["latents of transcoders"] = lambda: judge.graphs(transcoders)  # noqa: B023
+        for units, measure in kinds.items():
+            table = measure()
+            lines = table.astype(object).where(table.notna(), None).to_dict("records")
+            found += [{"task": task, "units": units, **_plain(line)} for line in lines]
+            print(task, units, table.to_string(), sep="\n", flush=True)
+    return found
+
+
+def fitted_transcoders(work: Workload, texts: Sequence[str], options: argparse.Namespace) -> list[FittedDictionary]:
+    """A transcoder of each layer, fitted on tokens of prompts; what it leaves unexplained is an error term."""
+    backend, tokenizer = work.backend, Asked.of(work, []).tokenizer
+    names = [(f"layers.{i}.mlp_in", f"layers.{i}.mlp_out") for i in range(backend.n_layers)]
+    seen: dict[str, list[Tensor]] = {name: [] for pair in names for name in pair}
+    with torch.no_grad():
+        batches = [
+            tokenized(tokenizer, texts[i : i + 8], "left", backend.model_device) for i in range(0, len(texts), 8)
+        ]
+        for inputs in (*batches, work.inputs):
+            mask = inputs.attention_mask.bool() & (inputs.attention_mask.cumsum(-1) > 1)
+            for name, found in backend.capture(inputs, list(seen)).items():
+                seen[name].append(found[mask].float())
+        fitted = []
+        for reads, writes in names:
+            activations, outputs = (torch.cat(seen[name])[:FITTED_ON] for name in (reads, writes))
+            item = FittedDictionary(reads, activations, options.graph_width, options.graph_alive, (writes, outputs))
+            item.use_error_term = True
+            fitted.append(item.to(backend.model.dtype))
+    return fitted
+
+
+def _first_tokens(tokenizer: Any, rows: Sequence[PromptRow]) -> list[PromptRow]:
+    def first(text: str) -> str:
+        return str(tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:1]))
+
+    return [evolve(row, answers=tuple(map(first, row.answers))) for row in rows]
+
+
+def _plain(line: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): item.item() if hasattr(item, "item") else item for name, item in line.items()}
