@@ -73,8 +73,8 @@ def run_doctor(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-SLOW = ("analysis_modes", "larger_batch", "many_layers", "release", "runner", "threads")
-"""Files of rules that take seconds and need nothing that the others do not."""
+SLOW = ("analysis_modes", "larger_batch", "many_layers", "release", "runner", "stacking", "threads")
+"""Files of rules that take seconds, or import all other adapters, and need nothing that the others do not."""
 
 
 def test_core_is_sound_without_pytest_network_or_home(tmp_path):
