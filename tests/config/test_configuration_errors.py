@@ -45,7 +45,7 @@ CLASSES = [
     *(it.ITSessionConfig, it.ITSharedConfig, it.ITConfig, it.ITDataModuleConfig, it.PromptConfig, it.AutoCompConfig),
     *(it.HFFromPretrainedConfig, it.HFGenerationConfig, it.GenerativeClassificationConfig, it.LatentTrainingConfig),
     *(it.LoopConfig, it.EarlyStopping, AnalysisCfg, SaveCfg, WrittenAnalysis, RunnerOptions, QuestionCfg),
-    *(it.MemoryProfileCfg, it.analysis.EvidenceCfg),
+    *(it.MemoryProfileCfg, it.analysis.EvidenceCfg, it.analysis.CircuitCfg),
 ]
 for name in ("interpretune_tlens", "interpretune_saelens", "interpretune_lightning"):
     if importlib.util.find_spec(name):

@@ -13,7 +13,11 @@ from interpretune.analysis.modes import (
 )
 from interpretune.analysis.offered import offered_operations as offered_operations
 from interpretune.analysis.plan_runner import AnalysisRunner as AnalysisRunner
-from interpretune.analysis.question_run import EvidenceCfg as EvidenceCfg, QuestionCfg as QuestionCfg
+from interpretune.analysis.question_run import (
+    CircuitCfg as CircuitCfg,
+    EvidenceCfg as EvidenceCfg,
+    QuestionCfg as QuestionCfg,
+)
 from interpretune.analysis.runner import run_analysis as run_analysis
 from interpretune.analysis.steps import loss_and_logit_diffs as loss_and_logit_diffs, run_with_ctx as run_with_ctx
 from interpretune.backends.backend import (

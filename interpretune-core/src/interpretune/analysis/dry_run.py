@@ -19,8 +19,9 @@ class DryRun:
         examples: Rows.
         forwards: Forward passes of a batch that remain, replays not counted.
         bytes: Estimated size of the store.
-        seconds: Estimated duration of what remains, evidence included.
+        seconds: Estimated duration of what remains, evidence and circuit included.
         evidence: Parts of the evidence that remain to be gathered; their forwards are not counted.
+        circuit: Parts of the circuit that remain, likewise.
     """
 
     plan: str
@@ -32,11 +33,13 @@ class DryRun:
     bytes: int
     seconds: float
     evidence: tuple[str, ...] = ()
+    circuit: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         evidence = f" and evidence ({', '.join(self.evidence).replace('_', '-')})" if self.evidence else ""
+        gathered = evidence + (f" and a circuit ({', '.join(self.circuit)})" if self.circuit else "")
         return (
             f"{self.plan}\n\n{self.folder}\n{self.examples} rows in {self.batches} batches, {self.remaining} to run: "
-            f"{self.forwards:g} forward passes of a batch beside replays{evidence}, about {self.seconds:.0f} s; "
+            f"{self.forwards:g} forward passes of a batch beside replays{gathered}, about {self.seconds:.0f} s; "
             f"about {self.bytes / 1e6:.1f} MB when complete"
         )

@@ -15,9 +15,12 @@ from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.identity import module_source
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.backends.identity import without_folders
+from interpretune.circuits.gathering import Approximation, circuit_of, parts_of_circuit, seconds_of_circuit
+from interpretune.circuits.shares import check_share
 from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import evidence_of, parts_to_gather, seconds_of
+from interpretune.operations.objectives import check_gradient
 from interpretune.questions.lenses import direct_question, lens_question
 from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.one_call import question_of
@@ -62,6 +65,53 @@ class EvidenceCfg(CheckedConfig, checks_types=True):
 
 
 @dataclass(kw_only=True)
+class CircuitCfg(CheckedConfig, checks_types=True):
+    """What ``circuit_of`` gathers after the effects of a question, which are exact.
+
+    Attributes:
+        held_out: A split, or other rows, none of them of the question; None: no curves, and sets are not judged.
+        sets: Which smallest sets are searched, ``sufficient`` or ``necessary``.
+        share: What they are to reach of what the whole pool does.
+        pool: Units at the top, of which sets are made.
+        width: Of the beam; 1: a greedy search.
+        budget: Most sets that a search evaluates.
+        methods: Approximations that are judged, and have curves: ``gradient``, ``integrated_gradients``.
+        sizes: Numbers of units in the curves; None: 1, 2, 3, 4, 6, 8, 12, ... and all.
+        draws: Random rankings that are averaged.
+        top: Of how many units the overlap of methods is.
+        edges: Whether the units of the sets get exact edges.
+        pairs: Units at the top whose pairs are changed; 0: none.
+        shapley: Units at the top that get Shapley values; 0: none.
+        permutations: Orders that are drawn for these.
+        seed: Of all that is drawn.
+    """
+
+    held_out: Any = None
+    sets: tuple[Literal["sufficient", "necessary"], ...] = ("sufficient",)
+    share: Annotated[float, Between(0, 1)] = 0.8
+    pool: Positive = 30
+    width: Positive = 1
+    budget: Positive = 10_000
+    methods: tuple[Approximation, ...] = ("gradient",)
+    sizes: tuple[Positive, ...] | None = None
+    draws: Annotated[int, Between(0)] = 5
+    top: Positive = 20
+    edges: bool = True
+    pairs: Annotated[int, Between(0)] = 0
+    shapley: Annotated[int, Between(0)] = 0
+    permutations: Positive = 100
+    seed: Annotated[int, Between(0)] = 0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
+        for name in ("sets", "methods", "sizes"):  # of files they are lists
+            if getattr(self, name) is not None:
+                setattr(self, name, tuple(getattr(self, name)))
+            if len(set(getattr(self, name) or ())) < len(getattr(self, name) or ()):
+                raise ConfigurationError(f"CircuitCfg.{name} is {getattr(self, name)!r}; name each once.")
+
+
+@dataclass(kw_only=True)
 class QuestionCfg(CheckedConfig, checks_types=True):
     """What units do to an objective: ``effects`` as one of the analyses of a run, over its rows of questions.
 
@@ -83,6 +133,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         split: Whose rows are asked about; None: those that are tested.
         limit: Most rows, up to whole batches; None: all that the run takes.
         evidence: What is gathered after effects; None: nothing.
+        circuit: The circuit that is gathered after that; None: none.
     """
 
     units: Any = None
@@ -98,6 +149,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     split: str | None = None
     limit: Positive | None = None
     evidence: EvidenceCfg | None = None
+    circuit: CircuitCfg | None = None
 
     def __post_init__(self) -> None:
         taken = {"lens": LOOKED_AT, "direct": LOOKED_AT | {"units"}}.get(self.method)
@@ -108,6 +160,11 @@ class QuestionCfg(CheckedConfig, checks_types=True):
                     f"QuestionCfg.{name} is {getattr(self, name)!r}, and the method {self.method} looks at the "
                     f"clean run, where it means nothing. Leave it out."
                 )
+        if self.circuit is not None and self.method != "exact":
+            raise ConfigurationError(
+                f"QuestionCfg.circuit stands on exact effects, and the method is {self.method}. Leave the method out: "
+                "circuit.methods names the approximations that are held against them."
+            )
 
     def question(self, module: ITModule, datamodule: ITDataModule, rows: Sequence[PromptRow]) -> Question:
         """The question about rows, not answered yet."""
@@ -153,6 +210,7 @@ class QuestionRun:
     folder: Path
     about: Mapping[str, Any]
     evidence: EvidenceCfg | None
+    circuit: CircuitCfg | None
 
     @classmethod
     def of(
@@ -182,11 +240,14 @@ class QuestionRun:
             "model": {"source": without_folders(module_source(module))},
             "made_by": made_by,
         }
-        evidence = cfg.evidence
-        if evidence is not None and evidence.held_out is not None:
-            held_out = read_rows(_rows_given(evidence.held_out, datamodule))
-            evidence = replace(evidence, held_out=held_out[: _whole_batches(limit, size)])
-        return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, evidence)
+        if cfg.circuit is not None and "gradient" in cfg.circuit.methods:
+            check_gradient(question.objective, "circuit.methods: [integrated_gradients]")
+        gathered: dict[str, Any] = {"evidence": cfg.evidence, "circuit": cfg.circuit}
+        for part, settings in gathered.items():
+            if settings is not None and settings.held_out is not None:
+                held_out = read_rows(_rows_given(settings.held_out, datamodule))
+                gathered[part] = replace(settings, held_out=held_out[: _whole_batches(limit, size)])
+        return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, **gathered)
 
     def run(self, module: ITModule, *, shown: bool = False) -> AnalysisStore:
         """Compute what is not there yet, the results between ``it_open_analysis`` and ``it_close_analysis``.
@@ -202,12 +263,15 @@ class QuestionRun:
                 opened.open(analysis, lambda: AnalysisStore.open(self.folder))
                 with self.question.held():
                     self.question.answered(self.folder, self.about, shown=shown)
-        if self.evidence is not None:
+        if self.evidence is not None or self.circuit is not None:
             effects = Effects.open(self.folder)
             effects.asked, before = self.question, effects.store.manifest.tables
-            evidence_of(effects, **vars(self.evidence))
+            if self.evidence is not None:
+                evidence_of(effects, **vars(self.evidence))
+            if self.circuit is not None:
+                circuit_of(effects, **vars(self.circuit))
             if Manifest.read(self.folder).tables != before:
-                note(self.folder, {"made_by": self.about["made_by"]})  # effects may have been made without evidence
+                note(self.folder, {"made_by": self.about["made_by"]})  # effects may have been made without these
         return AnalysisStore.open(self.folder)
 
     def dry_run(self) -> DryRun:
@@ -223,6 +287,7 @@ class QuestionRun:
         )
         share = len(question.rows) / len(first.asked.rows)
         evidence, for_evidence = self._dry_evidence(first, share)
+        circuit, for_circuit = self._dry_circuit(first, share)
         return DryRun(
             plan=f"{question.objective.name}: {question.method} effects of {units} at {question.positions}",
             folder=self.folder,
@@ -231,8 +296,9 @@ class QuestionRun:
             examples=len(question.rows),
             forwards=question.forwards * (batches - done),
             bytes=round(share * sum(item.nbytes for item in first.store.record_batches())),
-            seconds=seconds * (batches - done) + for_evidence,
+            seconds=seconds * (batches - done) + for_evidence + for_circuit,
             evidence=evidence,
+            circuit=circuit,
         )
 
     def _dry_evidence(self, first: Effects, share: float) -> tuple[tuple[str, ...], float]:
@@ -244,15 +310,35 @@ class QuestionRun:
         """
         if self.evidence is None:
             return (), 0.0
-        settings, there = vars(self.evidence), self._there()
-        effects = Effects.open(self.folder) if there is not None and there.complete else first
-        effects.asked = self.question if effects is not first else first.asked
-        missing = parts_to_gather(effects, **settings)
+        settings = vars(self.evidence)
+        missing = parts_to_gather(self._effects_there(first), **settings)
         rows = settings["held_out"] or []
         few = rows[: self.question.batch_size]
         times = {"held_out": len(rows) / max(len(few), 1), "cards": share}
         taken = seconds_of(first, missing, **{**settings, "held_out": few or None})
         return tuple(missing), sum(times.get(part, 1.0) * seconds for part, seconds in taken.items())
+
+    def _dry_circuit(self, first: Effects, share: float) -> tuple[tuple[str, ...], float]:
+        """The same of the circuit, all of which is gathered again where a part is not there."""
+        if self.circuit is None:
+            return (), 0.0
+        settings = vars(self.circuit)
+        if not (missing := parts_of_circuit(self._effects_there(first), **settings)):
+            return (), 0.0
+        rows = settings["held_out"] or []
+        few = rows[: self.question.batch_size]
+        taken = seconds_of_circuit(first, **{**settings, "held_out": few or None})
+        times = {"faithfulness": len(rows) / max(len(few), 1)}
+        return tuple(missing), sum(times.get(part, share) * seconds for part, seconds in taken.items())
+
+    def _effects_there(self, first: Effects) -> Effects:
+        """The effects that the store has, else those of the first batch."""
+        there = self._there()
+        if there is None or not there.complete:
+            return first
+        effects = Effects.open(self.folder)
+        effects.asked = self.question
+        return effects
 
     def _there(self) -> Manifest | None:
         there = Manifest.read(self.folder) if (self.folder / MANIFEST).exists() else None

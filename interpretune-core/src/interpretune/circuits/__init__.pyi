@@ -6,6 +6,8 @@ from interpretune.circuits.component_calls import (
 )
 from interpretune.circuits.component_results import ComponentEdges as ComponentEdges, PatchedNodes as PatchedNodes
 from interpretune.circuits.curves import Faithfulness as Faithfulness, faithfulness as faithfulness
+from interpretune.circuits.exact_edges import CircuitEdges as CircuitEdges, circuit_edges as circuit_edges
+from interpretune.circuits.gathering import Circuit as Circuit, circuit_of as circuit_of
 from interpretune.circuits.graph import AttributionGraph as AttributionGraph, LeftOut as LeftOut
 from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods
 from interpretune.circuits.node_effects import NodeEffects as NodeEffects

@@ -12,7 +12,7 @@ import torch
 from attrs import frozen
 
 from interpretune.circuits.measured_sets import MeasuredSets
-from interpretune.circuits.rankings import Rankings, by_unit, numbers_of, strongest_first
+from interpretune.circuits.rankings import Numbers, Rankings, strongest_first
 from interpretune.circuits.result import CircuitResult, Floats, check_seed, rows_held_out, told_of, told_units
 from interpretune.circuits.shares import Whole
 from interpretune.circuits.unit_pool import UnitPool
@@ -134,7 +134,7 @@ def faithfulness(
     *,
     answers: Any = "answers",
     correct: Any = "correct",
-    rankings: Rankings = ("exact", "gradient"),
+    rankings: Rankings | Numbers = ("exact", "gradient"),
     sizes: Iterable[int] | None = None,
     draws: int = 5,
     seed: int = 0,
@@ -176,15 +176,13 @@ def faithfulness(
     counts = sizes_of(n) if sizes is None else sorted({*sizes})
     if not counts or any(type(size) is not int or not 0 <= size <= n for size in counts):
         raise ConfigurationError(f"sizes is {counts}; they must be whole numbers from 0 to {n}, the number of units.")
-    with question.held():
-        numbers = numbers_of(question, effects, rankings)
-    if draws and RANDOM in numbers:
+    numbers = Numbers.of(question, effects, rankings)
+    if draws and RANDOM in numbers.given:
         raise ConfigurationError(f"Two rankings are called {RANDOM!r}. Call yours otherwise, or draw none: draws=0.")
-    scores = {name: by_unit(frame, pool, effects.store.n_examples) for name, frame in numbers.items()}
-    settings = [rows, {name: torch.from_numpy(values) for name, values in scores.items()}, counts, draws, seed]
+    settings = [rows, numbers.told(pool), counts, draws, seed]
 
     def compute() -> Faithfulness:
-        return curves_of(question, rows, scores, counts, draws, seed)
+        return curves_of(question, rows, numbers.by_unit(pool), counts, draws, seed)
 
     return Faithfulness.once(effects, question, settings, compute)
 

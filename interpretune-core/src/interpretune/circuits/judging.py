@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from attrs import frozen
 
 from interpretune.circuits.curves import curves_of, sizes_of
-from interpretune.circuits.rankings import NODE, UNIT, Rankings, by_unit, numbers_of, strongest_first
+from interpretune.circuits.rankings import NODE, UNIT, Numbers, Rankings, by_unit, strongest_first
 from interpretune.circuits.result import CircuitResult, Floats, rows_held_out, told_of, told_units
 from interpretune.circuits.shares import check_share
 from interpretune.circuits.unit_pool import UnitPool
@@ -86,7 +85,7 @@ class JudgedMethods(CircuitResult):
 
 def judge_methods(
     effects: Effects,
-    rankings: Rankings = ("gradient", "integrated_gradients"),
+    rankings: Rankings | Numbers = ("gradient", "integrated_gradients"),
     *,
     held_out: Any = None,
     answers: Any = "answers",
@@ -122,12 +121,11 @@ def judge_methods(
     check_count("top", top)
     check_share(share)
     rows = None if held_out is None else rows_held_out(question, held_out, answers, correct)
-    with question.held():
-        numbers = {"exact": effects.to_pandas(), **numbers_of(question, effects, rankings)}
-    pool, n_points = UnitPool.of_all(question), effects.store.n_examples
-    scores = {name: by_unit(frame, pool, n_points) for name, frame in numbers.items()}
+    asked, pool = Numbers.of(question, effects, rankings), UnitPool.of_all(question)
 
     def compute() -> JudgedMethods:
+        numbers = {"exact": effects.to_pandas(), **asked.frames}
+        scores = {name: by_unit(frame, pool, effects.store.n_examples) for name, frame in numbers.items()}
         found = [held_against(numbers["exact"], frame, top) for frame in numbers.values()]
         judged: dict[str, Any] = {name: np.array([item[name] for item in found]) for name in found[0]}
         reached = np.full((2, len(numbers)), np.nan)
@@ -149,7 +147,7 @@ def judge_methods(
             top_faithfulness=reached[1],
         )
 
-    settings = [rows, {name: torch.from_numpy(values) for name, values in scores.items()}, top, share]
+    settings = [rows, asked.told(pool), top, share]
     return JudgedMethods.once(effects, question, settings, compute)
 
 

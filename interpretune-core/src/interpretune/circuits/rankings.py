@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from attrs import evolve
+import torch
+from attrs import evolve, frozen
 
 from interpretune.circuits.result import Floats
 from interpretune.circuits.unit_pool import UnitPool
@@ -24,22 +26,62 @@ Rankings = Sequence[Any] | Mapping[str, Any]
 """Names of methods, ``Effects``, or data frames with the columns ``units, unit, effect``; named by a mapping."""
 
 
-def numbers_of(question: Question, effects: Effects, rankings: Rankings) -> dict[str, pd.DataFrame]:
-    """The numbers of several methods, by name: ``units``, ``unit``, ``effect``, maybe ``row`` and ``position``.
+@frozen(eq=False)
+class Numbers:
+    """Numbers of several methods, by name; methods that are named only are asked once, when numbers are wanted.
 
-    Methods that are named only are asked, with the arguments of the question.
-
-    Raises:
-        AnalysisError: Effects are those of another question, or a data frame lacks a column or names a unit twice.
-        ConfigurationError: There is no such method, it ranks nothing, or two have the same name.
+    Attributes:
+        given: What each is: the name of a method, or a data frame with ``units``, ``unit``, ``effect``, maybe ``row``
+            and ``position``.
     """
-    if isinstance(rankings, (str, Effects, pd.DataFrame)):
-        rankings = [rankings]
-    given = list(rankings.items()) if isinstance(rankings, Mapping) else [(_name(item), item) for item in rankings]
-    names = [name for name, _ in given]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigurationError(f"Two rankings are called {sorted(twice)[0]!r}. Give a mapping from names.")
-    return {name: _numbers(question, effects, name, item) for name, item in given}
+
+    _question: Question
+    _effects: Effects
+    given: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, question: Question, effects: Effects, rankings: Rankings | Numbers) -> Numbers:
+        """Look at rankings.
+
+        Raises:
+            AnalysisError: Effects are those of another question, or a data frame lacks a column or names a unit twice.
+            ConfigurationError: There is no such method, it ranks nothing, or two have the same name.
+        """
+        if isinstance(rankings, Numbers):
+            return rankings
+        if isinstance(rankings, (str, Effects, pd.DataFrame)):
+            rankings = [rankings]
+        pairs = list(rankings.items()) if isinstance(rankings, Mapping) else [(_name(item), item) for item in rankings]
+        names = [name for name, _ in pairs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigurationError(f"Two rankings are called {sorted(twice)[0]!r}. Give a mapping from names.")
+        return cls(question, effects, {name: _checked(question, effects, name, item) for name, item in pairs})
+
+    def told(self, pool: UnitPool) -> dict[str, Any]:
+        """What keys of results say of them."""
+        n_points = self._effects.store.n_examples
+        return {
+            name: [item, self._question.steps if item == "integrated_gradients" else None]
+            if isinstance(item, str)
+            else torch.from_numpy(by_unit(item, pool, n_points))
+            for name, item in self.given.items()
+        }
+
+    @cached_property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The numbers."""
+        return {name: self._asked(item) if isinstance(item, str) else item for name, item in self.given.items()}
+
+    def by_unit(self, pool: UnitPool) -> dict[str, Floats]:
+        """The number of each unit of a pool, ``[n]``."""
+        return {name: by_unit(frame, pool, self._effects.store.n_examples) for name, frame in self.frames.items()}
+
+    def _asked(self, method: Any) -> pd.DataFrame:
+        if method == self._question.method:
+            return self._effects.to_pandas()
+        with torch.enable_grad():
+            found: Effects = evolve(self._question, method=method, budget=None).answered(None)
+        return found.to_pandas()
 
 
 def _name(item: Any) -> str:
@@ -50,14 +92,13 @@ def _name(item: Any) -> str:
     return item
 
 
-def _numbers(question: Question, effects: Effects, name: str, item: Any) -> pd.DataFrame:
+def _checked(question: Question, effects: Effects, name: str, item: Any) -> str | pd.DataFrame:
     if isinstance(item, str):
         if item not in EFFECTS:
             raise ConfigurationError(f"There is no method {item!r}; there are {', '.join(EFFECTS)}, and data frames.")
         if item == "gradient":
             check_gradient(question.objective, "'integrated_gradients'")
-        method: Any = item
-        item = effects if method == question.method else evolve(question, method=method, budget=None).answered(None)
+        return item
     if isinstance(item, Effects):
         _check_alike(effects, item, name)
         return item.to_pandas()

@@ -16,8 +16,8 @@ from torch import Tensor
 from interpretune.circuits.measured_sets import MeasuredSets
 from interpretune.circuits.result import CircuitResult, Floats, rows_held_out, told_of, told_units
 from interpretune.circuits.shares import Whole, check_share
-from interpretune.circuits.unit_pool import Named, UnitPool
-from interpretune.errors import AnalysisError, ConfigurationError
+from interpretune.circuits.unit_pool import Named, NothingToFindError, UnitPool
+from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import question_asked
 from interpretune.questions.model_and_rows import check_count
 from interpretune.questions.result import Effects
@@ -202,7 +202,7 @@ def smallest_set(
         measured = MeasuredSets(question, units)
         whole = Whole(measured.clean, measured.objectives(torch.ones(1, n, dtype=torch.bool))[0])
         if whole.near_zero:
-            raise AnalysisError(
+            raise NothingToFindError(
                 f"There is nothing of which a set could reach a share: {whole.near_zero}. Take another pool or value, "
                 "or more rows."
             )

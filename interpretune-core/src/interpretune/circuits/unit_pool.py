@@ -27,6 +27,10 @@ Named = int | Sequence[str] | Sequence[tuple[str, int]]
 """Units: so many at the top, or each by its name, or by its unit set and its id."""
 
 
+class NothingToFindError(AnalysisError):
+    """Units do next to nothing, or there are too few: a circuit is not to be had."""
+
+
 @frozen(eq=False)
 class UnitPool:
     """Units of a question, each once, in an order.
@@ -69,7 +73,7 @@ class UnitPool:
             top = effects.top(units)
             named = list(zip(top.units, top.unit, strict=True))
         if not named:
-            raise AnalysisError("There are no units to make sets of: none has an effect here, or none is named.")
+            raise NothingToFindError("There are no units to make sets of: none has an effect here, or none is named.")
         found = whole.found(named)
         if len(found.unique()) < len(found):
             raise AnalysisError(f"A unit is named twice in {brief(units)}; name each once.")

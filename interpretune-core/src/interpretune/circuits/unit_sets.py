@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interpretune.circuits.measured_sets import MeasuredSets
 from interpretune.circuits.result import CircuitResult, Floats, told_of
-from interpretune.circuits.unit_pool import Named, UnitPool
+from interpretune.circuits.unit_pool import Named, NothingToFindError, UnitPool
 from interpretune.errors import AnalysisError
 from interpretune.evidence.gathering import question_asked
 from interpretune.evidence.intervals import ratios_over_rows
@@ -164,7 +164,7 @@ def pair_effects(effects: Effects, units: Named = 20) -> PairEffects:
     question = question_asked(effects)
     pool = UnitPool.chosen(question, effects, units)
     if len(pool) < 2:
-        raise AnalysisError(f"A pair needs two units, and there is one: {pool.names[0]}.")
+        raise NothingToFindError(f"A pair needs two units, and there is one: {pool.names[0]}.")
 
     def compute() -> PairEffects:
         pairs = torch.combinations(torch.arange(len(pool)))
