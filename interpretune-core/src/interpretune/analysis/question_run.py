@@ -79,7 +79,7 @@ class CircuitCfg(CheckedConfig, checks_types=True):
         sizes: Numbers of units in the curves; None: 1, 2, 3, 4, 6, 8, 12, ... and all.
         draws: Random rankings that are averaged.
         top: Of how many units the overlap of methods is.
-        edges: Whether the units of the sets get exact edges.
+        edges: Units that get exact edges: those of the sets, then those at the top; 0: none.
         pairs: Units at the top whose pairs are changed; 0: none.
         shapley: Units at the top that get Shapley values; 0: none.
         permutations: Orders that are drawn for these.
@@ -96,7 +96,7 @@ class CircuitCfg(CheckedConfig, checks_types=True):
     sizes: tuple[Positive, ...] | None = None
     draws: Annotated[int, Between(0)] = 5
     top: Positive = 20
-    edges: bool = True
+    edges: Annotated[int, Between(0)] = 12
     pairs: Annotated[int, Between(0)] = 0
     shapley: Annotated[int, Between(0)] = 0
     permutations: Positive = 100

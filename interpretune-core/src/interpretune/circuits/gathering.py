@@ -24,6 +24,7 @@ from interpretune.circuits.unit_sets import PairEffects, pair_effects
 from interpretune.errors import AnalysisError, StoreError
 from interpretune.evidence.gathering import key_of, question_asked
 from interpretune.evidence.stored import key_of_facts, read_facts, write_facts
+from interpretune.questions.model_and_rows import check_count
 from interpretune.questions.result import Effects
 from interpretune.store.store import AnalysisStore
 
@@ -93,12 +94,6 @@ class Circuit:
     def __bool__(self) -> bool:
         return any(getattr(self, part) is not None for part in PARTS) or bool(self.missing)
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """The units of the circuit: of the sufficient set, else of the necessary one; none where nothing was found."""
-        found = self.sufficient or self.necessary
-        return found.units if found else ()
-
     def __repr__(self) -> str:
         told = [repr(getattr(self, part)) for part in PARTS if getattr(self, part) is not None]
         return "\n".join([*told, *self.missing]) or "No circuit was gathered."
@@ -131,7 +126,7 @@ def circuit_of(
     sizes: Sequence[int] | None = None,
     draws: int = 5,
     top: int = 20,
-    edges: bool = True,
+    edges: int = 12,
     pairs: int = 0,
     shapley: int = 0,
     permutations: int = 100,
@@ -157,7 +152,7 @@ def circuit_of(
         sizes: Numbers of units in the curves; see ``faithfulness``.
         draws: Random rankings that are averaged there.
         top: Of how many units the overlap of methods is.
-        edges: Whether the units of the sets, or those at the top, get exact edges (``circuit_edges``).
+        edges: So many units get exact edges (``circuit_edges``): those of the sets, and then those at the top; 0: none.
         pairs: So many units at the top whose pairs are changed; 0: none.
         shapley: So many units at the top get Shapley values; 0: none.
         permutations: Orders that are drawn for these.
@@ -217,6 +212,14 @@ def _is_gathered(store: AnalysisStore, key: str) -> bool:
     return all(_key_there(store, part) == there for part, there in zip(told.parts, told.keys, strict=True))
 
 
+def _filled(effects: Effects, nodes: Sequence[str], n: int) -> list[str]:
+    """Units of sets, and those at the top up to so many; in the order of the top as far as they are there."""
+    check_count("edges", n)
+    top = effects.top(max(n, len(nodes))).name.tolist()
+    kept = {*nodes, *[name for name in top if name not in nodes][: max(0, n - len(nodes))]}
+    return [*(name for name in top if name in kept), *(name for name in nodes if name not in top)]
+
+
 def _key_there(store: AnalysisStore, part: str) -> str | None:
     return key_of_facts(store, f"circuit_{part}", PARTS[part]) if part in PARTS else None
 
@@ -252,7 +255,7 @@ def _jobs(effects: Effects, settings: Mapping[str, Any]) -> tuple[dict[str, Call
         drawn = {name: told[name] for name in ("permutations", "seed")}
         jobs["shapley"] = lambda: shapley_values(effects, told["shapley"], **drawn)
     if told["edges"]:
-        jobs["edges"] = lambda: edges_of(effects, nodes or told["pool"], numbers)
+        jobs["edges"] = lambda: edges_of(effects, _filled(effects, nodes, told["edges"]), numbers)
     return jobs, key
 
 
