@@ -181,8 +181,6 @@ def in_key_order(table: Any) -> Any:
         ("gpt2", "errors", "right"),
         ("gemma3", "plain", "right"),
         ("qwen3", "mixed", "left"),
-        ("gemma3", "latents", "right"),
-        ("gpt2", "plain", "left"),
     ],
 )
 def test_effects_at_the_changed_token_equal_loops(kind: str, which: str, side: str) -> None:
