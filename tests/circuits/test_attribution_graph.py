@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Conf
 
 import interpretune as it
 from interpretune.circuits import AttributionGraph
+from interpretune.circuits.linear_run import LinearRun
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
 from tests.circuits.plain_graph import HeldModel, cross_layer, transcoders
 from tests.cross_layer import Linear
@@ -208,6 +210,13 @@ def test_skipped_tokens_are_errors_as_a_whole():
         if name[0] == "logit":
             expected = (clean[name] - without[name]).item()
             assert graph.adjacency[i, names.index(error)].item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_graph_keeps_no_forward_with_its_gradients():
+    graph = graph_of()
+    gc.collect()
+    assert graph.asked is not None
+    assert not any(issubclass(type(item), LinearRun) for item in gc.get_objects())
 
 
 def test_a_saved_graph_is_the_same(tmp_path):

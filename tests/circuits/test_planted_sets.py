@@ -29,6 +29,7 @@ from interpretune.circuits import (
     smallest_set,
 )
 from interpretune.circuits.shares import Whole
+from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.store.tables import put_table
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
 from tests.circuits.plain_sets import rows_of
@@ -151,6 +152,18 @@ def test_shares_are_ratios_of_means_whatever_their_sign():
     assert "in which 0 lies" in Whole(clean, clean + some - 2).near_zero
 
 
+def test_rows_that_pull_down_the_whole_count_for_the_interval():
+    found = ratios_over_rows(np.array([[6.0], [1.0], [1.0]]), np.array([9.0, -1.0, -1.0]))
+    assert found.values[0] == pytest.approx(8 / 7)
+    assert found.low[0] < found.values[0] < found.high[0]
+
+
+def test_a_figure_has_all_rankings(effects):
+    frame = effects.to_pandas()
+    found = faithfulness(effects, HELD_OUT, rankings={f"ranking {i}": frame for i in range(12)}, sizes=[1], draws=0)
+    assert len(found.plot().data) == 24
+
+
 def test_a_budget_that_ends_too_early_is_told():
     effects = asked(objective="kl", value="zero")
     found = smallest_set(effects, share=1.0, pool=8, budget=6)
@@ -175,9 +188,13 @@ def test_a_budget_that_ends_too_early_is_told():
         (lambda e: faithfulness(e, HELD_OUT, rankings=[e, "exact"]), "Two rankings are called 'exact'"),
         (lambda e: faithfulness(e, HELD_OUT, rankings={"random": e}), "Two rankings are called 'random'"),
         (lambda e: judge_methods(e, {"mine": pd.DataFrame({"unit": [1]})}), "'mine' is the columns unit"),
+        (lambda e: judge_methods(e, {"mine": e.to_pandas().assign(effect=np.nan)}), "NaN or infinite"),
+        (lambda e: judge_methods(e, 5), "A int has no name"),
+        (lambda e: faithfulness(e, HELD_OUT, rankings=[], draws=0), "There is nothing to draw"),
         (lambda e: judge_methods(e, {"other": asked(value="zero")}), "another question: its value is 'zero'"),
         (lambda e: judge_methods(asked(method="gradient")), "these are of the method gradient"),
         (lambda e: pair_effects(e, ["layers.0.attn_z head 9"]), "There is no unit 'layers.0.attn_z head 9'"),
+        (lambda e: pair_effects(e, [3, 5]), "There is no unit 3 among"),
         (lambda e: pair_effects(e, 1), "A pair needs two units"),
         (lambda e: set_effects(e, [[]]), "a set is empty"),
         (lambda e: shapley_values(e, [("layers.0.attn_z", 1)] * 2), "A unit is named twice"),

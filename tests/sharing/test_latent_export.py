@@ -201,6 +201,8 @@ def test_what_lacks_cards_of_latents_says_what_writes_them(effects, tmp_path):
             it.export_latents(item, tmp_path / "out", "delphi")
     with pytest.raises(it.StoreError, match="Two dictionaries would be written to layers.1.resid_post"):
         it.export_latents([effects, effects], tmp_path / "out", "delphi")
+    with pytest.raises(it.StoreError, match="no store was given"):
+        it.export_latents([], tmp_path / "out", "delphi")
     with pytest.raises(it.ConfigurationError, match=r"model_id is '\.\./there'"):
         it.export_latents(effects, tmp_path / "out", "neuronpedia", model_id="../there")
     with pytest.raises(it.ConfigurationError, match="no format 'csv'"):
@@ -247,6 +249,8 @@ def test_texts_and_numbers_of_data_do_no_harm(effects):
     unknown = evolve(latents, cards=(evolve(first, share_active=float("nan")),))
     with pytest.raises(it.StoreError, match="NaN or infinite"):
         neuronpedia.neuronpedia_files(unknown, names)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        evolve(first.active, values=(float("nan"), *first.active.values[1:]))
     odd = evolve(latents, place="somewhere")
     with pytest.raises(it.StoreError, match="names none"):
         neuronpedia.SourceNames.of(odd, None, None, "me")

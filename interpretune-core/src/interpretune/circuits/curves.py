@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from attrs import frozen
+from plotly.colors import qualitative
 
 from interpretune.circuits.measured_sets import MeasuredSets
 from interpretune.circuits.rankings import Numbers, Rankings, strongest_first
@@ -94,7 +96,7 @@ class Faithfulness(CircuitResult):
     def plot(self) -> go.Figure:
         """Faithfulness over the number of units, a line for each ranking with its interval; dotted, completeness."""
         figure, told = go.Figure(), self.to_pandas()
-        for color, (name, part) in zip(_colors(), told.groupby("ranking", sort=False), strict=False):
+        for color, (name, part) in zip(cycle(qualitative.Plotly), told.groupby("ranking", sort=False), strict=False):
             ends = {"type": "data", "array": part.high - part.faithfulness, "arrayminus": part.faithfulness - part.low}
             both = {"x": part.nodes, "line": {"color": color}, "legendgroup": name}
             figure.add_scatter(y=part.faithfulness, name=name, error_y=ends, **both)
@@ -120,12 +122,6 @@ class Faithfulness(CircuitResult):
             f"Faithfulness on {len(self.model)} held-out rows for {self.objective}, all units outside the circuit set "
             f"to {self.value}, out of {self.units} ({self.pool_told}): {told}"
         )
-
-
-def _colors() -> Iterable[str]:
-    from plotly.colors import qualitative
-
-    return qualitative.Plotly
 
 
 def faithfulness(
@@ -177,6 +173,8 @@ def faithfulness(
     if not counts or any(type(size) is not int or not 0 <= size <= n for size in counts):
         raise ConfigurationError(f"sizes is {counts}; they must be whole numbers from 0 to {n}, the number of units.")
     numbers = Numbers.of(question, effects, rankings)
+    if not numbers.given and not draws:
+        raise ConfigurationError("There is nothing to draw: rankings is empty, and draws is 0. Give one of them.")
     if draws and RANDOM in numbers.given:
         raise ConfigurationError(f"Two rankings are called {RANDOM!r}. Call yours otherwise, or draw none: draws=0.")
     settings = [rows, numbers.told(pool), counts, draws, seed]

@@ -49,7 +49,7 @@ class Numbers:
         """
         if isinstance(rankings, Numbers):
             return rankings
-        if isinstance(rankings, (str, Effects, pd.DataFrame)):
+        if not isinstance(rankings, (Mapping, list, tuple)):
             rankings = [rankings]
         pairs = list(rankings.items()) if isinstance(rankings, Mapping) else [(_name(item), item) for item in rankings]
         names = [name for name, _ in pairs]
@@ -131,13 +131,13 @@ def by_unit(numbers: pd.DataFrame, pool: UnitPool, n_points: int) -> Floats:
     Raises:
         AnalysisError: Numbers are of units that are not in the pool.
     """
+    if not np.isfinite(numbers.effect.to_numpy(np.float64)).all():
+        raise AnalysisError("Numbers of a ranking are NaN or infinite.")
     at_points = {*NODE} <= {*numbers.columns}
     sums = numbers.groupby(UNIT, observed=True).effect.sum() / (n_points if at_points else 1)
     where = pool.found(list(sums.index))
     found = np.zeros(len(pool))
     found[where.numpy()] = sums.to_numpy(np.float64)
-    if not np.isfinite(found).all():
-        raise AnalysisError("Numbers of a ranking are NaN or infinite.")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -21,6 +20,7 @@ from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.question import Question
 from interpretune.questions.result import Effects
 from interpretune.store.store import AnalysisStore
+from interpretune.system.html_table import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class CircuitResult:
                 found = compute()
                 write_facts(store, cls._table(), key, found)
                 return found
-        return cls.of(store)
+            return cls.of(store)
 
     @classmethod
     def _table(cls) -> str:
@@ -92,7 +92,7 @@ class CircuitResult:
         return f"{self!r}\n\n{self.to_pandas().head(20).to_string(index=False, float_format='{:.4g}'.format)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.to_pandas()._repr_html_()}"
+        return html_table(repr(self), self.to_pandas().to_dict("records"))
 
 
 def told_of(question: Question) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Sources:
         self, backend: AnalysisBackend, inputs: ModelInputs, models: Sequence[LatentModel], run: LinearRun
     ) -> None:
         """Encode the clean run, in which the dictionaries change nothing."""
-        self.models, self._run = models, run
+        self.models, self._clean = models, run.clean
         self.layers = [layer_of_transcoder(model) for model in models]
         n_positions = inputs.tokens.shape[1]
         found, parts = [], {name: [] for name in run.writes}  # type: ignore[var-annotated]
@@ -131,7 +131,7 @@ class Sources:
             slopes: list[Tensor] = []
             for part in mine.split(batch_size):
                 with torch.enable_grad():
-                    read = self._run.clean[name].flatten(2)[0, self.positions[part]].requires_grad_()
+                    read = self._clean[name].flatten(2)[0, self.positions[part]].requires_grad_()
                     latents = model.encode(read.unsqueeze(1))[:, 0]
                     chosen = latents.gather(-1, self.ids[part].unsqueeze(-1)).sum()
                     slopes += torch.autograd.grad(chosen, [read], materialize_grads=True)

@@ -105,11 +105,12 @@ class UnitPool:
         """
         there: dict[object, int] = {name: i for i, name in enumerate(self.names)}
         there |= {(units, unit): i for i, (units, unit) in enumerate(self.table.itertuples(index=False))}
-        keys = [item if isinstance(item, str) else tuple(item) for item in units]
+        keys = [tuple(item) if isinstance(item, Iterable) and not isinstance(item, str) else item for item in units]
         if lacking := [key for key in keys if key not in there]:
+            first = next(self.table.itertuples(index=False, name=None))
             raise AnalysisError(
                 f"There is no unit {brief(lacking[0])} among the {len(self)} units here. Name units as Effects.top "
-                f"does, such as {self.names[0]!r}, or by unit set and id: {tuple(self.table.iloc[0])!r}."
+                f"does, such as {self.names[0]!r}, or by unit set and id: {first!r}."
             )
         return torch.tensor([there[key] for key in keys], dtype=torch.long)
 

@@ -129,7 +129,7 @@ def set_effects(effects: Effects, sets: Sequence[Sequence[str] | Sequence[tuple[
     """
     question = question_asked(effects)
     whole = UnitPool.of_all(question)
-    given = [whole.found([*item]) for item in sets]
+    given = [whole.found([item] if isinstance(item, str) else [*item]) for item in sets]
     if not given or any(not len(item) for item in given):
         raise AnalysisError("There are no units to change: a set is empty, or there is none.")
     used = torch.cat(given).unique()

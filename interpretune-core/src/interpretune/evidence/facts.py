@@ -204,6 +204,7 @@ class ActiveTokens:
             len(self.rows) == len(self.positions) == len(self.values),
             "each active token has one row, position and value",
         )
+        _must(all(map(math.isfinite, self.values)), "an activation is NaN or infinite")
 
 
 @frozen

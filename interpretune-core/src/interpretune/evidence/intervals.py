@@ -20,7 +20,7 @@ class Ratios:
     """Ratios of sums over rows, ``[k]`` each.
 
     Attributes:
-        values: The ratios; NaN where the sum below is 0.
+        values: The ratios; NaN where the sum below is not above 0.
         low: Lower ends of their 95 % intervals; NaN where fewer than two rows count.
         high: Upper ends.
         spread: Standard deviations over the draws; NaN likewise.
@@ -36,16 +36,17 @@ def ratios_over_rows(parts: Floats, of: Floats) -> Ratios:
     """Sums of numbers of each row over the sum of another, such as means over tokens, with bootstrap intervals.
 
     Rows are drawn with replacement, ``DRAWS`` times, with a fixed seed, the same for all columns; draws whose
-    denominator is 0 are left out. One row says nothing of how much others would differ, so that it has no interval.
+    denominator is not above 0 are left out. One row says nothing of how much others would differ, so that it has no
+    interval.
 
     Args:
         parts: ``[n, k]``.
-        of: ``[n]``, not negative; rows of 0 do not count.
+        of: ``[n]``, with a sum that is not negative; rows of 0 do not count.
     """
     below = of.sum()
     unknown = np.full(parts.shape[1], np.nan)
     values = parts.sum(0) / below if below > 0 else unknown
-    if (of > 0).sum() < 2:
+    if below <= 0 or (of != 0).sum() < 2:
         return Ratios(values, unknown, unknown, unknown)
     n, draw, drawn = len(of), np.random.default_rng(SEED), []
     for start in range(0, DRAWS, step := max(1, AT_ONCE // n)):

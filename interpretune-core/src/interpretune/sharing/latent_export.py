@@ -63,6 +63,8 @@ def export_latents(
                     "its own."
                 )
             files |= more
+    if not files:
+        raise StoreError("There is nothing to export: no store was given.")
     with partial_folder(place) as partial:
         for name, content in files.items():
             with writing(place):
