@@ -10,8 +10,8 @@ from interpretune.circuits.exact_edges import CircuitEdges as CircuitEdges, circ
 from interpretune.circuits.gathering import Circuit as Circuit, circuit_of as circuit_of
 from interpretune.circuits.graph import AttributionGraph as AttributionGraph, LeftOut as LeftOut
 from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods
+from interpretune.circuits.node_calls import effects_on as effects_on
 from interpretune.circuits.node_effects import NodeEffects as NodeEffects
-from interpretune.circuits.one_call import effects_on as effects_on
 from interpretune.circuits.searches import (
     NecessarySet as NecessarySet,
     SmallestSet as SmallestSet,

@@ -11,7 +11,7 @@ import torch
 
 from interpretune.activations.hook_names import ATTN_Z, HEAD_INPUTS, MLP_OUT, RESID_PRE, in_layer, split_layer
 from interpretune.backends.backend import AnalysisBackend
-from interpretune.circuits.component_question import EdgeQuestion, NodeQuestion
+from interpretune.circuits.component_question import EdgeQuestion, PatchingQuestion
 from interpretune.circuits.component_results import ComponentEdges, PatchedNodes
 from interpretune.circuits.components import WrittenStream
 from interpretune.errors import AnalysisError, ConfigurationError, DataError
@@ -81,7 +81,7 @@ def node_patching(
                     f"{item.name} is not in a block of the model as it is. Node patching is of heads, neurons and "
                     "vectors of blocks; layers.0.resid_pre is the embedding, and it.effects changes latents."
                 )
-        question = NodeQuestion(**asked.parts, sets=sets, objective=measured, row_budget=row_budget)
+        question = PatchingQuestion(**asked.parts, sets=sets, objective=measured, row_budget=row_budget)
         found: PatchedNodes = question.answered(store, {"made_by": {"call": call}}, shown=True)
     if (noise := found.noise) is not None:
         warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])

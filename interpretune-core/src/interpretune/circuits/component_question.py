@@ -36,7 +36,7 @@ class _OfCorrupted(Question):
 
 
 @frozen(eq=False, kw_only=True)
-class NodeQuestion(_OfCorrupted):
+class PatchingQuestion(_OfCorrupted):
     """What ``node_patching`` asks."""
 
     fields: ClassVar = FIELDS

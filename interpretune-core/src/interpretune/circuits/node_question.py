@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interpretune.activations.inputs import Points
 from interpretune.circuits.node_effects import NODE_FIELDS, NodeEffects
-from interpretune.circuits.noted_effects import Found, NotedEffects, Sources
+from interpretune.circuits.noted_effects import ChangedUnits, Found, NotedEffects
 from interpretune.circuits.order import Order
 from interpretune.errors import DataError
 from interpretune.latents.latent_model import LatentModel
@@ -111,7 +111,7 @@ class NodeQuestion(Question):
             above = self.order.above
             follows = [[target.activation_name in above[item.activation_name] for target in self.on] for item in group]
             noted = NotedEffects(
-                run, len(points), Sources.of(group, wanted), self.on, torch.tensor(follows), self.tolerance
+                run, len(points), ChangedUnits.of(group, wanted), self.on, torch.tensor(follows), self.tolerance
             )
             names = {item.activation_name for item in self.on}
             targets = {name: [other for other in others if other in names] for name, others in above.items()}

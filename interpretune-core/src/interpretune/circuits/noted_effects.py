@@ -19,7 +19,7 @@ MOST_NUMBERS = 2**22
 
 
 @frozen(eq=False)
-class Sources:
+class ChangedUnits:
     """What changed rows change: unit set by its index, question's point, and unit's id, ``[n]`` each."""
 
     sets: Tensor
@@ -27,7 +27,7 @@ class Sources:
     units: Tensor
 
     @classmethod
-    def of(cls, group: Sequence[UnitSet], wanted: Mapping[str, Tensor]) -> Sources:
+    def of(cls, group: Sequence[UnitSet], wanted: Mapping[str, Tensor]) -> ChangedUnits:
         """Those of the rows of ``exact_effects``."""
         parts = []
         for number, item in enumerate(group):
@@ -59,7 +59,7 @@ class NotedEffects:
         self,
         run: MeasuredBatch,
         n_points: int,
-        sources: Sources,
+        sources: ChangedUnits,
         on: Sequence[UnitSet],
         follows: Tensor,
         tolerance: float,
