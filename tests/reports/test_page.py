@@ -110,6 +110,7 @@ def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):
 def test_units_that_are_sure_together_alone_are_told_so(tmp_path):
     found = found_by(tmp_path / "exact", held_out(), strength=0.0)
     assert found.headline == "The 2 top units together change the answer; none alone is told apart from 0."
+    assert "none has an effect that is told apart from 0 by intervals that are widened for as many units" in str(found)
     assert not found_by(tmp_path / "wrong", held_out(), strength=0.0, wrong=20).found
 
 
@@ -308,3 +309,14 @@ def test_evidence_in_a_notebook_shows_its_cards():
     assert "&lt;script&gt;x" in page
     assert page.count("<svg") == 2
     assert Evidence()._repr_html_() == "No evidence was gathered."
+
+
+def test_printed_evidence_is_short_tables():
+    found = Evidence(held_out(), (card("a"), card("b", name="coder latent 8")), (continuation("went\x1b[2J on"),))
+    shown = str(found)
+    assert shown.startswith(f"{held_out().rows} held-out rows\n")
+    for told in (held_out().changes[0].told, "coder latent 8", "Continued with"):
+        assert told in shown
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) < 30
+    assert str(Evidence()) == "No evidence was gathered."

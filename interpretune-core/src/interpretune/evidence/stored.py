@@ -64,8 +64,14 @@ class Evidence:
         return cls(**read_parts(store, PARTS))
 
     def _repr_html_(self) -> str:
-        page: Any = import_module("interpretune.reports.page.html_page")  # by its name: pages are above
-        shown: str = page.evidence_html(self)
+        return self._shown("evidence_html")
+
+    def __str__(self) -> str:
+        return self._shown("evidence_text")
+
+    def _shown(self, how: str) -> str:
+        page = import_module("interpretune.reports.page.html_page")  # by its name: pages are above
+        shown: str = getattr(page, how)(self)
         return shown
 
 

@@ -152,7 +152,10 @@ def _drivers(told: Mapping[str, Any], ranking: Ranking) -> tuple[str, str]:
     sure = [item for item in ranking.units if item.sure]
     if not sure:
         largest = "".join(f" The largest is that of {_effect(told, item, ())}." for item in ranking.units[:1])
-        sentence = f"Of {ranking.compared:,} units, none has an effect that is told apart from 0.{largest}"
+        sentence = (
+            f"Of {ranking.compared:,} units, none has an effect that is told apart from 0 by intervals that are "
+            f"widened for as many units and for {rows_of(told)}.{largest}"
+        )
         return sentence, f"no effect of {ranking.compared:,} units is told apart from 0"
     alone = (
         "changed alone" if len({str(item.value) for item in ranking.units}) > 1 else f"{set_to(sure[0].value)} alone"

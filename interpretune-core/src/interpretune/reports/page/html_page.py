@@ -37,6 +37,7 @@ MOST_CHANGED = 12
 MOST_BYTES = 6_000_000
 GIST, BEFORE = 3, 8
 """Tokens beside a unit's name that say what it promotes, and tokens of a prompt before the strongest one."""
+NO_EVIDENCE = "No evidence was gathered."
 Cards = Sequence[tuple[int, Card]]
 
 
@@ -262,9 +263,29 @@ class Page:
 
 def evidence_html(evidence: Evidence) -> str:
     """Evidence for a notebook: short tables, and the cards as on a page, in a frame in which nothing runs."""
+    parts = {heading: html_table(heading, lines) for heading, lines in _evidence_tables(evidence).items()}
+    if evidence.cards:
+        text = _ENVIRONMENT.get_template("cards.html").render(cards=evidence.cards, style=_style())
+        frame = Markup('<iframe sandbox="{}" srcdoc="{}" style="width:100%;height:36rem;border:0"></iframe>')
+        links = "allow-popups allow-popups-to-escape-sandbox"
+        parts["Units"] += str(frame.format(links, text))
+    return "".join(parts.values()) or NO_EVIDENCE
+
+
+def evidence_text(evidence: Evidence) -> str:
+    """The same tables for a terminal."""
     parts = []
+    for heading, lines in _evidence_tables(evidence).items():
+        table = pd.DataFrame([{name: visible(value) for name, value in line.items()} for line in lines])
+        parts.append(f"{visible(heading)}\n{table.to_string(index=False)}")
+    return "\n\n".join(parts) or NO_EVIDENCE
+
+
+def _evidence_tables(evidence: Evidence) -> dict[str, list[dict[str, Any]]]:
+    """Lines of short tables, by their headings."""
+    tables: dict[str, list[dict[str, Any]]] = {}
     if evidence.held_out is not None:
-        changes = [
+        tables[f"{evidence.held_out.rows} held-out rows"] = [
             {
                 "change": item.told,
                 "answers changed": percent(item.flipped),
@@ -272,9 +293,8 @@ def evidence_html(evidence: Evidence) -> str:
             }
             for item in widened(evidence.held_out).changes
         ]
-        parts.append(html_table(f"{evidence.held_out.rows} held-out rows", changes))
     if evidence.cards:
-        cards = [
+        tables["Units"] = [
             {
                 "unit": card.name,
                 "effect": number(card.mean_effect),
@@ -287,14 +307,11 @@ def evidence_html(evidence: Evidence) -> str:
             }
             for card in evidence.cards
         ]
-        text = _ENVIRONMENT.get_template("cards.html").render(cards=evidence.cards, style=_style())
-        frame = Markup('<iframe sandbox="{}" srcdoc="{}" style="width:100%;height:36rem;border:0"></iframe>')
-        links = "allow-popups allow-popups-to-escape-sandbox"
-        parts += [html_table("Units", cards), str(frame.format(links, text))]
     for told, items in groupby(evidence.steering, lambda item: item.told):
-        continued = [{"prompt": item.prompt, "as it is": item.plain, "changed": item.steered} for item in items]
-        parts.append(html_table(f"Continued with {told}", continued))
-    return "".join(parts) or "No evidence was gathered."
+        tables[f"Continued with {told}"] = [
+            {"prompt": item.prompt, "as it is": item.plain, "changed": item.steered} for item in items
+        ]
+    return tables
 
 
 def _style() -> Markup:
