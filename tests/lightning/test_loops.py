@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def test_checkpoints_by_steps_end_with_the_end(make, tmp_path):
     for name, item in session["model"].named_parameters():
         assert torch.equal(other["model"].get_parameter(name), item), name
     assert it.fit(**make(), loop_cfg=it.LoopConfig(max_steps=12, resume_from="last", **options)).global_step == 12
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_devices_are_announced_where_progress_is(make, monkeypatch, progress):
+    told, handler, logger = [], logging.Handler(), logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    handler.emit = lambda record: told.append(record.getMessage())
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    logging.disable(logging.NOTSET)
+    it.test(**make(), loop_cfg=it.LoopConfig(progress=progress))
+    assert any("GPU available" in text for text in told) is progress
+    assert logger.filters == []
 
 
 def test_checkpoint_callbacks_of_the_user_need_no_run_folder(make, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +84,13 @@ def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopCon
     callbacks = loop_callbacks(cfg, loop, _as_list(given.get("callbacks")))
     saves = any(isinstance(item, ModelCheckpoint) for item in callbacks)
     fixed = {"callbacks": callbacks, "plugins": checkpoint_plugins(given)}
-    trainer = Trainer(**{**_trainer_options(cfg, loop), "enable_checkpointing": saves, **given, **fixed})
     arguments: dict[str, Any] = {"ckpt_path": _checkpoint(cfg, loop), "weights_only": True}
     if loop in ("validate", "test"):
         arguments["verbose"] = cfg.progress
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.nullcontext() if cfg.progress else _announcements_left_out():
+        trainer = Trainer(**{**_trainer_options(cfg, loop), "enable_checkpointing": saves, **given, **fixed})
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a run that goes on
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")  # Lightning's own call
         warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no")  # the data module has all
         if loop != "fit":  # evaluation takes weights alone, no callback's state
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
@@ -110,6 +114,21 @@ def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopCon
         best_checkpoint=next(map(Path, best), None),
         stopped_early=any(item.stopped_epoch > 0 or item.wait_count >= max(1, item.patience) for item in stoppers),
     )
+
+
+@contextlib.contextmanager
+def _announcements_left_out() -> Iterator[None]:
+    """Lightning logs which devices there are, and advice; warnings are shown."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def warns(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+    logger.addFilter(warns)
+    try:
+        yield
+    finally:
+        logger.removeFilter(warns)
 
 
 def _trainer_options(cfg: LoopConfig, loop: str) -> dict[str, Any]:

@@ -194,7 +194,8 @@ class LatentMetrics:
 
     def _repr_html_(self) -> str:
         title = f"{self.run_name} effects{self.told}{self.in_units}, {self.selection}".strip()
-        return html_table(title, self.to_pandas().to_dict("records"), SHOWN)
+        frame = self.to_pandas().rename(columns=lambda name: name.replace("_", " "))
+        return html_table(title, frame.to_dict("records"), SHOWN)
 
 
 def of_objective(objective: str) -> str:
