@@ -105,6 +105,7 @@ def test_no_credential_is_stored(tmp_path):
     model.config.token = model.config.use_auth_token = secret
     model.config._name_or_path = f"https://user:{secret}@example.org/model?token={secret}"
     table(model, store=tmp_path / "store")
+    it.effects(model, tiny_tokenizer(), ROWS, units=UNITS).report(tmp_path / "of-memory.html")
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) > 2
     assert [file.name for file in files if secret.encode() in file.read_bytes()] == []

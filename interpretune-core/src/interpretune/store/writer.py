@@ -30,6 +30,7 @@ from interpretune.store.rows import Rows
 from interpretune.store.sealing import seal
 from interpretune.store.store import AnalysisStore
 from interpretune.store.tables import put_table
+from interpretune.system.credentials import without_credentials
 
 
 def begin_or_go_on(folder: Path, wanted: Manifest) -> None:
@@ -148,11 +149,13 @@ class StoreWriter:
     ) -> tuple[AnalysisStore, StoreWriter]:
         """A store that lives and dies with the process, and its writer; what is written can be read at once.
 
+        What ``about`` says is without credentials, as in files: pages are made of both.
+
         Raises:
             StoreError: A field cannot be stored.
         """
         check_fields(fields)
-        contents = Contents(Manifest(key="", fields=tuple(fields), about=dict(about or {})))
+        contents = Contents(Manifest(key="", fields=tuple(fields), about=without_credentials(about or {})))
         return AnalysisStore(contents), cls(contents, None, contents)
 
     @property
