@@ -28,6 +28,12 @@ def _cell(cell: dict[str, Any]) -> Iterator[str]:
         if "image/png" in shown:
             yield f"![Figure](data:image/png;base64,{shown['image/png'].strip()})"
         elif "text/html" in shown:
-            yield f"<div>\n{shown['text/html']}\n</div>"
+            yield _without_links(f"<div>\n{shown['text/html']}\n</div>")
         else:
-            yield f"<pre>{escape(''.join(output.get('text', '')) or shown.get('text/plain', ''))}</pre>"
+            text = "".join(output.get("text", "")) or shown.get("text/plain", "")
+            yield _without_links(f"<pre>{escape(text)}</pre>")
+
+
+def _without_links(html: str) -> str:
+    """The same HTML, in which no text, such as that of a token, is taken for a Markdown link."""
+    return html.replace("](", "]&#40;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import griffe
 import pytest
 
 from website import reference, repository
+from website.notebooks import notebook_page
 
 NAMES = reference.public_names()
 
@@ -101,6 +103,22 @@ def test_anchors_and_addresses_stay_in_links():
     page = "[a](docs/ablation.md#how) [b](https://nnsight.net/x.md) [c](#here)\n```python runnable\n"
     expected = "[a](ablation.md#how) [b](https://nnsight.net/x.md) [c](#here)\n```python\n"
     assert repository.page_for_site(page, "readme.md") == expected
+
+
+def test_notebooks_are_pages_in_which_outputs_are_no_links():
+    outputs = [
+        {"data": {"text/html": ["<b>](token</b>\n", "<i>x</i>"], "text/plain": "twice"}},
+        {"name": "stdout", "text": ["a < b](c\n"]},
+        {"data": {"image/png": "AAAA\n"}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "[x](../../docs/memory.md)"]},
+        {"cell_type": "code", "source": ["f(x)"], "outputs": outputs},
+    ]
+    page = notebook_page(json.dumps({"cells": cells}))
+    assert page.startswith("# Title\n[x](../../docs/memory.md)\n\n```python\nf(x)\n```\n\n<div>\n<b>]&#40;token</b>")
+    assert "<pre>a &lt; b]&#40;c\n</pre>\n\n![Figure](data:image/png;base64,AAAA)" in page
+    assert "twice" not in page
 
 
 def test_files_that_pages_link_to_are_on_the_site():
