@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from attrs import evolve
 from scipy import stats
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -169,6 +170,7 @@ def test_a_budget_that_ends_too_early_is_told():
     found = smallest_set(effects, share=1.0, pool=8, budget=6)
     assert (found.evaluations, found.reached, found.proven, len(found.units)) == (6, False, False, 1)
     assert "not reached" in repr(found)
+    assert "no share that could be told on held-out rows" in repr(evolve(found, held_out=np.ones((3, 4))))
     nothing = smallest_set(effects, pool=8, budget=1)
     assert (nothing.units, len(nothing.path), nothing.shares().share[0]) == ((), 0, 0.0)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from math import comb
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -104,7 +104,10 @@ class SmallestSet(CircuitResult):
 
     def __repr__(self) -> str:
         n, told = len(self.units), self.shares()
-        reached = [f"{share:.0%} on {name} rows" for name, share in zip(told["rows"], told.share, strict=True)]
+        reached = [
+            f"{'no share that could be told' if math.isnan(share) else format(share, '.0%')} on {name} rows"
+            for name, share in zip(told["rows"], told.share, strict=True)
+        ]
         least = "no smaller set" if self.proven else "a smaller one is not ruled out"
         goal = f"{self.share:.0%} {'reached' if self.reached else 'not reached'}"
         return (
@@ -277,7 +280,7 @@ def _searched(
             best = beam[0]
         if shares.max() >= share - ROUNDING:
             return beam[0], complete
-        complete = complete and len(taken) == comb(n, size)
+        complete = complete and len(taken) == math.comb(n, size)
     return best, False
 
 

@@ -45,7 +45,8 @@ class SetEffects(CircuitResult):
         return frame.assign(sum_of_single=self.summed.mean(-1))
 
     def __repr__(self) -> str:
-        return f"Effects on {self.objective} of {len(self.sets)} sets of units set to {self.value}"
+        n = len(self.sets)
+        return f"Effects on {self.objective} of {n} set{'s' * (n != 1)} of units set to {self.value}"
 
 
 @frozen(eq=False, repr=False)
