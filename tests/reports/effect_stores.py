@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from interpretune.circuits import CircuitEdges, Faithfulness, JudgedMethods, SufficientSet
 from interpretune.evidence import (
     Card,
     Change,
@@ -19,12 +20,16 @@ from interpretune.evidence import (
     ShadedPrompt,
     TokenEffect,
 )
-from interpretune.evidence.stored import write_part
+from interpretune.evidence.stored import write_facts, write_part
 from interpretune.questions.question import FIELDS
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.values import LatentValues
 
 ROWS, SIZES = 40, {"coder": 30, "layers.1.attn_z": 4}
+JUDGED = (
+    *("sign_errors", "wrong_sign", "rank_correlation", "top_overlap", "node_sign_errors"),
+    *("node_rank_correlation", "nodes_needed", "top_faithfulness"),
+)
 STRONG = 7
 """The latent of ``coder`` with the largest effects."""
 
@@ -133,6 +138,75 @@ def keep(folder: Path, evidence: Evidence) -> None:
     for part in ("held_out", "cards", "steering"):
         if facts := getattr(evidence, part):
             write_part(AnalysisStore.open(folder), part, "", facts)
+
+
+def keep_circuit(folder: Path, text: str = "a") -> None:
+    """Write a circuit of three nodes into a store of effects: two latents below a head.
+
+    Args:
+        folder: The store.
+        text: What the names of units contain.
+    """
+    nodes = (f"coder latent {STRONG}", f"coder latent 3 {text}", "layers.1.attn_z head 2")
+    told = {"objective": f"logit_diff {text}", "unit": "logits", "value": "zero"}
+    rows = np.linspace(1, 3, 10)
+    half = np.stack([rows, rows * 0, rows * 0.9])
+    parts: dict[str, Any] = {
+        "edges": CircuitEdges(
+            **told,
+            units=nodes,
+            sets=("coder", "coder", "layers.1.attn_z"),
+            ids=(STRONG, 3, 2),
+            kinds=("latent", "latent", "head"),
+            layers=(0, 0, 1),
+            heights=(0, 0, 1),
+            node_effect=np.array([[0.5, -0.1, 0.2], [0.4, -0.2, 0.1], [0.6, 0.0, 0.3]]),
+            node_gradient=np.array([0.4, 0.1, 0.2]),
+            sources=(0, 1),
+            targets=(2, 2),
+            effect=np.array([[0.3, 0.1], [0.2, 0.0], [0.4, 0.2]]),
+            size=np.array([0.3, 0.1]),
+            gradient=np.array([np.nan, np.nan]),
+        ),
+        "sufficient": SufficientSet(
+            **told,
+            share=0.8,
+            reached=True,
+            units=nodes[:1],
+            path=np.array([0.9]),
+            search="greedy",
+            proven=False,
+            evaluations=4,
+            budget=10,
+            pool=nodes,
+            pool_told="3 units",
+            found_on=half,
+            held_out=half * 1.5,
+        ),
+        "faithfulness": Faithfulness(
+            **told,
+            rankings=("exact", text),
+            sizes=(1, 2, 3),
+            units=3,
+            pool_told="3 units",
+            model=rows,
+            nothing=rows * 0,
+            kept=np.stack([rows * share for share in (0.5, 0.9, 1, 0.2, 0.4, 1)]).reshape(2, 3, -1),
+            left_out=np.zeros((2, 3, 10)),
+        ),
+        "methods": JudgedMethods(
+            **told,
+            methods=("exact", text),
+            units=3,
+            pool_told="3 units",
+            top=20,
+            share=0.8,
+            **{name: np.array([0.0, 0.25]) for name in JUDGED},
+        ),
+    }
+    store = AnalysisStore.open(folder)
+    for part, facts in parts.items():
+        write_facts(store, f"circuit_{part}", "", facts)
 
 
 def change(name: Any, flipped: float, *, control: bool = False, among: int = 49) -> Change:

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from interpretune.evidence import Evidence
 from interpretune.reports.page.html_page import Page
-from tests.reports.effect_stores import ROWS, STRONG, card, continuation, held_out, keep, write_effects
+from tests.reports.effect_stores import ROWS, STRONG, card, continuation, held_out, keep, keep_circuit, write_effects
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: `make browser` installs it")
@@ -90,6 +90,49 @@ def test_a_page_sorts_and_opens_its_cards(tmp_path, opened):
         assert (sum(channels(ink)) > sum(channels(paper))) == (colours == "dark")
 
 
+def test_a_node_of_the_circuit_shows_its_edges_and_its_card(tmp_path, opened):
+    store = write_effects(tmp_path / "exact")
+    units = Page.of([store]).ranking.units[:2]
+    keep(store, Evidence(cards=tuple(evolve(card(), name=x.name, units=x.units, unit=x.unit) for x in units[::-1])))
+    keep_circuit(store)
+    page = Page.of([store])
+    said = "Of the 3 top units, 1 is enough (coder latent 7): with the other 2, each set to zero, it keeps 90"
+    assert page.answer.sentences[-1].startswith(said)
+    assert page.answer.sentences[-1].endswith("to the difference of logits, on 10 held-out rows.")
+    shown = opened(page.write(tmp_path / "page.html"))
+    assert "circuit" in shown.locator("nav").inner_text().lower()
+    nodes, edges = shown.locator("svg.graph .node"), shown.locator("svg.graph .edge")
+    assert (nodes.count(), edges.count()) == (3, 5)
+    heights = nodes.evaluate_all("all => all.map(one => one.getBoundingClientRect().top)")
+    assert heights[0] == heights[1] > heights[2]
+    titles = edges.locator("title").all_text_contents()
+    assert f"coder latent {STRONG} on layers.1.attn_z head 2: exact 0.3 (0.2 to 0.4), by the gradient none" in titles
+    assert any(title.endswith("by the gradient 0.1, other sign") for title in titles)
+    told = shown.locator(".told > div:visible")
+    assert told.count() == 0
+    opens = shown.locator(f"#card-{[x.unit for x in units if x.units == 'coder'].index(STRONG) + 1}")
+    opens.evaluate("one => { one.open = false; }")
+    nodes.first.focus()
+    shown.keyboard.press("Enter")
+    assert nodes.first.get_attribute("aria-pressed") == "true"
+    assert edges.evaluate_all("all => all.filter(one => one.classList.contains('on')).length") == 2
+    assert "exact 0.5 (0.4 to 0.6), by the gradient 0.4" in told.inner_text()
+    assert opens.get_attribute("open") is not None
+    nodes.nth(2).click()
+    assert told.locator("h4").inner_text() == "layers.1.attn_z head 2"
+    nodes.nth(2).click()
+    assert told.count() == 0
+    assert shown.evaluate("document.documentElement.scrollWidth") == 380
+    assert shown.locator("table.judged tbody tr").first.inner_text().split("\t") == [
+        "exact",
+        "0\u00a0%",
+        "0",
+        "0\u00a0%",
+        "2",
+    ]
+    assert shown.locator("svg .curve").count() == 2
+
+
 def channels(colour):
     return [int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
 
@@ -106,13 +149,25 @@ def test_what_attacks_a_page_is_shown_as_text(tmp_path, opened):
     )
     cards = (card(ATTACK, f"coder {ATTACK} {STRONG}", url="javascript:alert(1)"), card(ATTACK, ATTACK, ATTACK))
     keep(store, Evidence(cards=cards, steering=(continuation(ATTACK),)))
+    keep_circuit(store, ATTACK)
     page = Page.of([store])
     shown = opened(page.write(tmp_path / "page.html"))
+    shown.locator("svg.graph .node").nth(1).click()
     assert shown.title() != "taken"
     assert shown.locator("img, iframe, object").count() == 0
     assert shown.locator("script").count() == 1
     assert shown.locator("details.card a").count() == 0
     attack = ATTACK.replace("\u202e", "\ufffd").replace("\x07", "\ufffd")
     assert attack in shown.locator("h1").text_content() or attack.split("/")[-1] in shown.locator("h1").text_content()
-    for place in (".prompts", ".tokens", ".changed", "#steering", "table.sortable", ".made"):
+    for place in (
+        ".prompts",
+        ".tokens",
+        ".changed",
+        "#steering",
+        "table.sortable",
+        ".made",
+        ".told",
+        "svg .curve",
+        ".judged",
+    ):
         assert attack in shown.locator(place).first.text_content()

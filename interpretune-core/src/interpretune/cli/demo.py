@@ -6,18 +6,14 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
-from pathlib import Path
-from typing import Any
 
-from attrs import frozen
 from rich.console import Console
 
 from interpretune.cli.demo_rows import demo_rows
-from interpretune.cli.report import WrittenReport, plain, write_report
-from interpretune.cli.run import RunReport, run_analyses
+from interpretune.cli.reported import Reported, page_file, run_and_report
 from interpretune.cli.run_config import read_run
 from interpretune.config.shared import ITSharedConfig
-from interpretune.errors import ConfigurationError, ModelLoadError
+from interpretune.errors import ModelLoadError
 from interpretune.models.offline_model import offline_model
 from interpretune.models.tokenizer import load_tokenizer
 
@@ -25,25 +21,7 @@ AGREEMENT, OTHER_ROWS = "agreement.yaml", "rows.yaml"
 """The files: the question of the demo, and one for any rows."""
 
 
-@frozen(eq=False)
-class Demo:
-    """What the demo did.
-
-    Attributes:
-        run: The analyses.
-        report: The page of their stores.
-    """
-
-    run: RunReport
-    report: WrittenReport
-
-    def as_dict(self) -> dict[str, Any]:
-        """For programs."""
-        told: dict[str, Any] = plain({**self.run.as_dict(), **self.report.as_dict()})
-        return told
-
-
-def run_demo(options: argparse.Namespace, further: Sequence[str], progress: Console) -> Demo:
+def run_demo(options: argparse.Namespace, further: Sequence[str], progress: Console) -> Reported:
     """Run the analyses of the file, and write the page.
 
     Args:
@@ -55,27 +33,11 @@ def run_demo(options: argparse.Namespace, further: Sequence[str], progress: Cons
         InterpretuneError: What is wrong.
         ArgumentError: A further option is wrong.
     """
-    page = _page_file(options.output)
+    page = page_file(options.output / "page.html", "--output")
     name = AGREEMENT if options.data is None else OTHER_ROWS
     with as_file(files("interpretune").joinpath(f"cli/demo_files/{name}")) as file:
         config = read_run([str(file), *_overrides(options, further), *further])
-    run = run_analyses(config, progress)
-    return Demo(run, write_report([Path(item["folder"]) for item in run.analyses], page))
-
-
-def _page_file(output: Path) -> Path:
-    """Where the page goes, checked before anything costs time; that of an earlier run is removed."""
-    path = output / "page.html"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.touch()
-        path.unlink()
-    except OSError as error:
-        raise ConfigurationError(
-            f"The output folder {output} cannot be written ({error.strerror}). Name another with --output."
-        ) from error
-    return path
+    return run_and_report(config, page, progress)
 
 
 def _overrides(options: argparse.Namespace, further: Sequence[str]) -> Iterator[str]:

@@ -20,13 +20,14 @@ from interpretune.system.credentials import text_without_credentials
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
+CIRCUIT_USAGE = "interpretune circuit CONFIG.yaml [--NAME VALUE ...] [-o PAGE] [--verbose] [--dry-run] [--json]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with these arguments, or those of the process; returns the exit status."""
     parser = _parser()
     options, further = parser.parse_known_args(arguments)
-    if further and options.run is not _demo:  # which leaves others to `interpretune run`
+    if further and options.run not in (_demo, _circuit):  # which leave others to `interpretune run`
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     options.further = further
     try:
@@ -126,6 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--verbose", action="store_true", help="print the whole ranking and the cards")
     demo.add_argument("--json", action="store_true", help="print JSON")
     demo.set_defaults(run=_demo)
+
+    circuit = commands.add_parser(
+        "circuit",
+        usage=CIRCUIT_USAGE,
+        help="run a configuration file whose analyses have a `circuit`, show it, and make a page",
+        epilog="All options of `interpretune run` can be given too, such as --limit 16.",
+        allow_abbrev=False,
+    )
+    circuit.add_argument(
+        "-o", "--output", type=Path, default=Path("page.html"), help="file of the page (default: %(default)s)"
+    )
+    circuit.add_argument("--verbose", action="store_true", help="print all nodes and edges")
+    circuit.set_defaults(run=_circuit)
 
     report = commands.add_parser(
         "report",
@@ -335,7 +349,13 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _circuit(options: argparse.Namespace) -> int:
+    return _run(options)
+
+
 def _run(options: argparse.Namespace) -> int:
+    """Run a file, for `interpretune run` and `interpretune circuit`."""
+    of_circuit = options.run is _circuit
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # modules of users; at the end, so that they hide no installed one
     if not sys.stderr.isatty():
@@ -345,21 +365,25 @@ def _run(options: argparse.Namespace) -> int:
     from interpretune.cli.run_config import USAGE, read_run
 
     try:
-        config = read_run(options.arguments)
+        config = read_run(options.further if of_circuit else options.arguments)
     except argparse.ArgumentError as error:
-        argparse.ArgumentParser(prog="interpretune run", usage=USAGE).error(str(error))
+        usage = CIRCUIT_USAGE if of_circuit else USAGE
+        argparse.ArgumentParser(prog="interpretune", usage=usage).error(str(error))
     _quiet_libraries()
-    from interpretune.cli.run import run_analyses
+    from interpretune.cli.circuit import run_circuit
+    from interpretune.cli.run import RunReport, run_analyses
 
+    progress = Console(stderr=True, markup=False)
     try:
-        report = run_analyses(config, Console(stderr=True, markup=False))
+        report = run_circuit(config, options.output, progress) if of_circuit else run_analyses(config, progress)
     except KeyboardInterrupt:
         if config.dry_run:
             raise
         print("interrupted; the same command goes on where this run was stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(report.as_dict(), indent=1) if config.json else report.text)
+        told = report.text if isinstance(report, RunReport) else report.text(verbose=options.verbose)
+        print(json.dumps(report.as_dict(), indent=1) if config.json else told)
     return 0
 
 

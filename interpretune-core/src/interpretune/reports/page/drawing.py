@@ -67,9 +67,9 @@ def histogram(edges: Sequence[float], counts: Sequence[int]) -> Markup:
                 x, base - height, max(width - 1, 0.8), height, f"{number(low)} to {number(high)}: {count:,} tokens"
             )
         )
-    drawn += [_text(LEFT + wide * across.at(tick) / 100, HEIGHT - 6, number(tick), "middle") for tick in across.ticks]
-    drawn += [_text(LEFT - 6, TOP + 4, f"{most:,}", "end"), _text(LEFT - 6, base, "0", "end")]
-    return _svg(drawn, f"Histogram of activations: {sum(counts):,} tokens, at most {most:,} in a bin")
+    drawn += [text_at(LEFT + wide * across.at(tick) / 100, HEIGHT - 6, number(tick), "middle") for tick in across.ticks]
+    drawn += [text_at(LEFT - 6, TOP + 4, f"{most:,}", "end"), text_at(LEFT - 6, base, "0", "end")]
+    return svg(drawn, f"Histogram of activations: {sum(counts):,} tokens, at most {most:,} in a bin")
 
 
 def dose(doses: Sequence[Dose]) -> Markup:
@@ -84,7 +84,7 @@ def dose(doses: Sequence[Dose]) -> Markup:
     for tick in up.ticks:
         y = base - (base - TOP) * up.at(tick) / 100
         drawn.append(Markup('<line class="rule" x1="{}" y1="{:.1f}" x2="{}" y2="{:.1f}"/>').format(LEFT, y, WIDTH, y))
-        drawn.append(_text(LEFT - 6, y + 4, number(tick), "end"))
+        drawn.append(text_at(LEFT - 6, y + 4, number(tick), "end"))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     drawn.append(Markup('<polyline class="stroke" points="{}"/>').format(path))
     for (x, y), item in zip(places, doses, strict=True):
@@ -92,19 +92,21 @@ def dose(doses: Sequence[Dose]) -> Markup:
         drawn.append(
             Markup('<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="3.2"><title>{}</title></circle>').format(x, y, told)
         )
-        drawn.append(_text(x, HEIGHT - 18, f"\u00d7{number(item.factor)}", "middle"))
+        drawn.append(text_at(x, HEIGHT - 18, f"\u00d7{number(item.factor)}", "middle"))
         if not math.isnan(item.share_correct):
-            drawn.append(_text(x, HEIGHT - 4, percent(item.share_correct), "middle"))
+            drawn.append(text_at(x, HEIGHT - 4, percent(item.share_correct), "middle"))
     told = "; ".join(f"{number(item.factor)} times: {number(item.objective)}" for item in doses)
-    return _svg(drawn, f"Objective by multiples of the activation: {told}")
+    return svg(drawn, f"Objective by multiples of the activation: {told}")
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
+def text_at(x: float, y: float, text: str, anchor: str) -> Markup:
+    """A text at a place; ``anchor`` says which end of it."""
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
 
 
-def _svg(drawn: Sequence[Markup], told: str) -> Markup:
+def svg(drawn: Sequence[Markup], told: str, width: int = WIDTH, height: int = HEIGHT) -> Markup:
+    """A drawing with what it shows in words."""
     inside = Markup("").join(drawn)
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, escape(told), inside
+        width, height, escape(told), inside
     )

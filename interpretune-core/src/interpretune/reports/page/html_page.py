@@ -16,12 +16,15 @@ import pandas as pd
 from attrs import define, evolve, field
 from markupsafe import Markup
 
+from interpretune.circuits import Circuit
 from interpretune.errors import OutputError
 from interpretune.evidence import Card, Continuation, Evidence, HeldOut, ShadedPrompt
 from interpretune.questions.result import Effects
 from interpretune.reports.page import drawing
 from interpretune.reports.page.answer import Answer, Gathered, answer, objective_words, rows_of, widened
 from interpretune.reports.page.belonging import PageStores
+from interpretune.reports.page.circuit import CircuitView
+from interpretune.reports.page.curves import curves
 from interpretune.reports.page.origin import Origin, model_name, origin, units_of
 from interpretune.reports.page.ranking import Ranking, rank
 from interpretune.reports.page.text import interval, number, percent, percents, set_to, visible, web, window
@@ -69,6 +72,7 @@ class Page:
         answer: What was found.
         rows: Rows of the question.
         gathered: Evidence of the stores.
+        circuits: Circuits of the stores.
     """
 
     stores: PageStores
@@ -76,6 +80,7 @@ class Page:
     answer: Answer
     rows: pd.DataFrame
     gathered: tuple[Gathered, ...] = ()
+    circuits: tuple[CircuitView, ...] = ()
     _path: Path = field(default=Path("page.html"), init=False)
 
     @classmethod
@@ -90,7 +95,11 @@ class Page:
         ranking = rank(given.results, given.approximations, n_units)
         first = given.results[0]
         rows, gathered = first.rows(), tuple(map(_gathered, range(len(given.results)), given.results))
-        return cls(given, ranking, answer(first.question, rows, ranking, gathered), rows, gathered)
+        circuits = tuple(item for item in map(_circuit, range(len(given.results)), given.results) if item.found)
+        said = answer(first.question, rows, ranking, gathered)
+        of_sets = [sentence for item in circuits for sentence in item.sentences]
+        said = evolve(said, sentences=(*said.sentences, *of_sets))
+        return cls(given, ranking, said, rows, gathered, circuits)
 
     def write(self, path: str | Path) -> Path:
         """Write the page.
@@ -121,7 +130,8 @@ class Page:
             cards = cards[: len(cards) // 2]
 
     def _rendered(self, cards: Cards) -> str:
-        script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+        files = ["sort.js", *(["graph.js"] if self.circuits else [])]
+        script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in files)
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         units = self.ranking.units
         keys = [(store, card.units, card.unit) for store, card in cards]
@@ -325,6 +335,12 @@ def _gathered(number: int, effects: Effects) -> Gathered:
     return Gathered(number, f"{units_of(told)}, each {set_to(told['value'])}", evolve(found, held_out=held_out))
 
 
+def _circuit(number: int, effects: Effects) -> CircuitView:
+    told = effects.question
+    of, what = f"{units_of(told)}, each {set_to(told['value'])}", objective_words(told)
+    return CircuitView(number, of, Circuit.of(effects.store), what, str(told["unit"]))
+
+
 def _gist(card: Card, *, suppressed: bool = False) -> list[str]:
     direct, total = (
         (card.suppressed_direct, card.suppressed_total) if suppressed else (card.promoted_direct, card.promoted_total)
@@ -350,3 +366,4 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {item.__name__: item for item in (interval, number, percent, web, window)}
 _ENVIRONMENT.globals |= {"most_changed": MOST_CHANGED, "histogram": drawing.histogram, "dose": drawing.dose}
+_ENVIRONMENT.globals["curves"] = curves

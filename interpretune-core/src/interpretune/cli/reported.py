@@ -1,0 +1,68 @@
+"""A run and the page of its stores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from rich.console import Console
+
+from interpretune.cli.report import WrittenReport, plain, write_report
+from interpretune.cli.run import RunReport, run_analyses
+from interpretune.cli.run_config import RunConfig
+from interpretune.errors import ConfigurationError
+
+
+@frozen(eq=False)
+class Reported:
+    """What was done.
+
+    Attributes:
+        run: The analyses.
+        report: The page of their stores.
+    """
+
+    run: RunReport
+    report: WrittenReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        told: dict[str, Any] = plain({**self.run.as_dict(), **self.report.as_dict()})
+        return told
+
+
+def run_and_report(config: RunConfig, page: Path, progress: Console, names: Collection[str] | None = None) -> Reported:
+    """Run the analyses, and write the page of their stores.
+
+    Args:
+        config: What is run.
+        page: The file.
+        progress: Where progress goes.
+        names: Analyses that the page is of; None: all.
+
+    Raises:
+        InterpretuneError: What is wrong.
+    """
+    run = run_analyses(config, progress)
+    folders = [Path(item["folder"]) for item in run.analyses if names is None or item["name"] in names]
+    return Reported(run, write_report(folders, page))
+
+
+def page_file(path: Path, option: str) -> Path:
+    """Where the page goes, checked before anything costs time; that of an earlier run is removed.
+
+    Raises:
+        ConfigurationError: It cannot be written; ``option`` names another place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The output folder {path.parent} cannot be written ({error.strerror}). Name another with {option}."
+        ) from error
+    return path
