@@ -1,4 +1,4 @@
-"""The command line: ``interpretune run | report | export | demo | adapters | explain | hooks | tasks | new-adapter``.
+"""The command line: ``interpretune run | circuit | report | export | demo`` and further commands.
 
 Exit status: 0 done, 1 an error that is explained, 2 a wrong command line, 130 interrupted.
 """
@@ -367,8 +367,8 @@ def _run(options: argparse.Namespace) -> int:
     try:
         config = read_run(options.further if of_circuit else options.arguments)
     except argparse.ArgumentError as error:
-        usage = CIRCUIT_USAGE if of_circuit else USAGE
-        argparse.ArgumentParser(prog="interpretune", usage=usage).error(str(error))
+        name, usage = ("circuit", CIRCUIT_USAGE) if of_circuit else ("run", USAGE)
+        argparse.ArgumentParser(prog=f"interpretune {name}", usage=usage).error(str(error))
     _quiet_libraries()
     from interpretune.cli.circuit import run_circuit
     from interpretune.cli.run import RunReport, run_analyses
