@@ -21,6 +21,7 @@ from interpretune.evidence import gathering
 from interpretune.evidence.chosen import active_units, others, top_units
 from interpretune.store.tables import put_table
 from interpretune.testing.tiny_models import NAMES, NOUNS, tiny_llama, tiny_tokenizer
+from tests.many_threads import run_together
 from tests.question_sessions import session_of
 from tests.tiny_latents import RandomDictionary
 
@@ -79,6 +80,15 @@ def test_parts_are_kept_and_gathered_anew_one_by_one(gathered, folder, monkeypat
     monkeypatch.setattr(gathering, "steered", steered)
     it.evidence_of(asked(store=folder), held_out=HELD_OUT[:1], **{**FEW, "new_tokens": 3, "top": 2, "cards": 0})
     assert made == ["steering", "held_out_proof"]
+
+
+def test_two_threads_get_the_evidence_that_each_asks_for(tmp_path):
+    effects = asked(store=tmp_path / "store")
+
+    def asks(cards: int) -> Callable[[], list[int]]:
+        return lambda: [len(it.evidence_of(effects, **{**FEW, "steer": 0, "cards": cards}).cards) for _ in range(3)]
+
+    assert run_together(asks(1), asks(2)) == [[1, 1, 1], [2, 2, 2]]
 
 
 def test_evidence_of_other_effects_is_refused(gathered, folder, tmp_path):

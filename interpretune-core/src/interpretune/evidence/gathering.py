@@ -60,23 +60,22 @@ def evidence_of(
         DataError: Held-out rows cannot be read, are rows of the question, or have no two answers.
         StoreError: The store cannot be written.
     """
-    jobs = _jobs(
-        effects,
-        held_out=held_out,
-        answers=answers,
-        correct=correct,
-        top=top,
-        cards=cards,
-        steer=steer,
-        new_tokens=new_tokens,
-        seed=seed,
-    )
-    assert effects.asked is not None
-    with effects.asked.held(), torch.no_grad():
+    with question_asked(effects).held(), torch.no_grad():
+        jobs = _jobs(
+            effects,
+            held_out=held_out,
+            answers=answers,
+            correct=correct,
+            top=top,
+            cards=cards,
+            steer=steer,
+            new_tokens=new_tokens,
+            seed=seed,
+        )
         for job in jobs:
             if not job.done:
                 write_part(effects.store, job.part, job.key, job.gather())
-    return Evidence(**read_parts(effects.store, [job.part for job in jobs]))
+        return Evidence(**read_parts(effects.store, [job.part for job in jobs]))
 
 
 def parts_to_gather(effects: Effects, **settings: Any) -> list[str]:
