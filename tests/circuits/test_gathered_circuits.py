@@ -155,3 +155,11 @@ def test_settings_of_circuits_that_are_wrong_are_refused(circuit, words):
         CircuitCfg(**circuit)
     with pytest.raises(it.ConfigurationError, match=r"circuit stands on exact effects, and the method is gradient"):
         QuestionCfg(units="heads", method="gradient", circuit=CircuitCfg())
+
+
+def test_parts_of_other_settings_are_not_those_of_a_call(model):
+    effects = it.effects(model, tiny_tokenizer(), ROWS, units=it.Heads(0))
+    few: dict[str, Any] = {"sets": (), "methods": (), "edges": 0}
+    assert circuit_of(effects, **few, pairs=3).pairs is not None
+    assert circuit_of(effects, **few, shapley=2, permutations=1).pairs is None
+    assert Circuit.of(effects.store).pairs is not None

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from interpretune.circuits.curves import Faithfulness, faithfulness
 from interpretune.circuits.exact_edges import CircuitEdges, edges_of
@@ -168,14 +168,18 @@ def circuit_of(
         StoreError: The store cannot be written.
     """
     settings = {name: value for name, value in locals().items() if name != "effects"}
-    jobs, key = _jobs(effects, settings)
     store = effects.store
-    if _is_gathered(store, key):
-        return Circuit.of(store)
-    missing = list(filter(None, map(_why_not, jobs.values())))
-    there = {part: found for part in jobs if (found := _key_there(store, part)) is not None}
-    write_facts(store, GATHERED, key, _Gathered(tuple(there), tuple(there.values()), tuple(dict.fromkeys(missing))))
-    return Circuit.of(store)
+    with question_asked(effects).held():
+        jobs, key = _jobs(effects, settings)
+        if not _is_gathered(store, key):
+            why_not = {part: _why_not(job) for part, job in jobs.items()}
+            done = [part for part, why in why_not.items() if not why]
+            missing = dict.fromkeys(filter(None, why_not.values()))
+            told = _Gathered(tuple(done), tuple(str(_key_there(store, part)) for part in done), tuple(missing))
+            write_facts(store, GATHERED, key, told)
+        asked = read_facts(store, GATHERED, _Gathered).parts
+        others: dict[str, Any] = dict.fromkeys(PARTS.keys() - {*asked})  # of a call with other settings
+        return evolve(Circuit.of(store), **others)
 
 
 def parts_of_circuit(effects: Effects, **settings: Any) -> list[str]:
