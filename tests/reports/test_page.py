@@ -17,7 +17,7 @@ from interpretune.errors import OutputError, StoreError
 from interpretune.evidence import Evidence
 from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.questions.result import Effects
-from interpretune.reports.page.answer import widened
+from interpretune.reports.page.answer import answer, widened
 from interpretune.reports.page.html_page import Page, write_page
 from interpretune.reports.page.ranking import _apart
 from tests.reports.effect_stores import (
@@ -84,6 +84,26 @@ def test_what_was_found_is_said_with_its_numbers(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("sure", "headline", "sentence"),
+    [
+        ({0, 1}, "have the largest effects of 34 units", "the largest effects have"),
+        (
+            {1, 2},
+            "have the largest effects that are told apart from 0 of 34",
+            "the largest effects that are told apart",
+        ),
+        ({2}, "has the only effect that is told apart from 0, of 34", "the largest effects that are told apart"),
+    ],
+)
+def test_effects_below_unsure_ones_are_not_called_largest(stores, sure, headline, sentence):
+    page = Page.of(stores)
+    units = tuple(evolve(item, sure=i in sure) for i, item in enumerate(page.ranking.units))
+    found = answer(page.stores.results[0].question, page.rows, evolve(page.ranking, units=units), [])
+    assert headline in found.headline
+    assert sentence in str(found)
+
+
 def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
     told = str(found_by(tmp_path / "exact", held_out(), turned=True))
     assert re.search(
@@ -96,8 +116,8 @@ def test_a_unit_for_one_answer_is_told_by_answers(tmp_path):
     [
         ({"wrong": 20}, held_out(), "no better than chance"),
         ({"strength": 0.0}, None, "no effect of 34 units is told apart from 0"),
-        ({}, held_out(ablated=0.2, control=0.15), "no more than others drawn at random"),
-        ({}, held_out(ablated=1.0, control=0.0, rows=2), "no more than others drawn at random"),
+        ({}, held_out(ablated=0.2, control=0.15), "not told apart from others drawn at random"),
+        ({}, held_out(ablated=1.0, control=0.0, rows=2), "not told apart from others drawn at random"),
     ],
 )
 def test_it_says_that_nothing_was_found(tmp_path, options, proof, reason):

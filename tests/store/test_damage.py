@@ -41,6 +41,8 @@ def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
 def test_a_folder_of_stores_names_them_and_a_file_is_none(folder: Path) -> None:
     with pytest.raises(StoreError, match=f"These in it are: {folder}."):
         AnalysisStore.open(folder.parent)
+    with pytest.raises(StoreError, match=f"These in it are: {folder}."):
+        AnalysisStore.open(folder.parent.parent)
     with pytest.raises(StoreError, match="is a file; a store is a folder"):
         AnalysisStore.open(folder / "manifest.json")
 

@@ -237,7 +237,7 @@ def _content(text: str) -> dict[str, Any]:
 def _lacks_manifest(folder: Path) -> str:
     if not folder.exists():
         return "there is no such folder. Check the path."
-    inside = sorted(str(item.parent) for item in folder.glob(f"*/{MANIFEST}"))
+    inside = sorted(str(item.parent) for depth in ("*", "*/*") for item in folder.glob(f"{depth}/{MANIFEST}"))
     hint = f" These in it are: {', '.join(inside[:5])}{' ...' * (len(inside) > 5)}." if inside else ""
     return f"it has no {MANIFEST}.{hint}"
 

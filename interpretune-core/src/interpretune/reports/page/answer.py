@@ -85,9 +85,10 @@ def answer(told: Mapping[str, Any], rows: pd.DataFrame, ranking: Ranking, gather
         )
     if doubts:
         return Answer(False, f"Nothing was found: {doubts[0]}.", sentences)
-    sure = [item.name for item in ranking.units if item.sure][:2]
-    verb = "have the largest effects" if len(sure) > 1 else "has the only effect that is told apart from 0,"
-    return Answer(True, f"{' and '.join(sure)} {verb} of {ranking.compared:,} units.", sentences)
+    sure = [item for item in ranking.units if item.sure][:2]
+    verb = f"have the {_largest(ranking, sure)}" if len(sure) > 1 else "has the only effect that is told apart from 0,"
+    names = " and ".join(item.name for item in sure)
+    return Answer(True, f"{names} {verb} of {ranking.compared:,} units.", sentences)
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
@@ -161,11 +162,17 @@ def _drivers(told: Mapping[str, Any], ranking: Ranking) -> tuple[str, str]:
         "changed alone" if len({str(item.value) for item in ranking.units}) > 1 else f"{set_to(sure[0].value)} alone"
     )
     how = METHODS.get(sure[0].method) or alone
-    listed = _listed(told, sure[:NAMED], ranking.answers)
-    sentence = f"Of {ranking.compared:,} units, each {how}, the largest effects have {listed}."
+    listed, largest = _listed(told, sure[:NAMED], ranking.answers), _largest(ranking, sure[:NAMED])
+    sentence = f"Of {ranking.compared:,} units, each {how}, the {largest} have {listed}."
     if NAMED < len(sure) < len(ranking.units):
         sentence += f" Of the {len(ranking.units)} shown, {len(sure)} are told apart from 0."
     return sentence, ""
+
+
+def _largest(ranking: Ranking, sure: Sequence[Ranked]) -> str:
+    """What the effects of units that are sure are called: units above them may not be."""
+    at_the_top = all(item.sure for item in ranking.units[: len(sure)])
+    return "largest effects" if at_the_top else "largest effects that are told apart from 0"
 
 
 def _listed(told: Mapping[str, Any], units: Sequence[Ranked], answers: Sequence[str]) -> str:
@@ -230,7 +237,7 @@ def _proof(held: HeldOut) -> tuple[str, str]:
         return sentence, ""
     return (
         f"{sentence} The two are not told apart.",
-        "on held-out rows the top units do no more than others drawn at random",
+        "on held-out rows the top units are not told apart from others drawn at random",
     )
 
 
