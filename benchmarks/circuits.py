@@ -279,6 +279,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="calls that are timed (default: %(default)s)")
     parser.add_argument("--tasks", nargs="+", default=["agreement", "ioi", "greater_than"])
     parser.add_argument("--layer", type=int, default=25, help="whose neurons are judged (default: %(default)s)")
+    parser.add_argument("--component-rows", type=int, default=4, help="rows with patched components (%(default)s)")
     parser.add_argument("--graph-rows", type=int, default=4, help="rows with attribution graphs (default: %(default)s)")
     parser.add_argument("--graph-width", type=int, default=1024, help="latents of a transcoder (default: %(default)s)")
     parser.add_argument("--graph-alive", type=int, default=8, help="of these alive at a token (default: %(default)s)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,9 +15,14 @@ import interpretune as it
 from benchmarks.dictionaries import FittedDictionary
 from benchmarks.questions import Asked
 from benchmarks.workload import FITTED_ON, Workload, tokenized
-from interpretune.circuits import faithfulness, judge_methods
+from interpretune.circuits import judge_methods
+from interpretune.circuits.curves import curves_of
 from interpretune.circuits.judging import held_against
+from interpretune.circuits.rankings import by_unit
+from interpretune.circuits.result import rows_held_out
+from interpretune.circuits.unit_pool import UnitPool
 from interpretune.questions import PromptRow
+from interpretune.questions.one_call import question_of
 from interpretune.tasks import find_task
 
 TOP = 20
@@ -75,7 +80,8 @@ class Judge:
 
     def components(self) -> pd.DataFrame:
         """EAP and EAP-IG of heads, MLPs and the embedding, set to what they are in the corrupted prompts."""
-        rows = self.asked.rows
+        n = self.options.component_rows  # all components of all rows are whole forwards
+        rows, others = self.asked.rows[:n], self.others[:n]
         exact = it.node_patching(*self._who, rows).to_pandas()
         nodes = it.component_edges(*self._who, rows, method=["eap", "eap_ig"]).nodes()
         unit = ["units", "unit"]
@@ -85,8 +91,11 @@ class Judge:
         n_layers = self.asked.work.backend.n_layers
         names = ["layers.0.resid_pre", *(f"layers.{layer}.mlp_out" for layer in range(n_layers))]
         every = [it.Heads(), *map(it.Vector, names)]
-        pool = it.effects(*self._who, rows, units=every, value="corrupted", positions="each", budget=1)
-        curves = faithfulness(pool, self.others, rankings=numbers, sizes=[*SIZES, len(numbers["eap"])], draws=0)
+        question = question_of(*self._who, rows, units=every, value="corrupted", positions="each")
+        pool, unseen = UnitPool.of_all(question), rows_held_out(question, others, "answers", "correct")
+        scores = {name: by_unit(frame, pool, n) for name, frame in numbers.items()}
+        with question.held(), torch.no_grad():
+            curves = curves_of(question, unseen, scores, [*SIZES, len(pool)], draws=0, seed=0)
         told = [
             {"method": name, **held_against(numbers["exact"], frame, TOP), "nodes_for_80": curves.nodes_for(0.8)[name]}
             for name, frame in numbers.items()
@@ -128,28 +137,29 @@ def judged(work: Workload, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The table: a line for each task, kind of units and method."""
     judges = {task: Judge.of(work, task, options) for task in options.tasks}
     texts = [str(row.prompt) for judge in judges.values() for row in judge.others]
-    transcoders = fitted_transcoders(work, texts, options) if options.graph_rows else []
+    transcoders = fitted_transcoders(work, Asked.of(work, []).tokenizer, texts, options)
+    kinds: dict[str, Callable[[Judge], pd.DataFrame]] = {
+        "heads": lambda judge: judge.gradients(it.Heads()),
+        "components, patched": Judge.components,
+        "latents of two dictionaries": lambda judge: judge.gradients(work.dictionaries),
+        "latents of transcoders": lambda judge: judge.graphs(transcoders),
+        f"neurons of layer {options.layer}": lambda judge: judge.gradients(it.Neurons(options.layer)),
+    }
     found: list[dict[str, Any]] = []
-    for task, judge in judges.items():
-        kinds = {
-            "heads": lambda: judge.gradients(it.Heads()),  # noqa: B023
-            f"neurons of layer {options.layer}": lambda: judge.gradients(it.Neurons(options.layer)),  # noqa: B023
-            "latents of two dictionaries": lambda: judge.gradients(work.dictionaries),  # noqa: B023
-            "components, patched": judge.components,
-        }
-        if transcoders:
-            kinds["latents of transcoders"] = lambda: judge.graphs(transcoders)  # noqa: B023
-        for units, measure in kinds.items():
-            table = measure()
+    for units, measure in kinds.items():
+        for task, judge in judges.items():
+            table = measure(judge)
             lines = table.astype(object).where(table.notna(), None).to_dict("records")
             found += [{"task": task, "units": units, **_plain(line)} for line in lines]
             print(task, units, table.to_string(), sep="\n", flush=True)
-    return found
+    return sorted(found, key=lambda line: options.tasks.index(line["task"]))
 
 
-def fitted_transcoders(work: Workload, texts: Sequence[str], options: argparse.Namespace) -> list[FittedDictionary]:
+def fitted_transcoders(
+    work: Workload, tokenizer: Any, texts: Sequence[str], options: argparse.Namespace
+) -> list[FittedDictionary]:
     """A transcoder of each layer, fitted on tokens of prompts; what it leaves unexplained is an error term."""
-    backend, tokenizer = work.backend, Asked.of(work, []).tokenizer
+    backend = work.backend
     names = [(f"layers.{i}.mlp_in", f"layers.{i}.mlp_out") for i in range(backend.n_layers)]
     seen: dict[str, list[Tensor]] = {name: [] for pair in names for name in pair}
     with torch.no_grad():
