@@ -36,6 +36,7 @@ LINES = 32
 STRONGEST = 50
 """Latents of which all pairs are changed."""
 FIGURES = {
+    "rows": "rows of the task",
     "changed": "changed rows",
     "s": "one call (s)",
     "processor_s": "one call (s of processors)",
@@ -161,6 +162,7 @@ def measure_effects_on(asked: Asked, n: int, options: argparse.Namespace, **wher
         "max_abs_error": float(error),
         "max_effect": float(table.effect.abs().max()),
         "effects": len(table),
+        "rows": n,
         "cost": cost,
     }
 
@@ -195,6 +197,7 @@ def measure_pairs(asked: Asked, options: argparse.Namespace) -> dict[str, Any]:
         **ratios(clock, "call", "loop", len(both) + len(where)),
         "max_abs_error": float(error),
         "max_effect": float(np.abs(pairs.together).max()),
+        "rows": 1,
         "alive_at_the_point": len(one.to_pandas()),
         "cost": {p: t["call"] / t["all"] for p, t in times.items()},
         "cost_of_point": {p: t["call"] / t["point"] for p, t in times.items()},
@@ -230,6 +233,7 @@ def measure_curves(asked: Asked, options: argparse.Namespace) -> dict[str, Any]:
         **ratios(clock, "call", "loop", circuits * len(held_out)),
         "max_abs_error": float(error),
         "max_effect": float(np.abs(curves.model - curves.nothing).max()),
+        "rows": len(held_out),
     }
 
 
@@ -259,8 +263,8 @@ def measure(work: Workload, options: argparse.Namespace) -> dict[str, Any]:
 def tables(found: Mapping[str, Any]) -> str:
     """The tables of ``docs/benchmarks.md``."""
     names = [name for name in MEASURED if name in found]
-    lines = [[told, *(found[name][key] for name in names)] for key, told in FIGURES.items()]
-    parts = [tabulate(lines, ["", *(MEASURED[name] for name in names)], "github", floatfmt=".3g")]
+    lines = [[told, *(_told(found[name][key]) for name in names)] for key, told in FIGURES.items()]
+    parts = [tabulate(lines, ["", *(MEASURED[name] for name in names)], "github", disable_numparse=True)]
     costs = [("on_latents_cost", "latents", "cost"), ("pairs_cost", "pairs", "cost")]
     costs.append(("pairs_cost_of_point", "pairs", "cost_of_point"))
     shown = [[COSTS[key], *found[name][part].values()] for key, name, part in costs if name in found]
@@ -271,15 +275,19 @@ def tables(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _told(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+
+
 def main() -> None:
     """Run the benchmark, print its tables and write ``benchmarks/out/circuits.json``."""
     parser = options_of(__doc__, ["blocks.10.hook_resid_post", "blocks.15.hook_resid_post"], width=4096, alive=32)
     parser.add_argument("--rows", type=int, default=16, help="rows of a task (default: %(default)s)")
     parser.add_argument("--sample", type=int, default=2, help="forwards of a loop (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="calls that are timed (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=2, help="calls that are timed (default: %(default)s)")
     parser.add_argument("--tasks", nargs="+", default=["agreement", "ioi", "greater_than"])
     parser.add_argument("--layer", type=int, default=25, help="whose neurons are judged (default: %(default)s)")
-    parser.add_argument("--component-rows", type=int, default=4, help="rows with patched components (%(default)s)")
+    parser.add_argument("--component-rows", type=int, default=3, help="rows with patched components (%(default)s)")
     parser.add_argument("--graph-rows", type=int, default=4, help="rows with attribution graphs (default: %(default)s)")
     parser.add_argument("--graph-width", type=int, default=1024, help="latents of a transcoder (default: %(default)s)")
     parser.add_argument("--graph-alive", type=int, default=8, help="of these alive at a token (default: %(default)s)")
