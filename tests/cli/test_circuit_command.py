@@ -73,3 +73,12 @@ def test_a_file_without_a_circuit_is_told_what_to_add(here, capsys):
     with pytest.raises(SystemExit):
         main(["circuit", "--limit", "4"])
     assert "Which CONFIG.yaml is it?" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_the_page_that_was_there(here):
+    (here / "page.html").write_text("mine")
+    (here / "model" / "config.json").write_text("{}")
+    assert main(["circuit", "run.yaml"]) == 1
+    assert main(["circuit", "run.yaml", "-o", "new/page.html"]) == 1
+    assert (here / "page.html").read_text() == "mine"
+    assert [*(here / "new").iterdir()] == []

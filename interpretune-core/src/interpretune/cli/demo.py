@@ -34,6 +34,7 @@ def run_demo(options: argparse.Namespace, further: Sequence[str], progress: Cons
         ArgumentError: A further option is wrong.
     """
     page = page_file(options.output / "page.html", "--output")
+    page.unlink(missing_ok=True)  # that of an earlier run, in a folder of the demo's own
     name = AGREEMENT if options.data is None else OTHER_ROWS
     with as_file(files("interpretune").joinpath(f"cli/demo_files/{name}")) as file:
         config = read_run([str(file), *_overrides(options, further), *further])

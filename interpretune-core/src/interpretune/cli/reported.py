@@ -51,16 +51,18 @@ def run_and_report(config: RunConfig, page: Path, progress: Console, names: Coll
 
 
 def page_file(path: Path, option: str) -> Path:
-    """Where the page goes, checked before anything costs time; that of an earlier run is removed.
+    """Where the page goes, checked before anything costs time; what is there stays until there is a new page.
 
     Raises:
         ConfigurationError: It cannot be written; ``option`` names another place.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.touch()
-        path.unlink()
+        there = path.exists()
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
     except OSError as error:
         raise ConfigurationError(
             f"The output folder {path.parent} cannot be written ({error.strerror}). Name another with {option}."
