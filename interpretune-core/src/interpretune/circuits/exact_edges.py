@@ -16,7 +16,7 @@ from interpretune.circuits.order import Order
 from interpretune.circuits.rankings import UNIT, Numbers
 from interpretune.circuits.result import CircuitResult, Floats, told_of
 from interpretune.circuits.unit_pool import Named, UnitPool
-from interpretune.errors import ConfigurationError
+from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.evidence.gathering import question_asked
 from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.questions.question import Question
@@ -127,7 +127,7 @@ def edges_of(effects: Effects, units: Named, numbers: Numbers | None) -> Circuit
     """The same, with ``numbers`` whose gradient effects on the objective are taken."""
     question = question_asked(effects)
     if question.method != "exact":
-        raise ConfigurationError(f"Edges stand beside exact effects; these are of the method {question.method}.")
+        raise AnalysisError(f"Edges stand beside exact effects; these are of the method {question.method}.")
     pool = UnitPool.chosen(question, effects, units)
 
     def compute() -> CircuitEdges:
