@@ -99,6 +99,8 @@ def test_a_circuit_is_what_the_functions_find_and_is_found_once(tmp_path, model,
         again = circuit_of(effects, held_out=HELD_OUT, **settings)
         judge_methods(effects, ["exact", "gradient"])
         assert gathering.parts_of_circuit(effects, held_out=HELD_OUT, **settings) == []
+        no_curves = gathering.parts_of_circuit(effects, held_out=HELD_OUT, **settings, sizes=())
+        assert no_curves == ["sufficient", "necessary", "methods", "pairs", "shapley", "edges"]
         assert "edges" in gathering.parts_of_circuit(effects, held_out=HELD_OUT, **settings, share=0.5)
         with pytest.raises(AssertionError, match="computed twice"):
             circuit_of(effects, held_out=HELD_OUT[1:], **settings)

@@ -76,7 +76,7 @@ class CircuitCfg(CheckedConfig, checks_types=True):
         width: Of the beam; 1: a greedy search.
         budget: Most sets that a search evaluates.
         methods: Approximations that are judged, and have curves: ``gradient``, ``integrated_gradients``.
-        sizes: Numbers of units in the curves; None: 1, 2, 3, 4, 6, 8, 12, ... and all.
+        sizes: Numbers of units in the curves; None: 1, 2, 3, 4, 6, 8, 12, ... and all; empty: no curves.
         draws: Random rankings that are averaged.
         top: Of how many units the overlap of methods is.
         edges: Units that get exact edges: those of the sets, then those at the top; 0: none.

@@ -149,7 +149,7 @@ def circuit_of(
         width: Of the search.
         budget: Most sets that a search evaluates.
         methods: Approximations that are judged (``judge_methods``), and have curves beside the exact ranking.
-        sizes: Numbers of units in the curves; see ``faithfulness``.
+        sizes: Numbers of units in the curves; see ``faithfulness``. Empty: no curves.
         draws: Random rankings that are averaged there.
         top: Of how many units the overlap of methods is.
         edges: So many units get exact edges (``circuit_edges``): those of the sets, and then those at the top; 0: none.
@@ -248,7 +248,7 @@ def _jobs(effects: Effects, settings: Mapping[str, Any]) -> tuple[dict[str, Call
         nodes.extend(unit for unit in found.units if unit not in nodes)
 
     jobs: dict[str, Callable[[], Any]] = {wanted: partial(searched, wanted) for wanted in told["sets"]}
-    if rows is not None:
+    if rows is not None and (told["sizes"] is None or len(told["sizes"])):
         curves = {name: told[name] for name in ("sizes", "draws", "seed")}
         jobs["faithfulness"] = lambda: faithfulness(effects, rankings=numbers, **others, **curves)
     if told["methods"]:
