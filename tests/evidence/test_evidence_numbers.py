@@ -225,7 +225,7 @@ def test_cards_are_those_of_plain_hooks(found):
         told = [(item.row, item.before, item.after) for item in card.changed]
         answers = [row.answers for row in case.rows]
         assert told == [(i, answers[i][a], answers[i][b]) for i, (a, b) in enumerate(flips) if a != b]
-        mine = told_rows(case, effects, unit, card.promoted_in)
+        mine = told_rows(case, clean, after, card.promoted_in)
         lost = sum(clean[i][2] - after[i][2] for i in mine)
         check_tokens(card.promoted_total, card.suppressed_total, lost / len(mine), vocab)
         direct = sum(straight(case, rows[i], members) for i in mine) / len(mine)
@@ -256,14 +256,16 @@ def test_cards_are_those_of_plain_hooks(found):
         assert [list(ids) for ids in evidence.prompts.rows] == [list(row.prompt) for row in rows]
 
 
-def told_rows(case: Case, effects: it.Effects, unit: int, told: str) -> list[int]:
-    """Rows of which tokens are told: those of the correct answer with the largest effects, where all have the same."""
+def told_rows(case: Case, clean: list, ablated: list, told: str) -> list[int]:
+    """Rows of which tokens are told: those of the correct answer that ablation changes most, where all have the same."""
     if len({row.answers for row in case.rows}) > 1:
         assert told == "all rows"
         return [0, 1, 2, 3]
-    table = effects.to_pandas().query("unit == @unit").set_index("row").effect.abs()
+    rows = [case.row(row) for row in case.rows]
+    changes = [[case.measured(row, run[i]) for i, row in enumerate(rows)] for run in (clean, ablated)]
+    sizes = np.abs(np.subtract(*changes))
     kinds = [[i for i in range(4) if case.rows[i].correct == answer] for answer in (0, 1)]
-    mine = max(kinds, key=lambda rows: table.loc[rows].mean())
+    mine = max(kinds, key=lambda rows: sizes[rows].mean())
     assert told == f'rows whose answer is "{case.rows[mine[0]].answers[case.rows[mine[0]].correct].strip()}"'
     return mine
 

@@ -80,7 +80,9 @@ def cards_of(question: Question, effects: Effects, chosen: Sequence[Chosen]) -> 
         own = frame[(frame.units == item.units.name) & (frame.unit == item.unit)]
         sums = own.groupby("row").effect.sum().reindex(rows.row, fill_value=0).to_numpy(float)
         mean = ratios_over_rows(sums[:, None], per_row)
-        cards.append(_card(question, item, kept, direct, mean, [*rows.predicted], (kinds, kinds.strongest(sums))))
+        clean, *_, ablated = torch.cat(kept.objectives, dim=-1)
+        kind = kinds.strongest((clean - ablated).numpy())
+        cards.append(_card(question, item, kept, direct, mean, [*rows.predicted], (kinds, kind)))
     return cards
 
 
@@ -112,7 +114,7 @@ class _Kinds:
         return self.of_rows[batch.first : batch.first + len(batch.rows)]
 
     def strongest(self, effects: NDArray[np.float64]) -> int:
-        """The kind with the largest mean size of effects, ``[n]``."""
+        """The kind with the largest mean size of the effects of ablation, ``[n]``, whose logits a card shows."""
         kinds = self.of_rows.cpu().numpy()
         return int(np.argmax([np.abs(effects[kinds == i]).mean() for i in range(len(self.names))]))
 
