@@ -10,7 +10,7 @@ EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 ARGS ?=
 
-.PHONY: setup demo test broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test test-notebooks broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -32,9 +32,13 @@ $(RUNNABLE): constraints.txt $(PACKAGES:%=%/pyproject.toml)
 demo: $(firstword $(wildcard $(INSTALLED)) $(RUNNABLE))  ## which units make SmolLM2 say are or is, and a page; ARGS="--help" shows what can be changed
 	$(BIN)/interpretune demo $(ARGS)
 
-test: $(INSTALLED)  ## all tests, in two processes of one thread each; ARGS="-k name" selects some, ARGS="-n 8" has more
+test: $(INSTALLED)  ## all tests but those of notebooks, in two processes of one thread each; ARGS="-k name" selects some
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
-		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder \
+		-m "not notebook" $(ARGS)
+
+test-notebooks: $(INSTALLED)  ## executes examples/notebooks on the real model, beside what they show
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m notebook tests/notebooks $(ARGS)
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \

@@ -52,6 +52,8 @@ def remembered(look_up: Callable[..., Any]) -> Callable[..., Any]:
 importlib.metadata.entry_points = remembered(importlib.metadata.entry_points)  # a fifth of the time of a session
 importlib.metadata.version = remembered(importlib.metadata.version)
 
+logging.getLogger().addHandler(logging.NullHandler())  # libraries that warn by it would configure it, for all tests
+
 FIRST = (
     *("test_installed_packages", "test_kit_finds_them", "test_demo", "test_first_party", "test_conformance"),
     *("test_doctor", "test_stacks", "test_imports", "test_session_training", "test_replay", "test_run_command"),

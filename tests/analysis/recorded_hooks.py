@@ -183,6 +183,7 @@ def by_command(session: it.ITSession, modes: Sequence[str], folder: Path) -> dic
         runner=RunnerOptions(root=str(folder / "stores")),
         dry_run=False,
         json=False,
+        made_by={},
     )
     report = run_analyses(config, Console(file=io.StringIO()))
     return {row["name"]: AnalysisCache.of(row["folder"]) for row in report.analyses}

@@ -46,6 +46,7 @@ def test_stored_outputs_are_of_one_clean_run(path):
     assert not OF_A_MACHINE.search(re.sub(r'"image/png": "[^"]*"', "", text))
 
 
+@pytest.mark.notebook
 @each_notebook
 def test_cells_run_and_show_what_is_stored(path, real_cache, tmp_path):
     assert kinds_of(executed(path, real_cache, tmp_path)) == kinds_of(nbformat.read(path, as_version=4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,11 +39,12 @@ def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
         AnalysisStore.open(tmp_path / "absent")
 
 
-def test_a_folder_of_stores_names_them_and_a_file_is_none(folder: Path) -> None:
-    with pytest.raises(StoreError, match=f"These in it are: {folder}."):
-        AnalysisStore.open(folder.parent)
-    with pytest.raises(StoreError, match=f"These in it are: {folder}."):
-        AnalysisStore.open(folder.parent.parent)
+def test_a_folder_of_stores_names_them_and_a_file_is_none(folder: Path, tmp_path: Path) -> None:
+    stores = tmp_path / "run" / "analyses"
+    shutil.copytree(folder, stores / "store")
+    for above in (stores, stores.parent):
+        with pytest.raises(StoreError, match=f"These in it are: {stores / 'store'}."):
+            AnalysisStore.open(above)
     with pytest.raises(StoreError, match="is a file; a store is a folder"):
         AnalysisStore.open(folder / "manifest.json")
 

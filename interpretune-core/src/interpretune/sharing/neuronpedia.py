@@ -185,9 +185,9 @@ def _feature(card: Card, names: SourceNames) -> dict[str, Any]:
         "freq_hist_data_bar_values": _middles(edges.tolist()),
         "logits_hist_data_bar_heights": list(card.logit_counts),
         "logits_hist_data_bar_values": _middles(card.logit_edges),
-        "pos_str": [_told(item.token) for item in card.promoted_direct],
+        "pos_str": [_text(item.token) for item in card.promoted_direct],
         "pos_values": [item.value for item in card.promoted_direct],
-        "neg_str": [_told(item.token) for item in card.suppressed_direct],
+        "neg_str": [_text(item.token) for item in card.suppressed_direct],
         "neg_values": [item.value for item in card.suppressed_direct],
     }
 
@@ -199,7 +199,7 @@ def _activation(card: Card, prompt: ShadedPrompt, latents: ExportedLatents, name
     return {
         **_of(card, names),
         "id": f"c{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}",  # importing it again adds nothing
-        "tokens": [_told(token) for token in prompt.tokens],
+        "tokens": [_text(token) for token in prompt.tokens],
         "values": list(prompt.activations),
         "maxValue": most,
         "maxValueTokenIndex": at,
@@ -215,7 +215,7 @@ def _of(card: Card, names: SourceNames) -> dict[str, str]:
     return {"modelId": names.model, "layer": names.source, "index": str(card.unit), "creatorId": names.creator}
 
 
-def _told(token: str) -> str:
+def _text(token: str) -> str:
     return token.replace("\0", "\N{REPLACEMENT CHARACTER}")  # Postgres stores no NUL
 
 
