@@ -257,7 +257,7 @@ def test_cards_are_those_of_plain_hooks(found):
 
 
 def told_rows(case: Case, clean: list, ablated: list, told: str) -> list[int]:
-    """Rows of which tokens are told: those of the correct answer that ablation changes most, where all have the same."""
+    """Rows of which tokens are told: of the correct answer that ablation changes most, where all have the same."""
     if len({row.answers for row in case.rows}) > 1:
         assert told == "all rows"
         return [0, 1, 2, 3]
