@@ -12,6 +12,7 @@ def test_the_real_model_is_right_and_its_top_units_change_answers(tmp_path, caps
     assert main(arguments) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["found"] is True
-    assert told["held_out"]["share_correct"] > 0.9
-    flipped = {item["name"]: item["flipped"] for item in told["held_out"]["changes"]}
-    assert flipped["corrupted"] > flipped["random"]
+    [held_out] = told["held_out"]
+    assert held_out["share_correct"] > 0.9
+    flipped = {(item["name"], item["control"]): item["flipped"] for item in held_out["changes"]}
+    assert flipped["corrupted", False] > flipped["corrupted", True]
