@@ -14,11 +14,9 @@ from interpretune.circuits.component_batch import ComponentBatch, PatchedBatch
 from interpretune.circuits.component_results import EDGE_FIELDS, ComponentEdges, PatchedNodes
 from interpretune.circuits.components import WrittenStream
 from interpretune.questions.encoding import EncodedRow
-from interpretune.questions.measured_batch import MeasuredBatch
 from interpretune.questions.question import Question, RowsAsked
 from interpretune.questions.result import FIELDS
-from interpretune.questions.unit_effects import UnitEffects, stored
-from interpretune.replay.effect_noise import is_measured
+from interpretune.questions.unit_effects import UnitEffects
 
 
 @frozen(eq=False, kw_only=True)
@@ -53,15 +51,7 @@ class PatchingQuestion(_OfCorrupted):
             moved = patched.moves(item)
             nothing = torch.zeros_like(moved)
             parts[item.name] = UnitEffects(effects, patched.sizes(item), moved, nothing, nothing[:, 0].double())
-        return {
-            **self.told_of(batch, run),
-            "objective_spliced": run.clean.double(),
-            "screened_out": torch.zeros(len(batch.rows), dtype=torch.long),
-            "largest_screened": torch.zeros(len(batch.rows), dtype=torch.float64),
-            "effect_noise": noise_in(self, batch, run),
-            "effects": {item.name: stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
-            "activations": {item.name: stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
-        }
+        return self.stored_of(batch, [run], parts)
 
 
 @frozen(eq=False, kw_only=True)
@@ -93,7 +83,7 @@ class EdgeQuestion(_OfCorrupted):
             "approximate": list(found.flatten(1)),
             "exact": list(exact),
             "exact_edges": [where] * n_rows,
-            "effect_noise": noise_in(self, batch, run.run),
+            "effect_noise": self.noise_in(batch, run.run),
         }
 
     def _attributed(self, run: ComponentBatch) -> Tensor:
@@ -136,10 +126,3 @@ class EdgeQuestion(_OfCorrupted):
             **({"steps": self.steps} if "eap_ig" in self.methods else {}),
         }
         return told
-
-
-def noise_in(question: Question, batch: RowsAsked, run: MeasuredBatch) -> float:
-    """What rounding alone does to an effect, measured in some batches of models in 16 bits; else 0."""
-    dtype = run.prefill.logits.dtype
-    measured = dtype.itemsize <= 2 and is_measured(batch.first // question.batch_size, dtype)
-    return run.noise() if measured else 0.0

@@ -49,3 +49,11 @@ def _row(item: InstalledAdapter, owners: Mapping[str, Sequence[str]]) -> dict[st
         "requires": list(about.requires) if about else [],
         "state": state,
     }
+
+
+def adapters_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table for a terminal."""
+    from tabulate import tabulate
+
+    shown = [{**row, "requires": ", ".join(row["requires"]) or "-"} for row in rows]
+    return tabulate(shown, headers="keys", tablefmt="simple")

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from interpretune.errors import InterpretuneError
 from interpretune.system.credentials import text_without_credentials
@@ -217,13 +216,10 @@ def _finite_positive(text: str) -> float:
 
 
 def _adapters(options: argparse.Namespace) -> int:
-    from interpretune.cli.adapters import listed_adapters
+    from interpretune.cli.adapters import adapters_table, listed_adapters
 
     rows = listed_adapters()
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        _print_table(rows)
+    print(json.dumps(rows, indent=1) if options.json else adapters_table(rows))
     return 0
 
 
@@ -395,13 +391,6 @@ def _quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    from tabulate import tabulate
-
-    shown = [{**row, "requires": ", ".join(row["requires"]) or "-"} for row in rows]
-    print(tabulate(shown, headers="keys", tablefmt="simple"))
 
 
 if __name__ == "__main__":

@@ -178,17 +178,21 @@ class Question(ModelAndRows):
         """The same, of the runs of all groups and the effects that were found in them."""
         owners = batch.points.examples
         nothing = torch.zeros(len(owners), dtype=torch.long, device=owners.device)
-        dtype = runs[-1].prefill.logits.dtype
-        measured = dtype.itemsize <= 2 and is_measured(batch.first // self.batch_size, dtype)
         return {
             **self.told_of(batch, runs[0]),
             "objective_spliced": runs[-1].clean[owners].double(),
             "screened_out": sum((part.screened.sum(-1) for part in parts.values()), nothing),
             "largest_screened": torch.stack([nothing.double(), *(p.largest for p in parts.values())]).amax(0),
-            "effect_noise": runs[-1].noise() if measured else 0.0,
+            "effect_noise": self.noise_in(batch, runs[-1]),
             "effects": {item.name: stored(item, parts[item.name], parts[item.name].effects) for item in self.sets},
             "activations": {item.name: stored(item, parts[item.name], parts[item.name].sizes) for item in self.sets},
         }
+
+    def noise_in(self, batch: RowsAsked, run: MeasuredBatch) -> float:
+        """What rounding alone does to an effect, measured in some batches of models in 16 bits; else 0."""
+        dtype = run.prefill.logits.dtype
+        measured = dtype.itemsize <= 2 and is_measured(batch.first // self.batch_size, dtype)
+        return run.noise() if measured else 0.0
 
     def told_of(self, batch: RowsAsked, plain: MeasuredBatch) -> dict[str, Any]:
         """What is stored of rows and points, whatever is asked of them; ``plain`` is the model as it is."""
