@@ -18,7 +18,7 @@ $(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) $(EX
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev \
-		--editable "interpretune-core[gguf,metrics,lora,quantization]" --editable interpretune-tlens \
+		--editable "interpretune-core[completion,gguf,metrics,lora,quantization]" --editable interpretune-tlens \
 		--editable interpretune-saelens --editable "interpretune-lightning[fts]"
 	$(BIN)/pip install --quiet --constraint constraints.txt $(EXAMPLES:%=--editable %)
 	touch $@

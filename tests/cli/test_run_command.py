@@ -539,9 +539,11 @@ def test_results_are_made_once_and_told(
 
     again = run_json([file], capsys)
     assert forwards.take() == 0
+    assert [row.pop("found") for row in (*told["analyses"], *again["analyses"])] == [False, False, True, True]
     assert again["analyses"] == told["analyses"]
     assert main(["run", file]) == 0
     printed = capsys.readouterr()
+    assert f"more: found in {told['analyses'][1]['folder']}, not run again" in printed.err
     assert [line.split()[:2] for line in printed.out.splitlines()[2:]] == [
         ["clean", f"{N_ROWS}"],
         ["more", f"{N_ROWS}"],
@@ -577,8 +579,11 @@ def test_questions_are_asked_beside_analyses(write: Write, here: Path, capsys: p
     assert told[1]["top"] == effects.top().to_dict("records")
     assert effects.question["positions"] == "answer"
     assert AnalysisStore.open(told[0]["folder"]).manifest.about["answers"] == [" bread", " stone"]
+    assert not any(item["found"] for item in told)
+    options += ["--analyses.heads.evidence", "{top: 1, cards: 0}"]  # the effects are there, what follows is not
     assert main(["run", file, *options]) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert [name for name in ("clean", "heads", "lens") if f"{name}: found in" in progress] == ["clean", "lens"]
     assert "heads: Effects on logit_diff over 2 rows of 4 heads of layers.1.attn_z" in printed
     assert effects.top(1).name[0] in printed
     assert "layers.0.resid_pre" in printed

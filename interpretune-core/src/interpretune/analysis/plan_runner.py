@@ -48,6 +48,9 @@ class AnalysisRunner:
 
     A module with an ``analysis_test_step`` of its own is asked to run it, once for each analysis and batch, each time
     with an ``AnalysisCfg`` whose cache saves into the store of that analysis. Its code counts in the key.
+
+    Attributes:
+        found: Names of the analyses that the last ``run`` found complete and did not run again.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class AnalysisRunner:
         self._made_by = made_by
         self._console = console
         self._rank, self._world_size = _process()
+        self.found: tuple[str, ...] = ()
 
     def run(self, analyses: Mapping[str, Analysis]) -> dict[str, AnalysisStore]:
         """Run what is not there yet; names of analyses become folder names.
@@ -125,7 +129,17 @@ class AnalysisRunner:
             for job in writing:
                 job.complete()
         stores = {job.analysis.name: AnalysisStore.open(job.folder) for job in jobs}
-        stores |= {item.name: item.run(self.module, shown=self._console is not None) for item in questions}
+        found = {job.analysis.name for job in jobs if job not in writing}
+        for item in questions:
+            stores[item.name], computed = item.run(self.module, shown=self._console is not None)
+            if not computed:
+                found.add(item.name)
+        self.found = tuple(name for name in analyses if name in found)
+        if self._console is not None:
+            for name in self.found:
+                self._console.print(
+                    f"{name}: found in {stores[name].folder}, not run again", style="dim", soft_wrap=True
+                )
         return {name: stores[name] for name in analyses}
 
     def dry_run(self, analyses: Mapping[str, Analysis]) -> dict[str, DryRun]:

@@ -249,15 +249,19 @@ class QuestionRun:
                 gathered[part] = replace(settings, held_out=held_out[: _whole_batches(limit, size)])
         return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, **gathered)
 
-    def run(self, module: ITModule, *, shown: bool = False) -> AnalysisStore:
+    def run(self, module: ITModule, *, shown: bool = False) -> tuple[AnalysisStore, bool]:
         """Compute what is not there yet, the results between ``it_open_analysis`` and ``it_close_analysis``.
 
         Args:
             module: The session's module.
             shown: Whether a terminal shows how many batches are done.
+
+        Returns:
+            The store, and whether anything was computed.
         """
         there = self._there()
-        if there is None or not there.complete:
+        computed = there is None or not there.complete
+        if computed:
             with OpenAnalyses(module) as opened:
                 analysis = AnalysisRun(name=self.name, plan=None, cfg=None, folder=self.folder)
                 opened.open(analysis, lambda: AnalysisStore.open(self.folder))
@@ -272,7 +276,8 @@ class QuestionRun:
                 circuit_of(effects, **vars(self.circuit))
             if Manifest.read(self.folder).tables != before:
                 note(self.folder, {"made_by": self.about["made_by"]})  # effects may have been made without these
-        return AnalysisStore.open(self.folder)
+                computed = True
+        return AnalysisStore.open(self.folder), computed
 
     def dry_run(self) -> DryRun:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from interpretune.cli.completion import PrintCompletion
 from interpretune.errors import InterpretuneError
 from interpretune.system.credentials import text_without_credentials
 
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="interpretune", description="Look inside language models.")
     parser.add_argument("--version", action="version", version=f"interpretune-core {version('interpretune-core')}")
+    parser.add_argument("--print-completion", action=PrintCompletion)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     adapters = commands.add_parser("adapters", help="list the installed adapters; imports none of them")

@@ -81,6 +81,7 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
                     "key": store.manifest.key,
                     "rows": store.n_examples,
                     "complete": store.complete,
+                    "found": name in runner.found,
                     "tables": sorted(store.tables),
                 }
                 for name, store in stores.items()
