@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import traceback
 
 import attrs
 import pytest
@@ -187,6 +188,27 @@ def test_wrappers_nest_with_the_lowest_outermost(adapter_of):
     context = build_context(("high", "low"))
     assert context.hook.it_run_step(module=None, step_name="test_step", step=lambda: "step") == "low(high(step))"
     assert dict(context.answers())["it_run_step"] == ("low (wrapper)", "high (wrapper)", "core")
+
+
+def test_errors_of_implementations_come_without_frames_of_pluggy(adapter_of):
+    adapter_of(
+        "acme", body="@it.hookimpl(wrapper=True)\ndef it_run_step(self, module, step_name, step):\n    return (yield)"
+    )
+
+    def step() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("of a step")  # noqa: B904 - whose context stays
+
+    hook = build_context(("acme",)).hook
+    with pytest.raises(ValueError, match="of a step") as caught:
+        hook.it_run_step(module=None, step_name="test_step", step=step)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert not any("pluggy" in frame.filename for frame in frames)
+    assert [frame.name for frame in frames[-2:]] == ["it_run_step", "step"]
+    assert isinstance(caught.value.__context__, KeyError)
+    assert not caught.value.__suppress_context__
 
 
 def test_two_contexts_in_one_process_are_independent(adapter_of):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ CIRCUIT_USAGE = "interpretune circuit CONFIG.yaml [--NAME VALUE ...] [-o PAGE] [
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with these arguments, or those of the process; returns the exit status."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on some processors it asks for kernels of 4 bits
     parser = _parser()
     options, further = parser.parse_known_args(arguments)
     if further and options.run not in (_demo, _circuit):  # which leave others to `interpretune run`
@@ -212,7 +213,7 @@ def _seed(text: str) -> int:
 
 def _finite_positive(text: str) -> float:
     number = float(text)
-    if not 0 < number < math.inf:
+    if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
 

@@ -19,6 +19,7 @@ from interpretune.markers import PROJECT_NAME
 from interpretune.plugins.contributions import ClassContribution
 from interpretune.plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
 from interpretune.plugins.discovery import InstalledAdapter, find_adapter, installed_adapters
+from interpretune.plugins.hook_caller import HookCallers
 from interpretune.system.html_table import html_table
 
 CORE = "core"
@@ -54,7 +55,7 @@ class ExecutionContext:
     """
 
     adapters: tuple[StackedAdapter, ...]
-    hook: pluggy.HookRelay = field(repr=False, eq=False)
+    hook: HookCallers = field(repr=False, eq=False)
     contributions: tuple[ClassContribution, ...] = field(repr=False, eq=False)
 
     def identity(self) -> tuple[str, ...]:
@@ -162,7 +163,7 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
                 f"it_contribute_classes returned {contribution!r}, which is not a ClassContribution; one of "
                 f"{stacked} did. Return `ClassContribution(adapter=..., ...)` or None."
             )
-    return ExecutionContext(adapters=tuple(ordered), hook=manager.hook, contributions=contributions)
+    return ExecutionContext(tuple(ordered), HookCallers(manager.hook, HOOK_NAMES), contributions)
 
 
 def _with_requirements(names: Iterable[str], installed: Mapping[str, InstalledAdapter]) -> dict[str, StackedAdapter]:
