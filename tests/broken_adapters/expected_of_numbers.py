@@ -74,6 +74,7 @@ OTHER_FORMS = (
         "ignores_options_of_generation",
         {"KNOWN": ("max_new_tokens", "do_sample", "num_return_sequences", "eos_token_id", "suppress_tokens")},
     ),
+    ("forgets_the_decoder_bias", {"SHARE": 1.0, "WithoutBias.has_skip_connection": False}),
     ("forgets_the_decoder_bias", {"SHARE": 0.9}),
     ("centres_what_was_not_centred", {"CENTRED": False}),
     ("attaches_a_layer_too_high", {"AttachesALayerTooHigh.places": ("layers.1.resid_post", "layers.0.resid_post")}),

@@ -35,6 +35,22 @@ def cross_layer(n_layers: int) -> list[Linear]:
     return [_linear(f"layer {i}", f"layers.{i}.mlp_in", outputs[i:], seed=i) for i in range(n_layers)]
 
 
+class Skipping(Linear):
+    """A transcoder with a skip connection."""
+
+    has_skip_connection = True
+
+    def __init__(self, of: Linear, seed: int) -> None:
+        weights = {"w_enc": of.w_enc, "b_enc": of.b_enc, "w_dec": of.w_dec, "b_dec": of.b_dec}
+        super().__init__(of.name, of.hook_points, of.output_hook_points, False, **weights)
+        self.w_skip = random(32, of.w_dec.shape[1], seed=seed, scale=0.1).to(of.w_dec)
+
+    def decode(self, latents: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """The reconstruction of the latents, and of the inputs where they are given."""
+        decoded = super().decode(latents)
+        return decoded if inputs is None else decoded + inputs @ self.w_skip
+
+
 def _linear(name: str, reads: str, writes: Sequence[str], seed: int, dtype: torch.dtype = torch.float64) -> Linear:
     wide, latents = 32 * len(writes), 10
     weights = {
@@ -59,12 +75,19 @@ class HeldModel:
             self.clean = self.run(self.eager, {}, norms=self._note_norm)
         self.n_layers = len(blocks_of(model))
         self.explained = {place: torch.zeros_like(self.clean[place]) for place in self._places()}
+        self.passed = {place: torch.zeros_like(self.clean[place]) for place in self._places()}
+        self.skips: list[tuple[Place, Place, Tensor]] = []
+        self.now: dict[Place, Tensor] = {}
         self.written: dict[tuple[str, int, int, int], dict[Place, Tensor]] = {}
         self.values: dict[tuple[str, int, int, int], float] = {}
         for item in dictionaries:
             layer, part = int(item.hook_point.split(".")[1]), item.hook_point.split(".")[2]
             latents = item.encode(self.clean[part, layer])
             outs = [int(name.split(".")[1]) for name in item.output_hook_points]
+            if isinstance(item, Skipping):
+                for j, weight in zip(outs, item.w_skip.split(32, -1), strict=True):
+                    self.skips.append(((part, layer), ("mlp_out", j), weight))
+                    self.passed["mlp_out", j] += self.clean[part, layer] @ weight
             for j, made in zip(outs, item.decode(latents).split(32, -1), strict=True):
                 self.explained["mlp_out", j] += made
             for position, unit in latents.nonzero().tolist():
@@ -76,7 +99,8 @@ class HeldModel:
             for j in range(self.n_layers):
                 place = ("mlp_out", j)
                 kind = "mlp" if j in bare else "error"
-                self._add(kind, j, position, -1, {place: (self.clean[place] - self.explained[place])[position]})
+                left = self.clean[place] - self.passed[place] - self.explained[place]
+                self._add(kind, j, position, -1, {place: left[position]})
             self._add("token", -1, position, token, {("embed", 0): self.clean["embed", 0][position]})
 
     def _places(self) -> list[Place]:
@@ -87,7 +111,7 @@ class HeldModel:
 
     def without(self, *sources: Any) -> dict[Place, Tensor]:
         """What is written, ``[pos, d]`` by place, with that of some sources taken away."""
-        left = {place: self.clean[place].clone() for place in self._places()}
+        left = {place: self.clean[place] - self.passed[place] for place in self._places()}
         for source in sources:
             for place, vector in self.written[source].items():
                 left[place][source[2]] -= vector
@@ -97,8 +121,13 @@ class HeldModel:
         """Activations before the nonlinearity, and centred logits, in the linear model without some sources."""
         left, patterns = self.without(*sources), iter(self.patterns)
         with self._softmax(lambda _: next(patterns)):
-            seen = self.run(self.eager, {place: (lambda _, x=x: x) for place, x in left.items()}, norms=self._hold_norm)
+            changes = {place: self._with_skips(place, x) for place, x in left.items()}
+            seen = self.run(self.eager, changes, norms=self._hold_norm)
         return self._targets(seen, lambda item, x: x @ item.w_enc + item.b_enc)
+
+    def _with_skips(self, place: Place, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """What is written at a place, and what skip connections make of what this forward has read."""
+        return lambda _: x + sum(self.now[reads] @ weight for reads, writes, weight in self.skips if writes == place)
 
     def whole(self, source: Any = None) -> dict[tuple[str, int, int, int], Tensor]:
         """Latents and centred logits of the model as it is, without a source."""
@@ -127,6 +156,7 @@ class HeldModel:
     ) -> dict[Place, Tensor]:
         """One forward, with changes of what is at places; all that is there after them."""
         seen: dict[Place, Tensor] = {}
+        self.now = seen
         handles = []
 
         def at(place: Place) -> Callable[[Tensor], Tensor]:

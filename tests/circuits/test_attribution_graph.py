@@ -19,7 +19,7 @@ import interpretune as it
 from interpretune.circuits import AttributionGraph
 from interpretune.circuits.linear_run import LinearRun
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
-from tests.circuits.plain_graph import HeldModel, cross_layer, transcoders
+from tests.circuits.plain_graph import HeldModel, Skipping, cross_layer, transcoders
 from tests.cross_layer import Linear
 from tests.questions.test_effects import MODELS, SIZES
 from tests.questions.test_lenses import tiny_gemma3
@@ -28,7 +28,7 @@ from tests.tiny_architectures import backend_of, make_model as other_architectur
 PROMPT = "Ada sees the red dog"
 KINDS = {
     "llama": (tiny_llama, transcoders([0, 2])),
-    "gpt2": (MODELS["gpt2"], cross_layer(3)),
+    "gpt2": (MODELS["gpt2"], [Skipping(item, 7 + i) for i, item in enumerate(cross_layer(3))]),
     "gemma3": (tiny_gemma3, transcoders([0, 1])),
     "qwen3": (lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)), cross_layer(3)),
 }

@@ -17,8 +17,12 @@ from sae_lens import (
     HookedSAETransformer,
     JumpReLUSAE,
     JumpReLUSAEConfig,
+    JumpReLUSkipTranscoder,
+    JumpReLUSkipTranscoderConfig,
     JumpReLUTranscoder,
     JumpReLUTranscoderConfig,
+    SkipTranscoder,
+    SkipTranscoderConfig,
     StandardSAE,
     StandardSAEConfig,
     TopKSAE,
@@ -30,6 +34,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from interpretune.analysis import AnalysisBackend, LatentRows, ablate, activation_name
+from interpretune.latents import reconstruct
 from interpretune.replay.gradients import attribute, gradient_edges
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
@@ -52,6 +57,12 @@ SAES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "jumprelu transcoder": (
         JumpReLUTranscoder,
         JumpReLUTranscoderConfig,
+        {"d_out": WIDTH, "apply_b_dec_to_input": False},
+    ),
+    "skip transcoder": (SkipTranscoder, SkipTranscoderConfig, {"d_out": WIDTH, "apply_b_dec_to_input": False}),
+    "jumprelu skip transcoder": (
+        JumpReLUSkipTranscoder,
+        JumpReLUSkipTranscoderConfig,
         {"d_out": WIDTH, "apply_b_dec_to_input": False},
     ),
     "heads": (StandardSAE, StandardSAEConfig, {"reshape_activations": "hook_z"}),
@@ -108,6 +119,15 @@ def test_every_architecture_is_exact(backend: Any, stack: str, kind: str, error:
     name = activation_name(item)
     sets = rows_of([(point, {name: dict.fromkeys(range(0, D_SAE, 3), 0.4)}) for point in range(3)])
     assert error_of(prefill, sets, row_budget=2) < ATOL
+
+
+@pytest.mark.parametrize("kind", ["skip transcoder", "jumprelu skip transcoder"])
+def test_a_skip_connection_writes_what_saelens_writes(kind: str) -> None:
+    item, draw = latent_model(kind, "core"), torch.Generator().manual_seed(3)
+    read = torch.randn(2, 5, WIDTH, generator=draw, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(reconstruct(item, item.encode(read), read), item.sae(read))
+        assert (item.sae(read) - item.sae.decode(item.encode(read))).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

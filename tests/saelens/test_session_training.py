@@ -14,7 +14,6 @@ from sae_lens import (
     JumpReLUSAEConfig,
     JumpReLUTrainingSAEConfig,
     SAETrainer,
-    SkipTranscoderConfig,
     StandardSAEConfig,
     StandardTrainingSAEConfig,
     TopKTrainingSAEConfig,
@@ -310,13 +309,6 @@ def test_normalisations_that_only_saelens_trainer_makes_are_refused(make: Make, 
     with pytest.raises(
         LatentModelError, match=rf"hook_resid_post has normalize_activations='{how}'.*SAELensTrainConfig"
     ):
-        make(cfg)
-
-
-def test_transcoders_with_a_skip_connection_are_refused(make: Make) -> None:
-    """Spliced without it they would write something else than they were trained to."""
-    cfg = at(SkipTranscoderConfig(**SIZE, d_out=32, apply_b_dec_to_input=False), hook_name_out="blocks.1.hook_mlp_out")
-    with pytest.raises(LatentModelError, match="has a skip connection"):
         make(cfg)
 
 

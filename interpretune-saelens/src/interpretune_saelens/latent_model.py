@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from sae_lens import SAE, BatchTopKTrainingSAE, TrainingSAE
+from sae_lens import SAE, BatchTopKTrainingSAE, SkipTranscoder, TrainingSAE
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import Tensor, nn
 
@@ -36,8 +36,10 @@ LINEAR = (
     "BatchTopKTrainingSAE",
     "Transcoder",
     "JumpReLUTranscoder",
+    "SkipTranscoder",
+    "JumpReLUSkipTranscoder",
 )
-"""SAELens classes whose decoder is ``latents @ W_dec + b_dec``."""
+"""SAELens classes whose decoder is ``latents @ W_dec + b_dec``, and a linear map of the input in some."""
 
 DASHBOARD = "https://www.neuronpedia.org/{sae}/{{latent}}"
 
@@ -90,11 +92,6 @@ class SAELatentModel(nn.Module):
             raise LatentModelError(
                 f"The SAE at {metadata.hook_name} reads the single head {metadata.hook_head_index}; SAEs of "
                 "single heads cannot be spliced here. Use one that reads all heads."
-            )
-        if "W_skip" in dict(sae.named_parameters(recurse=False)):
-            raise LatentModelError(
-                f"The transcoder at {metadata.hook_name} has a skip connection, which adds its input to what it writes "
-                "and has no latents; it cannot be spliced here. Use a transcoder without one."
             )
         if isinstance(sae, TrainingSAE):
             if sae.cfg.normalize_activations in SCALED_BY_TRAINER:
@@ -149,12 +146,24 @@ class SAELatentModel(nn.Module):
         latents: Tensor = self.sae.encode(activations.to(self.sae.dtype))
         return latents.to_dense() if latents.is_sparse else latents
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Reconstruction ``[batch, pos, d_out]`` of latents ``[batch, pos, d_sae]``."""
+    @property
+    def has_skip_connection(self) -> bool:
+        """Whether it is a skip transcoder, which writes a linear map of its input beside what its latents write."""
+        return isinstance(self.sae, SkipTranscoder)
+
+    def decode(self, latents: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Reconstruction ``[batch, pos, d_out]``.
+
+        Args:
+            latents: ``[batch, pos, d_sae]``.
+            inputs: What was encoded, ``[batch, pos, d_in]``; a skip connection reads it.
+        """
         noted = {name: getattr(self.sae, name) for name in NOTED_BY_ENCODE if hasattr(self.sae, name)}
         output: Tensor = self.sae.decode(latents)
         for name, value in noted.items():  # a decoder forgets the normalisation that it has undone
             setattr(self.sae, name, value)
+        if inputs is not None and isinstance(self.sae, SkipTranscoder):
+            output = output + inputs.to(output.dtype) @ self.sae.W_skip.T
         return output
 
     def decoder_rows(self, latents: Tensor) -> Tensor | None:

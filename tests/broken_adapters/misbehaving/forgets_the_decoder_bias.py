@@ -8,8 +8,8 @@ SHARE = 0.0
 
 
 class WithoutBias(SoundDictionary):
-    def decode(self, latents):
-        return latents @ self.w_dec + SHARE * self.b_dec
+    def decode(self, latents, inputs=None):
+        return super().decode(latents, inputs) - (1 - SHARE) * self.b_dec
 
 
 class ForgetsTheDecoderBias(SoundLatentsAdapter):

@@ -21,7 +21,14 @@ from interpretune.activations.hook_names import canonical
 from interpretune.activations.inputs import ModelInputs, Points, probe_inputs
 from interpretune.backends.unembedding import UnembeddingModel
 from interpretune.errors import HookPointError
-from interpretune.latents.latent_model import LatentModel, activation_name, read_points, side_by_side, written_points
+from interpretune.latents.latent_model import (
+    LatentModel,
+    activation_name,
+    read_points,
+    reconstruct,
+    side_by_side,
+    written_points,
+)
 from interpretune.latents.splicing import (
     RunsEdits,
     Splice,
@@ -92,7 +99,8 @@ class AnalysisBackend(UnembeddingModel):
                     "in the order in which this model reaches them, or one twice, or hook_point and output_hook_point "
                     "are not the first that it reads and writes."
                 )
-            width, written = (x.shape[-1] for x in (side_by_side(seen, writes), item.decode(item.encode(read))))
+            made = reconstruct(item, item.encode(read), read)
+            width, written = side_by_side(seen, writes).shape[-1], made.shape[-1]
             if width != written:
                 raise HookPointError(
                     f"The latent model {item.name!r} writes {written} numbers at {', '.join(writes)}, where this model "

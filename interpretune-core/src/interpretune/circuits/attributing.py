@@ -45,9 +45,10 @@ def attribution_graph(
     """Direct linear effects between tokens, latents of transcoders, their errors, and logits of the next token.
 
     MLPs are replaced by the transcoders and by what these leave unexplained; attention patterns and the scales of norms
-    are held. What is left is linear, and an edge is the part of the target that the source brings about straight,
-    past all other latents: activation of the source times what it writes, times the slope of the target there. The
-    edges into a latent, and a constant from biases, add up to its activation (Ameisen et al. 2025, "Circuit Tracing").
+    are held, and skip connections of transcoders pass on what they read. What is left is linear, and an edge is the
+    part of the target that the source brings about straight, past all other latents: activation of the source times
+    what it writes, times the slope of the target there. The edges into a latent, and a constant from biases, add up to
+    its activation (Ameisen et al. 2025, "Circuit Tracing").
 
     Logits are centred: the logit of the token minus the mean of all, before a soft cap.
 
@@ -102,7 +103,7 @@ def attribution_graph(
         backend.check_latent_models(models)
         tokens = row.tokens.to(backend.model_device).unsqueeze(0)
         inputs = ModelInputs(tokens, torch.ones_like(tokens))
-        run = LinearRun(backend, inputs, [item.hook_point for item in models], batch_size)
+        run = LinearRun(backend, inputs, models, batch_size)
         sources = Sources(backend, inputs, models, run)
         chosen = _logits(run, [ids[0] for ids in row.answers], max_logits, logit_share)
         return _graph(AskedGraph(backend, tokenizer, inputs, sources, batch_size), run, chosen, max_nodes)

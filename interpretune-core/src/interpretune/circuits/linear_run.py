@@ -1,13 +1,14 @@
 """A prompt's forward in which all is held that is not linear, and slopes in it.
 
 Attention patterns and the scales of norms are those of the model as it is, and what MLPs write is given. What remains
-of the model is linear: the residual stream, the values that attention moves, the last norm and the unembedding.
+of the model is linear: the residual stream, the values that attention moves, skip connections of transcoders, the last
+norm and the unembedding.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from attrs import frozen
@@ -26,7 +27,9 @@ from interpretune.activations.hooked_model import AllCaptured
 from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.measured_norm import HeldNorm
+from interpretune.circuits.skip_connections import skip_connections
 from interpretune.errors import AnalysisError
+from interpretune.latents.latent_model import LatentModel
 
 EMBEDDED = in_layer(0, RESID_PRE)
 """What the residual stream begins with: embeddings of tokens, and of positions where a model adds them."""
@@ -72,27 +75,31 @@ class LinearRun:
         backend: Runs the model.
         writes: Hook points where the stream is written: ``layers.0.resid_pre``, and the outputs of all MLPs.
         clean: Activations by hook point, ``[1, pos, ...]``.
+        written: What stands at ``writes`` beside what skip connections make, ``[1, pos, d]`` by hook point.
         logits: At the last token, ``[1, vocab]``.
     """
 
-    def __init__(self, backend: AnalysisBackend, inputs: ModelInputs, reads: Iterable[str], batch_size: int) -> None:
+    def __init__(
+        self, backend: AnalysisBackend, inputs: ModelInputs, models: Sequence[LatentModel], batch_size: int
+    ) -> None:
         """Run the prompt.
 
         Args:
             backend: Runs the model.
             inputs: One row without padding.
-            reads: Hook points that functions read, besides the last norm.
+            models: The transcoders: functions read where they read, and at the last norm.
             batch_size: How many functions there are slopes of at a time.
 
         Raises:
             HookPointError: The model lacks a hook point, or its attention patterns are out of reach.
-            AnalysisError: The backend does not know the norms of the model, or one is of an unknown kind.
+            AnalysisError: The backend does not know the norms of the model, one is of an unknown kind, or a skip
+                connection is not linear.
         """
         self.backend, self._inputs, self._batch_size = backend, inputs, batch_size
         layers = range(backend.n_layers)
         self._patterns = [in_layer(layer, ATTN_PATTERN) for layer in layers]
         self.writes = [EMBEDDED, *(in_layer(layer, MLP_OUT) for layer in layers)]
-        self._reads = list(dict.fromkeys([*map(canonical, reads), FINAL_NORM]))
+        self._reads = list(dict.fromkeys([*(canonical(model.hook_point) for model in models), FINAL_NORM]))
         norms = backend.norms()
         for name in (*self.writes, *self._reads, *self._patterns):
             backend.resolve_hook_point(name)
@@ -103,6 +110,10 @@ class LinearRun:
             self.logits = backend.forward(
                 inputs, {name: noting(name, self.clean) for name in wanted}, inputs.answers
             ).detach()
+        self._skips = skip_connections(models, self.clean, [backend.untouched_by(model, inputs) for model in models])
+        self.written = {name: self.clean[name].clone() for name in self.writes}
+        for name, made in self._skipped(self.clean):
+            self.written[name] -= made
         self._norms = [norm.held(self.clean[norm.reads], self.clean[norm.makes]) for norm in norms]
         with torch.no_grad():
             self._nothing = self._forward({name: torch.zeros_like(self.clean[name]) for name in self.writes})
@@ -120,7 +131,7 @@ class LinearRun:
         """
         if not self._leaves:  # one forward for all
             for name in self.writes:
-                held = self.clean[name].expand(self._batch_size, *self.clean[name].shape[1:])
+                held = self.written[name].expand(self._batch_size, *self.written[name].shape[1:])
                 self._leaves[name] = held.clone().requires_grad_()
             self._seen = self._forward(self._leaves)
         total = targets.of({name: self._seen[name][: len(targets)] for name in self._reads}).sum()
@@ -132,7 +143,7 @@ class LinearRun:
 
     def _check(self, targets: Targets, slopes: Mapping[str, Tensor]) -> None:
         """Refuse slopes that do not make up the whole way from nothing to the clean run."""
-        parts = [(slope * self.clean[name]).double().flatten(1) for name, slope in slopes.items()]
+        parts = [(slope * self.written[name]).double().flatten(1) for name, slope in slopes.items()]
         made = torch.stack([part.sum(-1) for part in parts]).sum(0)
         size = torch.stack([part.abs().sum(-1) for part in parts]).sum(0)
         way = targets.of(self.clean).double() - targets.of(self._nothing).double()
@@ -158,7 +169,7 @@ class LinearRun:
         for name in self._patterns:
             chains.setdefault(name, []).append(_put(self.clean[name].expand(n, *self.clean[name].shape[1:])))
         for name, value in writes.items():
-            chains.setdefault(name, []).append(_put(value))
+            chains.setdefault(name, []).append(self._put_with_skips(name, value, seen))
         inside = {norm.at.divided for norm in self._norms}
         for name in self._reads:
             if name in inside:
@@ -167,6 +178,20 @@ class LinearRun:
         with contextlib.suppress(AllCaptured):
             self.backend.forward(inputs, {name: in_turn(chain) for name, chain in chains.items()})
         return seen
+
+    def _put_with_skips(self, name: str, value: Tensor, seen: Mapping[str, Tensor]) -> Edit:
+        """An edit that puts what is written, and what skip connections make of what was read on the way."""
+        skips = [item for item in self._skips if name in item.weights]
+
+        def put(there: Tensor) -> Tensor:
+            made = sum((item.written(seen[item.reads])[name] for item in skips), value)
+            return made.reshape(there.shape)
+
+        return put
+
+    def _skipped(self, activations: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for item in self._skips:
+            yield from item.written(activations[item.reads]).items()
 
     def _norm(self, norm: HeldNorm, given: Mapping[str, Tensor], seen: dict[str, Tensor]) -> Edit:
         """An edit that puts what a norm makes with its scales held, of what it was given."""

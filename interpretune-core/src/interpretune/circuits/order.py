@@ -11,7 +11,14 @@ from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError
 from interpretune.latents.identity import IdentityDictionary
-from interpretune.latents.latent_model import LatentModel, activation_name, has_error_term, read_points, written_points
+from interpretune.latents.latent_model import (
+    LatentModel,
+    activation_name,
+    has_error_term,
+    has_skip_connection,
+    read_points,
+    written_points,
+)
 from interpretune.questions.units import UnitSet
 from interpretune.replay.observed import shared_writers
 
@@ -87,9 +94,12 @@ class Order:
                 "latents in units or on, or ask for total effects, which are the same here."
             )
         shared = shared_writers(self.models)
-        if refused := [model for name, model in between.items() if name in shared and has_error_term(model)]:
-            raise AnalysisError(
-                f"direct=True cannot hold the error term of {refused[0].name!r}: it writes at several hook points, or "
-                "together with others. Ask for total effects, or use it without an error term."
-            )
+        for name in [name for name in between if name in shared]:
+            model = between[name]
+            if has_error_term(model) or has_skip_connection(model):
+                part = "error term" if has_error_term(model) else "skip connection"
+                raise AnalysisError(
+                    f"direct=True cannot hold the {part} of {model.name!r}: it writes at several hook points, or "
+                    f"together with others. Ask for total effects, or use it without {part}."
+                )
         return held

@@ -13,7 +13,14 @@ from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.circuits.linear_run import EMBEDDED, LinearRun, Targets
 from interpretune.errors import AnalysisError
-from interpretune.latents.latent_model import HasDecoderRows, LatentModel, layer_of, read_points, written_points
+from interpretune.latents.latent_model import (
+    HasDecoderRows,
+    LatentModel,
+    layer_of,
+    read_points,
+    reconstruct,
+    written_points,
+)
 
 
 @frozen(eq=False)
@@ -62,7 +69,8 @@ class Sources:
                 untouched = backend.untouched_by(model, inputs)
                 if untouched is not None:
                     latents = latents.masked_fill(untouched.unsqueeze(-1), 0)
-                made = model.decode(latents)
+                nothing = torch.zeros_like(run.clean[canonical(model.hook_point)].flatten(2))
+                made = reconstruct(model, latents, nothing)  # what a skip connection makes is no source's
                 if untouched is not None:
                     made = made.masked_fill(untouched.unsqueeze(-1), 0)
                 positions, ids = latents[0].nonzero().unbind(-1)
@@ -82,7 +90,7 @@ class Sources:
             here = torch.arange(n_positions, device=inputs.tokens.device)
             for i, name in enumerate([*run.writes[1:], EMBEDDED]):
                 nodes = first + i * n_positions + here
-                parts[name].append((nodes, here, (run.clean[name] - explained[name])[0]))
+                parts[name].append((nodes, here, (run.written[name] - explained[name])[0]))
         self.written = {name: _by_position(items) for name, items in parts.items()}
         reached = {name for model in models for name in map(canonical, written_points(model))}
         self.unexplained = [i for i, name in enumerate(run.writes[1:]) if name not in reached]

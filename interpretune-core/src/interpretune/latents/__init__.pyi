@@ -5,11 +5,13 @@ from interpretune.latents.latent_model import (
     HasHookPoints as HasHookPoints,
     HasPassingState as HasPassingState,
     HasSave as HasSave,
+    HasSkipConnection as HasSkipConnection,
     HasTrainingLoss as HasTrainingLoss,
     HasTrainingRule as HasTrainingRule,
     LatentModel as LatentModel,
     activation_name as activation_name,
     layer_of as layer_of,
     read_points as read_points,
+    reconstruct as reconstruct,
     written_points as written_points,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -79,6 +79,27 @@ class HasHookPoints(Protocol):
     @property
     def output_hook_points(self) -> Sequence[str]:
         """Hook points it writes, in the order in which a model reaches them; the first is ``output_hook_point``."""
+
+
+@runtime_checkable
+class HasSkipConnection(Protocol):
+    """Optional for a latent model: that its decoder also reads what it encoded, as that of a skip transcoder does.
+
+    Whatever the inputs give belongs to no latent: it stays as it is when a latent is changed. ``decoder_rows`` says
+    what latents write, and nothing of the inputs.
+    """
+
+    @property
+    def has_skip_connection(self) -> bool:
+        """Whether ``decode`` wants inputs; if not, it is called with latents alone."""
+
+    def decode(self, latents: Tensor, inputs: Tensor) -> Tensor:
+        """Reconstruction, ``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``.
+
+        Args:
+            latents: Changed or not.
+            inputs: The activations that were encoded, ``[batch, pos, d_in]``, with gradient where there is one.
+        """
 
 
 @runtime_checkable
@@ -164,6 +185,27 @@ def has_error_term(latent_model: LatentModel) -> bool:
 def _has_hook_points(latent_model: LatentModel) -> TypeGuard[HasHookPoints]:
     """What ``isinstance`` says, which takes ten times as long: replays ask at every block."""
     return hasattr(latent_model, "hook_points") and hasattr(latent_model, "output_hook_points")
+
+
+def has_skip_connection(latent_model: LatentModel) -> bool:
+    """Whether the decoder reads what was encoded (``HasSkipConnection``)."""
+    return bool(getattr(latent_model, "has_skip_connection", False))
+
+
+def reconstruct(latent_model: LatentModel, latents: Tensor, inputs: Tensor) -> Tensor:
+    """What a latent model makes of latents, whether or not its decoder reads what was encoded.
+
+    Args:
+        latent_model: The latent model.
+        latents: ``[batch, pos, d_sae]``.
+        inputs: The activations that were encoded, ``[batch, pos, d_in]``.
+
+    Returns:
+        ``[batch, pos, d_out]``.
+    """
+    if has_skip_connection(latent_model):
+        return cast(HasSkipConnection, latent_model).decode(latents, inputs)
+    return latent_model.decode(latents)
 
 
 def read_points(latent_model: LatentModel) -> tuple[str, ...]:

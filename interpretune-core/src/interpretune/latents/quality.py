@@ -18,6 +18,7 @@ from interpretune.latents.latent_model import (
     LatentModel,
     activation_name,
     read_points,
+    reconstruct,
     side_by_side,
     summed,
     written_points,
@@ -158,9 +159,10 @@ class _Tally:
         untouched = backend.untouched_positions(inputs) if item.skips_special_tokens else ~inputs.attention_mask.bool()
         reads, writes = read_points(item), written_points(item)
         cache = backend.capture(inputs, [*reads, *writes])
-        latents = item.encode(side_by_side(cache, reads))
+        read = side_by_side(cache, reads)
+        latents = item.encode(read)
         spliced = ~untouched
-        target, reconstruction = side_by_side(cache, writes)[spliced], item.decode(latents)[spliced]
+        target, reconstruction = side_by_side(cache, writes)[spliced], reconstruct(item, latents, read)[spliced]
         residual = target.double() - reconstruction.double()
         if not bool(residual.isfinite().all()):
             rows = spliced.nonzero()[rows_not_finite(residual), 0].unique().tolist()

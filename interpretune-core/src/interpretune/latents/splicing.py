@@ -14,7 +14,7 @@ from interpretune.activations.hook_names import canonical
 from interpretune.activations.hooked_model import AllCaptured
 from interpretune.activations.inputs import Points
 from interpretune.errors import HookPointError
-from interpretune.latents.latent_model import LatentModel, has_error_term, read_points, written_points
+from interpretune.latents.latent_model import LatentModel, has_error_term, read_points, reconstruct, written_points
 
 RunsEdits = Callable[[dict[str, Edit]], object]
 """Runs a model with edits by hook point."""
@@ -27,7 +27,8 @@ WhichSlots = Callable[[int, int], Tensor]
 class Splice:
     """One latent model in one forward.
 
-    With an error term, the output is ``x + decode(edited latents) - decode(latents)``. Without edits that is the
+    With an error term, the output is ``x + decode(edited latents) - decode(latents)``; a decoder with a skip connection
+    gets ``x`` as well, both times. Without edits that is the
     identity and costs nothing. Gradients with respect to ``x`` then pass as through the identity.
 
     Attributes:
@@ -122,17 +123,18 @@ class Splicing:
     def _encode(self, flat: Tensor, untouched: Tensor | None) -> None:
         splice, keeps_error = self._splice, has_error_term(self._model) and not self._splice.only_reads
         check_width(self._model, flat.shape[-1])
-        latents = self._model.encode(flat.detach() if keeps_error else flat)
+        inputs = flat.detach() if keeps_error else flat
+        latents = self._model.encode(inputs)
         if untouched is not None:
             latents = latents.masked_fill(untouched.unsqueeze(-1), 0)
         self._clean = None
         if keeps_error:  # before the edit, which may write into the latents; a copy, as buffers go
-            self._clean = self._model.decode(latents).detach().clone()
+            self._clean = reconstruct(self._model, latents, inputs).detach().clone()
         if splice.edit is not None:
             latents = splice.edit(latents.clone() if latents.requires_grad else latents)
         if splice.see_latents is not None:
             splice.see_latents(latents)
-        self._output = None if splice.only_reads else self._model.decode(latents)
+        self._output = None if splice.only_reads else reconstruct(self._model, latents, inputs)
         self.ready = True
 
     def _write(self, index: int, name: str) -> Edit:

@@ -68,7 +68,8 @@ def find_entries(engine: ReplayEngine, latent_models: Sequence[LatentModel]) -> 
             start, hands_in = min(spanning), False
         above = tuple(other for other in others if start <= spans[other].last and not spans[other].rests(start))
         begins = any(spans[other].last == start for other in others)  # rows of those begin with what it writes
-        joins = hands_in or (linear and alone and has_error_term(item) and not begins)
+        reads_here = spans[name].first >= start  # else rows from below have passed what it reads
+        joins = hands_in or (linear and alone and has_error_term(item) and reads_here and not begins)
         entries[name] = Entry(start, hands_in, linear, joins and start < engine.n_blocks, above)
     return entries
 

@@ -13,7 +13,7 @@ from interpretune.activations.edits import Edit, watch
 from interpretune.activations.finite import check_rows
 from interpretune.activations.hooked_model import AllCaptured, noted_last
 from interpretune.errors import AnalysisError
-from interpretune.latents.latent_model import HasDecoderRows
+from interpretune.latents.latent_model import HasDecoderRows, reconstruct
 from interpretune.replay.ablation import changed_output
 from interpretune.replay.budgets import replay_budget
 from interpretune.replay.observed import Noted, held_at_points
@@ -167,10 +167,10 @@ def decoded(prefill: Prefill, name: str, points: Tensor, latents: Tensor) -> Ten
     """
     model = prefill.latent_models[name]
     clean = prefill.require_kept().outputs[name].flatten(1)[points]
-    before = (
-        model.decode(prefill.latents[name][points].unsqueeze(1)).squeeze(1).detach().clone()
-    )  # a buffer may be used again
-    change = model.decode(latents.unsqueeze(1)).squeeze(1) - before
+    nothing = latents.new_zeros(len(latents), 1, model.d_in)  # what a skip connection makes of inputs is no change
+    before = reconstruct(model, prefill.latents[name][points].unsqueeze(1), nothing).squeeze(1)
+    before = before.detach().clone()  # a buffer may be used again
+    change = reconstruct(model, latents.unsqueeze(1), nothing).squeeze(1) - before
     return clean + change.to(clean.dtype).masked_fill(prefill.untouched[name][points].unsqueeze(-1), 0)
 
 

@@ -15,7 +15,7 @@ WIDTH, LATENTS = 32, 16
 
 
 class CoreConformance(AdapterConformance):
-    """Sessions of core alone with latent models of no library: autoencoders and a cross-layer transcoder."""
+    """Sessions of core alone with latent models of no library: autoencoders and a cross-layer skip transcoder."""
 
     adapter = "core"
 
@@ -29,7 +29,13 @@ class CoreConformance(AdapterConformance):
         ]
         return [
             ReferenceLatents.random(
-                read, WIDTH, LATENTS, seed=10 * self.seed + i, output_hook_points=writes, d_out=WIDTH * len(writes)
+                read,
+                WIDTH,
+                LATENTS,
+                seed=10 * self.seed + i,
+                output_hook_points=writes,
+                d_out=WIDTH * len(writes),
+                skip_connection=len(writes) > 1,
             )
             for i, (read, *writes) in enumerate(hook_points)
         ]
@@ -40,7 +46,15 @@ class CoreConformance(AdapterConformance):
 
 
 def _dictionary(truth: ReferenceLatents, *, skips: bool) -> RandomDictionary:
-    dictionary = RandomDictionary(truth.hook_point, WIDTH, LATENTS, output=truth.written_points, skips=skips)
-    for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
-        setattr(dictionary, name, getattr(truth, name).clone())
+    dictionary = RandomDictionary(
+        truth.hook_point,
+        WIDTH,
+        LATENTS,
+        output=truth.written_points,
+        skips=skips,
+        skip_connection=truth.has_skip_connection,
+    )
+    for name in ("w_enc", "b_enc", "w_dec", "b_dec", "w_skip"):
+        if getattr(truth, name) is not None:
+            setattr(dictionary, name, getattr(truth, name).clone())
     return dictionary

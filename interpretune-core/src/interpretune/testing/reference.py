@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interpretune.activations.hook_names import canonical, split_layer
-from interpretune.latents.latent_model import activation_name, read_points, written_points
+from interpretune.latents.latent_model import activation_name, read_points, reconstruct, written_points
 from interpretune.testing.rule import RuleSkipped
 
 Hook = Callable[[Tensor], Tensor]
@@ -174,7 +174,7 @@ def splice_hooks(
 
         def read(x: Tensor, item: Any = item, alone: Tensor = alone, held: list[Tensor] = held) -> Tensor:
             latents = edit(item, item.encode(x) * (~alone).to(x.dtype).reshape(1, -1, 1))
-            held[:] = item.decode(latents).chunk(len(written_points(item)), dim=-1)
+            held[:] = reconstruct(item, latents, x).chunk(len(written_points(item)), dim=-1)
             return x
 
         def write(i: int, alone: Tensor, held: list[Tensor], adds: bool) -> Hook:

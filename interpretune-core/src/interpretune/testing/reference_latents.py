@@ -27,6 +27,7 @@ class ReferenceLatents:
         output_hook_point: Where a transcoder writes; empty: where it reads.
         hook_points: Where it reads if at several hook points, side by side in ``d_in``; empty: at ``hook_point``.
         output_hook_points: Where it writes if at several, side by side in ``d_out``; empty: at ``output_hook_point``.
+        w_skip: ``[d_in, d_out]``, what a skip connection makes of what is encoded; None: there is none.
     """
 
     hook_point: str
@@ -39,6 +40,7 @@ class ReferenceLatents:
     output_hook_point: str = ""
     hook_points: Sequence[str] = ()
     output_hook_points: Sequence[str] = ()
+    w_skip: Tensor | None = None
 
     @classmethod
     def random(
@@ -53,11 +55,12 @@ class ReferenceLatents:
         hook_points: Sequence[str] = (),
         output_hook_points: Sequence[str] = (),
         d_out: int | None = None,
+        skip_connection: bool = False,
     ) -> ReferenceLatents:
         """Draw weights of which none is 0, to be written in the format that the adapter loads.
 
         ``d_in`` is the width of all that is read, ``d_out`` of all that is written, by default the same; hook points
-        and ``centred`` are as the attributes.
+        and ``centred`` are as the attributes. With ``skip_connection`` there is a ``w_skip``.
         """
         draw = torch.Generator().manual_seed(seed)
         width = d_out or d_in
@@ -67,6 +70,7 @@ class ReferenceLatents:
             b_enc=0.2 * torch.randn(d_sae, generator=draw) - 0.1,
             w_dec=torch.randn(d_sae, width, generator=draw) / d_sae**0.5,
             b_dec=0.3 * torch.randn(width, generator=draw),
+            w_skip=torch.randn(d_in, width, generator=draw) / d_in**0.5 if skip_connection else None,
             centred=centred,
             output_hook_point=output_hook_point,
             hook_points=hook_points,
@@ -81,6 +85,16 @@ class ReferenceLatents:
     def decode(self, latents: Tensor) -> Tensor:
         """``[..., d_sae]`` to ``[..., d_out]``."""
         return latents @ self.w_dec + self.b_dec
+
+    @property
+    def has_skip_connection(self) -> bool:
+        """Whether what is encoded is written too, past the latents."""
+        return self.w_skip is not None
+
+    def reconstruct(self, latents: Tensor, inputs: Tensor) -> Tensor:
+        """What is written: ``decode(latents)``, and what a skip connection makes of ``inputs``, ``[..., d_in]``."""
+        decoded = self.decode(latents)
+        return decoded if self.w_skip is None else decoded + inputs @ self.w_skip
 
     @property
     def read_points(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ class RandomDictionary(nn.Module):
     b_enc: Tensor
     w_dec: Tensor
     b_dec: Tensor
+    w_skip: Tensor | None
 
     def __init__(
         self,
@@ -26,6 +27,7 @@ class RandomDictionary(nn.Module):
         skips: bool = False,
         seed: int = 0,
         linear: bool = True,
+        skip_connection: bool = False,
     ) -> None:
         """Draw one.
 
@@ -37,6 +39,7 @@ class RandomDictionary(nn.Module):
             skips: Leave special tokens as they are.
             seed: Seed of its weights.
             linear: Declare that its decoder is linear.
+            skip_connection: Write a linear map of what it reads as well.
         """
         super().__init__()
         reads = [hook_point] if isinstance(hook_point, str) else list(hook_point)
@@ -54,14 +57,18 @@ class RandomDictionary(nn.Module):
         self.register_buffer("b_enc", torch.randn(d_sae, generator=draw) * 0.2 - 0.1)
         self.register_buffer("w_dec", torch.randn(d_sae, d_out, generator=draw) / d_sae**0.5)
         self.register_buffer("b_dec", torch.randn(d_out, generator=draw) * 0.2)
+        self.has_skip_connection = skip_connection
+        w_skip = torch.randn(d_in, d_out, generator=draw) / d_in**0.5 if skip_connection else None
+        self.register_buffer("w_skip", w_skip)
 
     def encode(self, activations: Tensor) -> Tensor:
         """``[batch, pos, d_in]`` to ``[batch, pos, d_sae]``."""
         return torch.relu(activations @ self.w_enc + self.b_enc)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``."""
-        return latents @ self.w_dec + self.b_dec
+    def decode(self, latents: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """``[batch, pos, d_sae]`` to ``[batch, pos, d_out]``; a skip connection reads ``inputs``, what was encoded."""
+        decoded = latents @ self.w_dec + self.b_dec
+        return decoded if self.w_skip is None or inputs is None else decoded + inputs @ self.w_skip
 
     def decoder_rows(self, latents: Tensor) -> Tensor | None:
         """What each of the given latents writes, ``[n]`` to ``[n, d_out]``."""

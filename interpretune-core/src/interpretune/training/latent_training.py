@@ -25,6 +25,7 @@ from interpretune.latents.latent_model import (
     HasTrainingRule,
     LatentModel,
     read_points,
+    reconstruct,
     side_by_side,
     written_points,
 )
@@ -238,13 +239,16 @@ class LatentSample:
     def run(self) -> tuple[Tensor, Tensor]:
         """Latents ``[n, d_sae]`` and reconstruction ``[n, d_out]``."""
         latents = self.latent_model.encode(self.activations.unsqueeze(0))
-        return latents.squeeze(0), self.latent_model.decode(latents).squeeze(0)
+        return latents.squeeze(0), self._made_of(latents)
 
     def run_in_training(self) -> tuple[Tensor, Tensor] | None:
         """The same by the rule of training; None where the latent model has none of its own."""
         item = self.latent_model
         latents = item.encode_in_training(self.activations.unsqueeze(0)) if isinstance(item, HasTrainingRule) else None
-        return None if latents is None else (latents.squeeze(0), item.decode(latents).squeeze(0))
+        return None if latents is None else (latents.squeeze(0), self._made_of(latents))
+
+    def _made_of(self, latents: Tensor) -> Tensor:
+        return reconstruct(self.latent_model, latents, self.activations.unsqueeze(0)).squeeze(0)
 
 
 def _trainable(latent_model: LatentModel) -> Iterator[tuple[str, nn.Parameter]]:

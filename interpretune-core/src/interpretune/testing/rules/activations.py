@@ -106,9 +106,9 @@ class _Stopping(RandomDictionary):
 
     stops = True
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Stop, or decode."""
-        return stop(latents) if self.stops else super().decode(latents)
+        return stop(latents) if self.stops else super().decode(latents, inputs)
 
 
 def stop(activations: Tensor) -> Tensor:

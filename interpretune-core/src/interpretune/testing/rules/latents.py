@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.hook_names import canonical
-from interpretune.latents.latent_model import HasDecoderRows, LatentModel, read_points, side_by_side, written_points
+from interpretune.latents.latent_model import (
+    HasDecoderRows,
+    LatentModel,
+    read_points,
+    reconstruct,
+    side_by_side,
+    written_points,
+)
 from interpretune.plugins.declaration import Level
 from interpretune.testing import reference
 from interpretune.testing.comparing import same, shape
@@ -46,15 +53,15 @@ def latent_models_decode(bench: Bench) -> None:
         shape(latents, (*read.shape[:2], item.d_sae), f"latents of {item.name}")
         expect((latents != 0).any(), f"no latent of {item.name} is active", "some that are")
         expect(bool((latents == 0).any()), f"all latents of {item.name} are active", "inactive latents that are 0")
-        once = item.decode(latents).clone()
-        same(item.decode(latents), once, f"a second decoding of {item.name}")
+        once = reconstruct(item, latents, read).clone()
+        same(reconstruct(item, latents, read), once, f"a second decoding of {item.name}")
         ids = torch.arange(0, item.d_sae, 5, device=latents.device)
         rows = item.decoder_rows(ids) if isinstance(item, HasDecoderRows) else None
         if rows is not None:
             for row, latent in zip(rows, ids.tolist(), strict=True):
                 raised = latents.clone()
                 raised[..., latent] += 1.0
-                added = item.decode(raised) - once
+                added = reconstruct(item, raised, read) - once
                 same(added, row.expand_as(added), f"decoder row {latent} of {item.name}", tolerance=1e-3)
 
 
@@ -88,14 +95,13 @@ def latents_read_where_they_say(bench: Bench) -> None:
 def latents_decode_with_their_bias(bench: Bench) -> None:
     """Decoding gives the decoder's bias where no latent is active, and what the weights say where some are."""
     for item, truth, activations in _models(bench):
-        latents = truth.encode(activations)
-        nothing = torch.zeros_like(latents)
-        item.encode(activations)  # what is decoded was encoded: some latent models note a scale
-        same(
-            item.decode(nothing), truth.decode(nothing), f"what {item.name} writes where no latent is active, its bias"
-        )
-        item.encode(activations)
-        same(item.decode(latents), truth.decode(latents), f"what {item.name} writes for given latents")
+        clean = truth.encode(activations)
+        bias = "its bias and skip connection" if truth.has_skip_connection else "its bias"
+        nothing = torch.zeros_like(clean)
+        for latents, where in ((nothing, f"where no latent is active, {bias}"), (clean, "for given latents")):
+            item.encode(activations)  # what is decoded was encoded: some latent models note a scale
+            wanted = truth.reconstruct(latents, activations)
+            same(reconstruct(item, latents, activations), wanted, f"what {item.name} writes {where}")
 
 
 @rule(after=["latents-read-where-they-say"])
@@ -121,7 +127,8 @@ def latents_in_train_mode(bench: Bench) -> None:
         latents = item.encode(activations)
         expect((latents != 0).any(), f"in train mode no latent of {item.name} is active", "the latents of eval mode")
         same(latents, truth.encode(activations), f"latents of {item.name} in train mode")
-        same(item.decode(latents), truth.decode(latents), f"what {item.name} writes in train mode")
+        wanted = truth.reconstruct(latents, activations)
+        same(reconstruct(item, latents, activations), wanted, f"what {item.name} writes in train mode")
 
 
 def _named(hook_points: Sequence[str]) -> str:
