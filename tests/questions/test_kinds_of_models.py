@@ -89,7 +89,7 @@ def compiled_in_place():
     ("make", "told"),
     [
         (compiled_in_place, "compiled in place"),
-        (lambda: tiny_llama().to("meta"), "not in memory"),
+        (lambda: tiny_llama().to("meta"), "weights without values, on the device meta"),
         (lambda: tiny_llama().model, "A LlamaModel gives no logits"),
         (lambda: LlamaForSequenceClassification(tiny_llama().config), "gives no logits"),
         (lambda: SimpleNamespace(active_peft_config=SimpleNamespace(is_prompt_learning=True)), "tokens of its own"),

@@ -14,6 +14,7 @@ from interpretune.activations.edits import in_turn
 from interpretune.activations.hook_names import EMBED, FINAL_NORM, LOGITS, in_layer, split_layer
 from interpretune.errors import BATCH, HookPointError, NotFiniteError
 from interpretune.system.model_lock import model_lock
+from interpretune.system.placement import weights_in_place
 
 if TYPE_CHECKING:
     from interpretune.activations.edits import Edit
@@ -56,8 +57,12 @@ def likely_cause(model: nn.Module) -> str:
 
 
 def _damaged(model: nn.Module) -> str | None:
-    damaged = next((name for name, item in model.named_parameters() if not _sound(item)), None)
-    return damaged and f"The weights of the model hold NaN or infinity, first in {damaged}. Load them again."
+    for path, module in model.named_modules():
+        with weights_in_place(module):
+            for name, item in module.named_parameters(path, recurse=False):
+                if not _sound(item):
+                    return f"The weights of the model hold NaN or infinity, first in {name}. Load them again."
+    return None
 
 
 def _watched(backend: HookedModel, edits: Mapping[str, Edit], watch: _Watch) -> dict[str, Edit]:

@@ -44,6 +44,7 @@ from interpretune.errors import HookPointError, ReplayRefusedError
 from interpretune.hashing.object_state import passing_of
 from interpretune.system.model_lock import model_lock
 from interpretune.system.own_context import OwnContext
+from interpretune.system.placement import input_device
 
 if TYPE_CHECKING:
     from interpretune.replay.engine import ReplayEngine
@@ -193,8 +194,8 @@ class HookedModel(ABC):
 
     @property
     def model_device(self) -> torch.device:
-        """Device of the model's parameters."""
-        return next(self.model.parameters()).device
+        """Device on which the model takes tokens and gives logits; its blocks may be on others."""
+        return input_device(self.model)
 
     @functools.cached_property
     def _known(self) -> frozenset[str]:

@@ -71,11 +71,6 @@ def _checked(model: PreTrainedModel) -> PreTrainedModel:
         raise AnalysisError(
             f"A {name} gives no logits of the token that follows a prompt. Load the model with AutoModelForCausalLM."
         )
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise AnalysisError(
-            f"Weights of the {name} are not in memory: they are offloaded, or were never loaded. Load the model on one "
-            "device, in a smaller dtype if it does not fit."
-        )
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
         raise AnalysisError(
             f"The {name} was compiled in place (Module.compile), and in compiled code activations cannot be changed. "

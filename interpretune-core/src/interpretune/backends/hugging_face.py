@@ -35,10 +35,12 @@ from interpretune.backends.hugging_face_hook_points import ATTENTION_NAMES, deco
 from interpretune.backends.hugging_face_replay import HuggingFaceReplay
 from interpretune.backends.measured_norm import NormAt
 from interpretune.backends.unembedding import output_of
+from interpretune.errors import AnalysisError
 from interpretune.models.padding import position_ids
 from interpretune.models.quantization import keep_weights_in_place
 from interpretune.replay.engine import blocks_below_skipped
 from interpretune.system.model_lock import model_lock
+from interpretune.system.placement import input_device, offloads, placed_forward, without_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,10 +52,12 @@ class HuggingFaceBackend(AnalysisBackend):
     passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_locations"})
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        if lacking := without_weights(model):
+            raise AnalysisError(lacking)
         self._model = model
         keep_weights_in_place(model)
         ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
-        self._special = torch.tensor(ids, dtype=torch.long, device=model.device)
+        self._special = torch.tensor(ids, dtype=torch.long, device=input_device(model))
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
         self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
         locations = dict(decoder_hook_points(model))  # modules that blocks share have one path
@@ -200,7 +204,7 @@ class HuggingFaceBackend(AnalysisBackend):
     def projection(self, hook_point: str) -> Tensor | None:
         """See ``AnalysisBackend.projection``."""
         module = self.modules[self.module_and_side(hook_point)[0]]
-        if type(module) not in (nn.Linear, Conv1D) or "forward" in vars(module):
+        if type(module) not in (nn.Linear, Conv1D) or placed_forward(module) is not None or offloads(module):
             return None
         weight: Tensor = module.weight  # type: ignore[assignment]
         return weight.T if type(module) is nn.Linear else weight

@@ -126,7 +126,8 @@ class ITConfig(ITSharedConfig, checks_types=True):
         optimizer_init: ``{"class_path": ..., "init_args": {...}}``; None: no optimizer.
         lr_scheduler_init: The same for a learning-rate scheduler; ``interval`` (``epoch``, the default, or ``step``),
             ``frequency`` and ``monitor`` say when it steps.
-        device: Device of the model; None: CUDA if available.
+        device: Device of the model; None: where a ``device_map`` of ``hf_from_pretrained_cfg`` puts it, else CUDA if
+            available.
         freeze: Freeze the model's parameters; None: freeze them if no optimizer is configured, or if it is for the
             latent models.
         profile_memory: Record time and memory of the steps decorated with ``ProfilerHooksMixin.memprofilable``; a

@@ -26,9 +26,10 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from interpretune.errors import UnknownContentError
 from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.code_state import CODE, code_content
-from interpretune.hashing.content import Content, Noted, UnknownState, leaf_of
+from interpretune.hashing.content import Content, Noted, Raw, UnknownState, leaf_of
 from interpretune.hashing.hook_content import HOOK_TABLES, hooks_of
 from interpretune.hashing.tensor_content import BOOKKEEPING, is_plain_tensor, tensor_content, tensor_digest
+from interpretune.system.placement import HOOK, OF_MODELS, OWN_FORWARD, offloaded_value, only_placed, placed_forward
 from interpretune.system.put_back import random_state_put_back
 
 NAMES_NOTHING = frozenset(
@@ -206,12 +207,25 @@ def _module_content(module: nn.Module, ignored: Noted) -> Content:
     skipped = MODULE_BOOKKEEPING | ignored.of(type(module).__module__)
     if isinstance(module, PreTrainedModel):
         skipped |= {"name_or_path"}
-    parts: list[tuple[str, Any]] = [(".class", type(module)), *state_of(module, skipped)]
+    own_forward: list[tuple[str, Any]] = []
+    if only_placed(module):
+        skipped |= {HOOK, OWN_FORWARD, "forward", *(OF_MODELS if "hf_device_map" in state else ())}
+        own_forward = [(".forward", forward)] if (forward := placed_forward(module)) is not None else []
+    own = sorted([*state_of(module, skipped), *own_forward], key=lambda part: part[0])
+    parts: list[tuple[str, Any]] = [(".class", type(module)), *own]
     for group in ("_parameters", "_buffers"):
-        parts += [(f".{name}", item) for name, item in sorted(state[group].items())]
+        parts += [(f".{name}", _weight(module, name, item)) for name, item in sorted(state[group].items())]
     parts += [(f".{name}", item) for name, item in state["_modules"].items()]  # their order may be that of the forward
     parts += hooks_of(module, ignored)
     return Content("module", parts)
+
+
+def _weight(module: nn.Module, name: str, item: Tensor | None) -> Any:
+    """A weight, also where it is in memory only while the module runs: where it is, is not what it computes."""
+    if item is None or item.device.type != "meta" or vars(item).keys() - BOOKKEEPING:
+        return item
+    kept = offloaded_value(module, name)
+    return item if kept is None or not is_plain_tensor(kept) else Raw(tensor_digest(kept))
 
 
 # ------------------------------------------------------------------------------------------------------------- natives

@@ -17,6 +17,7 @@ from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.models.lora import add_lora
 from interpretune.models.quantization import check_trainable, keep_weights_in_place, quantized_loading
 from interpretune.system.cache_folder import build_once, cache_root
+from interpretune.system.placement import input_device, is_offloaded, is_placed, without_weights
 from interpretune.system.plain_files import file_sha256
 from interpretune.system.put_back import random_state_put_back
 
@@ -120,12 +121,32 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
             setattr(model.config, name, token_id)
         _check_labels(model, cfg)
         keep_weights_in_place(model)
-        if not quantized:
+        if lacking := without_weights(model):
+            raise ModelLoadError(lacking)
+        if is_placed(model):
+            _check_placement(model, cfg)
+        elif not quantized and (cfg.device is not None or not hasattr(model, "hf_device_map")):
             model = model.to(device_of(cfg))
         if cfg.lora is not None:
             add_lora(model, cfg)
     check_trainable(model, cfg)
     return model.eval()
+
+
+def _check_placement(model: PreTrainedModel, cfg: ITConfig) -> None:
+    """Refuse a second device beside a device map, and training of weights that are in memory during forwards only."""
+    at = input_device(model)
+    if cfg.device is not None and device_of(cfg).type != at.type:
+        raise ConfigurationError(
+            f"ITConfig.device is {str(cfg.device)!r}, and a device_map has placed the {type(model).__name__}, which "
+            f"takes its tokens on {at}. Drop device, or the device_map."
+        )
+    if is_offloaded(model) and not (cfg.freezes_model and cfg.lora is None):
+        raise ConfigurationError(
+            f"Weights of the {type(model).__name__} are offloaded: they are in memory during a forward only, and what "
+            "an optimizer does to them would be lost. Train without offloading, in a smaller dtype or quantized with "
+            "LoRA (ITConfig(lora={'r': 8})), or drop optimizer_init and lora (freeze=True)."
+        )
 
 
 def _classifies(cfg: ITConfig) -> bool:

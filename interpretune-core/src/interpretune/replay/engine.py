@@ -17,6 +17,7 @@ from interpretune.errors import ReplayRefusedError
 from interpretune.replay.prefix import Prefix, Rows
 from interpretune.replay.suffix_rows import SuffixRows
 from interpretune.system.own_context import OwnContext
+from interpretune.system.placement import weights_in_place
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
@@ -209,11 +210,13 @@ def columns_only(head: nn.Module, columns: Tensor | None) -> Iterator[bool]:
     if columns is None or type(head) is not nn.Linear:
         yield columns is None
         return
-    weight = head.weight[columns]
-    bias = None if head.bias is None else head.bias[columns]
+    with weights_in_place(head):
+        ids = columns.to(head.weight.device)
+        weight = head.weight[ids]
+        bias = None if head.bias is None else head.bias[ids]
 
     def narrow(activations: Tensor) -> Tensor:
-        return nn.functional.linear(activations, weight, bias)
+        return nn.functional.linear(activations.to(weight.device), weight, bias)
 
     with replaced_method(head, "forward", narrow):
         yield True

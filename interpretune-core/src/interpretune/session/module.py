@@ -19,6 +19,7 @@ from interpretune.models.tokenizer import context_length
 from interpretune.session.answers import ModuleAnswers, answers_of_all_rows
 from interpretune.session.logged_scalars import EPOCH_MEAN, LoggedScalars
 from interpretune.system.model_lock import model_lock
+from interpretune.system.placement import input_device, is_placed
 
 if TYPE_CHECKING:
     from interpretune.backends.backend import AnalysisBackend
@@ -126,8 +127,19 @@ class ITModule(ModuleAnswers, nn.Module):
         if self.datamodule is not None or self.it_cfg.generative_step_cfg.answers:
             ids = answers_of_all_rows(self)
             self.register_buffer("_answer_token_ids", None if ids is None else torch.tensor(ids), persistent=False)
-            self.to(self.device)
+            self._join_device()
         self.load_metric()
+
+    def _join_device(self) -> None:
+        """Move everything to the device of the model, which stays where accelerate has placed it."""
+        if not is_placed(self.model):
+            self.to(self.device)
+            return
+        for part in self.children():
+            if part is not self.model:
+                part.to(self.device)
+        for item in (*self.parameters(recurse=False), *self.buffers(recurse=False)):
+            item.data = item.data.to(self.device)
 
     def load_metric(self) -> None:
         """Load ``self.metric``; override it to use one."""
@@ -254,8 +266,8 @@ class ITModule(ModuleAnswers, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the model's parameters."""
-        return next(self.model.parameters()).device
+        """Device on which the model takes tokens; with a device map, its blocks may be on others."""
+        return input_device(self.model)
 
     @property
     def context_length(self) -> int | None:

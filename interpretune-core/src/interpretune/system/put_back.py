@@ -80,9 +80,18 @@ def _key(owner: object) -> object:
 @contextlib.contextmanager
 def attribute_put_back(owners: Iterable[T], name: str) -> Iterator[None]:
     """Let a block change an attribute of some objects."""
-    changed = Changed(
+    with values_put_back(
         name, owners, lambda owner: getattr(owner, name), lambda owner, value: setattr(owner, name, value)
-    )
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def values_put_back(
+    what: str, owners: Iterable[T], read: Callable[[T], Any], write: Callable[[T, Any], object]
+) -> Iterator[None]:
+    """Let a block change values of some owners; the arguments are those of ``Changed``."""
+    changed = Changed(what, owners, read, write)
     try:
         try:
             changed.begin()

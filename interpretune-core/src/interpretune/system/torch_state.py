@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from interpretune.system.put_back import attribute_put_back
+from interpretune.system.put_back import attribute_put_back, values_put_back
 
 
 def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -28,8 +28,30 @@ def frozen_parameters(*owners: object) -> Iterator[None]:
     Args:
         *owners: Modules; anything that is no module has no parameters.
     """
-    parameters = [parameter for owner in owners if isinstance(owner, nn.Module) for parameter in owner.parameters()]
-    with attribute_put_back(parameters, "requires_grad"):
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    parameters = [parameter for owner in modules for parameter in owner.parameters()]
+    # offloaded weights are new objects after each forward, which take the flag over: they are known by module and name
+    passing = {
+        f"{id(part)} {name}": (part, name)
+        for owner in modules
+        for part in owner.modules()
+        for name, parameter in part.named_parameters(recurse=False)
+        if parameter.is_meta
+    }
+
+    def write(key: str, flag: bool) -> None:
+        part, name = passing[key]
+        part.get_parameter(name).requires_grad_(flag)
+
+    with (
+        attribute_put_back([item for item in parameters if not item.is_meta], "requires_grad"),
+        values_put_back(
+            "requires_grad of offloaded weights",
+            passing,
+            lambda key: passing[key][0].get_parameter(passing[key][1]).requires_grad,
+            write,
+        ),
+    ):
         for parameter in parameters:
             parameter.requires_grad_(False)
         yield
