@@ -26,6 +26,7 @@ REFUSED = {
     "newer_contract": ("contract-version", "contract 2.0"),
     "no_declaration": ("an-instance-with-a-declaration", "no AdapterDeclaration"),
     "requires_the_absent": ("requirements-installed", "'quagga'"),
+    "stands_below_core": ("stacks-alone", "acme (extension, requires nothing, before core)"),
     "unknown_level": ("importable", "'penthouse'"),
     "unmarked_hook": ("hook-signatures", "it_forward is not marked"),
     "wants_to_be_first": ("hook-signatures", "tryfirst"),

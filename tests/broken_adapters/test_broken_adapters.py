@@ -21,6 +21,7 @@ EXPECTED = {
     "newer_contract": (it.ContractVersionError, "contract 2.0", "this core speaks 1.0", "Install a version"),
     "no_declaration": (it.AdapterSignatureError, "no AdapterDeclaration", "found None", "Add `declaration ="),
     "requires_the_absent": (it.UnknownAdapterError, "'quagga'", "requires", "pip install interpretune-quagga"),
+    "stands_below_core": (it.StackError, "cycle", "acme (extension, requires nothing, before core)", "cannot all hold"),
     "unknown_level": (it.AdapterImportError, "'penthouse'", "framework, model, latents, extension"),
     "unmarked_hook": (it.AdapterSignatureError, "it_forward is not marked", "@interpretune.hookimpl"),
     "wants_to_be_first": (it.AdapterSignatureError, "it_forward", "tryfirst", "reserved for core", "`requires`"),

@@ -50,6 +50,50 @@ def test_within_a_level_requirements_order_and_ties_go_by_name(adapter_of):
     assert names == build_context(("cc", "aa", "bb")).names
 
 
+def test_within_a_level_before_and_after_order_what_is_stacked(adapter_of):
+    adapter_of("aa", after=("cc", "absent"))
+    adapter_of("bb")
+    adapter_of("cc", before=("bb",))
+    adapter_of("low", level="model", before=("aa",))
+    orders = {build_context(names).names for names in itertools.permutations(("aa", "bb", "cc", "low"))}
+    assert orders == {("core", "low", "cc", "aa", "bb")}
+    assert build_context(("aa", "bb")).names == ("core", "aa", "bb")
+    assert "interpretune-aa 1.2.3, after cc, absent" in str(build_context(("aa",)))
+
+
+def test_before_makes_the_outer_wrapper(adapter_of):
+    body = """
+    @it.hookimpl(wrapper=True)
+    def it_run_step(self, module, step_name, step):
+        return "{name}(" + (yield) + ")"
+    """
+    adapter_of("aa", body=body.format(name="aa"))
+    adapter_of("zz", before=("aa",), body=body.format(name="zz"))
+    context = build_context(("aa", "zz"))
+    assert context.hook.it_run_step(module=None, step_name="test_step", step=lambda: "step") == "zz(aa(step))"
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "parts"),
+    [
+        ({"before": ("two",)}, {"before": ("one",)}, ["requires nothing, before two", "before one"]),
+        ({"after": ("two",)}, {"requires": ("one",)}, ["after two", "two (extension, requires one)"]),
+        ({"before": ("two",)}, {"level": "model"}, ["one (extension", "before two", "two (model"]),
+        ({"before": ("core",)}, {}, ["before core", "core (framework"]),
+    ],
+)
+def test_an_order_that_cannot_be_is_refused_with_its_circle(adapter_of, one, two, parts):
+    adapter_of("one", **one)
+    adapter_of("two", **two)
+    message = refusal(it.StackError, "one", "two")
+    assert all(part in message for part in ["cycle", "`before` (below)", *parts]), message
+
+
+def test_an_adapter_before_itself_is_refused():
+    with pytest.raises(it.ConfigurationError, match="'acme' declares before='acme', which is itself"):
+        it.AdapterDeclaration(name="acme", level="extension", contract="1.0", before=("acme",))
+
+
 def test_requirements_are_added_transitively(adapter_of):
     adapter_of("top", level="extension", requires=("middle",))
     adapter_of("middle", level="latents", requires=("bottom",))

@@ -94,3 +94,11 @@ def test_metadata_is_read_a_few_times_only(check, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "entry_points", counted)
     check("core")
     assert len(calls) < 10
+
+
+def test_an_order_that_others_cannot_keep_breaks_it(adapter, check):
+    adapter("leaner", "level='extension', before=('huggingface',)")
+    with pytest.raises(RuleBroken, match=r"leaner \(extension, requires nothing, before huggingface\)"):
+        check("leaner")
+    adapter("neighbour", "level='extension', after=('hello', 'absent')")
+    check("neighbour")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 from attrs.validators import matches_re
 
 from interpretune.errors import ConfigurationError
@@ -59,6 +59,9 @@ class AdapterDeclaration:
         level: ``framework`` < ``model`` < ``latents`` < ``extension``.
         requires: Names of adapters that must stand below this one; core adds them to the stack.
         conflicts: Names of adapters that cannot share a stack with this one.
+        before: Names of adapters of the same level that stand above this one. Only what is stacked is ordered: names of
+            others are ignored.
+        after: The same of those that stand below it.
         default_model: Name of the model adapter that core adds if it is installed and the stack has no other adapter of
             level ``model``. Any model adapter with the required hook points works.
         contract: Version of the contract that the adapter was written for, ``major.minor``. Write it as a literal, so
@@ -70,7 +73,15 @@ class AdapterDeclaration:
     contract: str = field(validator=matches_re(r"[0-9]{1,4}\.[0-9]{1,4}"))
     requires: tuple[str, ...] = field(default=(), converter=_names)
     conflicts: tuple[str, ...] = field(default=(), converter=_names)
+    before: tuple[str, ...] = field(default=(), converter=_names)
+    after: tuple[str, ...] = field(default=(), converter=_names)
     default_model: str | None = None
+
+    @before.validator
+    @after.validator
+    def _names_others(self, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+        if self.name in value:
+            raise ConfigurationError(f"Adapter {self.name!r} declares {attribute.name}={self.name!r}, which is itself.")
 
     @property
     def speaks_current_contract(self) -> bool:

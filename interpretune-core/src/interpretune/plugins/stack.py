@@ -104,6 +104,7 @@ class ExecutionContext:
             about = adapter.declaration
             needs = f", requires {', '.join(about.requires)}" if about.requires else ""
             needs += f", {about.default_model} by default" if about.default_model else ""
+            needs += "".join(f", {word} {', '.join(names)}" for word, names in _order(about).items() if names)
             lines.append(
                 f"  {about.name:<18} {about.level!s:<10} {adapter.installed.distribution} "
                 f"{adapter.installed.version}{needs}"
@@ -231,10 +232,10 @@ def _stack(installed: InstalledAdapter) -> StackedAdapter:
 
 
 def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
-    """Order adapters: core first, then by level, each above what it requires, ties by name.
+    """Order adapters: core first, then by level, each above what it requires and as it declares, ties by name.
 
     Raises:
-        StackError: Two adapters conflict, or the requirements form a cycle or contradict the levels.
+        StackError: Two adapters conflict, or what they declare forms a cycle or contradicts the levels.
     """
     for name, adapter in stacked.items():
         for enemy in adapter.declaration.conflicts:
@@ -245,8 +246,9 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
                 )
 
     def below(lower: StackedAdapter, upper: StackedAdapter) -> bool:
-        needs = lower.name in upper.declaration.requires
-        return needs or lower.declaration.level.rank < upper.declaration.level.rank or lower.name == CORE
+        declared = lower.name in (*upper.declaration.requires, *upper.declaration.after)
+        declared = declared or upper.name in lower.declaration.before
+        return declared or lower.declaration.level.rank < upper.declaration.level.rank or lower.name == CORE
 
     def weight(name: str) -> tuple[int, str]:
         return stacked[name].declaration.level.rank, name
@@ -259,14 +261,12 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
     try:
         sorter.prepare()
     except CycleError as error:
-        circle = " -> ".join(
-            f"{name} ({stacked[name].declaration.level}, requires "
-            f"{', '.join(stacked[name].declaration.requires) or 'nothing'})"
-            for name in error.args[1]
-        )
+        circle = " -> ".join(f"{name} ({_standing(stacked[name].declaration)})" for name in error.args[1])
+        owners = " and ".join(str(stacked[name].installed) for name in sorted({*error.args[1]}))
         raise StackError(
-            f"The stack has a cycle: {circle}. An adapter stands above what it requires and above every lower level; "
-            "the declarations of these adapters cannot all hold."
+            f"The stack has a cycle: {circle}. An adapter stands above what it requires, above every lower level, and "
+            f"`before` (below) or `after` (above) the adapters that it names so; the declarations of {owners} "
+            "cannot all hold."
         ) from error
     ordered: list[StackedAdapter] = []
     while sorter.is_active():
@@ -274,6 +274,16 @@ def order_stack(stacked: Mapping[str, StackedAdapter]) -> list[StackedAdapter]:
         ordered += [stacked[name] for name in ready]
         sorter.done(*ready)
     return ordered
+
+
+def _standing(declaration: AdapterDeclaration) -> str:
+    """What a declaration says of where its adapter stands."""
+    parts = [str(declaration.level), f"requires {', '.join(declaration.requires) or 'nothing'}"]
+    return ", ".join([*parts, *(f"{word} {', '.join(names)}" for word, names in _order(declaration).items() if names)])
+
+
+def _order(declaration: AdapterDeclaration) -> dict[str, tuple[str, ...]]:
+    return {"before": declaration.before, "after": declaration.after}
 
 
 def _guarded(doing: str, plugin: Any, name: str) -> Any:
@@ -316,7 +326,7 @@ def _register(manager: pluggy.PluginManager, adapter: StackedAdapter) -> None:
         if adapter.name != CORE and (marker["tryfirst"] or marker["trylast"]):
             raise AdapterSignatureError(
                 f"{where}: {name} is marked tryfirst or trylast, which are reserved for core. Order follows from "
-                "`level` and `requires` of the declaration."
+                "`level`, `requires`, `before` and `after` of the declaration."
             )
         if inspect.ismethod(member) and next(iter(inspect.signature(member.__func__).parameters), "") != "self":
             raise AdapterSignatureError(

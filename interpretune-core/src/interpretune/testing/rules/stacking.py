@@ -35,10 +35,10 @@ def stacks_in_every_order(bench: Bench) -> None:
     bench.context  # noqa: B018 - skips what does not stack at all
     mine = [name for name in bench.stack if name != CORE]
     with _metadata_read_once() as installed:
-        others = [name for name in installed if name not in (*mine, CORE) and _stacks_alone(name)]
+        others = [name for name in installed if name not in (*mine, CORE) and _stacks((name,))]
         for size in range(MOST_TOGETHER - len(mine) + 1):
             for guests in combinations(others, size):
-                _check((*mine, *guests), installed)
+                _check(mine, guests, installed)
 
 
 @contextlib.contextmanager
@@ -49,11 +49,14 @@ def _metadata_read_once() -> Iterator[Installed]:
         yield installed
 
 
-def _check(names: Sequence[str], installed: Installed) -> None:
+def _check(mine: Sequence[str], guests: Sequence[str], installed: Installed) -> None:
+    names = (*mine, *guests)
     try:
         named = (CORE, *names) if len(names) < MOST_TOGETHER else names  # core is always there
         contexts = [build_context(order) for order in permutations(named)]
     except StackError as error:
+        if len(guests) > 1 and not _stacks(guests):
+            return  # they are refused without the one that is checked
         _check_refusal(names, str(error), installed)
         return
     about = len({_description(context) for context in contexts})
@@ -117,10 +120,10 @@ def _description(context: ExecutionContext) -> tuple[object, ...]:
     return (context.names, tuple(context.answers()), *(tuple(context.bases(kind)) for kind in kinds))
 
 
-def _stacks_alone(name: str) -> bool:
-    """Whether another adapter is sound; one that is broken is no fault of the one that is checked."""
+def _stacks(names: Sequence[str]) -> bool:
+    """Whether others are sound; what is broken in them is no fault of the adapter that is checked."""
     try:
-        build_context((name,))
+        build_context(names)
     except (Exception, SystemExit):  # noqa: BLE001 - a stranger's module may raise anything, or exit
         return False
     return True
