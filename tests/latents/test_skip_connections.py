@@ -171,6 +171,18 @@ def test_gradients_are_those_of_plain_loops(error: bool) -> None:
     assert found[names[0]].abs().max() > 1e-2
 
 
+def test_gradients_pass_by_a_skip_connection_with_an_error_term() -> None:
+    """Without edits it leaves the model as it is, and so do its gradients."""
+    below, above = SkipTranscoder("layers.0.mlp_in", "layers.0.mlp_out"), pair(error=True)[1]
+    inputs, own, name = batch_of((6,), "left"), backend(), activation_name(below)
+
+    def gradient(items: list[SkipTranscoder]) -> Tensor:
+        record = list(map(activation_name, items))  # recorded, so that it is encoded
+        return own.gradients(inputs, items, lambda logits: logits[:, 5].sum(), record)[1][name]
+
+    torch.testing.assert_close(gradient([below, above]), gradient([below]), rtol=0, atol=ATOL)
+
+
 def test_integrated_gradients_add_up_to_the_effect_of_all() -> None:
     item, inputs, own = pair()[1], batch_of((6, 4), "right"), backend()
     name, prefill = activation_name(item), own.prefill(inputs, [item])
