@@ -19,7 +19,7 @@ from interpretune.circuits import judge_methods
 from interpretune.circuits.curves import curves_of
 from interpretune.circuits.judging import held_against
 from interpretune.circuits.rankings import by_unit
-from interpretune.circuits.result import rows_held_out
+from interpretune.circuits.stored_result import rows_held_out
 from interpretune.circuits.unit_pool import UnitPool
 from interpretune.questions import PromptRow
 from interpretune.questions.one_call import question_of

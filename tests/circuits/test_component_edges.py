@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import interpretune as it
-from interpretune.circuits import component_edges, node_patching, path_patching
+from interpretune.circuits import ComponentEdges, component_edges, effects_on, node_patching, path_patching
 from interpretune.questions import PromptRow
 from interpretune.testing.tiny_models import VOCABULARY, tiny_gpt2, tiny_tokenizer
 from tests.circuits.written_out import Row, WrittenOut
@@ -250,6 +250,7 @@ def test_rows_need_corrupted_prompts_of_their_length():
         (("layers.1.attn_z head 0", "layers.1.attn_q head 1"), "reads the residual stream before"),
         (("layers.9.mlp_out", "logits"), "No node writes 'layers.9.mlp_out'"),
         (("layers.0.mlp_out", "layers.1.attn_q"), "No node reads"),
+        (("layers.0.mlp_out", "layers.1.attn_z head 0"), "is called attn_q, attn_k, attn_v, mlp_in, logits: there are"),
     ],
 )
 def test_edges_that_are_none_are_refused(edge, told):
@@ -279,3 +280,21 @@ def test_heads_that_are_not_reached_are_refused_by_name():
     model = FalconForCausalLM(FalconConfig(**sizes, alibi=True)).eval()
     with pytest.raises(it.HookPointError, match=r"does not reach 'layers.0.attn_q'"):
         component_edges(model, tiny_tokenizer(), ROWS)
+
+
+def test_warnings_of_noise_are_of_the_line_that_asks(monkeypatch):
+    for kind in (it.Effects, ComponentEdges):
+        monkeypatch.setattr(kind, "noise", 1e6)
+    model, tokenizer, heads = ready("gpt2"), tiny_tokenizer(), {"units": it.Heads(0)}
+    calls = [
+        lambda: it.effects(model, tokenizer, ROWS[:1], **heads),
+        lambda: effects_on(model, tokenizer, ROWS[:1], **heads, on=it.Heads(1)),
+        lambda: node_patching(model, tokenizer, ROWS[:1], **heads),
+        lambda: component_edges(model, tokenizer, ROWS[:1]),
+        lambda: path_patching(model, tokenizer, ROWS[:1], edges=[("layers.0.mlp_out", "logits")]),
+    ]
+    for call in calls:
+        with pytest.warns(UserWarning, match="Rounding alone") as told:
+            found = call()
+        assert [item.filename for item in told] == [__file__]
+        assert found.store.manifest.about["made_by"]["call"].startswith("it.")

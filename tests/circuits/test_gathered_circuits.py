@@ -20,6 +20,7 @@ from interpretune.circuits import (
     gathering,
     judge_methods,
     measured_sets,
+    shapley_values,
     smallest_set,
 )
 from interpretune.store import AnalysisStore
@@ -164,4 +165,8 @@ def test_parts_of_other_settings_are_not_those_of_a_call(model):
     few: dict[str, Any] = {"sets": (), "methods": (), "edges": 0}
     assert circuit_of(effects, **few, pairs=3).pairs is not None
     assert circuit_of(effects, **few, shapley=2, permutations=1).pairs is None
-    assert Circuit.of(effects.store).pairs is not None
+    assert Circuit.of(effects.store).pairs is None
+    shapley_values(effects, 3, permutations=1)  # in the place of what was gathered
+    with_others = Circuit.of(effects.store)
+    assert with_others.shapley is None
+    assert "ShapleyValues in the store are of a later call" in repr(with_others)

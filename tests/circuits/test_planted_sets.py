@@ -30,7 +30,7 @@ from interpretune.circuits import (
     shapley_values,
     smallest_set,
 )
-from interpretune.circuits.shares import Whole
+from interpretune.circuits.share_of_pool import Whole
 from interpretune.evidence.intervals import ratios_over_rows
 from interpretune.store.tables import put_table
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
@@ -187,6 +187,13 @@ def test_a_budget_that_ends_too_early_is_told():
         (lambda e: faithfulness(e, []), "held_out is empty"),
         (lambda e: faithfulness(e, ["Gus and"], answers=(" Kit", " Bo")), "row 0 has no corrupted prompt"),
         (lambda e: faithfulness(e, HELD_OUT, sizes=[17]), "whole numbers from 0 to 16"),
+        (lambda e: faithfulness(e, HELD_OUT, sizes=3), "sizes is 3; give a list of whole numbers"),
+        (lambda e: faithfulness(e, HELD_OUT, sizes=[1, "all"]), "sizes is .1, 'all'.; give a list"),
+        (
+            lambda e: judge_methods(e, {"few": asked(units=[it.Heads(0, [0]), it.Neurons(2, range(12))])}),
+            "other units of the same unit sets are chosen",
+        ),
+        (lambda e: judge_methods(asked(value="mean", mean_over=["Bo"]), {"o": asked(value="mean")}), "over other rows"),
         (lambda e: faithfulness(e, HELD_OUT, rankings=["lens"]), "There is no method 'lens'"),
         (lambda e: faithfulness(e, HELD_OUT, rankings=[e, "exact"]), "Two rankings are called 'exact'"),
         (lambda e: faithfulness(e, HELD_OUT, rankings={"random": e}), "Two rankings are called 'random'"),

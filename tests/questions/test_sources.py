@@ -111,7 +111,6 @@ def test_texts_and_chats_are_prompts():
         (pd.Series([0, 1]), [0, 1]),
         ("label", [1, 0]),
         ("said", [0, 1]),
-        ("correct", [0, 0]),
     ],
 )
 def test_the_correct_answer_by_index_text_or_column(correct, wanted):
@@ -119,6 +118,17 @@ def test_the_correct_answer_by_index_text_or_column(correct, wanted):
     for rows in (fields, pd.DataFrame(fields), pl.DataFrame(fields)):
         found = read_rows(rows, prompt="text", answers=(" is", " are"), correct=correct)
         assert [row.correct for row in found] == wanted
+
+
+def test_answers_for_all_rows_take_a_word_on_which_is_correct():
+    texts, pair = ["The keys", "The key"], (" are", " is")
+    for rows in (texts, [{"prompt": text} for text in texts], [PromptRow(text) for text in texts]):
+        with pytest.raises(DataError, match=r"Row 0 does not say which of the answers \[' are', ' is'\]"):
+            read_rows(rows, answers=pair)
+        assert [row.correct for row in read_rows(rows, answers=pair, correct=[0, 1])] == [0, 1]
+    one, alone = read_rows(texts[:1], answers=pair), read_rows(texts, answers=pair[:1])
+    own = read_rows(texts, answers=[pair, pair[::-1]])
+    assert [row.correct for row in (*one, *alone, *own)] == [0] * 5
 
 
 def test_answers_that_are_given_replace_those_of_rows():

@@ -16,7 +16,7 @@ from interpretune.analysis.identity import module_source
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.backends.identity import without_folders
 from interpretune.circuits.gathering import Approximation, circuit_of, parts_of_circuit, seconds_of_circuit
-from interpretune.circuits.shares import check_share
+from interpretune.circuits.share_of_pool import check_share
 from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import evidence_of, parts_to_gather, seconds_of

@@ -19,7 +19,7 @@ from interpretune.backends.direct_paths import logit_scale
 from interpretune.circuits.graph import AskedGraph, AttributionGraph, LeftOut, scores_of
 from interpretune.circuits.linear_run import LinearRun, Targets
 from interpretune.circuits.pruning import cumulative, influence_of
-from interpretune.circuits.sources import Sources, layer_of_transcoder
+from interpretune.circuits.stream_sources import Sources, layer_of_transcoder
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.latents.latent_model import LatentModel
 from interpretune.questions.model_and_rows import ModelAndRows, check_count

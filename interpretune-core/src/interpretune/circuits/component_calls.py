@@ -23,7 +23,6 @@ from interpretune.questions.model_and_rows import ModelAndRows, check_count
 from interpretune.questions.one_call import check_answers
 from interpretune.questions.prompt_row import brief
 from interpretune.questions.units import Heads, UnitSet, unit_sets
-from interpretune.replay.effect_noise import warn_of_noise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,8 +82,7 @@ def node_patching(
                 )
         question = PatchingQuestion(**asked.parts, sets=sets, objective=measured, row_budget=row_budget)
         found: PatchedNodes = question.answered(store, {"made_by": {"call": call}}, shown=True)
-    if (noise := found.noise) is not None:
-        warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])
+    found.warn_of_noise()
     return found
 
 
@@ -233,10 +231,7 @@ def components(backend: AnalysisBackend) -> list[UnitSet]:
 
 def _answered(question: EdgeQuestion, store: str | Path | None, call: str) -> ComponentEdges:
     found: ComponentEdges = question.answered(store, {"made_by": {"call": call}}, shown=True)
-    if (noise := found.noise) is not None:
-        exact = question.exact != 0
-        largest = found.top(1, by="exact" if exact else None).mean_size
-        warn_of_noise(noise, float(largest.iloc[0]), found.question["unit"])
+    found.warn_of_noise()
     return found
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from interpretune.circuits.components import ComponentGraph
 from interpretune.errors import ConfigurationError
 from interpretune.questions.result import ROW_FIELDS, Effects, Results
-from interpretune.replay.effect_noise import noise_of
+from interpretune.replay.effect_noise import noise_of, warn_of_noise
 from interpretune.store.fields import Field, Per
 
 if TYPE_CHECKING:
@@ -60,6 +60,13 @@ class ComponentEdges(Results):
     def noise(self) -> float | None:
         """What rounding alone does to an effect on a row, as it was measured; None above 16 bits."""
         return noise_of(batch["effect_noise"] for batch in self.store.batches(["effect_noise"]))
+
+    def warn_of_noise(self) -> None:
+        """As ``Effects.warn_of_noise``, by exact effects where edges were patched."""
+        if self.noise is not None:
+            numbers = self._values[2]
+            known = numbers["exact"] if np.isfinite(numbers["exact"]).any() else next(iter(numbers.values()))
+            warn_of_noise(self.noise, float(np.nanmax(np.abs(known))), self.question["unit"])
 
     @cached_property
     def _values(self) -> tuple[NDArray[np.int64], list[tuple[int, int]], dict[str, NDArray[np.float64]]]:

@@ -138,7 +138,13 @@ def _index(name: object, among: Sequence[Component], does: str) -> int:
     found = next((i for i, item in enumerate(among) if item.name == wanted), None)
     if found is None:
         told = dict.fromkeys(item.name for item in (among[0], among[1], among[-2], among[-1]))
-        raise AnalysisError(f"No node {does} {name!r}; there are {', '.join(told)} and those between.")
+        kinds = ", ".join(
+            dict.fromkeys(str((split_layer(item.hook_point) or (0, item.hook_point))[1]) for item in among)
+        )
+        raise AnalysisError(
+            f"No node {does} {name!r}; what {does} the residual stream is called {kinds}: there are {', '.join(told)} "
+            "and those between."
+        )
     return found
 
 

@@ -15,13 +15,14 @@ from plotly.colors import qualitative
 
 from interpretune.circuits.measured_sets import MeasuredSets
 from interpretune.circuits.rankings import Numbers, Rankings, strongest_first
-from interpretune.circuits.result import CircuitResult, Floats, check_seed, rows_held_out, told_of, told_units
-from interpretune.circuits.shares import Whole
+from interpretune.circuits.share_of_pool import Whole
+from interpretune.circuits.stored_result import CircuitResult, Floats, check_seed, rows_held_out, told_of, told_units
 from interpretune.circuits.unit_pool import UnitPool
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import question_asked
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.model_and_rows import check_count
+from interpretune.questions.prompt_row import brief
 from interpretune.questions.question import Question
 from interpretune.questions.result import Effects
 
@@ -169,9 +170,11 @@ def faithfulness(
     rows = rows_held_out(question, held_out, answers, correct)
     pool = UnitPool.of_all(question)
     n = len(pool)
-    counts = sizes_of(n) if sizes is None else sorted({*sizes})
-    if not counts or any(type(size) is not int or not 0 <= size <= n for size in counts):
-        raise ConfigurationError(f"sizes is {counts}; they must be whole numbers from 0 to {n}, the number of units.")
+    given = sizes_of(n) if sizes is None else [*sizes] if isinstance(sizes, Iterable) else []
+    if not given or any(type(size) is not int or not 0 <= size <= n for size in given):
+        told = brief(given or sizes)
+        raise ConfigurationError(f"sizes is {told}; give a list of whole numbers from 0 to {n}, the number of units.")
+    counts = sorted({*given})
     numbers = Numbers.of(question, effects, rankings)
     if not numbers.given and not draws:
         raise ConfigurationError("There is nothing to draw: rankings is empty, and draws is 0. Give one of them.")

@@ -11,14 +11,15 @@ import torch
 from attrs import evolve, frozen
 
 from interpretune.activations.hook_names import split_layer
+from interpretune.circuits.dictionary_order import Order
 from interpretune.circuits.node_question import SAME, NodeQuestion
-from interpretune.circuits.order import Order
 from interpretune.circuits.rankings import UNIT, Numbers
-from interpretune.circuits.result import CircuitResult, Floats, told_of
+from interpretune.circuits.stored_result import CircuitResult, Floats, told_of
 from interpretune.circuits.unit_pool import Named, UnitPool
-from interpretune.errors import AnalysisError, ConfigurationError
+from interpretune.errors import AnalysisError
 from interpretune.evidence.gathering import question_asked
 from interpretune.evidence.intervals import ratios_over_rows
+from interpretune.operations.objectives import has_gradient
 from interpretune.questions.question import Question
 from interpretune.questions.result import Effects
 from interpretune.questions.units import UnitSet
@@ -38,6 +39,7 @@ class CircuitEdges(CircuitResult):
         layers: Its layer; -1 where its hook point names none.
         heights: How many of the question's unit sets stand below it.
         node_effect: Exact effect on the objective, with its 95 % interval over rows, ``[3, n]``.
+        node_size: Mean of these effects without their sign, by which units are ranked, ``[n]``.
         node_gradient: The same by the gradient; NaN where the objective has none.
         sources: Node that each edge comes from, ``e``.
         targets: Node that it goes to, which stands above.
@@ -55,6 +57,7 @@ class CircuitEdges(CircuitResult):
     layers: tuple[int, ...]
     heights: tuple[int, ...]
     node_effect: Floats
+    node_size: Floats
     node_gradient: Floats
     sources: tuple[int, ...]
     targets: tuple[int, ...]
@@ -65,19 +68,24 @@ class CircuitEdges(CircuitResult):
     def __attrs_post_init__(self) -> None:
         n, e = len(self.units), len(self.sources)
         of_nodes = {len(item) for item in (self.sets, self.ids, self.kinds, self.layers, self.heights)}
-        shapes = (self.node_effect.shape, self.node_gradient.shape, self.effect.shape, self.size.shape)
+        of_nodes |= {len(self.node_size), len(self.node_gradient)}
+        shapes = (self.node_effect.shape, self.effect.shape, self.size.shape, self.gradient.shape)
         ends = {*self.sources, *self.targets}
-        if of_nodes != {n} or (*shapes, self.gradient.shape) != ((3, n), (n,), (3, e), (e,), (e,)):
+        if of_nodes != {n} or shapes != ((3, n), (3, e), (e,), (e,)):
             raise ValueError("nodes or edges have not as many numbers as there are")
         if len(self.targets) != e or not ends <= {*range(n)}:
             raise ValueError("edges lead to nodes that are not there")
 
     def nodes(self) -> pd.DataFrame:
-        """A line for each node: ``unit``; its exact ``effect`` on the objective, ``low``, ``high``; ``gradient``."""
+        """A line for each node.
+
+        Returns:
+            ``unit``; its exact mean ``effect`` on the objective, ``low``, ``high``; ``size``, the mean of the effects
+            without their sign; ``gradient``.
+        """
         effect, low, high = self.node_effect
-        return pd.DataFrame(
-            {"unit": self.units, "effect": effect, "low": low, "high": high, "gradient": self.node_gradient}
-        )
+        sizes = {"size": self.node_size, "gradient": self.node_gradient}
+        return pd.DataFrame({"unit": self.units, "effect": effect, "low": low, "high": high, **sizes})
 
     def to_pandas(self) -> pd.DataFrame:
         """A line for each edge, largest mean size first, in units of the target's activation.
@@ -131,6 +139,7 @@ def edges_of(effects: Effects, units: Named, numbers: Numbers | None) -> Circuit
     pool = UnitPool.chosen(question, effects, units)
 
     def compute() -> CircuitEdges:
+        exact = effects.to_pandas()
         order = Order.of(question.backend, question.sets)
         sets = [_part(item, pool.places[pool.owners == i].sort().values) for i, item in enumerate(pool.sets)]
         of_units = {key: i for i, key in enumerate(zip(pool.table.units, pool.table.unit, strict=True))}
@@ -145,7 +154,10 @@ def edges_of(effects: Effects, units: Named, numbers: Numbers | None) -> Circuit
             kinds=tuple(pool.sets[i].kind for i in pool.owners.tolist()),
             layers=tuple(place[0] if place else -1 for place in places),
             heights=tuple(sum(name in above for above in order.above.values()) for name in activations),
-            node_effect=_means(effects.to_pandas(), _places(effects.to_pandas(), UNIT, of_units), len(pool), effects),
+            node_effect=_means(exact, _places(exact, UNIT, of_units), len(pool), effects),
+            node_size=_means(
+                exact.assign(effect=exact.effect.abs()), _places(exact, UNIT, of_units), len(pool), effects
+            )[0],
             node_gradient=_gradients(question, effects, numbers, of_units),
             **_edges(question, effects, sets, order, of_units),
         )
@@ -208,11 +220,10 @@ def _means(frame: pd.DataFrame, which: np.ndarray, n: int, effects: Effects) -> 
 def _gradients(
     question: Question, effects: Effects, numbers: Numbers | None, of_units: Mapping[tuple[str, int], int]
 ) -> Floats:
-    try:
-        asked = Numbers.of(question, effects, ["gradient"])
-    except ConfigurationError:  # the objective has no gradient where nothing is changed
+    if not has_gradient(question.objective):
         return np.full(len(of_units), np.nan)
-    frame = (numbers if numbers is not None and "gradient" in numbers.given else asked).frames["gradient"]
+    known = numbers if numbers is not None and "gradient" in numbers.given else None
+    frame = (known or Numbers.of(question, effects, ["gradient"])).frames["gradient"]
     which = _places(frame, UNIT, of_units)
     there = which >= 0
     sums = np.bincount(which[there], np.nan_to_num(frame.effect[there]), len(of_units))

@@ -10,20 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from interpretune.circuits.curves import Faithfulness, faithfulness
 from interpretune.circuits.exact_edges import CircuitEdges, edges_of
 from interpretune.circuits.judging import JudgedMethods, judge_methods
 from interpretune.circuits.rankings import Numbers
-from interpretune.circuits.result import CircuitResult, rows_held_out
 from interpretune.circuits.searches import NecessarySet, SufficientSet, Wanted, smallest_set
 from interpretune.circuits.shapley import ShapleyValues, shapley_values
+from interpretune.circuits.stored_result import CircuitResult, rows_held_out
 from interpretune.circuits.unit_pool import NothingToFindError
 from interpretune.circuits.unit_sets import PairEffects, pair_effects
 from interpretune.errors import AnalysisError, StoreError
 from interpretune.evidence.gathering import key_of, question_asked
-from interpretune.evidence.stored import key_of_facts, read_facts, write_facts
+from interpretune.evidence.stored import digest_of_facts, key_of_facts, read_facts, write_facts
 from interpretune.questions.model_and_rows import check_count
 from interpretune.questions.result import Effects
 from interpretune.store.store import AnalysisStore
@@ -35,10 +35,10 @@ GATHERED = "circuit_gathered"
 
 @frozen(eq=False)
 class _Gathered:
-    """Keys of the parts that were gathered, and why others are not there."""
+    """The parts that were gathered, hashes of what they are, and why others are not there."""
 
     parts: tuple[str, ...]
-    keys: tuple[str, ...]
+    digests: tuple[str, ...]
     missing: tuple[str, ...]
 
 
@@ -68,7 +68,7 @@ class Circuit:
 
     @classmethod
     def open(cls, folder: str | Path) -> Circuit:
-        """Read what lies in the store of effects.
+        """Read what ``circuit_of`` gathered last into the store of effects; else what the other functions left.
 
         Raises:
             StoreError: The folder is no store, or what lies there is damaged or of other effects.
@@ -79,17 +79,24 @@ class Circuit:
     def of(cls, store: AnalysisStore) -> Circuit:
         """The same of a store that is open, such as ``effects.store``."""
         found: dict[str, CircuitResult] = {}
+        gathered = read_facts(store, GATHERED, _Gathered)
+        digests = {} if gathered is None else dict(zip(gathered.parts, gathered.digests, strict=True))
+        missing = () if gathered is None else gathered.missing
         for part, kind in PARTS.items():
-            item = read_facts(store, f"circuit_{part}", kind)
+            if gathered is not None and part not in digests:
+                continue  # of a call with other settings
+            item = read_facts(store, _table(part), kind)
             if item is None:
+                continue
+            if gathered is not None and _digest_there(store, part) != digests[part]:
+                missing = (*missing, f"{kind.__name__} in the store are of a later call; gather the circuit again.")
                 continue
             try:
                 repr(item), item.to_pandas()
             except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
                 raise StoreError(f"{store}: the {kind.__name__} in it are damaged: {error}. Ask again.") from error
             found[part] = item
-        gathered = read_facts(store, GATHERED, _Gathered)
-        return cls(**found, missing=gathered.missing if gathered else ())  # type: ignore[arg-type]  # of its part
+        return cls(**found, missing=missing)  # type: ignore[arg-type]  # of its part
 
     def __bool__(self) -> bool:
         return any(getattr(self, part) is not None for part in PARTS) or bool(self.missing)
@@ -175,11 +182,9 @@ def circuit_of(
             why_not = {part: _why_not(job) for part, job in jobs.items()}
             done = [part for part, why in why_not.items() if not why]
             missing = dict.fromkeys(filter(None, why_not.values()))
-            told = _Gathered(tuple(done), tuple(str(_key_there(store, part)) for part in done), tuple(missing))
+            told = _Gathered(tuple(done), tuple(str(_digest_there(store, part)) for part in done), tuple(missing))
             write_facts(store, GATHERED, key, told)
-        asked = read_facts(store, GATHERED, _Gathered).parts
-        others: dict[str, Any] = dict.fromkeys(PARTS.keys() - {*asked})  # of a call with other settings
-        return evolve(Circuit.of(store), **others)
+        return Circuit.of(store)
 
 
 def parts_of_circuit(effects: Effects, **settings: Any) -> list[str]:
@@ -213,7 +218,7 @@ def _is_gathered(store: AnalysisStore, key: str) -> bool:
     if not key or key_of_facts(store, GATHERED, _Gathered) != key:
         return False
     told = read_facts(store, GATHERED, _Gathered)
-    return all(_key_there(store, part) == there for part, there in zip(told.parts, told.keys, strict=True))
+    return all(_digest_there(store, part) == there for part, there in zip(told.parts, told.digests, strict=True))
 
 
 def _filled(effects: Effects, nodes: Sequence[str], n: int) -> list[str]:
@@ -224,8 +229,12 @@ def _filled(effects: Effects, nodes: Sequence[str], n: int) -> list[str]:
     return [*(name for name in top if name in kept), *(name for name in nodes if name not in top)]
 
 
-def _key_there(store: AnalysisStore, part: str) -> str | None:
-    return key_of_facts(store, f"circuit_{part}", PARTS[part]) if part in PARTS else None
+def _table(part: str) -> str:
+    return f"circuit_{part}"
+
+
+def _digest_there(store: AnalysisStore, part: str) -> str | None:
+    return digest_of_facts(store, _table(part), PARTS[part]) if part in PARTS else None
 
 
 def _jobs(effects: Effects, settings: Mapping[str, Any]) -> tuple[dict[str, Callable[[], Any]], str]:

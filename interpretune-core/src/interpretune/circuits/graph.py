@@ -17,7 +17,7 @@ from interpretune.circuits.graph_file import MATRICES, open_graph, save_graph
 from interpretune.circuits.graph_json import write_json
 from interpretune.circuits.graph_plot import drawn
 from interpretune.circuits.pruning import pruned, scaled
-from interpretune.circuits.sources import Sources
+from interpretune.circuits.stream_sources import Sources
 from interpretune.circuits.total_effects import total_effects
 from interpretune.errors import AnalysisError, ConfigurationError, StoreError
 from interpretune.system.html_table import html_table

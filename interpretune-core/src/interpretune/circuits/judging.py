@@ -10,8 +10,8 @@ from attrs import frozen
 
 from interpretune.circuits.curves import curves_of, sizes_of
 from interpretune.circuits.rankings import NODE, UNIT, Numbers, Rankings, by_unit, strongest_first
-from interpretune.circuits.result import CircuitResult, Floats, rows_held_out, told_of, told_units
-from interpretune.circuits.shares import check_share
+from interpretune.circuits.share_of_pool import check_share
+from interpretune.circuits.stored_result import CircuitResult, Floats, rows_held_out, told_of, told_units
 from interpretune.circuits.unit_pool import UnitPool
 from interpretune.errors import AnalysisError
 from interpretune.evidence.gathering import question_asked

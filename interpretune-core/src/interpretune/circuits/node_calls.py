@@ -7,15 +7,15 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interpretune.circuits.dictionary_order import Order
 from interpretune.circuits.node_effects import NodeEffects
 from interpretune.circuits.node_question import SAME, NodeQuestion
-from interpretune.circuits.order import Order
 from interpretune.errors import AnalysisError, ConfigurationError
+from interpretune.questions.in_words import call_in_words
 from interpretune.questions.one_call import question_of
 from interpretune.questions.question import Positions
 from interpretune.questions.set_values import Value
 from interpretune.questions.units import unit_sets
-from interpretune.replay.effect_noise import warn_of_noise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,6 +91,7 @@ def effects_on(
         NotFiniteError: A number is NaN or infinite.
         StoreError: The folder holds other results.
     """
+    call = call_in_words("it.effects_on", effects_on, locals())
     if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 <= tolerance < math.inf:
         raise ConfigurationError(
             f"tolerance is {tolerance!r}; it is the size of the largest effect that is left out: 0, or "
@@ -128,7 +129,6 @@ def effects_on(
             gradient=gradient,
         )
         asked.check_spans()
-        found: NodeEffects = asked.answered(store, shown=True)
-    if (noise := found.on_objective.noise) is not None:
-        warn_of_noise(noise, found.on_objective.to_pandas().effect.abs().max(), found.question["unit"])
+        found: NodeEffects = asked.answered(store, {"made_by": {"call": call}}, shown=True)
+    found.on_objective.warn_of_noise()
     return found

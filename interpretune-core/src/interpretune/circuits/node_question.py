@@ -11,9 +11,9 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.activations.inputs import Points
+from interpretune.circuits.dictionary_order import Order
 from interpretune.circuits.node_effects import NODE_FIELDS, NodeEffects
 from interpretune.circuits.noted_effects import ChangedUnits, Found, NotedEffects
-from interpretune.circuits.order import Order
 from interpretune.errors import DataError
 from interpretune.latents.latent_model import LatentModel
 from interpretune.questions.measured_batch import MeasuredBatch

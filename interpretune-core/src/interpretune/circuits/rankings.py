@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from attrs import evolve, frozen
 
-from interpretune.circuits.result import Floats
+from interpretune.circuits.stored_result import Floats
 from interpretune.circuits.unit_pool import UnitPool
 from interpretune.errors import AnalysisError, ConfigurationError
 from interpretune.operations.objectives import check_gradient
@@ -115,14 +115,21 @@ def _checked(question: Question, effects: Effects, name: str, item: Any) -> str 
 
 def _check_alike(effects: Effects, other: Effects, name: str) -> None:
     """Refuse effects of another question than the method, the steps and the budget make."""
-    for part in ("objective", "value", "positions", "units"):
-        if effects.question[part] != other.question[part]:
-            raise AnalysisError(
-                f"The ranking {name!r} is of another question: its {part} is {brief(other.question[part])}, not "
-                f"{brief(effects.question[part])}."
-            )
+    for part in ("objective", "value", "positions", "units", "mean_over"):
+        mine, theirs = (item.question.get(part, ()) for item in (effects, other))
+        if mine != theirs:
+            told = f"its {part} is {brief(theirs)}, not {brief(mine)}"
+            if part == "mean_over":
+                told = "its means are over other rows"
+            elif part == "units" and _named(mine) == _named(theirs):
+                told = "other units of the same unit sets are chosen"
+            raise AnalysisError(f"The ranking {name!r} is of another question: {told}.")
     if effects.store.manifest.about["data"] != other.store.manifest.about["data"]:
         raise AnalysisError(f"The ranking {name!r} is of other rows or tokens.")
+
+
+def _named(units: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [item["name"] for item in units]
 
 
 def by_unit(numbers: pd.DataFrame, pool: UnitPool, n_points: int) -> Floats:

@@ -14,8 +14,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from interpretune.circuits.measured_sets import MeasuredSets
-from interpretune.circuits.result import CircuitResult, Floats, rows_held_out, told_of, told_units
-from interpretune.circuits.shares import Whole, check_share
+from interpretune.circuits.share_of_pool import Whole, check_share
+from interpretune.circuits.stored_result import CircuitResult, Floats, rows_held_out, told_of, told_units
 from interpretune.circuits.unit_pool import Named, NothingToFindError, UnitPool
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import question_asked
@@ -24,7 +24,7 @@ from interpretune.questions.result import Effects
 
 AT_ONCE = 2**24
 """Most flags of units that are in memory at a time."""
-ROUNDING = 1e-9
+SHARE_TOLERANCE = 1e-9
 """By how much a share may be missed, such as that of the whole pool."""
 
 
@@ -227,7 +227,7 @@ def smallest_set(
         return kind(
             **told_of(question),
             share=share,
-            reached=bool(best.path) and best.path[-1] >= share - ROUNDING,
+            reached=bool(best.path) and best.path[-1] >= share - SHARE_TOLERANCE,
             units=tuple(units.names[i] for i in best.units),
             path=np.array(best.path),
             search="greedy" if width == 1 else f"beam of width {width}",
@@ -278,7 +278,7 @@ def _searched(
         ]
         if not best.path or beam[0].path[-1] > best.path[-1]:
             best = beam[0]
-        if shares.max() >= share - ROUNDING:
+        if shares.max() >= share - SHARE_TOLERANCE:
             return beam[0], complete
         complete = complete and len(taken) == math.comb(n, size)
     return best, False

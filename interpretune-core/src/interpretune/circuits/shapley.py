@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 
 from interpretune.circuits.measured_sets import MeasuredSets
-from interpretune.circuits.result import CircuitResult, Floats, check_seed, told_of
+from interpretune.circuits.stored_result import CircuitResult, Floats, check_seed, told_of
 from interpretune.circuits.unit_pool import Named, UnitPool
 from interpretune.evidence.gathering import question_asked
 from interpretune.evidence.intervals import ratios_over_rows

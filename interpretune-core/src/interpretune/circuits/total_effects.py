@@ -18,7 +18,7 @@ from interpretune.activations.hooked_model import AllCaptured
 from interpretune.activations.inputs import ModelInputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.circuits.linear_run import noting
-from interpretune.circuits.sources import Sources, Written
+from interpretune.circuits.stream_sources import Sources, Written
 
 
 @torch.no_grad()

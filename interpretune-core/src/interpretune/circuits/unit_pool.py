@@ -103,11 +103,13 @@ class UnitPool:
         Raises:
             AnalysisError: One is not there.
         """
-        there: dict[object, int] = {name: i for i, name in enumerate(self.names)}
-        there |= {(units, unit): i for i, (units, unit) in enumerate(self.table.itertuples(index=False))}
         keys = [tuple(item) if isinstance(item, Iterable) and not isinstance(item, str) else item for item in units]
+        pairs = list(zip(self.table.units.tolist(), self.table.unit.tolist(), strict=True))
+        there: dict[object, int] = {pair: i for i, pair in enumerate(pairs)}
+        if not there.keys() >= {*keys}:  # names of many units take long
+            there |= {name: i for i, name in enumerate(self.names)}
         if lacking := [key for key in keys if key not in there]:
-            first = next(self.table.itertuples(index=False, name=None))
+            first = pairs[0]
             raise AnalysisError(
                 f"There is no unit {brief(lacking[0])} among the {len(self)} units here. Name units as Effects.top "
                 f"does, such as {self.names[0]!r}, or by unit set and id: {first!r}."

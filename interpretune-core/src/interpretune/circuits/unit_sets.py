@@ -14,7 +14,7 @@ from attrs import frozen
 from torch import Tensor
 
 from interpretune.circuits.measured_sets import MeasuredSets
-from interpretune.circuits.result import CircuitResult, Floats, told_of
+from interpretune.circuits.stored_result import CircuitResult, Floats, told_of
 from interpretune.circuits.unit_pool import Named, NothingToFindError, UnitPool
 from interpretune.errors import AnalysisError
 from interpretune.evidence.gathering import question_asked

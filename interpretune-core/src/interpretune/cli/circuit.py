@@ -108,6 +108,7 @@ def _nodes(graph: Graph, n: int) -> list[str]:
         {
             "unit": ("* " if node.chosen else "  ") + _name(node.name),
             "effect": node.effect,
+            "mean size": node.size,
             "gradient": node.approximate,
         }
         for node in sorted(graph.nodes, key=lambda node: not node.chosen)[:n]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import types
@@ -119,6 +120,13 @@ def key_of_facts(store: AnalysisStore, table: str, kind: Any) -> str | None:
         if read_facts(store, table, kind) is not None:
             return _entry(store.tables[table])["key"]
     return None
+
+
+def digest_of_facts(store: AnalysisStore, table: str, kind: Any) -> str | None:
+    """Hash of the facts themselves, whatever their settings were; None where there are none that can be read."""
+    if key_of_facts(store, table, kind) is None:
+        return None
+    return hashlib.sha256(_entry(store.tables[table])["facts"].encode()).hexdigest()
 
 
 def _plain(facts: Any) -> Any:

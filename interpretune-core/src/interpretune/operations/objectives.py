@@ -308,6 +308,11 @@ def _named(name: object, options: Any) -> Objective:
     return made(**options)
 
 
+def has_gradient(objective: Objective) -> bool:
+    """Whether an objective has a gradient at the clean run; the divergence from it is least there, and has none."""
+    return not isinstance(objective, KL)
+
+
 def check_gradient(objective: Objective, instead: str) -> None:
     """Refuse gradients at the clean run that are 0 by definition.
 
@@ -318,7 +323,7 @@ def check_gradient(objective: Objective, instead: str) -> None:
     Raises:
         ConfigurationError: It is the divergence from the clean run, which is least there.
     """
-    if isinstance(objective, KL):
+    if not has_gradient(objective):
         raise ConfigurationError(
             "The divergence from the clean run is 0 there and nowhere less, so that its gradient there is 0 and ranks "
             f"nothing. Ask for exact effects, or for integrated gradients: {instead}."

@@ -16,7 +16,6 @@ from interpretune.questions.result import Effects
 from interpretune.questions.set_values import Value, checked_value
 from interpretune.questions.sources import read_rows
 from interpretune.questions.units import unit_sets
-from interpretune.replay.effect_noise import warn_of_noise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,8 +104,7 @@ def effects(
     )
     with question.held():
         found: Effects = question.answered(store, {"made_by": {"call": call}}, shown=True)
-    if (noise := found.noise) is not None:
-        warn_of_noise(noise, found.to_pandas().effect.abs().max(), found.question["unit"])
+    found.warn_of_noise()
     return found
 
 

@@ -339,6 +339,7 @@ class Question(ModelAndRows):
                 "positions": self.positions,
                 "method": self.method,
                 **({"steps": self.steps} if self.method == "integrated_gradients" else {}),
+                **({} if self.mean_over is None else {"mean_over": hash_of([*map(_told, self.mean_over)], "Rows")}),
                 "budget": self.budget,
                 "rows": len(self.rows),
                 "units": [item.told for item in self.sets],

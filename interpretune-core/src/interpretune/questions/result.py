@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interpretune.errors import StoreError
-from interpretune.replay.effect_noise import noise_of, noise_text
+from interpretune.replay.effect_noise import noise_of, noise_text, warn_of_noise
 from interpretune.store.fields import Field, Per
 from interpretune.store.store import AnalysisStore
 from interpretune.system.html_table import html_table
@@ -153,6 +153,11 @@ class Effects(Results):
         if "effect_noise" not in self.store.fields:
             return None
         return noise_of(batch["effect_noise"] for batch in self.store.batches(["effect_noise"]))
+
+    def warn_of_noise(self) -> None:
+        """Warn where rounding alone changes effects by more than a tenth of the largest."""
+        if self.noise is not None:
+            warn_of_noise(self.noise, self.to_pandas().effect.abs().max(), self.question["unit"])
 
     def _heading(self) -> str:
         noise = noise_text(self.noise, self.question["unit"])

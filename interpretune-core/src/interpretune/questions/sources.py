@@ -55,8 +55,9 @@ def read_rows(
 ) -> list[PromptRow]:
     """Make rows of a question.
 
-    Columns for corrupted prompts, spans and the correct answer may be missing, unless they are named; without a
-    column, the first answer is correct.
+    Columns for corrupted prompts, spans and the correct answer may be missing, unless they are named. Without a column,
+    the first of a row's own answers is correct; where two answers or more are given for several rows at once, which of
+    them is correct must be said.
 
     Args:
         source: A list of texts, of chats (lists of messages), of mappings or of ``PromptRow``, whose answers are
@@ -83,6 +84,8 @@ def read_rows(
     records = list(_records(source, split, prompt))
     by_row = {name: _by_row(name, getattr(columns, name), len(records)) for name in (ANSWERS, CORRECT)}
     rows = []
+    if _is_texts(columns.answers) and len(columns.answers) > 1 and len(records) > 1 and by_row[CORRECT] is None:
+        _check_correct_is_told(records, columns)
     for i, record in enumerate(records):
         given = {name: values[i] for name, values in by_row.items() if values is not None}
         if isinstance(record.fields, PromptRow):
@@ -211,6 +214,20 @@ def _by_row(name: str, value: Any, count: int) -> list[Any] | None:
     if len(values) != count:
         raise DataError(f"{name}=... has {len(values)} values for {count} rows. Give one a row.")
     return list(values)
+
+
+def _check_correct_is_told(records: Sequence[_Record], columns: _Columns) -> None:
+    """Refuse answers for all rows where nothing says which of them is the correct one of a row (``DataError``)."""
+    if columns.correct != CORRECT or isinstance(columns.answers, str):
+        return
+    for record in records:
+        told = record.fields.answers if isinstance(record.fields, PromptRow) else columns.correct in record.fields
+        if not told:
+            raise DataError(
+                f"{record.where} does not say which of the answers {list(columns.answers)}, which are given for all "
+                "rows, is its correct one. Say so with correct=...: a list with an index or a text for each row, one "
+                "for all of them, or the name of a column."
+            )
 
 
 def _is_texts(value: object) -> bool:

@@ -13,6 +13,7 @@ from interpretune.activations.hook_names import ATTN_Z, IN_ATTENTION, MLP_ACT, c
 from interpretune.activations.inputs import probe_inputs
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.errors import AnalysisError
+from interpretune.hashing.content_hash import hash_of
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.models.attention_heads import number_of_heads
@@ -46,7 +47,9 @@ class UnitSet:
     @property
     def told(self) -> dict[str, Any]:
         """What a manifest says of it."""
-        about = {"name": self.name, "kind": self.kind, "size": self.size, "chosen": len(self.ids)}
+        about: dict[str, Any] = {"name": self.name, "kind": self.kind, "size": self.size, "chosen": len(self.ids)}
+        if len(self.ids) < self.size:
+            about["ids"] = hash_of(self.ids, f"The ids of {self.name}")
         return {**about, "activation": self.activation_name} if self.kind == "latent" else about
 
 

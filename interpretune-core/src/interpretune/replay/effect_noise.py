@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.hook_names import ATTN_Z, MLP_IN, RESID_POST, RESID_PRE, in_layer, split_layer
+from interpretune.system.caller import level_of_caller
 
 if TYPE_CHECKING:
     from interpretune.activations.edits import Edit
@@ -114,5 +115,5 @@ def warn_of_noise(noise: float | None, largest: float, unit: str = "logits") -> 
             f"{largest:.2g}: effects are known only roughly. Run the model in float32, or look at means over many "
             "examples.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=level_of_caller(),
         )

@@ -24,7 +24,7 @@ Anchors = Mapping[tuple[int, str, int], str]
 
 @frozen
 class Node:
-    """A unit in the graph: its place, exact effect on the objective in words, the same by the gradient, its card."""
+    """A unit in the graph: its place, exact effect on the objective in words, and its mean size; its card."""
 
     name: str
     label: str
@@ -32,6 +32,7 @@ class Node:
     y: float
     chosen: bool
     effect: str
+    size: str
     approximate: str
     sign: str
     card: str | None
@@ -108,6 +109,7 @@ def graph_of(edges: CircuitEdges, chosen: Sequence[str], store: int, anchors: An
             round(places[i][1], 1),
             name in chosen,
             _exact(effects[:, i]),
+            number(float(edges.node_size[i])),
             _approximate(slopes[i]),
             "up" if effects[0, i] >= 0 else "down",
             anchors.get((store, edges.sets[i], edges.ids[i])),

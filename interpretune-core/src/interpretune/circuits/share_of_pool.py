@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from interpretune.circuits.result import Floats
+from interpretune.circuits.stored_result import Floats
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.intervals import Ratios, ratios_over_rows
 
-ROUNDING = 1e-6
+NEXT_TO_NOTHING = 1e-6
 """Part of the objective's size below which a difference may be rounding alone."""
 
 
@@ -35,7 +35,7 @@ class Whole:
         """Why nothing is told as a share of it, in words; empty where it can be."""
         effect, rows = self.clean - self.nothing, len(self.clean)
         told = f"changing all units of the pool changes the mean objective by {self.effect:.3g} over {rows} rows"
-        if abs(self.effect) <= ROUNDING * max(np.abs(self.clean).max(), np.abs(self.nothing).max()):
+        if abs(self.effect) <= NEXT_TO_NOTHING * max(np.abs(self.clean).max(), np.abs(self.nothing).max()):
             return f"{told}, which is next to nothing"
         mean = ratios_over_rows(effect[:, None], np.ones(rows))
         if mean.low[0] <= 0 <= mean.high[0]:
