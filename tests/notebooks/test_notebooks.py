@@ -29,7 +29,7 @@ def real_cache() -> Path:
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} == {"agreement", "memory", "tutorial"}
+    assert {path.stem for path in NOTEBOOKS} == {"agreement", "circuits", "memory", "tutorial"}
 
 
 @each_notebook
