@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 from transformers import LlamaForSequenceClassification
 
 import interpretune as it
@@ -63,13 +62,6 @@ def test_a_tokenizer_needs_no_padding_token(expected):
     pd.testing.assert_frame_equal(table(tiny_llama().eval(), tokenizer), expected)
 
 
-def test_a_compiled_wrapper_is_looked_through(expected, monkeypatch):
-    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
-    compiled = torch.compile(tiny_llama().eval(), backend="eager")
-    assert hasattr(compiled, "_orig_mod")
-    pd.testing.assert_frame_equal(table(compiled), expected)
-
-
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by peft
 def test_lora_takes_part(expected):
     peft = pytest.importorskip("peft")
@@ -79,16 +71,9 @@ def test_lora_takes_part(expected):
     assert (found.effect - expected.effect).abs().max() > 1e-3
 
 
-def compiled_in_place():
-    model = tiny_llama()
-    model.model.layers[1].compile(backend="eager")
-    return model
-
-
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (compiled_in_place, "compiled in place"),
         (lambda: tiny_llama().to("meta"), "weights without values, on the device meta"),
         (lambda: tiny_llama().model, "A LlamaModel gives no logits"),
         (lambda: LlamaForSequenceClassification(tiny_llama().config), "gives no logits"),

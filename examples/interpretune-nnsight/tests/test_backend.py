@@ -294,3 +294,17 @@ def test_attention_patterns_are_edited_beside_what_nnsight_edits(model):
     found, plain = (kind(model).forward(inputs, edits, inputs.answers) for kind in (NNsightBackend, HuggingFaceBackend))
     torch.testing.assert_close(found, plain, **CLOSE)
     assert not torch.allclose(found, NNsightBackend(model).run(inputs), atol=1e-3)
+
+
+@pytest.mark.parametrize("way", [torch.compile, lambda model, **options: model.compile(**options) or model])
+def test_compiled_models_run_eagerly(monkeypatch, way):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+
+    def not_compiled(graph, inputs):
+        raise AssertionError("compiled code was asked for")
+
+    inputs = ModelInputs(torch.tensor([[5, 7, 11]]), torch.ones(1, 3, dtype=torch.long))
+    off = [Scale(at="layers.0.mlp_out", factor=0.0)]
+    expected = run_with_interventions(NNsightBackend(tiny_llama()), inputs, off)
+    compiled = way(tiny_llama(), backend=not_compiled)
+    assert torch.equal(run_with_interventions(NNsightBackend(compiled), inputs, off), expected)

@@ -17,7 +17,7 @@ from interpretune.activations import ATTN_PATTERN, ATTN_Z, LOGITS, blind_tokens_
 from interpretune.analysis import AnalysisBackend, Edit, ModelInputs, ReplayEngine
 from interpretune.backends import NormAt
 from interpretune.models import keep_weights_in_place
-from interpretune.system import OwnContext
+from interpretune.system import OwnContext, uncompiled
 from interpretune_tlens.hook_points import around_norms, decoder_hook_points, hooked_point, norms_of
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
 from interpretune_tlens.replay import BridgeReplay, HookedReplay
@@ -47,7 +47,8 @@ class TransformerLensBackend(AnalysisBackend):
     passing_model_library = "transformer_lens"
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        self._model: Any = model
+        self._model: Any = uncompiled(model)
+        model = self._model
         keep_weights_in_place(model)
         known: Any = tokenizer if tokenizer is not None else self._model.tokenizer
         ids = sorted(set(known.all_special_ids)) if known is not None else []

@@ -24,7 +24,7 @@ from interpretune.activations import (
     standing_method,
 )
 from interpretune.analysis import Edit, HuggingFaceBackend
-from interpretune.system import Changed, OwnContext
+from interpretune.system import Changed, OwnContext, uncompiled
 from interpretune_nnsight.library import import_nnsight
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> NNsightBackend
     """
     if hasattr(model, "dispatch"):
         model.dispatch()
-    wrapped = vars(model)["_module"]  # nnsight names it so in its documentation, and has no other name for it
+    # nnsight names it so in its documentation, and has no other name for it
+    wrapped = uncompiled(vars(model)["_module"])
     if not isinstance(wrapped, PreTrainedModel):
         raise ModelLoadError(
             f"The {type(model).__name__} wraps a {type(wrapped).__name__}; the adapter nnsight runs models of "

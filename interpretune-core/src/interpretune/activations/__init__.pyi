@@ -1,3 +1,4 @@
+from interpretune.activations.eager import run_eagerly as run_eagerly
 from interpretune.activations.edits import (
     CARRIED as CARRIED,
     IN as IN,

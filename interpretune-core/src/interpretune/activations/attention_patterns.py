@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.block_parts import COMBINED, REMAINDER
+from interpretune.activations.eager import run_eagerly
 from interpretune.activations.edits import Edit
 from interpretune.activations.hook_names import ATTN_Z, in_layer, split_layer
 from interpretune.activations.inputs import probe_inputs
@@ -55,7 +56,8 @@ def patterns_as_named(hooked: HookedModel, names: Sequence[str]) -> frozenset[st
 
     inputs = probe_inputs(hooked.model_device, len(COMBINED))
     with eval_mode(hooked.model):
-        plain = hooked.run_model(inputs, None)
+        with run_eagerly(hooked.model):
+            plain = hooked.run_model(inputs, None)
         with hooked.hooked(dict.fromkeys(heads, returned)):
             same = hooked.run_model(inputs, None)
         with hooked.hooked({name: write(name) for name in heads} | {point: note(point) for point in heads.values()}):

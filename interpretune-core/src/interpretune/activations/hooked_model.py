@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from interpretune.activations.attention_patterns import patterns_as_named
 from interpretune.activations.block_parts import CHECKED, expected_at, parts_as_named
+from interpretune.activations.eager import fullgraph_told, run_eagerly
 from interpretune.activations.edits import Edit, in_turn
 from interpretune.activations.finite import check_logits
 from interpretune.activations.hook_names import (
@@ -307,7 +308,7 @@ class HookedModel(ABC):
         chains: dict[str, list[Edit]] = {}
         for name, edit in edits.items():
             chains.setdefault(self.resolve_hook_point(name), []).append(counted(name, edit))
-        with self.hooked({point: in_turn(chain) for point, chain in chains.items()}):
+        with self.hooked({point: in_turn(chain) for point, chain in chains.items()}), fullgraph_told(self.model):
             yield
         if missed := edits.keys() - fired:
             raise HookPointError(f"The model never ran the hook points {sorted(missed)} in its forward.")
@@ -344,7 +345,7 @@ def _for_caller_alone(hooked: Hooked) -> Hooked:
     @functools.wraps(hooked)
     @contextlib.contextmanager
     def alone(self: HookedModel, edits: Mapping[str, Edit]) -> Iterator[None]:
-        with OwnContext() as here:
+        with run_eagerly(self.model), OwnContext() as here:
             block = hooked(self, {name: here.only_here(edit) for name, edit in edits.items()})
             begun, error = False, None
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpretune.activations.eager import run_eagerly
 from interpretune.system.model_lock import model_lock
 from interpretune.system.own_context import OwnContext
 
@@ -39,7 +40,7 @@ def blind_tokens_attend(
     def put(_: nn.Module, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(map(seeing, args)), {name: seeing(value) for name, value in kwargs.items()}
 
-    with OwnContext() as here:
+    with run_eagerly(model), OwnContext() as here:
         seeing = here.only_here(_seeing)
         with model_lock(model):
             handles = [block.register_forward_pre_hook(put, with_kwargs=True) for block in find_blocks()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from interpretune.system.compiled import CALL
 from interpretune.system.own_context import OwnContext
 
 Method = Callable[..., Any]
@@ -33,9 +35,14 @@ class _Standing:
 
     def chosen(self, entries: tuple[tuple[OwnContext, Method], ...]) -> Method:
         """The method for the caller, of those put there last."""
-        return next((method for here, method in reversed(entries) if here.is_here()), None) or self._original()
+        for here, method in reversed(entries):
+            if here.is_here():
+                return method
+        return self._original()
 
     def _original(self) -> Method:
+        if self.name == CALL and self.before in (_ABSENT, None):
+            return self.module._call_impl
         if self.before is not _ABSENT:
             return self.before
         return getattr(type(self.module), self.name).__get__(self.module)
@@ -45,6 +52,18 @@ class _Standing:
         if self.before is _ABSENT:
             return getattr, (self.module, self.name)
         return _as_it_is, (self.before,)
+
+
+@functools.cache
+def let_compilers_pass() -> None:
+    """Have ``torch.compile`` skip what stands in the place of methods, and compile what is called through it.
+
+    Another thread may compile the model meanwhile.
+    """
+    from torch._dynamo.decorators import skip  # takes seconds to import; who compiles has done so
+
+    for passed in (_Standing.__call__, _Standing.chosen, _Standing._original, OwnContext.is_here):
+        skip(passed)
 
 
 def _as_it_is(method: Method) -> Method:

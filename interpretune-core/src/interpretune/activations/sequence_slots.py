@@ -16,6 +16,7 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
+from interpretune.activations.eager import never_compiled
 from interpretune.activations.inputs import ModelInputs
 from interpretune.errors import AnalysisError
 from interpretune.system.own_context import OwnContext
@@ -84,8 +85,9 @@ class SequenceSlots:
         _under_way.set(None)
         with OwnContext() as here, contextlib.ExitStack() as stack:
             for module in models:
-                stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
-                stack.callback(module.register_forward_hook(end, always_call=True).remove)
+                first = never_compiled(begin)
+                stack.callback(module.register_forward_pre_hook(first, with_kwargs=True, prepend=True).remove)
+                stack.callback(module.register_forward_hook(never_compiled(end), always_call=True).remove)
             yield
 
     def repeats(self, rows: int) -> int:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpretune.activations.eager import run_eagerly
 from interpretune.activations.padding_masks import blind_tokens_attend
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.backends.hugging_face import HuggingFaceBackend
 from interpretune.backends.hugging_face_hook_points import decoder_blocks
 from interpretune.latents.latent_model import LatentModel
 from interpretune.markers import hookimpl
-from interpretune.models.answer_pooling import pooled_at_answer
+from interpretune.models.answer_pooling import classification_head, pooled_at_answer
 from interpretune.models.batch_keys import check_batch_keys, forward_signature
 from interpretune.models.loading import load_hf_model
 from interpretune.models.padding import ATTENTION_MASK, mask_of, pad_left, position_ids, tokens_of
@@ -89,7 +90,12 @@ class CoreAdapter:
         if mask is not None and "position_ids" in forward_signature(module.model).named:
             arguments.setdefault("position_ids", position_ids(mask))
         check_batch_keys(module.model, arguments)
-        with _padding_attends(module.model, mask), pooled_at_answer(module.model, tokens, mask):
+        classifies = classification_head(module.model) is not None  # hooks are put on it, which compiled code passes by
+        with (
+            run_eagerly(module.model) if classifies else nullcontext(),
+            _padding_attends(module.model, mask),
+            pooled_at_answer(module.model, tokens, mask),
+        ):
             return module.model(**arguments)
 
     @hookimpl(trylast=True)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from interpretune.backends.backend import AnalysisBackend
 from interpretune.backends.hugging_face import HuggingFaceBackend
 from interpretune.errors import AdapterImportError, AnalysisError, DuplicateAdapterError
+from interpretune.system.compiled import uncompiled
 from interpretune.system.entry_points import load_registered, owner_of, registered
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ GROUP = "interpretune.backends"
 def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBackend:
     """The backend of a model; a backend is its own.
 
-    Models of transformers have core's, also beneath what peft or a compiler puts around them. For a model of another
-    library the adapter is asked that names the package of the model's class, or of one that this inherits from.
+    Models of transformers have core's, also beneath what peft puts around them; compiled models run eagerly. For a
+    model of another library the adapter is asked that names the package of the model's class, or of one that this
+    inherits from.
 
     Raises:
         AdapterImportError: The adapter for the model cannot be imported.
@@ -33,7 +35,7 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBacken
         return model
     if (plain := _plain(model)) is not None:
         return HuggingFaceBackend(_checked(plain), tokenizer)
-    offered = registered(GROUP)
+    model, offered = uncompiled(model), registered(GROUP)
     for library in dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(model).__mro__):
         if mine := {item.value: item for item in offered if item.name == library}:
             if len(mine) > 1:
@@ -51,16 +53,16 @@ def backend_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> AnalysisBacken
 
 def _plain(model: Any) -> PreTrainedModel | None:
     """The model of transformers, without wrappers that do no more than run it (else ``AnalysisError``)."""
-    while not isinstance(model, PreTrainedModel):
+    while not isinstance(model := uncompiled(model), PreTrainedModel):
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise AnalysisError(
                 f"The {type(model).__name__} puts tokens of its own before each prompt, which have no place in the "
                 "rows of a question. Use an adapter that changes the weights, such as LoRA, or the model without it."
             )
         unwrap = getattr(model, "get_base_model", None)
-        model = unwrap() if unwrap is not None else getattr(model, "_orig_mod", None)
-        if model is None:
+        if unwrap is None:
             return None
+        model = unwrap()
     return model
 
 
@@ -70,11 +72,6 @@ def _checked(model: PreTrainedModel) -> PreTrainedModel:
     if model.config.is_encoder_decoder or not model.can_generate():
         raise AnalysisError(
             f"A {name} gives no logits of the token that follows a prompt. Load the model with AutoModelForCausalLM."
-        )
-    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
-        raise AnalysisError(
-            f"The {name} was compiled in place (Module.compile), and in compiled code activations cannot be changed. "
-            "Ask before you compile, or compile a wrapper: torch.compile(model)."
         )
     return model
 

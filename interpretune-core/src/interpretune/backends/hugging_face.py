@@ -39,6 +39,7 @@ from interpretune.errors import AnalysisError
 from interpretune.models.padding import position_ids
 from interpretune.models.quantization import keep_weights_in_place
 from interpretune.replay.engine import blocks_below_skipped
+from interpretune.system.compiled import named_parts, uncompiled
 from interpretune.system.model_lock import model_lock
 from interpretune.system.placement import input_device, offloads, placed_forward, without_weights
 
@@ -52,14 +53,14 @@ class HuggingFaceBackend(AnalysisBackend):
     passing_state = frozenset({"_model", "_special", "_forward_arguments", "modules", "_locations"})
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self._model = model = uncompiled(model)
         if lacking := without_weights(model):
             raise AnalysisError(lacking)
-        self._model = model
         keep_weights_in_place(model)
         ids = sorted(set(tokenizer.all_special_ids)) if tokenizer is not None else []
         self._special = torch.tensor(ids, dtype=torch.long, device=input_device(model))
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
-        self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
+        self.modules: Mapping[str, nn.Module] = dict(named_parts(model))
         locations = dict(decoder_hook_points(model))  # modules that blocks share have one path
         self._locations = {name: at for name, at in locations.items() if at.rpartition(":")[0] in self.modules}
 

@@ -22,6 +22,7 @@ from interpretune.activations.hook_names import (
     RESID_PRE,
     in_layer,
 )
+from interpretune.system.compiled import named_parts, uncompiled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +43,7 @@ NORMS_AFTER: Sequence[tuple[str, str, Sequence[str]]] = (
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList] | None:
     """Path and list of a decoder's blocks; None if no list has as many modules as the configuration has layers."""
     n_layers = model.config.get_text_config().num_hidden_layers
-    for path, module in model.named_modules():
+    for path, module in named_parts(model):
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:
             return path, module
     return None
@@ -56,16 +57,16 @@ def decoder_hook_points(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     found = decoder_blocks(model)
     if found is None:
         return
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = {id(module): path for path, module in named_parts(model)}
     path, blocks = found
-    yield from _named(EMBED, paths.get(id(model.get_input_embeddings())), OUT)
+    yield from _named(EMBED, paths.get(id(uncompiled(model.get_input_embeddings()))), OUT)
     for layer, block in enumerate(blocks):
         for name, location in _block_hook_points(block):
             yield in_layer(layer, name), f"{path}.{layer}{location}"
     parent = path.rpartition(".")[0]
     norm = _first(model.get_submodule(parent), FINAL_NORM_NAMES)
     yield from _named(FINAL_NORM, norm and f"{parent}.{norm}".lstrip("."), OUT)
-    yield from _named(LOGITS, paths.get(id(model.get_output_embeddings())), OUT)
+    yield from _named(LOGITS, paths.get(id(uncompiled(model.get_output_embeddings()))), OUT)
 
 
 def _block_hook_points(block: Any) -> Iterator[tuple[str, str]]:

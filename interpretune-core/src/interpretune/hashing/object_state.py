@@ -29,6 +29,7 @@ from interpretune.hashing.code_state import CODE, code_content
 from interpretune.hashing.content import Content, Noted, Raw, UnknownState, leaf_of
 from interpretune.hashing.hook_content import HOOK_TABLES, hooks_of
 from interpretune.hashing.tensor_content import BOOKKEEPING, is_plain_tensor, tensor_content, tensor_digest
+from interpretune.system.compiled import compiled_names, uncompiled
 from interpretune.system.placement import HOOK, OF_MODELS, OWN_FORWARD, offloaded_value, only_placed, placed_forward
 from interpretune.system.put_back import random_state_put_back
 
@@ -46,7 +47,7 @@ MODULE_BOOKKEEPING = BOOKKEEPING | {
     "_buffers",
     "_modules",
     "_non_persistent_buffers_set",
-    "_compiled_call_impl",
+    *("_compiled_call_impl", "_is_torch_compile", "_last_compile_config"),
     "call_super_init",
     *HOOK_TABLES,
 }
@@ -92,7 +93,7 @@ def content_of(value: Any, ignored: Noted, *, from_somewhere: bool = False) -> C
     if isinstance(value, Enum):
         return Content("member", [(".class", type(value)), (f".{value.name}", value._value_)])
     if isinstance(value, nn.Module):
-        return _module_content(value, ignored)
+        return _module_content(uncompiled(value), ignored)
     if isinstance(value, Tensor):
         return tensor_content(value)
     native = _native(value)
@@ -204,7 +205,7 @@ def _slots(value: Any) -> dict[str, Any]:
 
 def _module_content(module: nn.Module, ignored: Noted) -> Content:
     state = vars(module)
-    skipped = MODULE_BOOKKEEPING | ignored.of(type(module).__module__)
+    skipped = {*MODULE_BOOKKEEPING, *ignored.of(type(module).__module__), *compiled_names(module)}
     if isinstance(module, PreTrainedModel):
         skipped |= {"name_or_path"}
     own_forward: list[tuple[str, Any]] = []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from interpretune.errors import ConfigurationError
 from interpretune.models.padding import answer_positions
+from interpretune.system.compiled import uncompiled
 from interpretune.system.own_context import OwnContext
 
 HEADS = ("score", "classifier")
@@ -23,6 +24,7 @@ def classification_head(model: nn.Module) -> nn.Module | None:
     Raises:
         ConfigurationError: The model has a decoder beside its encoder, and answers from the decoder's padding.
     """
+    model = uncompiled(model)
     if not type(model).__name__.endswith("ForSequenceClassification"):
         return None
     name = next((name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)), None)

@@ -8,7 +8,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -17,6 +17,7 @@ from interpretune.errors import ConfigurationError, ModelLoadError
 from interpretune.models.lora import add_lora
 from interpretune.models.quantization import check_trainable, keep_weights_in_place, quantized_loading
 from interpretune.system.cache_folder import build_once, cache_root
+from interpretune.system.compiled import compiled_in_place
 from interpretune.system.placement import input_device, is_offloaded, is_placed, without_weights
 from interpretune.system.plain_files import file_sha256
 from interpretune.system.put_back import random_state_put_back
@@ -104,7 +105,7 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
     with random_state_put_back():  # of new weights: a whole model, a classification head, LoRA matrices
         torch.manual_seed(cfg.seed)
         if cfg.hf_model is not None:
-            model = cfg.hf_model
+            model = cast("PreTrainedModel", compiled_in_place(cfg.hf_model))
         elif cfg.hf_config is not None:
             config = copy.deepcopy(cfg.hf_config)
             if _classifies(cfg):

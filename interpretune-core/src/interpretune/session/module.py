@@ -169,6 +169,17 @@ class ITModule(ModuleAnswers, nn.Module):
         for part in (self.model, *self.latent_modules):
             part.train(any(parameter.requires_grad for parameter in part.parameters()))
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the model in place, as ``torch.nn.Module.compile`` would; what a session does around it is not.
+
+        Steps then run the compiled model, and analyses the model itself.
+
+        Args:
+            *args: Of ``torch.compile``.
+            **kwargs: Of ``torch.compile``.
+        """
+        self.model.compile(*args, **kwargs)
+
     # ------------------------------------------------------------------------------------------------------------ steps
 
     def forward(self, *args: Any, **batch: Any) -> Any:
