@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from interpretune.hashing.content_hash import WHAT_TO_DO
 from interpretune.operations import Plan
 from interpretune.questions.in_words import call_in_words
 from interpretune.store import AnalysisStore, StoreWriter
+from interpretune.system.ranks import rank_and_processes
 from interpretune.system.torch_state import eval_mode
 
 if TYPE_CHECKING:
@@ -131,7 +131,9 @@ class AnalysisRunner:
         stores = {job.analysis.name: AnalysisStore.open(job.folder) for job in jobs}
         found = {job.analysis.name for job in jobs if job not in writing}
         for item in questions:
-            stores[item.name], computed = item.run(self.module, shown=self._console is not None)
+            stores[item.name], computed = item.run(
+                self.module, shown=self._console is not None, rank=self._rank, processes=self._world_size
+            )
             if not computed:
                 found.add(item.name)
         self.found = tuple(name for name in analyses if name in found)
@@ -194,8 +196,6 @@ class AnalysisRunner:
             if not name or Path(name).name != name or name.startswith("."):
                 raise ConfigurationError(f"The analysis {name!r} names a folder; use letters, digits, - and _ only.")
         asked = {name: item for name, item in analyses.items() if isinstance(item, QuestionCfg)}
-        if asked and self._world_size > 1:
-            raise ConfigurationError(f"The question {next(iter(asked))!r} is asked by one process; start a single one.")
         return [
             QuestionRun.of(
                 name,
@@ -282,4 +282,4 @@ def _process() -> tuple[int, int]:
     """Rank and number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return rank_and_processes()

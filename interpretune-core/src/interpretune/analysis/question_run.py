@@ -21,6 +21,7 @@ from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
 from interpretune.evidence.gathering import evidence_of, parts_to_gather, seconds_of
 from interpretune.operations.objectives import check_gradient
+from interpretune.questions.answering import Share
 from interpretune.questions.lenses import direct_question, lens_question
 from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.one_call import question_of
@@ -32,6 +33,7 @@ from interpretune.store import AnalysisStore, Manifest
 from interpretune.store.contents import batches_there
 from interpretune.store.folder import MANIFEST
 from interpretune.store.tables import note
+from interpretune.system.ranks import rank_zero_warn
 
 if TYPE_CHECKING:
     from interpretune.questions.prompt_row import PromptRow
@@ -249,12 +251,16 @@ class QuestionRun:
                 gathered[part] = replace(settings, held_out=held_out[: _whole_batches(limit, size)])
         return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, **gathered)
 
-    def run(self, module: ITModule, *, shown: bool = False) -> tuple[AnalysisStore, bool]:
+    def run(
+        self, module: ITModule, *, shown: bool = False, rank: int = 0, processes: int = 1
+    ) -> tuple[AnalysisStore, bool]:
         """Compute what is not there yet, the results between ``it_open_analysis`` and ``it_close_analysis``.
 
         Args:
             module: The session's module.
             shown: Whether a terminal shows how many batches are done.
+            rank: Of this process.
+            processes: How many share the batches. Evidence and circuit are gathered by a single one.
 
         Returns:
             The store, and whether anything was computed.
@@ -266,8 +272,14 @@ class QuestionRun:
                 analysis = AnalysisRun(name=self.name, plan=None, cfg=None, folder=self.folder)
                 opened.open(analysis, lambda: AnalysisStore.open(self.folder))
                 with self.question.held():
-                    self.question.answered(self.folder, self.about, shown=shown)
-        if self.evidence is not None or self.circuit is not None:
+                    share = Share(rank, processes)
+                    self.question.answered(self.folder, self.about, shown=shown, share=share)
+        if processes > 1 and (self.evidence or self.circuit):
+            rank_zero_warn(
+                f"Evidence and circuit of {self.name!r} are gathered by one process, and {processes} run here. Run the "
+                "same again in a single one (without RANK and WORLD_SIZE): it finds the effects, and gathers the rest."
+            )
+        elif self.evidence is not None or self.circuit is not None:
             effects = Effects.open(self.folder)
             effects.asked, before = self.question, effects.store.manifest.tables
             if self.evidence is not None:

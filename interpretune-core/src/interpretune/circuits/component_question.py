@@ -117,8 +117,9 @@ class EdgeQuestion(_OfCorrupted):
         sizes = torch.cat(list(self._approximate.values()))[:, -1].abs().mean(0)
         return [self.stream.graph.edges[i] for i in sizes.topk(min(self.exact, len(sizes))).indices.tolist()]
 
-    def _about(self) -> dict[str, Any]:
-        told = super()._about()
+    def about(self) -> dict[str, Any]:
+        """See ``Question.about``."""
+        told = super().about()
         told["question"] |= {
             "graph": self.stream.graph.told,
             "methods": list(self.methods),

@@ -156,8 +156,9 @@ class NodeQuestion(Question):
             before += len(rows)
         return result
 
-    def _about(self) -> dict[str, Any]:
-        about = Question._about(self)
+    def about(self) -> dict[str, Any]:
+        """See ``Question.about``."""
+        about = Question.about(self)
         about["question"] |= {
             "on": [item.told for item in self.on],
             "at": self.at,

@@ -13,6 +13,7 @@ from interpretune.cli.report import WrittenReport, plain, write_report
 from interpretune.cli.run import RunReport, run_analyses
 from interpretune.cli.run_config import RunConfig
 from interpretune.errors import ConfigurationError
+from interpretune.system.ranks import rank_and_processes
 
 
 @frozen(eq=False)
@@ -45,6 +46,11 @@ def run_and_report(config: RunConfig, page: Path, progress: Console, names: Coll
     Raises:
         InterpretuneError: What is wrong.
     """
+    if (processes := rank_and_processes()[1]) > 1:
+        raise ConfigurationError(
+            f"WORLD_SIZE is {processes}, and a page is written by one process, of complete stores. Share the analyses "
+            "by `interpretune run`, then run this in a single process (without RANK and WORLD_SIZE): it finds them."
+        )
     run = run_analyses(config, progress)
     folders = [Path(item["folder"]) for item in run.analyses if names is None or item["name"] in names]
     return Reported(run, write_report(folders, page))

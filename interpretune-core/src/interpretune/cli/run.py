@@ -89,7 +89,7 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
             found: dict[str, Effects | LogitLens] = {
                 name: (LogitLens if item.method == "lens" else Effects)(stores[name])
                 for name, item in analyses.items()
-                if isinstance(item, QuestionCfg)
+                if isinstance(item, QuestionCfg) and stores[name].complete
             }
             tables = {
                 name: item.layers() if isinstance(item, LogitLens) else item.top(N_TOP) for name, item in found.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import os
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,13 +168,19 @@ def _check_labels(model: PreTrainedModel, cfg: ITConfig) -> None:
 def device_of(cfg: ITConfig) -> torch.device:
     """The configured device, otherwise CUDA if available, otherwise the CPU.
 
+    Of several processes on one machine (``LOCAL_RANK``, as ``torchrun`` sets it) each takes a GPU of its own, in turn.
+
     Raises:
         ConfigurationError: torch knows no device of this name.
     """
     try:
-        return torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ConfigurationError(f"ITConfig.device is {cfg.device!r}, which is no device: {error}") from error
+    local = os.environ.get("LOCAL_RANK", "")
+    if found == torch.device("cuda") and local.isdecimal() and torch.cuda.is_available():
+        return torch.device("cuda", int(local) % torch.cuda.device_count())
+    return found
 
 
 def _from_pretrained(cfg: ITConfig, model_class: Any, quantized: Mapping[str, Any]) -> PreTrainedModel:

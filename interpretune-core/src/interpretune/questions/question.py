@@ -23,6 +23,7 @@ from interpretune.hashing.packages import identify_packages
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.latents.latent_model import LatentModel
 from interpretune.operations.objectives import Objective
+from interpretune.questions.answering import ALL, Share, answer
 from interpretune.questions.encoding import EncodedRow
 from interpretune.questions.measured_batch import MeasuredBatch
 from interpretune.questions.model_and_rows import ModelAndRows
@@ -44,8 +45,6 @@ from interpretune.questions.units import UnitSet
 from interpretune.replay.effect_noise import is_measured
 from interpretune.replay.prefill import prefill
 from interpretune.store.fields import Field
-from interpretune.store.writer import StoreWriter
-from interpretune.system.progress import progress_bar
 
 Method = Literal["exact", "gradient", "integrated_gradients", "direct", "lens"]
 """Effects that are exact, by gradients, or by means of gradients; contributions that go straight to the logits; layers
@@ -104,35 +103,18 @@ class Question(ModelAndRows):
         """See ``ModelAndRows.held``; the dictionaries evaluate too."""
         return ModelAndRows.held(self, *others, *(item.dictionary for item in self.every_set))
 
-    def answered(
-        self, folder: str | Path | None, about: Mapping[str, Any] | None = None, *, shown: bool = False
-    ) -> Any:
+    def answered(self, folder: str | Path | None, about: Any = None, *, shown: bool = False, share: Share = ALL) -> Any:
         """Compute what is not in the store yet.
 
         Args:
             folder: The store; None: in memory.
-            about: What its manifest says beside the question; no results depend on it.
+            about: What its manifest says beside the question, by name; no results depend on it.
             shown: Whether a terminal shows how many batches are done.
+            share: Of the batches, where several processes write one store.
         """
-        noted = {**(about or {}), **self._about()}
-        noted["model"] = {**self._model(hashed=folder is not None), **noted.get("model", {})}
-        if folder is not None:
-            of_sets = zip(self.every_set, self._identities[1:], strict=True)
-            noted["latent_models"] = [part.about for item, part in of_sets if item.kind == "latent"]
-        batches = list(self.batches(self.rows))
-        if folder is None:
-            _, writer = StoreWriter.in_memory(self.fields, noted)
-        else:
-            writer = StoreWriter.create(folder, self.fields, noted, key=self.key, n_batches=len(batches))
-        with writer, progress_bar(shown=shown) as progress:
-            start = 0
-            for number, batch in enumerate(progress.track(batches, description="batches of rows")):
-                examples = range(start, start := start + len(batch.points))
-                if number not in writer.done:
-                    writer.write(number, examples, self.computed(batch))
-            found = self.result(writer.seal())
-            found.asked = self
-            return found
+        found = self.result(answer(self, folder, about, share, shown=shown))
+        found.asked = self
+        return found
 
     def batches(self, rows: Sequence[EncodedRow]) -> Iterator[RowsAsked]:
         """Rows in batches, with the points at which units are changed."""
@@ -329,7 +311,8 @@ class Question(ModelAndRows):
 
     # -------------------------------------------------------------------------------------------------------- manifest
 
-    def _about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """What a manifest says of the question."""
         points = [[*_told(row)[:4], list(self._tokens(row, i))] for i, row in enumerate(self.rows)]
         return {
             "question": {
@@ -353,11 +336,13 @@ class Question(ModelAndRows):
         """Forwards of a batch, replays not counted."""
         return len(self.groups) * (2 if self.value in ("corrupted", "mean") else 1)
 
-    def _model(self, *, hashed: bool) -> Mapping[str, Any]:
-        """What a manifest says of the model; of results in memory without its hash, for which all of it is read."""
-        if hashed:
-            return self._identities[0].about
-        return {"source": without_folders(self._source), "class": type(self.backend.model).__qualname__}
+    def about_parts(self, *, hashed: bool) -> dict[str, Any]:
+        """What a manifest says of model and dictionaries; in memory without hashes, for which all of them is read."""
+        if not hashed:
+            return {"model": {"source": without_folders(self._source), "class": type(self.backend.model).__qualname__}}
+        of_sets = zip(self.every_set, self._identities[1:], strict=True)
+        latents = [part.about for item, part in of_sets if item.kind == "latent"]
+        return {"model": self._identities[0].about, "latent_models": latents}
 
     @property
     def _source(self) -> str:
@@ -369,17 +354,31 @@ class Question(ModelAndRows):
         latents = (identify_latents(item.dictionary) for item in self.every_set)
         return [identify_model(self.backend, self._source), *latents]
 
+    @property
+    def unknown(self) -> Sequence[str]:
+        """What cannot be read of all that the results depend on, in words."""
+        return self._content[1]
+
     @cached_property
     def key(self) -> str:
         """Hash of all that the results depend on.
 
         Where something cannot be hashed, a key of its own: nothing is reused then, and a warning says why.
         """
+        sha256, unknown = self._content
+        if unknown:
+            warnings.warn(f"These results will not be reused: {unknown[0]}", NotReusedWarning, stacklevel=6)
+            return uuid.uuid4().hex
+        return sha256
+
+    @cached_property
+    def _content(self) -> tuple[str, Sequence[str]]:
+        """That hash, and what cannot be read."""
         parts = self._identities
         packages, edited = identify_packages({CORE})
         told = content_hash(
             {
-                "about": self._about(),
+                "about": self.about(),
                 "hashes": [item.about for item in parts],
                 "units": [(item.ids, item.members) for item in self.every_set],
                 "rows": [list(map(_told, rows)) for rows in (self.rows, self.mean_over or ())],
@@ -391,10 +390,7 @@ class Question(ModelAndRows):
             },
             "The question",
         )
-        if unknown := [*(text for item in parts for text in item.unknown), *edited, *told.unknown]:
-            warnings.warn(f"These results will not be reused: {unknown[0]}", NotReusedWarning, stacklevel=5)
-            return uuid.uuid4().hex
-        return told.sha256
+        return told.sha256, [*(text for item in parts for text in item.unknown), *edited, *told.unknown]
 
 
 def _told(row: EncodedRow) -> list[Any]:
