@@ -8,9 +8,11 @@ RUNNABLE := $(VENV)/.runnable
 PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretune-lightning
 EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
+TLENS4 := .make/tlens4
+QUIETLY := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
 ARGS ?=
 
-.PHONY: setup demo test test-notebooks broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test test-notebooks test-tlens4 broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
@@ -39,6 +41,15 @@ test: $(INSTALLED)  ## all tests but those of notebooks, in two processes of one
 
 test-notebooks: $(INSTALLED)  ## executes examples/notebooks on the real model, beside what they show
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m notebook tests/notebooks $(ARGS)
+
+test-tlens4: $(TLENS4)/.installed  ## core and its TransformerLens adapter with TransformerLens 4: tests, the kit, the numbers of 3.9
+	$(QUIETLY) $(BIN)/python -m tests.tlens.numbers $(TLENS4)/numbers.safetensors
+	$(QUIETLY) TRANSFORMER_LENS_NUMBERS=$(TLENS4)/numbers.safetensors $(TLENS4)/bin/python -m pytest \
+		tests/tlens tests/tlens/same_numbers.py tests/tlens/kit_of_bridges.py $(ARGS)
+
+$(TLENS4)/.installed: $(INSTALLED) constraints.txt constraints-tlens4.txt tests/tlens/environment.py
+	$(BIN)/python -m tests.tlens.environment $(TLENS4)
+	touch $@
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \

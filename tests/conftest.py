@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import dedent
@@ -25,7 +25,9 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes compiles when it is impo
 import pytest
 
 import interpretune as it
+from tests.installed import needs_hooked_transformer, transformer_lens_before_4
 
+HOOKED_TESTS = Path(__file__).parent / "tlens" / "hooked"
 PLACES = frozenset(sys.path)
 """Where distributions are that stay as they are; tests install others elsewhere."""
 
@@ -57,7 +59,7 @@ logging.getLogger().addHandler(logging.NullHandler())  # libraries that warn by 
 FIRST = (
     *("test_installed_packages", "test_kit_finds_them", "test_demo", "test_first_party", "test_conformance"),
     *("test_doctor", "test_stacks", "test_imports", "test_session_training", "test_replay", "test_run_command"),
-    *("test_training", "test_checkpoints", "test_finetuning", "test_loops", "test_library"),
+    *("test_hooked_replay", "test_training", "test_checkpoints", "test_finetuning", "test_loops", "test_library"),
 )
 """Files that take long, or have a test that does: no process is left with one of them at the end."""
 
@@ -76,9 +78,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     place = {file: number for number, file in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     left_out = [item for item in items if item.parent and item.name in LEFT_OUT.get(item.parent.name, ())]
+    if not transformer_lens_before_4():
+        left_out += [item for item in items if needs_hooked_transformer(parameters_of(item))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the tests of classes that the installed version of a library does not have."""
+    return True if collection_path == HOOKED_TESTS and not transformer_lens_before_4() else None
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Any]:
+    """What a test is parametrized with."""
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 @pytest.hookimpl(wrapper=True)
@@ -188,8 +202,8 @@ Install = Callable[..., Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install distributions for one test: ``install("acme", adapters={"acme": "acme_mod:adapter"}, acme_mod=SOURCE)``.
 
-    ``group`` and ``entries`` are for entry points of another group; further keyword arguments are the sources of
-    top-level modules; ``files`` holds other files by path.
+    ``group`` and ``entries`` are for entry points of another group; ``requires`` is what the distribution depends on;
+    further keyword arguments are the sources of top-level modules; ``files`` holds other files by path.
     """
     before = set(sys.modules)
 
@@ -200,13 +214,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         group: str = "interpretune.adapters",
         entries: dict[str, str] | None = None,
         version: str = "1.2.3",
+        requires: Sequence[str] = (),
         files: dict[str, str] | None = None,
         **modules: str,
     ) -> Path:
         site = tmp_path / f"site-{distribution}"
         info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        needs = "".join(f"Requires-Dist: {item}\n" for item in requires)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{needs}")
         lines = [f"{name} = {target}" for name, target in (entries or adapters or {}).items()]
         (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
         for name, source in {**(files or {}), **{f"{name}.py": source for name, source in modules.items()}}.items():

@@ -94,8 +94,13 @@ class FreshEnvironment:
     folder: Path
 
     @classmethod
-    def create(cls, folder: Path) -> FreshEnvironment:
-        """Make the environment, without any distribution of interpretune."""
+    def create(cls, folder: Path, without: tuple[str, ...] = ()) -> FreshEnvironment:
+        """Make the environment, without any distribution of interpretune.
+
+        Args:
+            folder: Of the environment.
+            without: Names, as in imports, of libraries that are left out.
+        """
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
         environment = cls(folder)
         linked = folder / "linked"
@@ -103,6 +108,8 @@ class FreshEnvironment:
         for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
             for item in Path(place).iterdir():
                 # paths of editable packages stay out, and so does everything of interpretune
+                if item.name.startswith(without):
+                    continue
                 if "interpretune" not in item.name and item.suffix != ".pth" and item.name != "__pycache__":
                     (linked / item.name).symlink_to(item)
         own = environment.python("import sysconfig; print(sysconfig.get_path('purelib'))").strip()

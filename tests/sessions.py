@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 import interpretune as it
+from tests.installed import transformer_lens_before_4
 from tests.tiny import TINY_MODELS, nli_rows, saved_tiny_model
 
 STACKS = ["core"]
 if importlib.util.find_spec("interpretune_tlens"):
-    STACKS += ["bridge", "hooked"]
+    STACKS += ["bridge", "hooked"] if transformer_lens_before_4() else ["bridge"]
 ANSWERS = ("Yes", "No")
 N_ROWS = 7
 BATCH_SIZE = 3

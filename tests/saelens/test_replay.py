@@ -39,6 +39,7 @@ from interpretune.replay.gradients import attribute, gradient_edges
 from interpretune_saelens.latent_model import SAELatentModel
 from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading
 from interpretune_tlens.backend import TransformerLensBackend
+from interpretune_tlens.hooked.loading import quiet
 from tests.replay.ablated_rows import ATOL, active_rows, error_of, rows_of, worst_error
 from tests.tiny_architectures import WIDTH, backend_of, batch_of, dictionary, make_model
 
@@ -100,7 +101,7 @@ def backend(llama_folder: Path) -> Callable[[str], AnalysisBackend]:
         if stack == "core":
             return backend_of(make_model("llama"))
         cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=False)
-        return TransformerLensBackend(loading._hooked(make_model("llama"), tokenizer, cfg, torch.device("cpu")).eval())
+        return TransformerLensBackend(loading.convert(make_model("llama"), tokenizer, cfg, torch.device("cpu")).eval())
 
     return make
 
@@ -137,7 +138,7 @@ def test_a_skip_connection_writes_what_saelens_writes(kind: str) -> None:
 def test_ablations_equal_those_by_saelens_itself(backend: Any, kind: str, error: bool) -> None:
     hooked = backend("hooked").model
     item = latent_model(kind, "hooked", error=error)
-    with loading._quiet(), torch.random.fork_rng():
+    with quiet(), torch.random.fork_rng():
         own = HookedSAETransformer(hooked.cfg, hooked.tokenizer, move_to_device=False)
         own.load_state_dict(hooked.state_dict())
     prefill = backend("hooked").prefill(INPUTS, [item])

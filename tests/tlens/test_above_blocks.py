@@ -21,18 +21,17 @@ from tests.questions.test_lenses import ROWS
 from tests.tiny_architectures import BLOCKS, batch_of, make_model
 
 STACKS = {
-    "bridge": (loading._bridge, ITLensFromPretrainedNoProcessingConfig()),
-    "folded bridge": (loading._bridge, ITLensFromPretrainedConfig()),
-    "hooked": (loading._hooked, ITLensFromPretrainedNoProcessingConfig(use_bridge=False)),
-    "folded hooked": (loading._hooked, ITLensFromPretrainedConfig(use_bridge=False)),
+    "bridge": ITLensFromPretrainedNoProcessingConfig(),
+    "folded bridge": ITLensFromPretrainedConfig(),
+    "hooked": ITLensFromPretrainedNoProcessingConfig(use_bridge=False),
+    "folded hooked": ITLensFromPretrainedConfig(use_bridge=False),
 }
 
 
 def backend_on(stack: str, model: Any, folder: Path) -> TransformerLensBackend:
     model.config.architectures = [type(model).__name__]
-    build, cfg = STACKS[stack]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return TransformerLensBackend(build(model, tokenizer, cfg, torch.device("cpu")).eval())
+    return TransformerLensBackend(loading.convert(model, tokenizer, STACKS[stack], torch.device("cpu")).eval())
 
 
 @pytest.mark.parametrize(

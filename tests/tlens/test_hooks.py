@@ -28,7 +28,7 @@ def bridge(llama_folder: Path) -> Any:
     model = make_model("llama", torch.float32)
     model.config.architectures = [type(model).__name__]
     cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=True)
-    made = loading._bridge(model, AutoTokenizer.from_pretrained(llama_folder), cfg, torch.device("cpu")).eval()
+    made = loading.convert(model, AutoTokenizer.from_pretrained(llama_folder), cfg, torch.device("cpu")).eval()
     made.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     assert made.hook_dict[NAME] is made.hook_dict[ALIAS]
     return made
@@ -104,8 +104,7 @@ def wrapped(kind: str, tokenizer: Path, *, bridge: bool) -> TransformerLensBacke
     """The backend of the model as TransformerLens has it."""
     model = model_of(kind)
     model.config.architectures = [type(model).__name__]
-    build = loading._bridge if bridge else loading._hooked
     cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=bridge)
     return TransformerLensBackend(
-        build(model, AutoTokenizer.from_pretrained(tokenizer), cfg, torch.device("cpu")).eval()
+        loading.convert(model, AutoTokenizer.from_pretrained(tokenizer), cfg, torch.device("cpu")).eval()
     )

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import BloomConfig, GPT2Config, PretrainedConfig, PreTrainedModel
 
@@ -20,11 +19,9 @@ import interpretune as it
 from interpretune import ConfigurationError, ModelLoadError
 from interpretune.analysis import ModelInputs
 from interpretune_tlens import (
-    ITLensCustomConfig,
     ITLensFromPretrainedConfig,
     ITLensFromPretrainedNoProcessingConfig,
     TLensGenerationConfig,
-    loading,
 )
 from tests.sessions import make_session, padded, plain_model, unpadded_rows
 from tests.tiny import VOCABULARY
@@ -71,7 +68,7 @@ def test_the_callers_model_is_not_changed(tmp_path: Path, kind: str, use_bridge:
 @pytest.mark.parametrize("use_bridge", [True, False])
 def test_model_is_of_the_kind_asked_for_frozen_and_in_evaluation_mode(tmp_path: Path, use_bridge: bool) -> None:
     model = session_with(tmp_path, tl_cfg=no_processing(use_bridge=use_bridge)).module.model
-    assert isinstance(model, TransformerBridge if use_bridge else HookedTransformer)
+    assert type(model).__name__ == ("TransformerBridge" if use_bridge else "HookedTransformer")
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -107,57 +104,15 @@ def test_processing_keeps_log_probabilities_and_changes_activations(
     assert centered.mean(-1).abs().max() < 1e-4 < 1e-2 < plainly.mean(-1).abs().max()
 
 
-def test_names_of_hook_points_include_aliases(tmp_path: Path) -> None:
-    for use_bridge in (True, False):
-        session = session_with(tmp_path, tl_cfg=no_processing(use_bridge=use_bridge))
-        names = session.module.backend.hook_point_names()
-        assert {"blocks.1.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.hook_mlp_out"} <= set(names)
-        assert session.module.backend.vocab_size == len(VOCABULARY)
+@pytest.mark.parametrize("use_bridge", [True, False])
+def test_names_of_hook_points_include_aliases(tmp_path: Path, use_bridge: bool) -> None:
+    session = session_with(tmp_path, tl_cfg=no_processing(use_bridge=use_bridge))
+    names = session.module.backend.hook_point_names()
+    assert {"blocks.1.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.hook_mlp_out"} <= set(names)
+    assert session.module.backend.vocab_size == len(VOCABULARY)
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_conversion_with_a_wrong_weight_is_refused(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    convert = loading.get_pretrained_state_dict
-
-    def convert_wrongly(*args: Any, **kwargs: Any) -> Any:
-        weights = convert(*args, **kwargs)
-        weights["blocks.1.mlp.W_out"] = weights["blocks.1.mlp.W_out"] * 1.05
-        return weights
-
-    monkeypatch.setattr(loading, "get_pretrained_state_dict", convert_wrongly)
-    with pytest.raises(ModelLoadError, match=r"differs from it by .* nats .* Use use_bridge=True"):
-        session_with(tmp_path, kind, tl_cfg=no_processing(use_bridge=False))
-
-
-def test_a_conversion_with_a_wrong_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = loading.get_pretrained_model_config
-
-    def read_wrongly(*args: Any, **kwargs: Any) -> Any:
-        cfg = read(*args, **kwargs)
-        cfg.rotary_base = 500.0
-        return cfg
-
-    monkeypatch.setattr(loading, "get_pretrained_model_config", read_wrongly)
-    with pytest.raises(ModelLoadError, match="differs from it by"):
-        session_with(tmp_path, "llama", tl_cfg=no_processing(use_bridge=False))
-
-
-def test_weights_that_do_not_fit_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = loading.get_pretrained_state_dict
-
-    def cut(*args: Any, **kwargs: Any) -> Any:
-        weights = read(*args, **kwargs)
-        weights["blocks.0.mlp.W_in"] = weights["blocks.0.mlp.W_in"][:, :-1]
-        return weights
-
-    monkeypatch.setattr(loading, "get_pretrained_state_dict", cut)
-    with pytest.raises(ModelLoadError, match="HookedTransformer cannot convert GPT2LMHeadModel: RuntimeError"):
-        session_with(tmp_path, tl_cfg=no_processing(use_bridge=False))
 
 
 class UnheardOfConfig(PretrainedConfig):
@@ -180,8 +135,6 @@ def test_unknown_architectures_are_refused_with_a_way_out(tmp_path: Path) -> Non
     model = UnheardOf(UnheardOfConfig(architectures=["UnheardOf"], vocab_size=len(VOCABULARY)))
     with pytest.raises(ModelLoadError, match=r"cannot build a bridge for UnheardOf.*stack \('core',\) alone"):
         session_with(tmp_path, hf_model=model, init=False)
-    with pytest.raises(ModelLoadError, match=r"(?s)HookedTransformer cannot convert UnheardOf.*use_bridge=True"):
-        session_with(tmp_path, hf_model=model, init=False, tl_cfg=no_processing(use_bridge=False))
 
 
 def test_a_configuration_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -192,27 +145,6 @@ def test_a_configuration_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- configuration and state
-
-
-CUSTOM = {"n_layers": 2, "d_model": 16, "n_ctx": 128, "d_head": 8, "n_heads": 2, "d_vocab": len(VOCABULARY)}
-
-
-@pytest.mark.parametrize("as_dict", [True, False])
-def test_custom_configuration_gives_a_random_model_that_its_seed_fixes(tmp_path: Path, as_dict: bool) -> None:
-    settings = {**CUSTOM, "act_fn": "relu"}
-    cfg = settings if as_dict else HookedTransformerConfig(**settings)
-    sessions = [
-        session_with(tmp_path, tl_cfg=ITLensCustomConfig(cfg=copy.deepcopy(cfg)), seed=seed) for seed in (3, 3, 4)
-    ]
-    first, same, other = (session.module.model for session in sessions)
-    assert isinstance(first, HookedTransformer)
-    assert first.cfg.d_model == 16
-    assert torch.equal(first.W_E, same.W_E)
-    assert not torch.equal(first.W_E, other.W_E)
-    rows = [tokens for tokens, _ in unpadded_rows(sessions[0])[:2]]
-    with torch.no_grad():
-        logits = sessions[0].module(**padded(rows, "left", 0))[:, -1]
-    torch.testing.assert_close(logits[1], logits_of(first, rows[1]), rtol=0, atol=1e-4)
 
 
 def test_a_configuration_alone_gives_random_weights(tmp_path: Path) -> None:
@@ -234,18 +166,13 @@ def global_state() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "tl_cfg",
-    [
-        no_processing(use_bridge=True),
-        no_processing(use_bridge=False),
-        ITLensCustomConfig(cfg={**CUSTOM, "act_fn": "relu"}),
-    ],
-    ids=["bridge", "hooked", "custom"],
-)
 def test_making_a_session_changes_nothing_global_and_prints_nothing(
-    tmp_path: Path, tl_cfg: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    check_nothing_global_changes(tmp_path, no_processing(use_bridge=True), capsys)
+
+
+def check_nothing_global_changes(tmp_path: Path, tl_cfg: Any, capsys: pytest.CaptureFixture[str]) -> None:
     session_with(tmp_path, init=False)  # the folder is made, lazy imports are done
     capsys.readouterr()
     before = global_state()
@@ -255,22 +182,23 @@ def test_making_a_session_changes_nothing_global_and_prints_nothing(
     assert capsys.readouterr().out == ""
 
 
-def test_the_data_modules_tokenizer_is_not_touched(tmp_path: Path) -> None:
-    for use_bridge in (True, False):
-        cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=use_bridge, default_padding_side="right")
-        session = session_with(tmp_path, tl_cfg=cfg)
-        tokenizer = session.datamodule.tokenizer
-        assert tokenizer.padding_side == "left"
-        assert tokenizer("Ada sees")["input_ids"][0] == tokenizer.bos_token_id
-        assert session.module.model.tokenizer is not tokenizer
+@pytest.mark.parametrize("use_bridge", [True, False])
+def test_the_data_modules_tokenizer_is_not_touched(tmp_path: Path, use_bridge: bool) -> None:
+    cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=use_bridge, default_padding_side="right")
+    session = session_with(tmp_path, tl_cfg=cfg)
+    tokenizer = session.datamodule.tokenizer
+    assert tokenizer.padding_side == "left"
+    assert tokenizer("Ada sees")["input_ids"][0] == tokenizer.bos_token_id
+    assert session.module.model.tokenizer is not tokenizer
 
 
-def test_a_second_session_does_not_change_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("use_bridge", [True, False])
+def test_a_second_session_does_not_change_the_first(tmp_path: Path, use_bridge: bool) -> None:
     first = session_with(tmp_path / "one", "gpt2")
     tokens, _ = unpadded_rows(first)[0]
     before = logits_of(first.module.model, tokens)
     make_session(tmp_path / "two", "llama", "core")
-    session_with(tmp_path / "three", "llama", tl_cfg=no_processing(use_bridge=False))
+    session_with(tmp_path / "three", "llama", tl_cfg=no_processing(use_bridge=use_bridge))
     torch.testing.assert_close(logits_of(first.module.model, tokens), before, rtol=0, atol=0)
 
 

@@ -28,7 +28,7 @@ def test_padded_rows_give_what_each_gives_alone(llama_folder: Path, kind: str) -
         AutoTokenizer.from_pretrained(llama_folder),
         ITLensFromPretrainedNoProcessingConfig(use_bridge=True),
     )
-    backend = TransformerLensBackend(loading._bridge(model, tokenizer, cfg, torch.device("cpu")).eval())
+    backend = TransformerLensBackend(loading.convert(model, tokenizer, cfg, torch.device("cpu")).eval())
     items = [dictionary(place, i).double() for i, place in enumerate(PLACES)]
     for side in ("left", "right"):
         inputs = batch_of(RAGGED, side)

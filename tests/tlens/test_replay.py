@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components import GatedMLP
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 from transformers import AutoTokenizer
 
@@ -21,28 +19,15 @@ from interpretune.analysis import Points, ablate, ablate_from, activation_name
 from interpretune.latents.identity import IdentityDictionary
 from interpretune.replay.ablation import ablate_everywhere
 from interpretune.replay.gradients import attribute, gradient_edges
-from interpretune_tlens import (
-    ITLensConfig,
-    ITLensFromPretrainedNoProcessingConfig,
-    loading,
-    replay as tlens_replay,
-    spared_work,
-)
+from interpretune_tlens import ITLensConfig, ITLensFromPretrainedNoProcessingConfig, loading, replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
+from tests.installed import transformer_lens_before_4
 from tests.replay.ablated_rows import ATOL, EAGER_ATOL, Row, active_rows, error_of, rows_of, worst_error
-from tests.tiny_architectures import (
-    BLOCKS,
-    VOCABULARY,
-    WIDTH,
-    WINDOW,
-    backend_of,
-    batch_of,
-    dictionary,
-    make_model,
-)
+from tests.sessions import STACKS
+from tests.tiny_architectures import backend_of, batch_of, dictionary, make_model
 
-BRIDGED = ("llama", "gpt2 by layer", "mistral", "qwen3", "gemma2", "gemma3", "granite", "cohere")
-HOOKED = ("llama", "gpt2", "mistral", "qwen3", "neox", "opt")
+BRIDGED = ["llama", "gpt2 by layer", "mistral", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
+BRIDGED += [] if transformer_lens_before_4() else ["opt"]
 RAGGED = (9, 4, 12, 1)
 EQUAL = (12, 12, 12)
 Make = Callable[..., TransformerLensBackend]
@@ -65,9 +50,8 @@ def backend(llama_folder: Path) -> Make:
             for block in model.transformer.h:
                 vars(block.attn).pop("scaling", None)
         model.config.architectures = [type(model).__name__]
-        build = loading._bridge if stack == "bridge" else loading._hooked
         cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=stack == "bridge")
-        return TransformerLensBackend(build(model, tokenizer, cfg, torch.device("cpu")).eval())
+        return TransformerLensBackend(loading.convert(model, tokenizer, cfg, torch.device("cpu")).eval())
 
     return make
 
@@ -78,15 +62,6 @@ def models_at(*places: str, dtype: torch.dtype = torch.float64) -> list[Any]:
 
 TWO = ("blocks.1.hook_resid_post", "blocks.3.hook_mlp_out")
 LOW, HIGH = (f"{place}.hook_sae_acts_post" for place in TWO)
-
-
-@pytest.mark.parametrize(
-    ("kind", "side"),
-    [*((kind, "left") for kind in HOOKED), ("gpt2", "right"), ("llama", "right"), ("mistral", "right")],
-)
-def test_hooked_transformers_are_exact(backend: Make, kind: str, side: str) -> None:
-    for lengths in (RAGGED, (11,)):
-        assert worst_error(backend("hooked", kind).prefill(batch_of(lengths, side), models_at(*TWO))) < ATOL
 
 
 @pytest.mark.parametrize("kind", BRIDGED)
@@ -125,44 +100,12 @@ def suffix_error(backend: TransformerLensBackend, lengths: tuple[int, ...], side
     return (found - expected).abs().max().item()
 
 
-@pytest.mark.parametrize("kind", HOOKED)
-def test_suffixes_on_hooked_transformers_are_exact(backend: Make, kind: str) -> None:
-    for side in ("left", "right"):
-        assert suffix_error(backend("hooked", kind), (9, 4, 12, 1), side, torch.float64) < ATOL
-
-
 @pytest.mark.parametrize("kind", BRIDGED)
 def test_suffixes_on_bridges_are_exact(backend: Make, kind: str) -> None:
     """Bridges normalise scores in float32, over other numbers of masked keys in a forward than in a replay."""
     assert suffix_error(backend("bridge", kind), (9, 9), "left", torch.float64) < EAGER_ATOL
     for side in ("left", "right"):
         assert suffix_error(backend("bridge", kind, torch.float32), (3, 9), side, torch.float32) < 2e-5
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_hooked_transformer_like_gemma_is_exact(side: str) -> None:
-    """Local attention, soft-capped scores and logits, normed queries and keys, grouped heads, norms after sublayers."""
-    cfg = HookedTransformerConfig(
-        n_layers=BLOCKS, d_model=WIDTH, n_ctx=64, d_head=8, n_heads=4, n_key_value_heads=2, d_mlp=48,
-        d_vocab=VOCABULARY, act_fn="gelu_pytorch_tanh", normalization_type="RMS", rotary_dim=8,
-        positional_embedding_type="rotary",
-        use_local_attn=True, window_size=WINDOW, attn_types=["local", "global"] * 2, attn_scores_soft_cap=5.0,
-        output_logits_soft_cap=6.0, use_qk_norm=True, use_normalization_before_and_after=True, gated_mlp=True,
-        dtype=torch.float64, device="cpu", seed=0, initializer_range=0.25,
-    )  # fmt: skip
-    with torch.random.fork_rng(), loading._quiet():
-        model = HookedTransformer(cfg).eval()
-    prefill = TransformerLensBackend(model, NoSpecialTokens).prefill(batch_of(RAGGED, side), models_at(*TWO))
-    assert worst_error(prefill) < ATOL
-    columns = torch.tensor([7, 3])
-    rows = active_rows(prefill, LOW)
-    torch.testing.assert_close(ablate(prefill, rows, columns), ablate(prefill, rows)[:, columns], rtol=0, atol=ATOL)
-
-
-class NoSpecialTokens:
-    """Stands in for a tokenizer without special tokens."""
-
-    all_special_ids = ()
 
 
 PLACES = {
@@ -210,7 +153,7 @@ def together(prefill: Any) -> list[Row]:
 def test_all_backends_agree_on_effects(backend: Make, kind: str) -> None:
     inputs, found = batch_of(EQUAL, "left"), {}
     core = backend_of(make_model(kind))
-    for name, each in {"core": core, **{stack: backend(stack, kind) for stack in ("bridge", "hooked")}}.items():
+    for name, each in {"core": core, **{stack: backend(stack, kind) for stack in STACKS[1:]}}.items():
         prefill = each.prefill(inputs, models_at(*TWO))
         assert prefill.kept is not None
         rows = active_rows(prefill, LOW)
@@ -220,8 +163,8 @@ def test_all_backends_agree_on_effects(backend: Make, kind: str) -> None:
         edges = [edge.values.flatten() for edge in gradient_edges(prefill, LOW, HIGH)]
         found[name] = torch.cat([effects.flatten(), everywhere.flatten(), *map(torch.flatten, slopes.values()), *edges])
     assert found["core"].abs().max() > 1e-1
-    torch.testing.assert_close(found["hooked"], found["core"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["bridge"], found["core"], rtol=0, atol=1e-5)
+    for name in STACKS[1:]:
+        torch.testing.assert_close(found[name], found["core"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("stack", ["bridge", "hooked"])
@@ -282,11 +225,12 @@ REASONS = {
     ("bridge", "gpt_oss"): "attention has sinks",
     ("bridge", "bert"): "not causal",
     ("bridge", "neox"): "never runs blocks.0.attn.hook_rot_q",
-    ("bridge", "opt"): "never runs blocks.0.attn.hook_attn_scores",
     ("bridge", "llama4"): "never runs blocks.0.attn.hook_rot_q",
     ("hooked", "bloom"): "position embeddings of the kind 'alibi'",
     ("hooked", "gpt_oss"): "use_attention_sinks",
 }
+if transformer_lens_before_4():
+    REASONS["bridge", "opt"] = "never runs blocks.0.attn.hook_attn_scores"
 
 
 @pytest.mark.parametrize(("stack", "kind"), REASONS)
@@ -311,6 +255,14 @@ def test_refused_architectures_warn_once_and_take_the_plain_loop(backend: Make, 
     found = ablate(prefill, rows)[0]
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     assert (found - prefill.logits[point]).abs().max() > 1e-4
+
+
+def test_scores_that_are_shown_after_the_softmax_are_refused(backend: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So TransformerLens 4.0 shows those of OPT."""
+    visible = tlens_replay._visible
+    monkeypatch.setattr(tlens_replay, "_visible", lambda scores: visible(scores.softmax(-1)))
+    with pytest.raises(it.ReplayRefusedError, match="blocks.0.attn.hook_attn_scores shows no scores in which later"):
+        backend("bridge", "llama").create_replay()
 
 
 @pytest.mark.parametrize("part", ["q", "k", "v"])
@@ -393,115 +345,4 @@ def test_norms_of_bridges_compute_statistics_in_replays_only_where_somebody_look
     monkeypatch.setattr(NormalizationBridge, "_hf_autograd_forward_with_hooks", note)
     found = ablate(prefill, rows)
     assert set(called) == computed
-    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
-
-
-def test_hooked_transformers_norm_what_attention_reads_once_unless_somebody_hooks_the_norm(backend: Make) -> None:
-    made = backend("hooked", "llama")
-    models = models_at(*TWO)
-    counts = [0] * BLOCKS
-    methods = [type(block.ln1).forward for block in made.model.blocks]  # type: ignore[union-attr]
-
-    def counted(index: int) -> Callable[..., Tensor]:
-        def forward(norm: Any, activations: Tensor) -> Tensor:
-            counts[index] += 1
-            return methods[index](norm, activations)
-
-        return forward
-
-    prefill = made.prefill(batch_of(RAGGED, "left"), models, self_check=False)
-    rows = active_rows(prefill, LOW)
-    wanted = ablate(prefill, rows, naive=True)
-    with pytest.MonkeyPatch.context() as patch:
-        for index, block in enumerate(made.model.blocks):  # type: ignore[arg-type]
-            patch.setitem(block.ln1.__dict__, "forward", counted(index).__get__(block.ln1))
-        seen: list[Any] = []
-        made.model.blocks[3].ln1.hook_scale.add_hook(lambda scale, hook: seen.append(scale))  # type: ignore[union-attr,index]
-        found = ablate(prefill, rows)
-        made.model.reset_hooks()  # type: ignore[operator]
-    assert counts == [0, 0, 1, 3]
-    assert len(seen) == 3
-    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
-
-
-def test_gated_mlps_of_hooked_transformers_work_in_one_tensor_unless_somebody_hooks_them(
-    backend: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, products, seen = backend("hooked", "llama"), [], []
-    mlp: Any = made.model.blocks[3].mlp  # type: ignore[union-attr,index]
-
-    def counted(*arguments: Tensor) -> Tensor:
-        products.append(arguments)
-        return torch.nn.functional.linear(*arguments)
-
-    def count(work: Callable[[], Any]) -> int:
-        products.clear()
-        work()
-        return len(products)
-
-    monkeypatch.setattr(spared_work, "linear", counted)
-    prefill = made.prefill(batch_of(RAGGED, "left"), models_at(*TWO), self_check=False)
-    rows = active_rows(prefill, LOW)
-    assert count(lambda: ablate(prefill, rows)) == 2 * 3  # blocks 2 and 3, with three products each
-    assert count(lambda: attribute(prefill, lambda logits, _: logits.sum(), [LOW])) == 0
-    wanted = ablate(prefill, rows, naive=True)
-    hook = mlp.hook_post.register_forward_hook(lambda *given: seen.append(given))
-    assert count(lambda: torch.testing.assert_close(ablate(prefill, rows), wanted, rtol=0, atol=ATOL)) == 3
-    hook.remove()
-    assert len(seen) == 1
-
-
-def test_a_gated_mlp_in_one_tensor_computes_the_same_to_the_last_digit() -> None:
-    config = HookedTransformerConfig(
-        n_layers=1, d_model=8, n_ctx=4, d_head=4, d_mlp=12, act_fn="silu", gated_mlp=True, d_vocab=5
-    )
-    torch.manual_seed(0)
-    mlp = GatedMLP(config)
-    for parameter in mlp.parameters():
-        torch.nn.init.normal_(parameter)
-    given = torch.randn(3, 2, 8)
-    before = given.clone()
-    with torch.no_grad():
-        assert torch.equal(spared_work._in_place(mlp)(given), GatedMLP.forward(mlp, given))
-    assert torch.equal(given, before)
-
-
-def test_a_norm_that_computes_once_computes_other_inputs_anew(backend: Make) -> None:
-    norm = backend("hooked", "llama").model.blocks[0].ln1  # type: ignore[union-attr,index]
-    forward = spared_work._OnlyOnce().forward_of(norm)
-    with torch.no_grad():
-        for given in torch.randn(2, 3, 1, WIDTH, dtype=torch.float64).unbind():
-            assert torch.equal(forward(given), norm(given))
-
-
-@pytest.mark.parametrize("where", ["in the module", "in the class", "at a hook point"])
-def test_an_mlp_of_a_hooked_transformer_that_computes_something_else_does_so_in_replays(
-    backend: Make, where: str
-) -> None:
-    made, inputs = backend("hooked", "llama"), batch_of(RAGGED, "left")
-    mlp: Any = made.model.blocks[3].mlp  # type: ignore[union-attr,index]
-    method = GatedMLP.forward
-    usual = made.prefill(inputs, models_at(*TWO), self_check=False).logits
-    with pytest.MonkeyPatch.context() as patch:
-        if where == "in the module":
-            patch.setitem(vars(mlp), "forward", lambda activations: 2 * method(mlp, activations))
-        elif where == "in the class":
-            patch.setattr(GatedMLP, "forward", lambda part, activations: 2 * method(part, activations))
-        else:
-            patch.setitem(mlp._modules, "hook_post", torch.nn.Softplus())
-        prefill = made.prefill(inputs, models_at(*TWO), self_check=False)
-        rows = active_rows(prefill, LOW)
-        found, wanted = ablate(prefill, rows), ablate(prefill, rows, naive=True)
-    assert (prefill.logits - usual).abs().max() > 1e-2
-    torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)
-
-
-def test_a_hook_on_a_norm_that_works_in_place_is_made_on_a_tensor_of_its_own_each_time(backend: Make) -> None:
-    made = backend("hooked", "llama")
-    norm: Any = made.model.blocks[3].ln1  # type: ignore[union-attr,index]
-    hook = norm.register_forward_hook(lambda _, given, normed: normed.mul_(2))
-    prefill = made.prefill(batch_of(RAGGED, "left"), models_at(*TWO), self_check=False)
-    rows = active_rows(prefill, LOW)
-    found, wanted = ablate(prefill, rows), ablate(prefill, rows, naive=True)
-    hook.remove()
     torch.testing.assert_close(found, wanted, rtol=0, atol=ATOL)

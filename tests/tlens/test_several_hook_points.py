@@ -24,12 +24,11 @@ def test_ablations_are_those_of_the_plain_model(stack: str, kind: str, tmp_path:
     inputs = batch_of((6, 3) if stack == "hooked" else (6, 6), "left")
     model = make_model(kind)
     model.config.architectures = [type(model).__name__]
-    build = loading._bridge if stack == "bridge" else loading._hooked
     cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=stack == "bridge")
     tokenizer = AutoTokenizer.from_pretrained(llama_folder)
     backends = [
         backend_of(make_model(kind)),
-        TransformerLensBackend(build(model, tokenizer, cfg, torch.device("cpu")).eval()),
+        TransformerLensBackend(loading.convert(model, tokenizer, cfg, torch.device("cpu")).eval()),
     ]
     results = []
     for own in backends:

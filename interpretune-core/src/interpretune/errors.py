@@ -42,7 +42,7 @@ class UnknownAdapterError(AdapterError, AttributeError, LookupError):
 
 
 class AdapterImportError(AdapterError, ImportError):
-    """An installed adapter that fails on import."""
+    """An installed adapter that fails on import, or whose libraries are installed in versions that do not fit."""
 
 
 class AdapterSignatureError(AdapterError, TypeError):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens import TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
 from interpretune.activations import ATTN_PATTERN, ATTN_Z, LOGITS, blind_tokens_attend, in_layer, split_layer
@@ -20,7 +19,7 @@ from interpretune.models import keep_weights_in_place
 from interpretune.system import OwnContext, uncompiled
 from interpretune_tlens.hook_points import around_norms, decoder_hook_points, hooked_point, norms_of
 from interpretune_tlens.noted_state import NOTED_IN_FORWARDS
-from interpretune_tlens.replay import BridgeReplay, HookedReplay
+from interpretune_tlens.replay import BridgeReplay
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -68,6 +67,10 @@ class TransformerLensBackend(AnalysisBackend):
         return model
 
     @property
+    def _is_bridge(self) -> bool:
+        return getattr(self._model, "original_model", None) is not None
+
+    @property
     def vocab_size(self) -> int:
         """Number of logits at each position."""
         cfg = self._model.cfg
@@ -106,9 +109,12 @@ class TransformerLensBackend(AnalysisBackend):
 
     def slots_cached(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | object:
         """See ``HookedModel``; hooked transformers have a cache of their own kind."""
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, TransformerLensKeyValueCache):
-                return int(value[0].past_keys.shape[1])
+        if not self._is_bridge:
+            from interpretune_tlens.hooked.generation import slots_in
+
+            found = (slots_in(value) for value in (*args, *kwargs.values()))
+            if (slots := next((number for number in found if number is not None), None)) is not None:
+                return slots
         return super().slots_cached(args, kwargs)
 
     def blind_tokens_attend(self, inputs: ModelInputs) -> AbstractContextManager[None]:
@@ -164,8 +170,11 @@ class TransformerLensBackend(AnalysisBackend):
 
     def create_replay(self) -> ReplayEngine:
         """The replay of a bridge or of a hooked transformer."""
-        wrapped = getattr(self._model, "original_model", None)
-        return HookedReplay(self) if wrapped is None else BridgeReplay(self)
+        if self._is_bridge:
+            return BridgeReplay(self)
+        from interpretune_tlens.hooked.replay import HookedReplay
+
+        return HookedReplay(self)
 
     @contextlib.contextmanager
     def hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:

@@ -44,7 +44,7 @@ class ITLensFromPretrainedConfig(CheckedConfig, checks_types=True):
     Attributes:
         model_name: Name for TransformerLens, where ``model_name_or_path`` of the session is empty; the session then
             needs a ``tokenizer_name``.
-        use_bridge: A ``TransformerBridge``; False: a ``HookedTransformer``.
+        use_bridge: A ``TransformerBridge``; False: a ``HookedTransformer``, which TransformerLens has before version 4.
         fold_ln: Fold the weights of layer norms into the following layers.
         center_writing_weights: Center weights that write to the residual stream.
         center_unembed: Center the unembedding.
@@ -86,7 +86,7 @@ class ITLensFromPretrainedNoProcessingConfig(ITLensFromPretrainedConfig, checks_
 
 @dataclass(kw_only=True)
 class ITLensCustomConfig(CheckedConfig, checks_types=True):
-    """A ``HookedTransformer`` with random weights.
+    """A ``HookedTransformer`` with random weights, which TransformerLens has before version 4.
 
     Attributes:
         cfg: Its configuration, or the arguments of one.

@@ -6,11 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
-from transformer_lens.utilities import sample_logits
-from transformers.generation.utils import GenerateDecoderOnlyOutput
+from transformer_lens.model_bridge import TransformerBridge
 
 from interpretune import ConfigurationError
 from interpretune_tlens.config import TLensGenerationConfig
@@ -42,18 +39,21 @@ def generate(
     _check_options(model, options)
     tokens = tokens.repeat_interleave(num_return_sequences, dim=0)
     attention_mask = attention_mask.repeat_interleave(num_return_sequences, dim=0)
-    if isinstance(model, HookedTransformer):
-        return _generate_hooked(model, tokens, attention_mask, **options)
-    bridge: Any = model
-    return bridge.generate(
+    if not isinstance(model, TransformerBridge):
+        from interpretune_tlens.hooked import generation
+
+        return generation.generate(model, tokens, attention_mask, **options)
+    return model.generate(
         tokens, attention_mask=attention_mask, output_logits=True, return_type="tokens", verbose=False, **options
     )
 
 
 def _check_options(model: nn.Module, options: Mapping[str, Any]) -> None:
     """A bridge takes whatever it is given and hands what it does not know to each forward, which does not mind."""
-    bridge: Any = model
-    taken: Any = _generate_hooked if isinstance(model, HookedTransformer) else bridge.generate
+    if isinstance(model, TransformerBridge):
+        taken: Any = model.generate
+    else:
+        from interpretune_tlens.hooked.generation import generate as taken
     kinds = inspect.signature(taken).parameters
     known = {name for name, kind in kinds.items() if kind.kind is not inspect.Parameter.VAR_KEYWORD}
     known -= {*SET_HERE, "self", "model", "tokens"}
@@ -63,32 +63,3 @@ def _check_options(model: nn.Module, options: Mapping[str, Any]) -> None:
             f"{', '.join(sorted({*known, 'num_return_sequences'}))}. For beams and what else transformers has, use a "
             "session without this adapter."
         )
-
-
-def _generate_hooked(
-    model: HookedTransformer,
-    tokens: Tensor,
-    attention_mask: Tensor,
-    max_new_tokens: int,
-    do_sample: bool,
-    stop_at_eos: bool,
-    temperature: float,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> GenerateDecoderOnlyOutput:
-    """A loop of our own: ``HookedTransformer.generate`` takes no mask and guesses it from the tokens."""
-    eos = model.tokenizer.eos_token_id if model.tokenizer is not None else None
-    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    kept = []
-    for _ in range(max_new_tokens):
-        logits = model(tokens, attention_mask=attention_mask)[:, -1, :]
-        kept.append(logits)
-        chosen = sample_logits(logits, top_k, top_p, temperature) if do_sample else logits.argmax(dim=-1)
-        if stop_at_eos and eos is not None:
-            chosen = torch.where(ended, torch.full_like(chosen, eos), chosen)
-            ended |= chosen == eos
-        tokens = torch.cat([tokens, chosen.unsqueeze(-1)], dim=-1)
-        attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=-1)
-        if ended.all():
-            break
-    return GenerateDecoderOnlyOutput(sequences=tokens, logits=tuple(kept))

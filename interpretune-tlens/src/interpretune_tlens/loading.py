@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import tempfile
-import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.loading_from_pretrained import (
-    get_official_model_name,
-    get_pretrained_model_config,
-    get_pretrained_state_dict,
-)
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
 from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
 from interpretune.models import device_of
@@ -27,13 +19,10 @@ from interpretune.system import random_state_put_back
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
 from interpretune_tlens.dropout import run_dropout_after_attention, show_modes
 from interpretune_tlens.trainable import Inventory, freeze_added_parameters, freeze_joint_parameters
+from interpretune_tlens.versions import check_hooked_transformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PROBE_TOKENS = 16
-CONVERSION_TOLERANCE = 1e-3
-"""Largest difference of log probabilities, in nats, that a converted model may have from its source in float32."""
 
 
 def load_model(cfg: ITConfig) -> nn.Module:
@@ -41,25 +30,49 @@ def load_model(cfg: ITConfig) -> nn.Module:
 
     Raises:
         ModelLoadError: The model cannot be loaded, TransformerLens does not know its architecture, a converted model
-            does not compute what its source computes, or adapters and quantized weights would be lost.
+            does not compute what its source computes, adapters and quantized weights would be lost, or a
+            ``HookedTransformer`` is asked for where the installed TransformerLens has none.
     """
     tl_cfg: Any = cfg.tl_cfg  # type: ignore[attr-defined]  # a field of ITLensConfig, which the session composes in
     if isinstance(tl_cfg, ITLensCustomConfig):
-        return _custom(cfg, tl_cfg)
+        check_hooked_transformer("For random weights, name an architecture of transformers in hf_config")
+        from interpretune_tlens.hooked.loading import make_random
+
+        return make_random(cfg, tl_cfg)
     if not isinstance(tl_cfg, ITLensFromPretrainedConfig):
         raise ConfigurationError(
             f"tl_cfg is a {type(tl_cfg).__name__}; expected ITLensFromPretrainedConfig, "
             "ITLensFromPretrainedNoProcessingConfig or ITLensCustomConfig."
         )
+    if not tl_cfg.use_bridge:
+        check_hooked_transformer("Write use_bridge=True for a TransformerBridge")
     if not cfg.model_name_or_path and cfg.hf_model is None and cfg.hf_config is None and tl_cfg.model_name:
         cfg.model_name_or_path = _hub_name(tl_cfg.model_name)
     hf_model = _plain_weights(load_hf_model(replace_model(cfg)), tl_cfg)
     tokenizer = load_tokenizer(cfg) if cfg.model_name_or_path or cfg.tokenizer_name else None
     if tokenizer is not None and tl_cfg.default_padding_side:
         tokenizer.padding_side = tl_cfg.default_padding_side
-    make = _bridge if tl_cfg.use_bridge else _hooked
-    model: nn.Module = make(hf_model, tokenizer, tl_cfg, device_of(cfg)).eval()
+    model: nn.Module = convert(hf_model, tokenizer, tl_cfg, device_of(cfg)).eval()
     return model
+
+
+def convert(
+    hf_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    tl_cfg: ITLensFromPretrainedConfig,
+    device: torch.device,
+) -> nn.Module:
+    """Make a TransformerLens model of the asked kind out of a Hugging Face model, which it takes apart.
+
+    Raises:
+        ConfigurationError: A bridge is asked for without a tokenizer.
+        ModelLoadError: TransformerLens does not know the architecture, or the result computes something else.
+    """
+    if tl_cfg.use_bridge:
+        return _bridge(hf_model, tokenizer, tl_cfg, device)
+    from interpretune_tlens.hooked.loading import hooked_transformer
+
+    return hooked_transformer(hf_model, tokenizer, tl_cfg, device)
 
 
 def replace_model(cfg: ITConfig) -> ITConfig:
@@ -100,10 +113,10 @@ def _plain_weights(hf_model: Any, tl_cfg: ITLensFromPretrainedConfig) -> PreTrai
 
 
 def _hub_name(model_name: str) -> str:
-    try:
-        return str(get_official_model_name(model_name))
-    except ValueError:
-        return model_name
+    """The name on the hub of what TransformerLens calls otherwise."""
+    wanted = model_name.lower()
+    known = ((name, {name, *MODEL_ALIASES.get(name, ())}) for name in OFFICIAL_MODEL_NAMES)
+    return next((name for name, names in known if wanted in map(str.lower, names)), model_name)
 
 
 def _bridge(
@@ -152,74 +165,3 @@ def _tokenizer_folder(tokenizer: PreTrainedTokenizerBase | None) -> Any:
             yield folder
         finally:
             tokenizer.name_or_path = before
-
-
-def _hooked(
-    hf_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    tl_cfg: ITLensFromPretrainedConfig,
-    device: torch.device,
-) -> nn.Module:
-    hf_config = copy.deepcopy(hf_model.config)
-    hf_config.architectures = hf_config.architectures or [type(hf_model).__name__]  # models made in memory have none
-    if not hasattr(hf_config, "n_ctx") and hasattr(hf_config, "n_positions"):
-        hf_config.n_ctx = hf_config.n_positions  # TransformerLens reads it, GPT-2 configurations made today lack it
-    with tempfile.TemporaryDirectory(prefix="model-") as folder, _quiet():
-        hf_config.save_pretrained(folder)  # TransformerLens derives its configuration from files
-        try:
-            cfg = get_pretrained_model_config(
-                str(Path(folder)),
-                hf_cfg=hf_config.to_dict(),
-                fold_ln=tl_cfg.fold_ln,
-                device=str(device),
-                dtype=hf_model.dtype,
-            )
-            cfg.d_mlp = getattr(hf_config, "n_inner", None) or cfg.d_mlp  # TransformerLens takes 4 x d_model for GPT-2
-            weights = get_pretrained_state_dict(str(Path(folder)), cfg, hf_model, dtype=hf_model.dtype)
-            model = HookedTransformer(
-                cfg, tokenizer, move_to_device=False, default_padding_side=tl_cfg.default_padding_side
-            )
-            model.load_and_process_state_dict(weights, **tl_cfg.processing)
-            model.to(device)
-        except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, RuntimeError) as error:
-            raise ModelLoadError(
-                f"HookedTransformer cannot convert {type(hf_model).__name__}: {type(error).__name__}: {error}. Use "
-                "use_bridge=True, which wraps the Hugging Face model instead."
-            ) from error
-    _check_conversion(hf_model, model)
-    return model
-
-
-def _check_conversion(hf_model: PreTrainedModel, model: HookedTransformer) -> None:
-    """Compare log probabilities on a few tokens: a configuration read wrongly changes them."""
-    if hf_model.dtype != torch.float32 and hf_model.dtype != torch.float64:
-        return
-    vocabulary = hf_model.config.get_text_config().vocab_size
-    tokens = (torch.arange(PROBE_TOKENS, device=hf_model.device) * 7919 % vocabulary).unsqueeze(0)
-    with torch.no_grad():
-        expected = hf_model(input_ids=tokens).logits.log_softmax(-1)
-        found = model(tokens, attention_mask=torch.ones_like(tokens)).log_softmax(-1)[..., : expected.shape[-1]]
-    worst = (expected - found).abs().max().item()
-    if not worst <= CONVERSION_TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise ModelLoadError(
-            f"The HookedTransformer made from {type(hf_model).__name__} differs from it by {worst:.3g} nats in log "
-            "probability: TransformerLens read its configuration in another way. Use use_bridge=True."
-        )
-
-
-def _custom(cfg: ITConfig, tl_cfg: ITLensCustomConfig) -> nn.Module:
-    custom = HookedTransformerConfig(**tl_cfg.cfg) if isinstance(tl_cfg.cfg, dict) else tl_cfg.cfg
-    tokenizer = load_tokenizer(cfg) if cfg.model_name_or_path or cfg.tokenizer_name else None
-    with random_state_put_back(), _quiet():
-        torch.manual_seed(cfg.seed)
-        model = HookedTransformer(custom, tokenizer, default_padding_side=tl_cfg.default_padding_side)
-        return model.to(device_of(cfg)).eval()
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Drop what TransformerLens prints and its notices that ``HookedTransformer`` will go: it was asked for by name."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

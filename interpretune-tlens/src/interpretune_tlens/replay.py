@@ -10,22 +10,21 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 from interpretune import ReplayRefusedError
-from interpretune.activations import ATTN_Z, RESID_POST, RESID_PRE, in_layer, replaced_method, split_layer
+from interpretune.activations import ATTN_Z, RESID_POST, RESID_PRE, in_layer, split_layer
 from interpretune.analysis import Edit, ModelInputs, Points
 from interpretune.models import position_ids
 from interpretune.replay import (
     LayerKeys,
     Prefix,
-    ReadyContext,
     ReplayEngine,
     Rows,
     SuffixRows,
@@ -37,18 +36,16 @@ from interpretune.replay import (
     positions_only,
     slots_of,
 )
-from interpretune_tlens.laid_out import LaidOutWeights
-from interpretune_tlens.spared_work import own_attention_spared, spared_in_bridges, spared_in_hooked_transformers
+from interpretune_tlens.spared_work import spared_in_bridges
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
     from interpretune_tlens.backend import TransformerLensBackend
 
 Attention = Callable[["AttentionParts", Tensor, Tensor, Tensor], Tensor]
 """Attention of one block: how it attends, and query, key and value, ``[n, s, heads, d_head]``, as the result."""
 PARTS = (("query", ("hook_rot_q", "hook_q")), ("key", ("hook_rot_k", "hook_k")), ("value", ("hook_v",)))
-NEEDED = ("hook_attn_scores", "hook_z")
+SCORES = "hook_attn_scores"
+NEEDED = (SCORES, "hook_z")
 
 
 @frozen
@@ -85,10 +82,13 @@ class TransformerLensReplay(ReplayEngine):
         self._refuse_unknown()
         self._parts = [self._attention_of(block) for block in self.blocks]
         fired: set[str] = set()
+        unmasked: list[str] = []
 
         def noted(name: str) -> Edit:
             def note(activations: Tensor) -> Tensor:
                 fired.add(name)
+                if name.endswith(SCORES) and _visible(activations).triu(1).any():
+                    unmasked.append(name)
                 return activations
 
             return note
@@ -99,6 +99,8 @@ class TransformerLensReplay(ReplayEngine):
             check_causal(lambda inputs: backend.forward(inputs, {}), backend.model_device)
         if silent := [name for name in names if name not in fired]:
             raise ReplayRefusedError(f"The model never runs {silent[0]}, which a replay reads.")
+        if unmasked:  # as in bridges that show them after the softmax
+            raise ReplayRefusedError(f"{unmasked[0]} shows no scores in which later tokens are masked.")
 
     @abstractmethod
     def _refuse_unknown(self) -> None:
@@ -152,7 +154,7 @@ class TransformerLensReplay(ReplayEngine):
 
         def note_visible(block: int) -> Edit:
             def note(scores: Tensor) -> Tensor:
-                visible[block] = (scores[:, 0] > torch.finfo(scores.dtype).min / 2) & ~itself
+                visible[block] = _visible(scores) & ~itself
                 return scores
 
             return note
@@ -161,7 +163,7 @@ class TransformerLensReplay(ReplayEngine):
         for block in range(first_block, self.n_blocks):
             notes[self._names[block]["key"]] = keep(keys, block)
             notes[self._names[block]["value"]] = keep(values, block)
-            notes[f"blocks.{block}.attn.hook_attn_scores"] = note_visible(block)
+            notes[f"blocks.{block}.attn.{SCORES}"] = note_visible(block)
         queries = {self._names[block]["query"] for block in range(first_block, self.n_blocks)}
         if clash := (notes.keys() | queries) & edits.keys():
             raise ReplayRefusedError(f"A latent model stands at {', '.join(sorted(clash))}, inside of attention.")
@@ -307,69 +309,9 @@ class BridgeReplay(TransformerLensReplay):
         return logits if narrowed else logits[..., columns]
 
 
-class HookedReplay(TransformerLensReplay):
-    """Replays a ``HookedTransformer``, which can start at any block."""
-
-    def _refuse_unknown(self) -> None:
-        config = self._model.cfg
-        kind = config.positional_embedding_type
-        if kind not in ("standard", "rotary"):
-            raise ReplayRefusedError(f"The model has position embeddings of the kind {kind!r}.")
-        for name in ("use_logn_attn", "use_attention_sinks", "use_attn_result", "use_split_qkv_input", "use_attn_in"):
-            if getattr(config, name, False):
-                raise ReplayRefusedError(f"The model is configured with {name}.")
-
-    def _attention_of(self, block: Any) -> AttentionParts:
-        softcap = self._model.cfg.attn_scores_soft_cap
-        used = softcap if softcap is not None and softcap > 0 else None
-        return AttentionParts(1 / block.attn.attn_scale, used, None)
-
-    def prepare(self, first_block: int) -> ReadyContext:
-        """See ``ReplayEngine.prepare``."""
-        return LaidOutWeights(self.blocks[first_block:])
-
-    def prefill(
-        self, inputs: ModelInputs, edits: Mapping[str, Edit], points: Points, first_block: int
-    ) -> tuple[Tensor, Prefix]:
-        """See ``ReplayEngine.prefill``."""
-        with spared_in_hooked_transformers(self.blocks):
-            return super().prefill(inputs, edits, points, first_block)
-
-    def _run_tokens(
-        self,
-        tokens: Tensor,
-        position_ids: Tensor,
-        start: int,
-        hidden: Tensor,
-        columns: Tensor | None,
-        wanted: Tensor | None,
-    ) -> Tensor:
-        # The model reads positions off the running sum of the mask: this mask says where each token of a row stands.
-        mask = position_ids.diff(dim=-1, prepend=torch.full_like(position_ids[:, :1], -1))
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(spared_in_hooked_transformers(self.blocks[start:]))
-            stack.enter_context(own_attention_spared(self.blocks[start:]))
-            stack.enter_context(_unembedding(self._model, columns))
-            if wanted is not None:
-                stack.enter_context(positions_only(self._model.unembed, wanted))
-            logits: Tensor = self._model(hidden, start_at_layer=start, attention_mask=mask)
-        return logits
-
-
-@contextlib.contextmanager
-def _unembedding(model: HookedTransformer, columns: Tensor | None) -> Iterator[None]:
-    """Let a hooked transformer unembed some columns only."""
-    if columns is None:
-        yield
-        return
-    unembed: Any = model.unembed
-    weight, bias = unembed.W_U[:, columns].T, unembed.b_U[columns]
-
-    def narrow(residual: Tensor) -> Tensor:
-        return nn.functional.linear(residual, weight, bias)
-
-    with replaced_method(unembed, "forward", narrow):
-        yield
+def _visible(scores: Tensor) -> Tensor:
+    """Which keys each query sees, ``[batch, query, key]``; masked scores are the lowest of their dtype, or below."""
+    return scores[:, 0] > torch.finfo(scores.dtype).min / 2
 
 
 def _first(block: int, names: Sequence[str], known: set[str]) -> str:

@@ -39,6 +39,8 @@ def _row(item: InstalledAdapter, owners: Mapping[str, Sequence[str]]) -> dict[st
         state = item.why_unreadable()
     elif not about.speaks_current_contract:
         state = f"contract {about.contract} not spoken"
+    elif unmet := item.versions_unmet():
+        state = "; ".join(f"needs {each.name}{each.wanted}, {each.installed} is installed" for each in unmet)
     else:
         state = f"missing {', '.join(missing)}" if missing else "ready"
     return {

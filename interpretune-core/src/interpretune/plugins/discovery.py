@@ -21,11 +21,13 @@ from interpretune.plugins.declaration import AdapterDeclaration
 from interpretune.system.entry_points import (
     UnreadableRegistration,
     first_line,
-    load_registered,
+    import_registered,
     owner_of,
     registered,
     unreadable,
+    versions_unmet,
 )
+from interpretune.system.requirements import UnmetRequirement, told
 
 ENTRY_POINT_GROUP = "interpretune.adapters"
 
@@ -50,15 +52,26 @@ class InstalledAdapter:
         return f"{self.name!r} ({self.distribution} {self.version})"
 
     def load(self) -> Any:
-        """Import the adapter object, or raise an ``AdapterImportError`` with its cause."""
-        return load_registered(
+        """Import the adapter object.
+
+        Raises:
+            AdapterImportError: What its distribution asks for is installed in another version, or the import fails.
+        """
+        if unmet := self.versions_unmet():
+            raise AdapterImportError(f"Adapter {self}: {told(unmet)}, or leave {self.name!r} out of adapter_ctx.")
+        return import_registered(
             importlib.metadata.EntryPoint(self.name, self.target, ENTRY_POINT_GROUP),
-            lambda told: AdapterImportError(
-                f"Adapter {self} is installed but cannot be imported from {self.target!r}: {told}. "
+            self.distribution,
+            lambda why: AdapterImportError(
+                f"Adapter {self} is installed but cannot be imported from {self.target!r}: {why}. "
                 f"Repair it with `pip install --force-reinstall {self.distribution}`, "
                 f"remove it with `pip uninstall {self.distribution}`, or leave {self.name!r} out of adapter_ctx."
             ),
         )
+
+    def versions_unmet(self) -> list[UnmetRequirement]:
+        """What its distribution asks for and is installed in another version; empty where it is imported already."""
+        return versions_unmet(self.target, self.distribution)
 
     def read_declaration(self) -> AdapterDeclaration | None:
         """Read the declaration from the adapter's source text, without importing anything.

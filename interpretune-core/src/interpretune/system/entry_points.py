@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import frozen
 
 from interpretune.errors import InterpretuneError
+from interpretune.system.requirements import UnmetRequirement, told, unmet_requirements
 
 
 @frozen
@@ -50,13 +52,39 @@ def owner_of(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
 
 
 def load_registered(entry_point: importlib.metadata.EntryPoint, refusal: Callable[[str], InterpretuneError]) -> Any:
-    """Import the object of an entry point; ``refusal`` makes the error to raise from what the import raised."""
+    """Import the object of an entry point, if the versions are installed that its distribution asks for.
+
+    Args:
+        entry_point: As the metadata have it.
+        refusal: Makes the error to raise from what is wrong: with versions, or what the import raised.
+    """
+    owner = owner_of(entry_point)[0]
+    if unmet := versions_unmet(entry_point.value, owner):
+        raise refusal(told(unmet))
+    return import_registered(entry_point, owner, refusal)
+
+
+def import_registered(
+    entry_point: importlib.metadata.EntryPoint, owner: str, refusal: Callable[[str], InterpretuneError]
+) -> Any:
+    """Import the object of an entry point of the distribution ``owner``; see ``load_registered``."""
     try:
         return entry_point.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a stranger's module raises, sys.exit too, is reported with its owner
-        raise refusal(f"{type(error).__name__}: {error}") from error
+        behind = told(unmet_requirements(owner, indirect=True))  # a library may be too new for another library
+        raise refusal(f"{type(error).__name__}: {error}" + (f" ({behind})" if behind else "")) from error
+
+
+def versions_unmet(target: str, distribution: str) -> list[UnmetRequirement]:
+    """What a distribution asks for and is installed in another version; nothing where its module is imported already.
+
+    Args:
+        target: ``module:attribute`` of one of its entry points.
+        distribution: Its name.
+    """
+    return [] if target.partition(":")[0] in sys.modules else unmet_requirements(distribution)
 
 
 def first_line(error: BaseException) -> str:

@@ -16,9 +16,10 @@ from transformer_lens import HookedTransformer
 from transformers import AutoTokenizer
 
 from interpretune.analysis import ablate
-from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, laid_out, loading, replay as tlens_replay
+from interpretune_tlens import ITLensFromPretrainedNoProcessingConfig, loading, replay as tlens_replay
 from interpretune_tlens.backend import TransformerLensBackend
-from interpretune_tlens.laid_out import LaidOutWeights
+from interpretune_tlens.hooked import laid_out
+from interpretune_tlens.hooked.laid_out import LaidOutWeights
 from tests.replay.ablated_rows import ATOL, active_rows, worst_error
 from tests.tiny_architectures import batch_of, dictionary, make_model
 
@@ -37,7 +38,7 @@ def make(llama_folder: Path) -> Make:
         model = make_model(kind, torch.float64)
         model.config.architectures = [type(model).__name__]
         cfg = ITLensFromPretrainedNoProcessingConfig(use_bridge=False)
-        hooked = loading._hooked(model, tokenizer, cfg, torch.device("cpu")).eval()
+        hooked = loading.convert(model, tokenizer, cfg, torch.device("cpu")).eval()
         return TransformerLensBackend(hooked.requires_grad_(False))  # as sessions have it that train nothing
 
     return make
