@@ -78,7 +78,9 @@ def test_the_page_can_be_followed(
     assert [shlex.split(line)[-1] for line in lines] == ["one", "one", "many", "many", "many"]
     assert "incomplete: other processes still run" in told[2].out
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["circuit", "job.yaml", "--analyses.heads.value", "zero", "--analyses.heads.circuit.pool", "2", "--shared_cfg.model_name_or_path", "x"]) == 1
+    options = {"shared_cfg.model_name_or_path": "x", "analyses.heads.value": "zero", "analyses.heads.circuit.pool": "2"}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    assert main(["circuit", "job.yaml", *arguments]) == 1
     assert "a page is written by one process" in capsys.readouterr().err
     assert told[3].out == ""
     assert "not run again" in told[1].err
