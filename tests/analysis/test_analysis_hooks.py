@@ -23,7 +23,6 @@ from interpretune.analysis import (
     run_with_ctx,
 )
 from interpretune.analysis.open_analyses import OpenAnalyses
-from interpretune.errors import add_note
 from interpretune.plugins.stack import build_context
 from tests.analysis.recorded_hooks import by_runner, install_recorder
 from tests.sessions import N_ROWS, make_session
@@ -151,13 +150,6 @@ def test_errors_in_closing_are_noted_at_what_ended_the_run(opened_by):
     assert said.startswith("in the middle")
     assert "another error: ValueError: b is stuck" in said
     assert [entry[0] for entry in record if entry[1] == "close"] == ["b", "a"]
-
-
-def test_notes_are_shown_by_every_python(monkeypatch):
-    monkeypatch.setattr("interpretune.errors.sys", SimpleNamespace(version_info=(3, 10)))
-    for error, told in ((ValueError("first", 2), "first\nsecond"), (KeyboardInterrupt(), "\nsecond")):
-        add_note(error, "second")
-        assert error.args[0] == told
 
 
 def test_an_interrupt_in_closing_goes_before_errors(opened_by):

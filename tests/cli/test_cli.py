@@ -8,7 +8,6 @@ import pytest
 
 import interpretune as it
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
-from interpretune.errors import add_note
 
 
 def test_adapters_as_json_has_every_column_and_names_a_missing_requirement(adapter_of, capsys):
@@ -188,7 +187,7 @@ def test_help_shows_each_default_once(capsys):
 def test_what_is_noted_at_an_error_is_told(monkeypatch, capsys):
     def fail(options):
         error = it.AnalysisError("no room")
-        add_note(error, "and a second one")
+        error.add_note("and a second one")
         raise error
 
     monkeypatch.setattr("interpretune.cli.main._adapters", fail)

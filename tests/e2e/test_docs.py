@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+import tomllib
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +23,6 @@ from interpretune.plugins.stack import HOOK_NAMES, build_context
 from tests.e2e.tiny_gpt2_small import save_model, save_sae
 from tests.e2e.tutorial import ROOT
 from tests.tiny import nli_rows
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DOCS = ROOT / "docs"
 HOOKS_PAGE = DOCS / "adapters" / "hooks.md"

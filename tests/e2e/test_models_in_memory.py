@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 import interpretune as it
 from interpretune.testing.tiny_models import TINY_MODELS, tiny_tokenizer

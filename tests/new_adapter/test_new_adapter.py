@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,6 @@ from interpretune.new_adapter import writing
 from interpretune.new_adapter.naming import LONGEST, check_name
 from interpretune.new_adapter.writing import ADAPTER_KINDS, KINDS, TEMPLATES, core_requirement, write_adapter
 from tests.fresh_environment import ROOT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 KIND_NAMES = [str(kind) for kind in ADAPTER_KINDS]
 

@@ -6,12 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from interpretune.store import AnalysisStore, StoreWriter
 from interpretune.store.fields import TORCH_DTYPES, Field, Per
+from interpretune.store.rows import check_rows
 from interpretune.store.values import LatentValues
 from tests.store.synthetic import (
     N_BATCHES,
@@ -160,6 +163,42 @@ def test_latents_with_two_further_axes_are_read_from_the_middle_of_a_shard(tmp_p
             writer.write(batch, [batch], values)
         for found, expected in zip(writer.seal().batches(), given_values, strict=True):
             assert_same(dict(found), expected)
+
+
+def test_lists_that_may_be_null_are_not_of_fixed_size(tmp_path: Path) -> None:
+    """Arrow before 26 cannot read them from a Parquet file; ``make test-lowest`` reads such stores with an old one."""
+    ids = torch.tensor([1, 5])
+    both = {
+        "edges": {"a": LatentValues(ids, torch.rand(1, 2, 3, 2), 8)},
+        "effects": {"a": LatentValues(torch.tensor([1, 2, 5]), torch.rand(1, 3), 8)},
+    }
+    fields = [Field("edges", "float32", Per.latent, ("token", "sign")), Field("effects", "float32", Per.latent)]
+    with StoreWriter.create(tmp_path, fields, {}, key="k", n_batches=1) as writer:
+        writer.write(0, [0], both)
+        store = writer.seal()
+    assert_same(dict(store.batch(0)), both)
+    [rows] = store.record_batches()
+    kind = rows.schema.field("latents").type.value_type.field("edges").type
+    assert pa.types.is_list(kind)
+    assert kind.value_type.list_size == 2
+    told = rows.column("latents").flatten().field("edges").to_pylist()
+    assert [item is None for item in told] == [False, True, False]
+    rows = forged_lengths(rows)
+    with pytest.raises(ValueError, match="edges has more or fewer values than it tells"):
+        check_rows(rows, np.array([0]), np.array([1]), {"a": 8})
+
+
+def forged_lengths(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The same rows; the first list of a per-latent field has two values more, and its last two fewer."""
+    lists = rows.column("latents")
+    entries = lists.flatten()
+    edges = entries.field("edges")
+    other = pa.ListArray.from_arrays(pa.array([0, 5, 5, 6], pa.int32()), edges.flatten(), type=edges.type)
+    members = [other if item.name == "edges" else entries.field(item.name) for item in entries.type]
+    struct = pa.StructArray.from_arrays(members, fields=list(entries.type))
+    forged = pa.ListArray.from_arrays(lists.offsets, struct, type=lists.type)
+    arrays = [forged if name == "latents" else rows.column(name) for name in rows.schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
 
 
 def test_values_read_are_the_readers_own() -> None:

@@ -6,7 +6,6 @@ expected, and what to do about it.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,15 +17,6 @@ BATCH = "the batch"
 """What row numbers of a ``NotFiniteError`` refer to, unless it says otherwise."""
 ROWS_TOLD = 20
 """How many rows a message lists."""
-
-
-def add_note(error: BaseException, note: str) -> None:
-    """Add a line to the text of an error."""
-    if sys.version_info >= (3, 11):
-        error.add_note(note)
-    else:  # before, notes are not shown
-        first, *rest = error.args or ("",)
-        error.args = (f"{first}\n{note}", *rest)
 
 
 class InterpretuneError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NamesFilter = Callable[[str], bool]
 
 
-class AnalysisMode(str, Enum):
+class AnalysisMode(StrEnum):
     """What an analysis does with each batch; all quantities are taken at the answer position.
 
     ``clean_no_sae``: one forward without latent models: loss, predictions, objective (logit differences).
@@ -35,9 +35,6 @@ class AnalysisMode(str, Enum):
     clean_w_sae = "clean_w_sae"
     ablation = "ablation"
     attr_patching = "attr_patching"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def splices(self) -> bool:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
-from interpretune.errors import add_note
 from interpretune.plugins.one_by_one import call_all_in_reverse, call_in_order, implementations_of
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def _finish(error: BaseException | None, failed: Sequence[BaseException]) -> Non
         return
     for item in failed:
         if item is not first:
-            add_note(first, f"While the analysis was closed, there was another error: {type(item).__name__}: {item}")
+            first.add_note(f"While the analysis was closed, there was another error: {type(item).__name__}: {item}")
     if error is None:
         raise first
     if interrupt is not None and isinstance(error, Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
+from enum import StrEnum
 
 from attrs import Attribute, field, frozen
 from attrs.validators import matches_re
@@ -14,7 +14,7 @@ CONTRACT_VERSION = "1.0"
 """Version of ``hookspecs.py``. An adapter and core are compatible if the major numbers are equal."""
 
 
-class Level(str, Enum):
+class Level(StrEnum):
     """Where an adapter stands in the stack; lower levels come first."""
 
     framework = "framework"
@@ -26,9 +26,6 @@ class Level(str, Enum):
     def rank(self) -> int:
         """Position in the stack, 0 at the bottom."""
         return list(Level).index(self)
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def _level(value: str | Level) -> Level:

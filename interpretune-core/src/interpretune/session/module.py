@@ -68,7 +68,7 @@ class ITModule(ModuleAnswers, nn.Module):
     def __init__(self, it_cfg: ITConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.it_cfg = self._before_it_cfg_init(it_cfg)
-        stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
         self._it_state = ITState(_init_hparams={"experiment_id": f"{it_cfg.task_name or 'interpretune'}-{stamp}"})
         self.metric: Any = None
         self.datamodule: ITDataModule | None = None

@@ -30,6 +30,8 @@ ARROW_TYPES = {
 }
 """How dtypes are stored. Half precision is widened: few readers know it, and nothing is lost."""
 DTYPE_KEY = b"torch_dtype"
+SIZE_KEY = b"size"
+"""In the metadata of a field: the size of its first axis, where its type does not tell it."""
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 NUMBERS: dict[type, tuple[str, ...]] = {
     bool: ("bool",),
@@ -57,8 +59,9 @@ class Column:
     def element_type(self) -> pa.DataType:
         """Arrow type of one value, or of one item where the field is ragged."""
         kind = ARROW_TYPES[self.dtype]
-        for size in reversed(self.sizes):
-            kind = pa.list_(pa.field("element", kind), size)
+        for place in reversed(range(len(self.sizes))):
+            listed = place == 0 and self.field.per is Per.latent  # may be null: no Arrow before 26 reads such a
+            kind = pa.list_(pa.field("element", kind), -1 if listed else self.sizes[place])  # list of fixed size
         return kind
 
     @property
@@ -73,6 +76,8 @@ class Column:
         if self.field.ragged:
             kind = pa.list_(pa.field("element", kind))
         metadata = {DTYPE_KEY: self.dtype.encode(), b"about": self.field.about.encode()}
+        if self.sizes and self.field.per is Per.latent:
+            metadata[SIZE_KEY] = str(self.sizes[0]).encode()
         return pa.field(self.field.name, kind, nullable=self.field.per is Per.latent, metadata=metadata)
 
     @classmethod
@@ -83,6 +88,11 @@ class Column:
         if item.ragged:
             if not pa.types.is_list(kind):
                 raise ValueError(f"{item} is stored as {found.type}")
+            kind = kind.value_type
+        if item.per is Per.latent and item.shape:
+            if not pa.types.is_list(kind):
+                raise ValueError(f"{item} is stored as {found.type}")
+            sizes.append(size_of(found))
             kind = kind.value_type
         while pa.types.is_fixed_size_list(kind):
             sizes.append(kind.list_size)
@@ -128,15 +138,18 @@ class Column:
         mask = None if valid is None or valid.all() else ~valid
         if not self.sizes:
             return pa.array(values, type=self.element_type, mask=mask)
-        array = pa.array(values.reshape(-1), type=ARROW_TYPES[self.dtype])
+        has = np.ones(len(values), dtype=bool) if mask is None else ~mask
         kind, kinds = self.element_type, []
-        while pa.types.is_fixed_size_list(kind):
+        while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
             kinds.append(kind)
             kind = kind.value_type
-        for depth, kind in enumerate(reversed(kinds), start=1):
-            outermost = depth == len(kinds) and mask is not None
-            options = {"mask": pa.array(mask)} if outermost else {}
-            array = pa.FixedSizeListArray.from_arrays(array, type=kind, **options)
+        array = pa.array(values[has].reshape(-1), type=kind)
+        for kind in reversed(kinds):
+            if pa.types.is_fixed_size_list(kind):
+                array = pa.FixedSizeListArray.from_arrays(array, type=kind)
+            else:
+                options = {} if mask is None else {"mask": pa.array(mask)}
+                array = pa.ListArray.from_arrays(_offsets((has * self.sizes[0]).tolist()), array, type=kind, **options)
         return array
 
     def to_tensor(self, array: pa.Array) -> Tensor:
@@ -185,6 +198,14 @@ class Column:
             return self.to_tensor(array)
         lengths = np.diff(array.offsets.to_numpy())
         return list(torch.split(self.to_tensor(array.flatten()), lengths.tolist()))
+
+
+def size_of(found: pa.Field) -> int:
+    """Size of the first axis of a per-latent field; ``ValueError`` if its metadata does not tell it."""
+    told = (found.metadata or {}).get(SIZE_KEY, b"")
+    if not told.isdigit() or not int(told):
+        raise ValueError(f"{found.name} does not tell its size")
+    return int(told)
 
 
 def floats(column: pa.Array) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ TORCH_DTYPES = {
 DTYPES = (*TORCH_DTYPES, "float", "string", "object")
 
 
-class Per(str, Enum):
+class Per(StrEnum):
     """What a field has one value for.
 
     ``example``: each example of a batch; ``latent``: each example and alive latent of each latent model; ``batch``:
@@ -29,9 +29,6 @@ class Per(str, Enum):
     latent = "latent"
     batch = "batch"
     run = "run"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @frozen

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from attrs import field, frozen
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from interpretune.errors import StoreError
 from interpretune.store.batch_notes import Layout, Notes
-from interpretune.store.columns import Column, column_of, number_tensor
+from interpretune.store.columns import Column, column_of, number_tensor, size_of
 from interpretune.store.fields import Field, Per
 from interpretune.store.latents import (
     HOOK,
@@ -272,6 +273,11 @@ def _check_entries(entries: pa.StructArray, widths: Mapping[str, int]) -> None:
     codes = hooks.indices.to_numpy()
     if codes.min() < 0 or codes.max() >= len(known):
         raise ValueError(f"an entry of {LATENTS} has no activation name")
+    for item in entries.type:
+        if pa.types.is_list(item.type):
+            lengths = pc.list_value_length(entries.field(item.name)).drop_null().to_numpy()
+            if (lengths != size_of(item)).any():
+                raise ValueError(f"{item.name} has more or fewer values than it tells")
     width = np.array(known, dtype=np.int64)[codes]
     latents = entries.field(LATENT).to_numpy()
     wrong = np.flatnonzero((latents < 0) | (latents >= width))
