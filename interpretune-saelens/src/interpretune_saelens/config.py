@@ -21,9 +21,12 @@ class SAELensSpliceConfig(CheckedConfig, checks_types=True):
         skips_special_tokens: Leave the first token of a row, special tokens and padding unspliced; None: True
             for SAEs whose metadata say that they were trained without special tokens (those of ``SAELensTrainConfig``,
             and those of SAELens with ``exclude_special_tokens``), False for all others.
+        alias: Its name among several SAEs that read at one hook point, a part of the name of its activations; None: it
+            is alone there.
     """
 
     skips_special_tokens: bool | None = None
+    alias: str | None = None
 
 
 @dataclass

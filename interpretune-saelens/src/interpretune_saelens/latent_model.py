@@ -56,6 +56,7 @@ class SAELatentModel(nn.Module):
         hook_point: ``metadata.hook_name`` of the SAE.
         output_hook_point: ``metadata.hook_name_out`` of a transcoder, else ``hook_point``.
         skips_special_tokens: See ``interpretune.analysis.LatentModel``.
+        alias: Its name among several that read at one hook point, or None.
         training_report: Figures of the training, where this session or an earlier one trained the SAE.
     """
 
@@ -68,6 +69,7 @@ class SAELatentModel(nn.Module):
         name: str | None = None,
         skips_special_tokens: bool | None = None,
         dead_feature_window: int = 1000,
+        alias: str | None = None,
     ) -> None:
         """Wrap an SAE.
 
@@ -77,6 +79,7 @@ class SAELatentModel(nn.Module):
             skips_special_tokens: None: what its metadata say.
             dead_feature_window: A latent that was inactive in more training steps than that counts as dead in losses
                 that revive dead latents.
+            alias: Its name among several that read at one hook point; None: it is alone there.
 
         Raises:
             LatentModelError: The SAE cannot be spliced or, if it is one to be trained, cannot be trained in a session.
@@ -103,6 +106,7 @@ class SAELatentModel(nn.Module):
                 )
             self.register_buffer("steps_since_active", torch.zeros(sae.cfg.d_sae, dtype=torch.long))
         self.dead_feature_window = dead_feature_window
+        self.alias = alias
         sae.turn_off_forward_pass_hook_z_reshaping()  # core flattens heads
         self.sae = sae
         self.name: str = name or f"{metadata.hook_name} ({sae.cfg.d_sae})"

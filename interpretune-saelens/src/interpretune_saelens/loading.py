@@ -39,7 +39,7 @@ def load_latent_model(cfg: Any, device: torch.device) -> SAELatentModel:
             f"sae_cfgs has a {type(cfg).__name__}; expected SAELensFromPretrainedConfig, SAELensFromDiskConfig, "
             "SAELensCustomConfig or SAELensTrainConfig."
         )
-    latent_model = SAELatentModel(sae, name, cfg.skips_special_tokens)
+    latent_model = SAELatentModel(sae, name, cfg.skips_special_tokens, alias=cfg.alias)
     if isinstance(cfg, SAELensCustomConfig):
         latent_model.dead_feature_window = cfg.dead_feature_window
     return latent_model.to(device).eval().requires_grad_(False)

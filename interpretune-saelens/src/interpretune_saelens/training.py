@@ -66,7 +66,9 @@ def train_latent_models(
         if read not in identities:
             identities[read] = activation_identity(module, datamodule, *read)
         recipe = {
-            name: value for name, value in asdict(cfg).items() if name not in ("cache_dir", "skips_special_tokens")
+            name: value
+            for name, value in asdict(cfg).items()
+            if name not in ("cache_dir", "skips_special_tokens", "alias")
         }
         recipe |= {"sae_options": cfg.sae_options, "trainer_options": cfg.trainer_options}  # as defaults give them
         recipe_hash = content_hash(recipe, f"The recipe of the SAE at {cfg.hook_name}")
@@ -90,7 +92,9 @@ def train_latent_models(
             _train_one(cfg, collected[cfg.seed].first(cfg.buffer_samples), module, target)
 
         build_once(folder, train)
-        latent_model = SAELatentModel(load_from_disk(folder, module.device), None, cfg.skips_special_tokens)
+        latent_model = SAELatentModel(
+            load_from_disk(folder, module.device), None, cfg.skips_special_tokens, alias=cfg.alias
+        )
         latent_model.training_report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         latent_models.append(latent_model.eval().requires_grad_(False))
     return latent_models

@@ -24,6 +24,7 @@ from interpretune.errors import HookPointError
 from interpretune.latents.latent_model import (
     LatentModel,
     activation_name,
+    alias_of,
     read_points,
     reconstruct,
     side_by_side,
@@ -78,8 +79,8 @@ class AnalysisBackend(UnembeddingModel):
         """Refuse latent models whose hook point is missing or whose width does not fit, by one forward of two tokens.
 
         Raises:
-            HookPointError: A latent model does not fit (the message has both widths), two read at one hook point, or
-                one reads above where it writes.
+            HookPointError: A latent model does not fit (the message has both widths), two read at one hook point
+                without an alias that tells them apart, or one reads above where it writes.
         """
         _check_distinct(latent_models)
         names = [name for item in latent_models for name in (*read_points(item), *written_points(item))]
@@ -124,7 +125,7 @@ class AnalysisBackend(UnembeddingModel):
 
         Raises:
             HookPointError: A hook point is missing, an edit names no spliced latent model, or two latent models read at
-                one hook point.
+                one hook point without an alias.
         """
         edits, recorded = self.splice_edits(inputs, latent_models, latent_edits or {}, record)
         logits = self.forward(inputs, edits, inputs.answers)
@@ -183,8 +184,8 @@ class AnalysisBackend(UnembeddingModel):
             run: Makes such a run with the edits that it is given; None: it cannot be made.
 
         Raises:
-            HookPointError: A hook point is missing, two latent models read at one hook point, or a run is needed and
-                cannot be made.
+            HookPointError: A hook point is missing, two latent models read at one hook point without an alias, or a
+                run is needed and cannot be made.
         """
         models = [splice.latent_model for splice in splices]
         _check_distinct(models)
@@ -239,7 +240,7 @@ class AnalysisBackend(UnembeddingModel):
             self_check: Make the comparison.
 
         Raises:
-            HookPointError: A hook point is missing, or two latent models read at one hook point.
+            HookPointError: A hook point is missing, or two latent models read at one hook point without an alias.
         """
         with model_lock(self.model):
             return self.replays.prefill(self, inputs, latent_models, points, observers, self_check)
@@ -344,11 +345,12 @@ class AnalysisBackend(UnembeddingModel):
 
 
 def _check_distinct(latent_models: Sequence[LatentModel]) -> None:
-    readers: dict[str, LatentModel] = {}
+    readers: dict[tuple[str, str], LatentModel] = {}
     for item in latent_models:
-        other = readers.setdefault(canonical(item.hook_point), item)
+        other = readers.setdefault((canonical(item.hook_point), alias_of(item)), item)
         if other is not item:
             raise HookPointError(
-                f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their "
-                "latents would share a name, and an edit of one would be an edit of both. Analyse them in two sessions."
+                f"The latent models {other.name!r} and {item.name!r} both read at {item.hook_point}: their latents "
+                "would share a name, and an edit of one would be an edit of both. Give one of them an attribute alias, "
+                "such as 'wide', which becomes a part of that name; or analyse them in two sessions."
             )

@@ -1,5 +1,6 @@
 from interpretune.latents.latent_model import (
     ACTIVATION_HOOK as ACTIVATION_HOOK,
+    HasAlias as HasAlias,
     HasDecoderNorms as HasDecoderNorms,
     HasDecoderRows as HasDecoderRows,
     HasHookPoints as HasHookPoints,

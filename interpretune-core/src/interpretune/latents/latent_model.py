@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.hook_names import canonical
+from interpretune.errors import LatentModelError
 
 ACTIVATION_HOOK = "hook_sae_acts_post"
 """Last part of the name of a latent model's activations."""
@@ -79,6 +80,19 @@ class HasHookPoints(Protocol):
     @property
     def output_hook_points(self) -> Sequence[str]:
         """Hook points it writes, in the order in which a model reaches them; the first is ``output_hook_point``."""
+
+
+@runtime_checkable
+class HasAlias(Protocol):
+    """Optional for a latent model: its name among several that read at one hook point.
+
+    Its activations are then called ``{hook_point}.{alias}.hook_sae_acts_post``. Without error terms, autoencoders at
+    one hook point replace it in turn, in their order: each reads what the one before has written.
+    """
+
+    @property
+    def alias(self) -> str | None:
+        """A letter, and then letters, digits, ``_`` and ``-``; None: it is alone there."""
 
 
 @runtime_checkable
@@ -237,9 +251,34 @@ def summed(latent_models: Iterable[LatentModel]) -> list[LatentModel]:
     ]
 
 
+def alias_of(latent_model: LatentModel) -> str:
+    """Its name among those that read at one hook point (``HasAlias``), or nothing.
+
+    Raises:
+        LatentModelError: It is none that can be a part of a name.
+    """
+    alias = getattr(latent_model, "alias", None) or ""
+    if alias and not (isinstance(alias, str) and re.fullmatch(r"[A-Za-z][\w-]*", alias)):
+        raise LatentModelError(
+            f"The alias of the latent model {latent_model.name!r} is {alias!r}. It becomes a part of the name of its "
+            "activations: give a letter, and then letters, digits, '_' and '-'."
+        )
+    return alias
+
+
+def own_name(latent_model: LatentModel) -> str:
+    """Its (first) hook point, and its alias if it has one."""
+    alias = alias_of(latent_model)
+    return f"{latent_model.hook_point}.{alias}" if alias else latent_model.hook_point
+
+
 def activation_name(latent_model: LatentModel) -> str:
-    """Name of a latent model's activations: its (first) hook point with ``hook_sae_acts_post`` appended."""
-    return f"{latent_model.hook_point}.{ACTIVATION_HOOK}"
+    """Name of a latent model's activations: its (first) hook point, its alias, and ``hook_sae_acts_post``.
+
+    Raises:
+        LatentModelError: The alias is none.
+    """
+    return f"{own_name(latent_model)}.{ACTIVATION_HOOK}"
 
 
 def layer_of(hook_name: str) -> int | None:

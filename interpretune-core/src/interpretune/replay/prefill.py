@@ -263,7 +263,7 @@ def prefill(
         buckets: Split the batch by length where that saves work on padding.
 
     Raises:
-        HookPointError: A hook point is missing, or two latent models read at one hook point.
+        HookPointError: A hook point is missing, or two latent models read at one hook point without an alias.
         ReplayRefusedError: The engine finds that the model cannot be replayed exactly.
         NotFiniteError: Logits or latents at the points are NaN or infinite.
     """

@@ -24,6 +24,8 @@ from interpretune.latents.latent_model import (
     HasTrainingLoss,
     HasTrainingRule,
     LatentModel,
+    alias_of,
+    own_name,
     read_points,
     reconstruct,
     side_by_side,
@@ -91,7 +93,7 @@ class LatentTrainingModule(ITModule):
             loss = torch.stack(list(terms.values())).sum()
             if batch_idx == 0:
                 _check_reached(sample.latent_model, loss)
-            place = sample.latent_model.hook_point
+            place = own_name(sample.latent_model)
             self.log_dict({f"train_{name}/{place}": value for name, value in terms.items()})
             losses.append(loss)
         total = torch.stack(losses).sum()
@@ -149,7 +151,7 @@ class LatentTrainingModule(ITModule):
     def _measure(self, batch: Mapping[str, Any]) -> None:
         with torch.no_grad():
             for sample in self._samples(batch, self.latent_models):
-                place, spliced = sample.latent_model.hook_point, sample.run()
+                place, spliced = own_name(sample.latent_model), sample.run()
                 in_training = sample.run_in_training()
                 self._tally("", place).add(sample.targets, *(spliced if in_training is None else in_training))
                 if in_training is not None:
@@ -182,7 +184,7 @@ class LatentTrainingModule(ITModule):
             CacheError: The place cannot be written.
         """
         base = Path(folder).expanduser()
-        places = [base / re.sub(r"[^\w.-]", "_", item.hook_point) for item in self.latent_models]
+        places = [base / re.sub(r"[^\w.-]", "_", own_name(item)) for item in self.latent_models]
         for item, place in zip(self.latent_models, places, strict=True):
             if place.exists() or places.count(place) > 1:
                 raise LatentModelError(
@@ -286,6 +288,7 @@ def _saver(latent_model: LatentModel) -> Any:
         assert isinstance(latent_model, nn.Module)
         save_model(latent_model, str(folder / WEIGHTS))
         about = ["name", "hook_point", "output_hook_point", "d_in", "d_sae", "skips_special_tokens"]
+        about += ["alias"] if alias_of(latent_model) else []
         about += ["hook_points", "output_hook_points"] if isinstance(latent_model, HasHookPoints) else []
         described = {"class": type(latent_model).__qualname__, **{name: getattr(latent_model, name) for name in about}}
         (folder / ABOUT).write_text(json.dumps(described, indent=1), encoding="utf-8")

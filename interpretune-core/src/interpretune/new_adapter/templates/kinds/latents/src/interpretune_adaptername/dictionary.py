@@ -20,7 +20,8 @@ class Dictionary(nn.Module):
         hook_point: Where it reads.
         output_hook_point: Where it writes; a transcoder would write elsewhere, a crosscoder would have ``hook_points``
             and ``output_hook_points`` too (``interpretune.latents.HasHookPoints``), and a decoder that also reads its
-            input ``has_skip_connection`` (``interpretune.latents.HasSkipConnection``).
+            input ``has_skip_connection`` (``interpretune.latents.HasSkipConnection``). One that is
+            loaded beside another at its hook point needs an ``alias`` (``interpretune.latents.HasAlias``).
         d_in: Width of what it reads and writes.
         d_sae: Number of latents.
         name: Its name in tables and plots.
