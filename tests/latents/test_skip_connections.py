@@ -195,7 +195,7 @@ def test_integrated_gradients_add_up_to_the_effect_of_all() -> None:
 def test_effects_of_a_question_equal_plain_loops() -> None:
     model, tokenizer = tiny_llama().double().eval(), tiny_tokenizer()
     items = pair()
-    found = effects(model, tokenizer, ["Ada sees the red dog"], [" house", " tree"], units=items, batch_size=2)
+    found = effects(model, tokenizer, ["Ada sees the red dog"], [" house", " tree"], correct=0, units=items)
     answers = [VOCABULARY[word.strip()] for word in (" house", " tree")]
     tokens = torch.tensor(tokenizer("Ada sees the red dog")["input_ids"])
 

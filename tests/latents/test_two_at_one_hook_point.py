@@ -55,7 +55,9 @@ def test_effects_of_each_equal_those_of_each_alone(method: Any, positions: str) 
     def found(*units: Any) -> Any:
         asked = [*units, above]
         rows = ["Ada sees the red dog", "He has"]
-        got = effects(model, tokenizer, rows, [" house", " tree"], units=asked, method=method, positions=positions)
+        got = effects(
+            model, tokenizer, rows, [" house", " tree"], correct=0, units=asked, method=method, positions=positions
+        )
         table = got.to_pandas()
         return table[table.units != above.name].set_index(["row", "position", "units", "unit"]).effect.sort_index()
 
