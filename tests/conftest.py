@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import itertools
 import logging
 import os
 import shutil
@@ -28,6 +29,7 @@ import interpretune as it
 from tests.installed import needs_hooked_transformer, transformer_lens_before_4
 
 HOOKED_TESTS = Path(__file__).parent / "tlens" / "hooked"
+CACHE = "INTERPRETUNE_CACHE"
 PLACES = frozenset(sys.path)
 """Where distributions are that stay as they are; tests install others elsewhere."""
 
@@ -118,12 +120,22 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def new_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that do not exist yet: ``tmp_path`` would make one for each test, and a link to it, in half of its time."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test an empty cache."""
-    folder = tmp_path / "interpretune-cache"
-    monkeypatch.setenv("INTERPRETUNE_CACHE", str(folder))
-    return folder
+def own_cache(new_caches: Iterator[Path]) -> Iterator[Path]:
+    """Give every test an empty cache, whose folder it makes if it needs one."""
+    folder, before = next(new_caches), os.environ.get(CACHE)
+    os.environ[CACHE] = str(folder)
+    yield folder
+    os.environ.pop(CACHE)
+    if before is not None:
+        os.environ[CACHE] = before
 
 
 @pytest.fixture(scope="session")
