@@ -122,7 +122,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def new_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folders that do not exist yet: ``tmp_path`` would make one for each test, and a link to it, in half of its time."""
+    """Folders that are not there yet: ``tmp_path`` makes one for each test, and a link to it, which takes long."""
     folder = tmp_path_factory.mktemp("caches")
     return (folder / str(number) for number in itertools.count())
 

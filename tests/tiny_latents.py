@@ -143,7 +143,7 @@ def splice_hooks(
     special: Sequence[int],
     edit: Callable[[Any, Tensor], Tensor],
 ) -> list[tuple[str, Hook]]:
-    """Hooks that put reconstructions in the place of activations; ``edit`` sees the latents ``[1, pos, d_sae]``."""
+    """Hooks that put reconstructions in the place of activations; ``edit`` sees the latents ``[lines, pos, d_sae]``."""
     hooks: list[tuple[str, Hook]] = []
     for item in latent_models:
         alone = unspliced(tokens, special) if item.skips_special_tokens else torch.zeros(len(tokens), dtype=torch.bool)
@@ -184,17 +184,22 @@ class ReferenceResult:
 
 def last_logits(model: Any, tokens: Tensor, hooks: Sequence[tuple[str, Hook]] = ()) -> Tensor:
     """Logits ``[vocab]`` after the last token of one unpadded row."""
+    return logits_in_lines(model, tokens, hooks, 1)[0]
+
+
+def logits_in_lines(model: Any, tokens: Tensor, hooks: Sequence[tuple[str, Hook]], lines: int) -> Tensor:
+    """Logits ``[lines, vocab]`` after the last token of one unpadded row, which each line of a batch has anew."""
     with hooked(model, hooks):
-        return model(input_ids=tokens.unsqueeze(0)).logits[0, -1]
+        return model(input_ids=tokens.expand(lines, -1)).logits[:, -1]
 
 
 def reference_of(
     model: Any, latent_models: Sequence[Any], tokens: Tensor, label: int, answers: Sequence[int], special: Sequence[int]
 ) -> ReferenceResult:
-    """All four analyses of one row, one whole forward for each ablated latent."""
+    """All four analyses of one row; each ablated latent has a line of its own in a batch of whole forwards."""
 
     def difference(logits: Tensor) -> Tensor:
-        return logits[answers[label]] - logits[answers[1 - label]]
+        return logits[..., answers[label]] - logits[..., answers[1 - label]]
 
     seen: dict[str, Tensor] = {}
 
@@ -214,15 +219,16 @@ def reference_of(
         for target in latent_models:
             effects = torch.zeros(target.d_sae)
             active = seen[activations_of(target)][0, -1].nonzero().flatten().tolist()
-            for latent in active:  # to set another to 0 changes nothing
 
-                def zero(item: Any, latents: Tensor, target: Any = target, latent: int = latent) -> Tensor:
-                    if item is target:
-                        latents[0, -1, latent] = 0
-                    return latents
+            def zero(item: Any, latents: Tensor, target: Any = target, active: list[int] = active) -> Tensor:
+                if item is target:
+                    latents[range(len(active)), -1, active] = 0
+                return latents
 
-                without = last_logits(model, tokens, splice_hooks(latent_models, tokens, special, zero))
-                effects[latent] = difference(spliced) - difference(without)
+            if active:  # to set another to 0 changes nothing
+                hooks = splice_hooks(latent_models, tokens, special, zero)
+                without = logits_in_lines(model, tokens, hooks, len(active))
+                effects[active] = difference(spliced) - difference(without)
             ablation[activations_of(target)] = effects
     return ReferenceResult(
         logits=(clean, spliced.detach()),

@@ -28,7 +28,7 @@ from interpretune.operations.measure import Measure
 from interpretune.questions import KL, LogProb, Outcome
 from interpretune.session.answers import reader_of
 from tests.sessions import make_session, plain_model, unpadded_rows
-from tests.tiny_latents import RandomDictionary, activations_of, last_logits, splice_hooks
+from tests.tiny_latents import RandomDictionary, activations_of, logits_in_lines, splice_hooks
 
 MODELS = [
     RandomDictionary("blocks.0.hook_resid_post", d_sae=10, seed=1, skips=True),
@@ -85,27 +85,28 @@ class Plain:
         self.model, self.tokens, self.latents = plain_model("llama"), tokens, dict[str, Tensor]()
 
     def logits(self, target: Any = None, given: Tensor | None = None) -> Tensor:
-        """With the last latents of a dictionary replaced by those given."""
+        """Each line of a batch has the last latents of a dictionary replaced by a line of those given."""
+        lines = 1 if given is None else len(given)
 
         def edit(item: Any, latents: Tensor) -> Tensor:
             if item is target and given is not None:
-                return torch.cat([latents[:, :-1], given.reshape(1, 1, -1)], dim=1)
+                return torch.cat([latents[:, :-1], given.unsqueeze(1)], dim=1)
             self.latents.setdefault(activations_of(item), latents[0, -1].detach())
             return latents
 
-        return last_logits(self.model, self.tokens, splice_hooks(MODELS, self.tokens, self.special, edit))
+        return logits_in_lines(self.model, self.tokens, splice_hooks(MODELS, self.tokens, self.special, edit), lines)
 
     def effects(self, target: Any, how: str, measure: Callable[[Tensor], Tensor]) -> Tensor:
-        clean, latents = self.logits().detach(), self.latents[activations_of(target)]
+        clean, latents = self.logits()[0].detach(), self.latents[activations_of(target)]
         if how == "ablation":
-            rows = [latents * (torch.arange(len(latents)) != i) for i in range(len(latents))]
-            return torch.stack([measure(clean) - measure(self.logits(target, row).detach()) for row in rows])
+            without = self.logits(target, latents * (1 - torch.eye(len(latents)))).detach()
+            return torch.stack([measure(clean) - measure(line) for line in without])
         shares = [(k + 0.5) / STEPS for k in range(STEPS)] if how == "path" else [1.0]
         slopes = []
         for share in shares:
             leaf = (latents * share).requires_grad_()
             with torch.enable_grad():
-                slopes += torch.autograd.grad(measure(self.logits(target, leaf)), leaf)
+                slopes += torch.autograd.grad(measure(self.logits(target, leaf.unsqueeze(0))[0]), leaf)
         return latents * torch.stack(slopes).mean(0)
 
 
@@ -119,7 +120,7 @@ def test_effects_on_any_objective_are_those_of_plain_loops(session: it.ITSession
     clean_values: dict[str, list[Tensor]] = {key: [] for key in measures}
     for tokens, label in unpadded_rows(session):
         plain = Plain(session, tokens)
-        clean = plain.logits().detach()
+        clean = plain.logits()[0].detach()
         for key, (_, measure) in measures.items():
             of = partial(measure, clean=clean, label=label)
             clean_values[key].append(of(clean))

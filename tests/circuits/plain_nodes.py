@@ -25,7 +25,8 @@ class Place:
 
 @dataclass
 class Seen:
-    """Of one run: logits after each token, and at each place its activations, and what dictionaries have written."""
+    """Of runs of one prompt, a line for each: logits after each token, at each place its activations, and what
+    dictionaries have written."""
 
     logits: Tensor
     activations: dict[str, Tensor]
@@ -44,18 +45,19 @@ class PlainNodes:
         self,
         tokens: Sequence[int],
         places: Sequence[Place],
-        change: tuple[Place, int, int, float] | None = None,
+        changes: Sequence[tuple[Place, int, int, float] | None] = (None,),
         held: Mapping[str, Tensor] | None = None,
     ) -> Seen:
-        """One forward of a prompt; ``change`` is of a unit at a token, to a number."""
+        """A whole forward for each change, all as one batch; a change is of a unit at a token, to a number."""
         seen = Seen(torch.zeros(0), {}, {})
 
         def changed(activations: Tensor, at: str | Coder, layer: int) -> Tensor:
-            if change is not None:
-                place, unit, token, value = change
-                here = (place.layer, place.at) == (layer, at) if isinstance(at, str) else place.at is at
-                if here:
-                    activations[0, token, list(place.members[unit])] = value
+            for line, change in enumerate(changes):
+                if change is not None:
+                    place, unit, token, value = change
+                    here = (place.layer, place.at) == (layer, at) if isinstance(at, str) else place.at is at
+                    if here:
+                        activations[line, token, list(place.members[unit])] = value
             return activations
 
         with contextlib.ExitStack() as stack:
@@ -63,7 +65,7 @@ class PlainNodes:
                 block = self.blocks[layer]
 
                 def edit(latents: Tensor, coder: Coder = coder, layer: int = layer) -> Tensor:
-                    seen.activations[coder.name] = latents[0].clone()
+                    seen.activations[coder.name] = latents.clone()
                     return changed(latents, coder, layer)
 
                 def written(stream: Tensor, coder: Coder = coder) -> Tensor:
@@ -72,7 +74,7 @@ class PlainNodes:
                         alone[-1] = False
                         skipped = torch.tensor(alone).unsqueeze(-1) & coder.skips_special_tokens
                         stream = torch.where(skipped, stream, held[coder.name])
-                    seen.written[coder.name] = stream[0].clone()
+                    seen.written[coder.name] = stream.clone()
                     return stream
 
                 stack.enter_context(block.spliced(coder, tokens, len(tokens), edit))
@@ -81,11 +83,11 @@ class PlainNodes:
                 if isinstance(place.at, str):
 
                     def note(activations: Tensor, place: Place = place) -> Tensor:
-                        seen.activations[place.name] = activations[0].clone()
+                        seen.activations[place.name] = activations.clone()
                         return changed(activations, place.at, place.layer)
 
                     stack.enter_context(self.blocks[place.layer].edited(place.at, note))
-            seen.logits = self.model(input_ids=torch.tensor([list(tokens)])).logits[0]
+            seen.logits = self.model(input_ids=torch.tensor([list(tokens)] * len(changes))).logits
         return seen
 
 
@@ -115,19 +117,24 @@ def effects_in_loops(
         clean = nodes.run(tokens, places)
         for source in sources:
             kept = {name: clean.written[name] for name in (held or {}).get(source.name, ())}
-            for token in changed[row]:
-                for unit, members in source.members.items():
-                    if not clean.activations[source.name][token, list(members)].any():
+            points = [
+                (token, unit)
+                for token in changed[row]
+                for unit, members in source.members.items()
+                if clean.activations[source.name][0, token, list(members)].any()
+            ]
+            if not points:
+                continue
+            now = nodes.run(tokens, places, [(source, unit, token, 0.0) for token, unit in points], kept)
+            for line, (token, unit) in enumerate(points):
+                found[row, token, source.name, unit, "logits"] = clean.logits[0, -1] - now.logits[line, -1]
+                for target in targets:
+                    if target.name == source.name:
                         continue
-                    now = nodes.run(tokens, places, (source, unit, token, 0.0), kept)
-                    found[row, token, source.name, unit, "logits"] = clean.logits[-1] - now.logits[-1]
-                    for target in targets:
-                        if target.name == source.name:
-                            continue
-                        for at in [token] if read is None else [item for item in read[row] if item >= token]:
-                            change = clean.activations[target.name][at] - now.activations[target.name][at]
-                            for other, theirs in target.members.items():
-                                several = change[list(theirs)]
-                                size = several.norm() if len(theirs) > 1 else several[0]
-                                found[row, token, source.name, unit, at, target.name, other] = size.item()
+                    for at in [token] if read is None else [item for item in read[row] if item >= token]:
+                        change = clean.activations[target.name][0, at] - now.activations[target.name][line, at]
+                        for other, theirs in target.members.items():
+                            several = change[list(theirs)]
+                            size = several.norm() if len(theirs) > 1 else several[0]
+                            found[row, token, source.name, unit, at, target.name, other] = size.item()
     return found

@@ -369,8 +369,8 @@ def test_a_crosscoder_with_its_first_hook_point_below_the_source_is_a_target() -
     assert len(found)
     for (row, position, unit), lines in found.groupby(["row", "position", "unit"]):
         tokens = tokenizer(PROMPTS[row][0])["input_ids"]
-        runs = [nodes.run(tokens, [source, *read], change) for change in (None, (source, unit, position, 0.0))]
-        clean, now = (cross.encode(torch.cat([run.activations[name] for name in places], -1)) for run in runs)
+        both = nodes.run(tokens, [source, *read], [None, (source, unit, position, 0.0)]).activations
+        clean, now = cross.encode(torch.cat([both[name] for name in places], -1))
         change = (clean - now)[position:]
         assert len(lines) == change.count_nonzero()
         for line in lines.itertuples():

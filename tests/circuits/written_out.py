@@ -128,13 +128,19 @@ class WrittenOut:
         last = next(getattr(attention, name) for name in ("c_proj", "o_proj", "dense") if hasattr(attention, name))
         return self.factor * self.norms(layer)[1](last(z.transpose(0, 1).flatten(1)[None])[0])
 
-    def head(self, layer: int, head: int, x: Tensor, read: Change) -> Tensor:
-        """The output of one head, ``[pos, d]``."""
+    def head(self, layer: int, head: int, x: Tensor, read: Change, unchanged: dict[int, Tensor]) -> Tensor:
+        """The output of one head, ``[pos, d]``; projections of a stream that no reader changes are computed once."""
         attention = self.attention(self.blocks[layer])
-        q, k, v = (
-            self.projected(layer, part, self.norms(layer)[0](read(f"layers.{layer}.attn_{name} head {head}", x)))
-            for part, name in enumerate("qkv")
-        )
+
+        def made(part: int) -> Tensor:
+            given = read(f"layers.{layer}.attn_{'qkv'[part]} head {head}", x)
+            if given is not x:
+                return self.projected(layer, part, self.norms(layer)[0](given))
+            if part not in unchanged:
+                unchanged[part] = self.projected(layer, part, self.norms(layer)[0](x))
+            return unchanged[part]
+
+        q, k, v = map(made, range(3))
         k, v = (item[head * len(item) // self.n_heads] for item in (k, v))
         scaling = attention.scaling if hasattr(attention, "scaling") else k.shape[-1] ** -0.5
         at = torch.arange(len(x))
@@ -159,10 +165,10 @@ class WrittenOut:
         x = write("layers.0.resid_pre", self.embed(ids) if embedded is None else embedded)
         found = Run(x, x, {"layers.0.resid_pre": x})
         for layer, block in enumerate(self.blocks):
-            z = []
+            z, projections = [], dict[int, Tensor]()
             for head in range(self.n_heads):
                 name = f"layers.{layer}.attn_z head {head}"
-                z.append(write(name, self.head(layer, head, x, read)))
+                z.append(write(name, self.head(layer, head, x, read, projections)))
                 found.outputs[name] = z[-1]
             middle = x + self.added(layer, torch.stack(z))
             _, _, before, after = self.norms(layer)

@@ -55,11 +55,11 @@ def error_of(prefill: Prefill, rows: LatentRows, **options: Any) -> float:
 def worst_error(prefill: Prefill) -> float:
     """Largest error over all latent models, each ablated by itself and all in one call, which lets rows join."""
     parts = [active_rows(prefill, activation_name(m), every=3) for m in prefill.latent_models.values()]
-    errors, wanted = [], [_whole_forwards(prefill, rows) for rows in parts]
-    for _ in range(2):
-        errors += [_error(prefill, *pair) for pair in zip(parts, wanted, strict=True)]
-        joined = LatentRows.joined(parts)
-        errors += [_error(prefill, joined, torch.cat(wanted), row_budget=budget) for budget in (None, 7)]
+    wanted = [_whole_forwards(prefill, rows) for rows in parts]
+    joined, of_all = LatentRows.joined(parts), torch.cat(wanted)
+    errors = [_error(prefill, *pair) for pair in zip(parts, wanted, strict=True)]
+    errors += [_error(prefill, joined, of_all, row_budget=budget) for budget in (len(joined) // 3 + 1, None)]
+    errors += [_error(prefill, *pair) for pair in zip(parts, wanted, strict=True)]  # as if none had run before
     return torch.tensor(errors).max().item()  # NaN where one is
 
 
@@ -84,19 +84,30 @@ def reference(
     *,
     everywhere: bool = False,
 ) -> Tensor:
-    """One forward of the unpadded example for each row, by torch hooks on a Hugging Face GPT-2 or Llama."""
-    results = []
-    for point, sets in rows:
-        example, position = int(points.examples[point]), int(points.positions[point])
-        real = inputs.attention_mask[example].bool()
-        tokens, at = inputs.tokens[example][real], int(real[:position].sum())
+    """A whole forward for each row, by torch hooks on a Hugging Face GPT-2 or Llama.
 
-        def edit(item: Any, latents: Tensor, sets: Any = sets, at: int = at) -> Tensor:
+    Rows of one example run as one batch, which needs no padding; each has a line of its own in it.
+    """
+    results: dict[int, Tensor] = {}
+    for example in sorted(set(points.examples.tolist())):
+        real = inputs.attention_mask[example].bool()
+        tokens = inputs.tokens[example][real]
+        lines = {
+            i: (int(points.positions[point]), sets)
+            for i, (point, sets) in enumerate(rows)
+            if int(points.examples[point]) == example
+        }
+        at = [int(real[:position].sum()) for position, _ in lines.values()]
+
+        def edit(item: Any, latents: Tensor, lines: Any = lines, at: Any = at) -> Tensor:
             changed = latents.clone()
-            for latent, value in sets.get(activations_of(item), {}).items():
-                changed[0, slice(None) if everywhere else at, latent] = value
+            for line, (_, sets) in enumerate(lines.values()):
+                for latent, value in sets.get(activations_of(item), {}).items():
+                    changed[line, slice(None) if everywhere else at[line], latent] = value
             return changed
 
-        with torch.no_grad(), hooked(model, splice_hooks(latent_models, tokens, special, edit)):
-            results.append(model(input_ids=tokens.unsqueeze(0)).logits[0, at])
-    return torch.stack(results)
+        if lines:
+            with torch.no_grad(), hooked(model, splice_hooks(latent_models, tokens, special, edit)):
+                logits = model(input_ids=tokens.expand(len(lines), -1)).logits[range(len(lines)), at]
+            results |= dict(zip(lines, logits, strict=True))
+    return torch.stack([results[i] for i in range(len(rows))])

@@ -77,9 +77,9 @@ def hook_on(module: Any, side: str, change: Any) -> Any:
 
 @contextlib.contextmanager
 def spliced(
-    kind: str, models: Sequence[Any], tokens: Tensor, sets: Mapping[str, Mapping[int, float]], at: int
+    kind: str, models: Sequence[Any], tokens: Tensor, lines: Sequence[tuple[int, Mapping[str, Mapping[int, float]]]]
 ) -> Iterator[None]:
-    """Torch hooks that put dictionaries in, with latents set at one token of one unpadded row."""
+    """Torch hooks that put dictionaries in; each line of a batch of one unpadded row has latents set at one token."""
     handles = []
     for item in models:
         left = torch.zeros(len(tokens), 1, dtype=torch.bool)
@@ -92,8 +92,9 @@ def spliced(
             latents = item.encode(x).masked_fill(left, 0)
             held["clean"] = item.decode(latents)
             latents = latents.clone()
-            for latent, value in sets.get(activation_name(item), {}).items():
-                latents[0, at, latent] = value
+            for line, (at, sets) in enumerate(lines):
+                for latent, value in sets.get(activation_name(item), {}).items():
+                    latents[line, at, latent] = value
             held["new"] = item.decode(latents)
             return x
 
@@ -117,16 +118,18 @@ def spliced(
 def reference(
     kind: str, inputs: ModelInputs, models: Sequence[Any], points: Points, rows: Sequence[Row], wanted: Tensor
 ) -> Tensor:
-    """One forward of the unpadded example for each row, ``[n, w, vocab]``."""
-    results = []
-    for (point, sets), positions in zip(rows, wanted, strict=True):
-        example = int(points.examples[point])
+    """A whole forward of the unpadded example for each row, those of one example as one batch, ``[n, w, vocab]``."""
+    results: dict[int, Tensor] = {}
+    for example in sorted(set(points.examples.tolist())):
         real = inputs.attention_mask[example].bool()
-        first = int(real.int().argmax())
-        tokens, at = inputs.tokens[example][real], int(points.positions[point]) - first
-        with torch.no_grad(), spliced(kind, models, tokens, sets, at):
-            results.append(model(kind)(input_ids=tokens.unsqueeze(0)).logits[0, positions - first])
-    return torch.stack(results)
+        first, tokens = int(real.int().argmax()), inputs.tokens[example][real]
+        own = [i for i, (point, _) in enumerate(rows) if int(points.examples[point]) == example]
+        lines = [(int(points.positions[rows[i][0]]) - first, rows[i][1]) for i in own]
+        if own:
+            with torch.no_grad(), spliced(kind, models, tokens, lines):
+                logits = model(kind)(input_ids=tokens.expand(len(own), -1)).logits
+            results |= {i: logits[line, wanted[i] - first] for line, i in enumerate(own)}
+    return torch.stack([results[i] for i in range(len(rows))])
 
 
 # ------------------------------------------------------------------------------------------------------------ exactness
