@@ -8,9 +8,10 @@ from lightning.pytorch import LightningDataModule
 
 from interpretune import ITDataModule, ITModule, it_init
 from interpretune_lightning.sharing import share_loaders
+from interpretune_lightning.tuning import BatchSize
 
 
-class ITLightningDataModule(ITDataModule, LightningDataModule):
+class ITLightningDataModule(BatchSize, ITDataModule, LightningDataModule):
     """Stands behind the user's class; ``ITDataModule`` has what Lightning leaves to the user."""
 
 

@@ -12,10 +12,14 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torchmetrics import Metric
 
 from interpretune import CheckpointError, ConfigurationError, ITModule, OptimizerSetup, it_init
+from interpretune.system import without_credentials
 from interpretune.training import CheckpointIdentity, as_optimizer_setup, check_optimizers
 from interpretune_lightning.counted_once import BatchInHand, logged_once, predictions_of_all
 from interpretune_lightning.epoch_means import epoch_means
+from interpretune_lightning.habits import Habits, compile_model_only
+from interpretune_lightning.loading import CHECKPOINT_KEY, LACKING, SESSION
 from interpretune_lightning.sharing import samplers_of
+from interpretune_lightning.stored_session import StoredSession
 
 LOG = inspect.signature(LightningModule.log)
 
@@ -30,14 +34,13 @@ KEPT_BY_LIGHTNING = frozenset(
 )
 """Attributes of a module in which Lightning keeps what its trainer does."""
 
-CHECKPOINT_KEY = "interpretune"
-"""Under this key Lightning's checkpoints say which stack and which model they belong to."""
+HPARAMS = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
 
 
-class ITLightningModule(ITModule, LightningModule):  # type: ignore[misc]  # trainers call setup through the entry
+class ITLightningModule(Habits, ITModule, LightningModule):  # type: ignore[misc]  # trainers call setup through the entry
     """Stands behind the user's class: what both ``ITModule`` and ``LightningModule`` define is settled here."""
 
-    passing_state = frozenset({*KEPT_BY_LIGHTNING, "_it_identity", "_batch_in_hand"})
+    passing_state = frozenset({*KEPT_BY_LIGHTNING, "_it_identity", "_it_settings", "_batch_in_hand"})
 
     @property
     def global_step(self) -> int:
@@ -122,7 +125,9 @@ class LightningModuleEntry(_UserModule):
         """Bring the session to life where the trainer is the first to ask for it."""
         if "stage" not in kwargs:
             super().setup(*args, **kwargs)
+            self.save_settings()
             return
+        compile_model_only(self)
         if not self.initialised:
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
             if datamodule is None:
@@ -133,6 +138,7 @@ class LightningModuleEntry(_UserModule):
             it_init(module=self, datamodule=datamodule)
         # before a strategy leaves this process a share of each parameter
         self._it_identity = CheckpointIdentity.of(self)
+        self.save_settings()  # as a tuner has left them
 
     def on_fit_start(self) -> None:
         """Put what is trained into train mode."""
@@ -219,7 +225,14 @@ class LightningModuleEntry(_UserModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the checkpoint belongs to."""
         identity = self._it_identity
-        checkpoint[CHECKPOINT_KEY] = asdict(identity) | {"stack": list(identity.stack)}
+        stored = StoredSession.of(self, self.datamodule)
+        checkpoint[CHECKPOINT_KEY] = asdict(identity) | {
+            "stack": list(identity.stack),
+            SESSION: None if stored.lacking else stored.values,
+            LACKING: stored.lacking,
+        }
+        if HPARAMS in checkpoint:
+            checkpoint[HPARAMS] = without_credentials(checkpoint[HPARAMS])
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from interpretune import (
     LoopResult,
     TrainingError,
 )
+from interpretune.system import uncompiled
 from interpretune_lightning.loop_callbacks import CHECKPOINTS, NEWEST, loop_callbacks
 from interpretune_lightning.whole_files import checkpoint_plugins
 
@@ -62,6 +63,7 @@ def _lightning_module(loop: str, model: Any, kwargs: dict[str, Any]) -> Any:
         TrainingError: It lacks the step that the loop calls.
     """
     given = kwargs.pop("module", None) if model is None else model
+    compiled, given = given, uncompiled(given)
     if isinstance(given, ITModule) and not isinstance(given, LightningModule):
         names = given.context.names if given.context is not None else ("core",)
         wanted = ("lightning", *(name for name in names if name != "core"))
@@ -74,7 +76,7 @@ def _lightning_module(loop: str, model: Any, kwargs: dict[str, Any]) -> Any:
             f"{type(given).__name__} has no {STEPS[loop]}, which {loop} calls for each batch. Define "
             f"`def {STEPS[loop]}(self, batch, batch_idx)`, or derive from a class that does."
         )
-    return given
+    return compiled
 
 
 def run_loop(module: ITModule, datamodule: ITDataModule, loop: str, cfg: LoopConfig) -> LoopResult:

@@ -47,7 +47,7 @@ MODULE_BOOKKEEPING = BOOKKEEPING | {
     "_buffers",
     "_modules",
     "_non_persistent_buffers_set",
-    *("_compiled_call_impl", "_is_torch_compile", "_last_compile_config"),
+    *("_compiled_call_impl", "_is_torch_compile", "_last_compile_config", "_compile_kwargs"),  # of compilers
     "call_super_init",
     *HOOK_TABLES,
 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from interpretune.plugins.contributions import OptimizerSetup
     from interpretune.plugins.stack import ExecutionContext
     from interpretune.session.datamodule import ITDataModule
+    from interpretune.session.session import ITSessionConfig
     from interpretune.training.metric_log import MetricLog
 
 STEP_OUTPUT = Tensor | Mapping[str, Any] | None
@@ -46,6 +47,7 @@ class ITState:
     metric_log: MetricLog | None = None
     backend: AnalysisBackend | None = None
     optimizers: OptimizerSetup | None = None
+    session_cfg: ITSessionConfig | None = None
 
 
 class ITModule(ModuleAnswers, nn.Module):
@@ -307,6 +309,11 @@ class ITModule(ModuleAnswers, nn.Module):
     @current_epoch.setter
     def current_epoch(self, value: int) -> None:
         self._it_state._current_epoch = value
+
+    @property
+    def session_cfg(self) -> ITSessionConfig | None:
+        """What the session that made the module was made of; None where no session did."""
+        return self._it_state.session_cfg
 
     @property
     def initialised(self) -> bool:

@@ -82,6 +82,7 @@ class ITSession(Mapping[str, Any]):
         )
         self.module: ITModule = compose_class(session_cfg.module_cls, "module", self.context)(it_cfg=module_cfg)
         self.datamodule.module = self.module
+        self.module._it_state.session_cfg = session_cfg
 
     @property
     def _keys(self) -> dict[str, Any]:

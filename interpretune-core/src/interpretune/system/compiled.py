@@ -39,18 +39,23 @@ def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield ".".join(name for name in path.split(".") if name != WRAPPED), module
 
 
-def compiled_in_place(model: nn.Module) -> nn.Module:
+def compiled_in_place(model: nn.Module, compiler: Any = None) -> nn.Module:
     """A model that was wrapped by ``torch.compile(model)``, as if ``model.compile()`` had been called instead.
 
     The same compiler with the same options. The model keeps its class, and the names of its parts and parameters. The
     wrapper stays compiled too.
 
+    Args:
+        model: The wrapper, or a model.
+        compiler: What compiles, ``dynamo_ctx`` of a wrapper; None: that of this wrapper.
+
     Returns:
-        The model beneath the wrapper; a model without one as it is.
+        The model beneath the wrapper; a model without one as it is, unless a compiler is given.
     """
     inner: nn.Module = uncompiled(model)
-    if inner is not model and vars(inner).get(CALL) is None:
-        vars(inner)[CALL] = vars(model)["dynamo_ctx"](inner._call_impl)
+    compiler = compiler or vars(model).get("dynamo_ctx")
+    if compiler is not None and vars(inner).get(CALL) is None:
+        vars(inner)[CALL] = compiler(inner._call_impl)
     return inner
 
 
