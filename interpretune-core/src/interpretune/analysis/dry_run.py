@@ -6,6 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from interpretune.analysis.memory_estimate import MemoryEstimate
+
 
 @frozen
 class DryRun:
@@ -22,6 +24,7 @@ class DryRun:
         seconds: Estimated duration of what remains, evidence and circuit included.
         evidence: Parts of the evidence that remain to be gathered; their forwards are not counted.
         circuit: Parts of the circuit that remain, likewise.
+        memory: What the largest batch takes, by device, estimated from the first.
     """
 
     plan: str
@@ -34,6 +37,7 @@ class DryRun:
     seconds: float
     evidence: tuple[str, ...] = ()
     circuit: tuple[str, ...] = ()
+    memory: tuple[MemoryEstimate, ...] = ()
 
     def __str__(self) -> str:
         evidence = f" and evidence ({', '.join(self.evidence).replace('_', '-')})" if self.evidence else ""
@@ -41,5 +45,5 @@ class DryRun:
         return (
             f"{self.plan}\n\n{self.folder}\n{self.examples} rows in {self.batches} batches, {self.remaining} to run: "
             f"{self.forwards:g} forward passes of a batch beside replays{gathered}, about {self.seconds:.0f} s; "
-            f"about {self.bytes / 1e6:.1f} MB when complete"
+            f"about {self.bytes / 1e6:.1f} MB when complete" + "".join(f"\n{item}" for item in self.memory)
         )

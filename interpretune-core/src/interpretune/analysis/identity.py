@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from interpretune.analysis.memory_estimate import slots_of
 from interpretune.backends.identity import Identity, identify_model, versions
 from interpretune.errors import DataError
 from interpretune.hashing.code_origin import CORE
@@ -29,11 +30,13 @@ class DataIdentity:
         fingerprint: SHA-256 of all their content, 64 hexadecimal digits.
         batches: The same of each batch.
         sizes: Number of examples in each batch.
+        slots: The same times the tokens of its longest row.
     """
 
     fingerprint: str
     batches: tuple[str, ...]
     sizes: tuple[int, ...]
+    slots: tuple[int, ...]
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -46,11 +49,13 @@ class DataIdentity:
 
 def identify_data(batches: Iterable[Mapping[str, Any]]) -> DataIdentity:
     """Go through batches once and hash what is in them; ``DataError`` if one has no labels."""
-    hashes, sizes = [], []
+    hashes, sizes, slots = list[str](), list[int](), list[int]()
     for batch in batches:
         sizes.append(count_examples(batch))
+        slots.append(slots_of(batch, sizes[-1]))
         hashes.append(identify_batch(batch))
-    return DataIdentity(hashlib.sha256("".join(hashes).encode()).hexdigest(), tuple(hashes), tuple(sizes))
+    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return DataIdentity(fingerprint, tuple(hashes), tuple(sizes), tuple(slots))
 
 
 def identify_batch(batch: Mapping[str, Any]) -> str:

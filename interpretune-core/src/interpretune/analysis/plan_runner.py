@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.engine import AnalysisEngine
 from interpretune.analysis.identity import DataIdentity, count_examples, identify_batch, identify_data
+from interpretune.analysis.memory_estimate import MemoryWatch
 from interpretune.analysis.mode_plans import mode_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
 from interpretune.analysis.question_run import QuestionCfg, QuestionRun
@@ -158,7 +159,9 @@ class AnalysisRunner:
             store, job.writer = StoreWriter.in_memory(job.plan.kept)
             start = time.perf_counter()
             engine = AnalysisEngine(self.module, [job], seed=self.seed, asks=False)
-            engine.run(self._batches(job.data, [0]), 1, None)
+            watch = MemoryWatch(self.module)
+            with watch.first_batch():
+                engine.run(self._batches(job.data, [0]), 1, None)
             seconds = time.perf_counter() - start
             first = sum(item.nbytes for item in store.record_batches())
             remaining = len(job.data.sizes) - job.batches_done
@@ -171,6 +174,7 @@ class AnalysisRunner:
                 forwards=job.plan.forwards * remaining,
                 bytes=round(first * sum(job.data.sizes) / job.data.sizes[0]),
                 seconds=seconds * remaining,
+                memory=watch.estimates(job.data.slots),
             )
         return {name: told[name] for name in analyses}
 

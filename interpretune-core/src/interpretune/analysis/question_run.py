@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 from interpretune.analysis.analysis_run import AnalysisRun
 from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.identity import module_source
+from interpretune.analysis.memory_estimate import MemoryWatch
 from interpretune.analysis.open_analyses import OpenAnalyses
 from interpretune.backends.identity import without_folders
 from interpretune.circuits.gathering import Approximation, circuit_of, parts_of_circuit, seconds_of_circuit
@@ -199,6 +200,16 @@ def _rows_given(given: Any, datamodule: ITDataModule) -> Any:
     return datamodule.rows(given) if isinstance(given, str) and given in datamodule.dataset else given
 
 
+def _slots_of_batches(question: Question) -> list[int]:
+    """Rows times the tokens of the longest, answers included, of each batch."""
+    rows, size = question.rows, question.batch_size
+    parts = (rows[first : first + size] for first in range(0, len(rows), size))
+    return [
+        len(part) * max(len(row.tokens) + max((len(ids) for ids in row.answers), default=0) for row in part)
+        for part in parts
+    ]
+
+
 def _whole_batches(limit: int | None, size: int) -> int | None:
     return None if limit is None else -(-limit // size) * size
 
@@ -294,7 +305,8 @@ class QuestionRun:
     def dry_run(self) -> DryRun:
         """What ``run`` would do; the first batch is run to estimate, and nothing is written."""
         question, start = self.question, time.perf_counter()
-        with question.held():
+        watch = MemoryWatch(question.backend.model, *(item.dictionary for item in question.every_set))
+        with question.held(), watch.first_batch():
             first = evolve(question, rows=question.rows[: question.batch_size]).answered(None)
         seconds = time.perf_counter() - start
         there, batches = self._there(), -(-len(question.rows) // question.batch_size)
@@ -316,6 +328,7 @@ class QuestionRun:
             seconds=seconds * (batches - done) + for_evidence + for_circuit,
             evidence=evidence,
             circuit=circuit,
+            memory=watch.estimates(_slots_of_batches(question)),
         )
 
     def _dry_evidence(self, first: Effects, share: float) -> tuple[tuple[str, ...], float]:

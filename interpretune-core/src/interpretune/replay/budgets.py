@@ -1,14 +1,15 @@
-"""How many rows run at a time, so that they fit into a share of the free memory."""
+"""How many rows run at a time, so that they fit into a share of the free memory of each device that they pass."""
 
 from __future__ import annotations
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interpretune.latents.latent_model import read_points, written_points
 from interpretune.models.attention_heads import number_of_heads
 from interpretune.replay.prefill import Prefill
+from interpretune.system.placement import devices_of
 
 MOST_ROWS = 2048
 """Rows of one replay, if memory allows; with half as many, calls and small products cost a few percent more."""
@@ -34,7 +35,7 @@ def replay_budget(prefill: Prefill, columns: Tensor | None) -> int:
     latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
     logits = prefill.backend.vocab_size if columns is None else len(columns)
     numbers = 4 * latents + 32 * width + 4 * heads * longest + 2 * logits
-    return max(1, min(MOST_ROWS, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size)))
+    return max(1, min(MOST_ROWS, _room(prefill) // (numbers * size)))
 
 
 def naive_budget(prefill: Prefill) -> int:
@@ -43,8 +44,15 @@ def naive_budget(prefill: Prefill) -> int:
     size = torch.finfo(prefill.logits.dtype).bits // 8
     latents = max((item.d_sae for item in prefill.latent_models.values()), default=0)
     numbers = longest * (3 * latents + 2 * prefill.backend.vocab_size)
-    most = max(1, int(SHARE_OF_FREE_MEMORY * free_bytes(prefill.logits.device)) // (numbers * size))
+    most = max(1, _room(prefill) // (numbers * size))
     return min(most, max(1, NAIVE_TOKENS // longest))
+
+
+def _room(prefill: Prefill) -> int:
+    """Bytes that rows may take where there is least: they pass all devices on which blocks or latent models lie."""
+    parts = [prefill.backend.model, *prefill.latent_models.values()]
+    devices = {prefill.logits.device, *(at for item in parts if isinstance(item, nn.Module) for at in devices_of(item))}
+    return int(SHARE_OF_FREE_MEMORY * min(map(free_bytes, devices)))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -46,6 +46,17 @@ def input_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """Where the parts of a model run, in the order of their names; the CPU where it has no weights."""
+    found = {
+        execution_device(module) or parameter.device
+        for module in nn.Module.modules(model)
+        for parameter in vars(module)["_parameters"].values()  # asked before all replays, hence no generators of torch
+        if parameter is not None
+    }
+    return sorted(found, key=str) or [torch.device("cpu")]
+
+
 def offloads(module: nn.Module) -> bool:
     """Whether accelerate fills the weights of a module before each forward."""
     return any(_fills(item) for item in _hooks(module))
