@@ -93,7 +93,7 @@ def slots_of(batch: Mapping[str, Any], rows: int) -> int:
 def _weights(modules: Sequence[nn.Module]) -> dict[torch.device, int]:
     """Bytes of weights by device; those that several parts share count once, and those on ``meta`` nowhere."""
     tensors = [item for module in modules for item in (*module.parameters(), *module.buffers())]
-    held = {found.key: (item.device, found.n_bytes) for item in tensors if (found := storage_of(item)) is not None}
+    held = {there.key: (item.device, there.n_bytes) for item in tensors if (there := storage_of(item)) is not None}
     found: dict[torch.device, int] = {}
     for device, n_bytes in held.values():
         found[device] = found.get(device, 0) + n_bytes
