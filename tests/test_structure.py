@@ -15,6 +15,7 @@ import networkx
 import pytest
 
 from interpretune.system.lazy_names import homes_of
+from interpretune.system.offered import KINDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
@@ -75,6 +76,7 @@ OUTSIDE = [
 PAGES = [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 PAGES += [*sorted(ROOT.glob("examples/*/README.md")), TEMPLATES / "README.md"]
 GROUPS = {"interpretune.adapters", "interpretune.operations", "interpretune.conformance", "interpretune.tasks"}
+GROUPS |= {kind.group for kind in KINDS}
 """Groups of entry points, which are no packages."""
 
 

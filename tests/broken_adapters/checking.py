@@ -49,6 +49,13 @@ IMPORT_RULES = ("listed-without-import", "import-is-cheap", "import-patches-noth
 """Each starts a process: they are checked on those that they are about, and on the sound one."""
 
 
+OFFERS = {
+    "misbehaving.takes_a_name_of_core": (
+        f"[interpretune.commands]\ntasks = {PACKAGE}.misbehaving.takes_a_name_of_core:tasks\n"
+    )
+}
+"""What the packages of some offer by name."""
+
 _FOLDER = tempfile.TemporaryDirectory(prefix="interpretune-acme-models-")
 
 
@@ -96,7 +103,8 @@ def installed(name: str) -> Iterator[None]:
         info = Path(site) / "interpretune_acme-3.1.4.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: interpretune-acme\nVersion: 3.1.4\n")
-        (info / "entry_points.txt").write_text(f"[interpretune.adapters]\nacme = {PACKAGE}.{name}:adapter\n")
+        registered = f"[interpretune.adapters]\nacme = {PACKAGE}.{name}:adapter\n"
+        (info / "entry_points.txt").write_text(registered + OFFERS.get(name, ""))
         sys.path.insert(0, site)
         importlib.invalidate_caches()
         found = installed_adapters()  # read once: nothing else is installed meanwhile
@@ -173,7 +181,7 @@ def check_sound(rules: Sequence[Rule]) -> None:
     of_other_levels = {rule.id for rule in rules if rule.levels and Level.model not in rule.levels}
     without_truth = {rule.id for rule in rules if rule.function.__module__.endswith(".latents")}
     skipped = {verdict.rule.id for verdict in verdicts if verdict.outcome == SKIPPED}
-    of_operations = {"operations-run", "operations-leave-what-they-read"}
+    of_operations = {"operations-run", "operations-leave-what-they-read", "offers-can-be-used"}
     assert skipped - {"accelerator-agrees"} == of_other_levels | without_truth | of_operations | {"suite-loads"}
     assert sum(verdict.outcome == PASSED for verdict in verdicts) > len(verdicts) / 2
 

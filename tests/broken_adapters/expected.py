@@ -40,6 +40,7 @@ REFUSED = {
 FOUND = {
     # form
     "declares_what_it_computes": ("declaration-readable", "that can be read", "without running it"),
+    "takes_a_name_of_core": ("offers-can-be-used", "'tasks' of interpretune-acme 3.1.4 is refused: core has one"),
     "is_slow_to_import": ("import-is-cheap", "times as long as importing torch"),
     "changes_things_at_import": ("import-changes-nothing", "the number of threads of torch"),
     "patches_at_import": ("import-patches-nothing", "another torch.nn.modules.linear.Linear.forward"),

@@ -127,7 +127,7 @@ def test_an_adapter_of_an_older_minor_version_stacks_and_no_other(
 def test_a_hook_that_came_later_needs_its_contract(adapter_of, monkeypatch, written_for, stacks):
     monkeypatch.setattr(interpretune.adapters.core.CoreAdapter, "declaration", core_declaration("1.1"))
     monkeypatch.setattr(interpretune.plugins.declaration, "CONTRACT_VERSION", "1.1")
-    monkeypatch.setattr(interpretune.plugins.stack, "INTRODUCED_IN", {"it_log": "1.1"})
+    monkeypatch.setattr(interpretune.plugins.stack, "INTRODUCED_IN", {**hookspecs.INTRODUCED_IN, "it_log": "1.1"})
     adapter_of("acme", contract=written_for, body="@it.hookimpl\ndef it_log(self, metrics):\n    pass")
     if stacks:
         assert build_context(("acme",)).names == ("core", "acme")
@@ -138,8 +138,11 @@ def test_a_hook_that_came_later_needs_its_contract(adapter_of, monkeypatch, writ
             build_context(("acme",))
 
 
-def test_hooks_that_came_later_are_hooks_of_the_contract():
-    assert hookspecs.INTRODUCED_IN.keys() <= set(interpretune.plugins.stack.HOOK_NAMES)
+def test_every_hook_says_since_when_there_is_one():
+    assert list(hookspecs.INTRODUCED_IN) == list(interpretune.plugins.stack.HOOK_NAMES)
+    page = (Path(__file__).parents[2] / "docs" / "adapters" / "hooks.md").read_text(encoding="utf-8")
+    told = re.findall(r"^```python\ndef (it_\w+)\([^\n]*\n```\n\nSince (\d+\.\d+)\. ", page, re.MULTILINE)
+    assert dict(told) == dict(hookspecs.INTRODUCED_IN)
     assert all(
         interpretune.AdapterDeclaration(name="core", level="framework", contract=interpretune.CONTRACT_VERSION).knows(v)
         for v in hookspecs.INTRODUCED_IN.values()

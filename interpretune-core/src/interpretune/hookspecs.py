@@ -17,7 +17,7 @@ there is no session to end: an implementation that fails there releases what it 
 Any hook may be wrapped (``hookimpl(wrapper=True)``). The wrapper of the adapter that is lowest in the stack is the
 outermost. ``tryfirst`` and ``trylast`` are reserved for core.
 
-All hooks exist since contract 1.0, unless ``INTRODUCED_IN`` says otherwise.
+``INTRODUCED_IN`` says since which version of the contract there is a hook.
 """
 
 from __future__ import annotations
@@ -40,10 +40,32 @@ if TYPE_CHECKING:
     from interpretune.session.module import ITModule
     from interpretune.training.config import LoopConfig, LoopResult
 
-FIRST_CONTRACT = "1.0"
-INTRODUCED_IN: Mapping[str, str] = {}
-"""Hooks added later, with the version of the contract that added them. An adapter that implements one of them but
-declares an earlier contract is refused: the core it was written for would never call the hook."""
+INTRODUCED_IN: Mapping[str, str] = {
+    "it_contribute_classes": "1.0",
+    "it_configure_latents": "1.0",
+    "it_load_model": "1.0",
+    "it_load_latent_models": "1.0",
+    "it_prepare_data": "1.0",
+    "it_setup_datamodule": "1.0",
+    "it_setup_module": "1.0",
+    "it_configure_optimizers": "1.0",
+    "it_name_parameters": "1.0",
+    "it_move_batch": "1.0",
+    "it_forward": "1.0",
+    "it_generate": "1.0",
+    "it_run_step": "1.0",
+    "it_log": "1.0",
+    "it_run_loop": "1.0",
+    "it_create_backend": "1.0",
+    "it_contribute_operations": "1.0",
+    "it_open_analysis": "1.0",
+    "it_run_analysis": "1.0",
+    "it_close_analysis": "1.0",
+    "it_report_session": "1.0",
+    "it_end_session": "1.0",
+}
+"""The version of the contract that each hook came with. An adapter that implements one but declares an earlier contract
+is refused: the core it was written for would never call the hook."""
 
 # ---------------------------------------------------------------------------------------------------------------- init
 

@@ -82,6 +82,7 @@ from interpretune.reports.metrics import (
     compute_correct as compute_correct,
     effect_correlations as effect_correlations,
 )
+from interpretune.reports.offered_plots import plot as plot
 from interpretune.reports.page.html_page import write_page as write_page
 from interpretune.reports.plots import (
     latent_metrics_scatter as latent_metrics_scatter,

@@ -62,7 +62,7 @@ class Job:
         plan = None if has_own_step(module) else plan_of(cfg, module.latent_models)
         if plan is not None:
             plan.check_backend(module.backend, module.latent_models)
-        urls = dashboard_urls(module.latent_models) if plan is not None and cfg.mode.splices else {}
+        urls = dashboard_urls(module.latent_models) if plan is not None and cfg.splices else {}
         kept = [item for known in (plan, cfg.plan) if known is not None for item in known.kept]
         objective = (measured_by(plan) if plan is not None else None) or objective_of(cfg.objective)
         cfg.analysis_cache.begin(answer_words(module), urls, kept, objective)

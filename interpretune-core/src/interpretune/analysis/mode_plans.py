@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interpretune.analysis.batch import FIELDS, INTERMEDIATES
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
+from interpretune.analysis.offered_modes import OfferedMode
 from interpretune.errors import AnalysisError
 from interpretune.latents.latent_model import LatentModel, activation_name
 from interpretune.operations import latent_analyses as parts, objective_analyses as measured
@@ -41,6 +42,8 @@ def operations_of(cfg: AnalysisCfg, latent_models: Sequence[LatentModel]) -> Mod
         AnalysisError: The mode needs latent models and there are none.
         HookPointError: The configuration chooses latent activations that are not there.
     """
+    if isinstance(cfg.mode, OfferedMode):
+        return ModeOperations(cfg.mode.operations(cfg, latent_models), [])
     passes: list[Operation] = [parts.answer_positions.with_options(known=cfg.answer_indices)]
     objective = objective_of(cfg.objective)
     plain, chosen = objective == LOGIT_DIFF, {"objective": objective}
@@ -130,7 +133,8 @@ def plan_of(
     texts = [parts.unpadded_tokens, parts.token_pieces] if save.tokens else []
     texts += [parts.unpadded_tokens, parts.prompt_texts] if save.prompts else []
     left_out = {*(() if save.intermediates else INTERMEDIATES), *(() if save.tokens else ("tokens", "pieces"))}
-    wanted = {name for name in FIELDS if name not in left_out} | {item.name for op in further for item in op.writes}
+    own = [*further, *(mode.passes if isinstance(cfg.mode, OfferedMode) else ())]
+    wanted = {name for name in FIELDS if name not in left_out} | {item.name for op in own for item in op.writes}
     operations = [*mode.passes, *mode.numbers, *texts, *further]
     there = [*SOURCES.values(), *(item for op in operations for item in op.writes)]
     return Plan.of(

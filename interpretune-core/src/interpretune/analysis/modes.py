@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.analysis.offered_modes import OfferedMode
 from interpretune.config.checked import CheckedConfig, Positive
 from interpretune.errors import ConfigurationError, HookPointError
 from interpretune.latents.latent_model import activation_name, layer_of
 from interpretune.operations.objectives import LOGIT_DIFF, Objective, check_gradient, objective_of
 from interpretune.operations.plan import Plan
+from interpretune.system.offered import MODES
 
 if TYPE_CHECKING:
     from interpretune.session.module import ITModule
@@ -47,7 +50,7 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
     """What an analysis does and where its results go.
 
     Attributes:
-        mode: The analysis.
+        mode: The analysis: a mode of core, or the name of one that an installed package offers.
         analysis_cache: Takes the result of each batch.
         names_filter: Chooses the latent activations that are recorded: their names, or a predicate on names, such as
             ``construct_names_filter`` makes; None: all. All latent models are spliced in.
@@ -64,7 +67,7 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
         plan: What runs and what is kept, in the place of what the mode and the settings say; None: that.
     """
 
-    mode: AnalysisMode = AnalysisMode.clean_no_sae
+    mode: AnalysisMode | str = AnalysisMode.clean_no_sae
     analysis_cache: AnalysisCache = field(default_factory=AnalysisCache)
     names_filter: NamesFilter | str | Collection[str] | None = None
     objective: Objective | str | Mapping[str, Any] = "logit_diff"
@@ -77,12 +80,7 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
     plan: Plan | None = None
 
     def __post_init__(self) -> None:
-        try:
-            self.mode = AnalysisMode(self.mode)  # a string names a mode too
-        except ValueError as error:
-            raise ConfigurationError(
-                f"AnalysisCfg.mode is {self.mode!r}; the modes are {', '.join(map(repr, map(str, AnalysisMode)))}."
-            ) from error
+        self.mode = mode_named(self.mode, "AnalysisCfg.mode")
         self.objective = objective_of(self.objective)
         self._check_objective(self.objective)
         if self.analysis_cache.store is None:
@@ -113,6 +111,11 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
                 "Leave them out: it is computed."
             )
 
+    @property
+    def splices(self) -> bool:
+        """Whether the mode may read latent models."""
+        return not isinstance(self.mode, AnalysisMode) or self.mode.splices
+
     def choose_names(self, names: Sequence[str]) -> list[str]:
         """Those of some activation names that ``names_filter`` chooses, in their order.
 
@@ -138,6 +141,27 @@ class AnalysisCfg(CheckedConfig, checks_types=True):
                 f"{list(names)}; construct_names_filter makes a filter of their layers."
             )
         return chosen
+
+
+def mode_named(given: Any, where: str) -> AnalysisMode | OfferedMode:
+    """The mode of a name: one of core's, or one that an installed package offers.
+
+    Raises:
+        AdapterError: The package offers a name that it may not.
+        ConfigurationError: There is none; the message says where it is wanted.
+    """
+    try:
+        return AnalysisMode(given)
+    except ValueError as error:
+        offered = MODES.offered()
+        if isinstance(given, str) and given in offered:
+            return OfferedMode.named(given)
+        names = [*map(str, AnalysisMode), *(name for name in offered if name not in MODES.own)]
+        near = get_close_matches(str(given), names, n=1)
+        raise ConfigurationError(
+            f"{where} is {given!r}; the modes are {', '.join(map(repr, names))}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        ) from error
 
 
 def construct_names_filter(module: ITModule, target_hooks: tuple[Sequence[int], Sequence[str]]) -> NamesFilter:

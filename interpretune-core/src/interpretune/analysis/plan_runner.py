@@ -249,7 +249,7 @@ def _call(cfg: QuestionCfg) -> str:
 def _cfg_of(analysis: Plan | AnalysisCfg | AnalysisMode | str) -> AnalysisCfg:
     if isinstance(analysis, Plan):
         return AnalysisCfg(mode=mode_of(analysis), plan=analysis)
-    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=analysis)  # type: ignore[arg-type]  # names become modes
+    return analysis if isinstance(analysis, AnalysisCfg) else AnalysisCfg(mode=analysis)  # names become modes
 
 
 def _batches(

@@ -60,7 +60,7 @@ def run_with_ctx(
         found = analyse_batch(module, analysis.at_batch(batch_idx, sources["inputs"], compute))
         analysis_batch.take({**values, **found})
         analysis_batch.further = {name: value for name, value in found.items() if name not in FIELDS}
-        if analysis_cfg.mode.splices:
+        if analysis_cfg.splices:
             analysis_batch.dashboard_urls = dashboard_urls(module.latent_models)
         analysis_batch.counted_from = _what_counts(analysis_batch, analysis_cfg, batch_idx)
 

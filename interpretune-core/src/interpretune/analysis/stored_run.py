@@ -22,6 +22,7 @@ from interpretune.analysis.finite_results import check_results
 from interpretune.analysis.identity import DataIdentity, identify_stack, identify_task, library_versions, module_source
 from interpretune.analysis.mode_plans import measured_by
 from interpretune.analysis.modes import AnalysisCfg
+from interpretune.analysis.offered_modes import OfferedMode
 from interpretune.backends.identity import identify_latents, identify_model
 from interpretune.errors import AnalysisError, NotReusedWarning, StoreBusyError
 from interpretune.hashing.content_hash import WHAT_TO_DO, content_hash
@@ -136,6 +137,9 @@ class StoredRun(Job):
         objective = measured_by(plan)
         measured = {} if objective is None else {"objective": objective.name, "unit": objective.unit}
         about = {"analysis": name, **measured, **about, "plan": operations}
+        if isinstance(cfg.mode, OfferedMode):
+            offer = cfg.mode.offer
+            about["mode"] = {"name": offer.name, "distribution": offer.distribution, "version": offer.version}
         run = cls(analysis=analysis, cfg=copy.copy(cfg), plan=plan, data=data, about=about, folder=folder, key=key)
         run.cfg.analysis_cache = _StepCache(run, cfg.analysis_cache.save_cfg)
         return run

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from interpretune.cli.argument_types import finite_positive, layer, positive, seed
 from interpretune.cli.completion import PrintCompletion
+from interpretune.cli.offered_commands import add_offered_commands
 from interpretune.errors import InterpretuneError
 from interpretune.system.credentials import text_without_credentials
 
@@ -26,8 +28,11 @@ CIRCUIT_USAGE = "interpretune circuit CONFIG.yaml [--NAME VALUE ...] [-o PAGE] [
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with these arguments, or those of the process; returns the exit status."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on some processors it asks for kernels of 4 bits
-    parser = _parser()
-    options, further = parser.parse_known_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser, commands = _parser()
+    if not given or given[0] not in commands.choices:  # core's own need not know what else is installed
+        add_offered_commands(commands)
+    options, further = parser.parse_known_args(given)
     if further and options.run not in (_demo, _circuit):  # which leave others to `interpretune run`
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     options.further = further
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(prog="interpretune", description="Look inside language models.")
     parser.add_argument("--version", action="version", version=f"interpretune-core {version('interpretune-core')}")
     parser.add_argument("--print-completion", action=PrintCompletion)
@@ -68,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
     tasks = commands.add_parser("tasks", help="list the tasks that are ready to ask, or show rows of one")
     tasks.add_argument("name", nargs="?", help="task whose held-out rows are shown (default: list all tasks)")
-    tasks.add_argument("--rows", type=_positive, default=5, help="rows to show (default: %(default)s)")
-    tasks.add_argument("--seed", type=_seed, default=0, help="which rows come first (default: %(default)s)")
+    tasks.add_argument("--rows", type=positive, default=5, help="rows to show (default: %(default)s)")
+    tasks.add_argument("--seed", type=seed, default=0, help="which rows come first (default: %(default)s)")
     tasks.add_argument("--json", action="store_true", help="print JSON")
     tasks.set_defaults(run=_tasks)
 
@@ -109,19 +114,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--model", help="folder, GGUF file or hub id (default: SmolLM2-135M-Instruct, no hub needed)")
     demo.add_argument("--sae-release", help="release or folder of latent models (default: train them)")
-    demo.add_argument("--layers", type=_layer, nargs="+", help="layers of latents and neurons (default: 9/10 up)")
+    demo.add_argument("--layers", type=layer, nargs="+", help="layers of latents and neurons (default: 9/10 up)")
     demo.add_argument("--hook", help="place in a layer at which to train (default: hook_resid_post)")
     demo.add_argument(
         "--data", help="task, file, folder, or hub data set and subset (default: agreement of verbs with subjects)"
     )
     demo.add_argument("--answers", nargs=2, help="the two answers (default: those of the rows)")
     demo.add_argument("--adapters", nargs="+", help="adapters to stack (default: those of the file)")
-    demo.add_argument("--limit", type=_positive, help="most rows to rank units on and to prove on (default: 16, all)")
-    demo.add_argument("--batch-size", type=_positive, help="rows in a batch (default: 8; 4 with --data)")
+    demo.add_argument("--limit", type=positive, help="most rows to rank units on and to prove on (default: 16, all)")
+    demo.add_argument("--batch-size", type=positive, help="rows in a batch (default: 8; 4 with --data)")
     demo.add_argument(
-        "--training-scale", type=_finite_positive, help="length of the training of latent models (default: 0.5)"
+        "--training-scale", type=finite_positive, help="length of the training of latent models (default: 0.5)"
     )
-    demo.add_argument("--seed", type=_seed, help="seed of everything that is trained (default: 0)")
+    demo.add_argument("--seed", type=seed, help="seed of everything that is trained (default: 0)")
     demo.add_argument(
         "--output", type=Path, default=Path("interpretune-demo"), help="folder for results (default: %(default)s)"
     )
@@ -161,6 +166,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print JSON")
     report.set_defaults(run=_report)
 
+    plot = commands.add_parser("plot", help="make a figure of results in stores, by name; no model is loaded")
+    plot.add_argument("name", metavar="NAME", help="latent_effects, unit_effects, or what an installed package offers")
+    plot.add_argument("stores", nargs="+", type=Path, metavar="STORE", help="folder of results")
+    plot.add_argument(
+        "-o", "--output", type=Path, default=Path("figures"), help="folder of the figures (default: %(default)s)"
+    )
+    plot.set_defaults(run=_plot)
+
     export = commands.add_parser(
         "export",
         help="write cards of latents for Neuronpedia or for delphi's automatic interpretation; no model is loaded",
@@ -184,38 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("arguments", nargs=argparse.REMAINDER)
     run.set_defaults(run=_run)
-    return parser
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a number from 1")
-    return number
-
-
-def _layer(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 10**6:
-        raise argparse.ArgumentTypeError(f"{text} is not the number of a layer, counted from 0")
-    return number
-
-
-def _seed(text: str) -> int:
-    from interpretune.config.checked import Seed, fits
-
-    number = int(text)
-    if not fits(number, Seed):
-        raise argparse.ArgumentTypeError(f"{text} is not a seed: a whole number below 2^64")
-    return number
-
-
-def _finite_positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+    return parser, commands
 
 
 def _adapters(options: argparse.Namespace) -> int:
@@ -309,6 +291,15 @@ def _report(options: argparse.Namespace) -> int:
     report = write_report(options.stores, options.output)
     text = json.dumps(report.as_dict(), indent=1, allow_nan=False) if options.json else None
     print(text or report.text(verbose=options.verbose))
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from interpretune.analysis import plot
+
+    for store in options.stores:
+        folder = options.output if len(options.stores) == 1 else options.output / store.name
+        plot(store, options.name, folder)
     return 0
 
 

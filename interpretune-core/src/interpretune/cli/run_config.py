@@ -19,6 +19,7 @@ from attrs import frozen
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from interpretune.analysis import QuestionCfg
+from interpretune.analysis.modes import mode_named
 from interpretune.cli.run_arguments import CommandLine, check_shape, read_file, split_arguments, with_options
 from interpretune.cli.written_analysis import RunnerOptions, WrittenAnalysis
 from interpretune.cli.written_fields import dataclasses_of, default_of, init_fields, takes_mapping, written_fields
@@ -158,6 +159,8 @@ def _check_names(wanted: Mapping[str, Any], types: Mapping[str, type], context: 
         elif cls is QuestionCfg:
             hint = "An analysis with units or a method is a question, which has no mode. "
         check_fields(_section(wanted, prefix), cls, prefix, hint)
+        if cls is WrittenAnalysis and isinstance(mode := _section(wanted, prefix).get("mode"), str):
+            mode_named(mode, f"{prefix}.mode")
 
 
 def _section(wanted: Mapping[str, Any], prefix: str) -> Any:

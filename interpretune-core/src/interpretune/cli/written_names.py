@@ -61,7 +61,7 @@ def check_value(value: Any, hint: Any, where: str, current: Any = None) -> None:
             "words into quotes."
         )
     elif isinstance(value, str):
-        for member in members:
+        for member in () if str in members else members:
             if inspect.isclass(member) and issubclass(member, Enum) and value not in member.__members__:
                 near = get_close_matches(value, member.__members__, n=1)
                 raise ConfigurationError(

@@ -18,8 +18,9 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
     Attributes:
         model_name_or_path: Hugging Face id, local folder, or GGUF file. (A model in memory is ``ITConfig.hf_model``.)
         task_name: Name of the task; users' classes may interpret it as they like.
-        tokenizer_name: Id or folder of the tokenizer, if it is not the model's.
-        tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``.
+        tokenizer_name: Id or folder of the tokenizer, if it is not the model's; or ``name:address`` of a loader that an
+            installed package offers.
+        tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``, or to that loader.
         tokenizer_id_overrides: Token ids to set on tokenizer and model, for example ``{"pad_token_id": 50256}``.
         trust_remote_code: Whether code that comes with a model may run.
         cache_dir: Where prepared data and converted models are kept; None: see ``interpretune.cache_root``.

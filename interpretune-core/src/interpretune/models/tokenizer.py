@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from interpretune.errors import ConfigurationError, ModelLoadError, TokenizationError
 from interpretune.models.padding import ATTENTION_MASK
+from interpretune.system.offered import TOKENIZERS, addressed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from interpretune.config.shared import ITSharedConfig
 
 CONTEXT_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx")
@@ -33,6 +32,7 @@ def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
     id, a mask cannot be recovered from the tokens.
 
     Raises:
+        AdapterError: ``tokenizer_name`` is ``name:address`` of a loader that cannot be used.
         ModelLoadError: The tokenizer cannot be found or loaded.
     """
     from interpretune.models.loading import resolve_source  # avoids a cycle: models need tokenizers too
@@ -44,13 +44,9 @@ def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
     source = str(cfg.tokenizer_name or resolve_source(cfg.model_name_or_path, cfg.cache_dir))
     options = dict(cfg.tokenizer_kwargs)
     input_names = options.pop("model_input_names", None)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=cfg.trust_remote_code, **options)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"No tokenizer can be loaded from {source!r}: {error}. Give `model_name_or_path` or `tokenizer_name` a "
-            "local folder with the tokenizer's files, or check the network."
-        ) from error
+    tokenizer = _offered(source, options)
+    if tokenizer is None:
+        tokenizer = _from_pretrained(source, cfg, options)
     if input_names:
         tokenizer.model_input_names = list(input_names)
     if ATTENTION_MASK not in tokenizer.model_input_names:
@@ -71,6 +67,32 @@ def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _offered(source: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase | None:
+    """What a loader of an installed package gives for ``name:address``; None: the name is of none."""
+    if (found := addressed(TOKENIZERS, source)) is None:
+        return None
+    offer, address = found
+    tokenizer = offer.call(ModelLoadError, address, **options)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelLoadError(
+            f"The loader of tokenizers {offer} returned a {type(tokenizer).__name__}; it must return a tokenizer of "
+            "transformers, such as a PreTrainedTokenizerFast around one of the library tokenizers."
+        )
+    return tokenizer
+
+
+def _from_pretrained(source: str, cfg: ITSharedConfig, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=cfg.trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        loaders = ", ".join(TOKENIZERS.offered())
+        raise ModelLoadError(
+            f"No tokenizer can be loaded from {source!r}: {error}. Give `model_name_or_path` or `tokenizer_name` a "
+            "local folder with the tokenizer's files, or check the network."
+            + (f" Installed packages load tokenizers for: {loaders}." if loaders else "")
+        ) from error
 
 
 def sanitize_input_name(model_input_names: Sequence[str], features: MutableMapping[str, Any]) -> Any:

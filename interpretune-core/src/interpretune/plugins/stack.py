@@ -14,7 +14,7 @@ from attrs import field, frozen
 from interpretune import hookspecs
 from interpretune.errors import AdapterSignatureError, ContractVersionError, StackError
 from interpretune.hashing.code_origin import note_source
-from interpretune.hookspecs import FIRST_CONTRACT, INTRODUCED_IN
+from interpretune.hookspecs import INTRODUCED_IN
 from interpretune.markers import PROJECT_NAME
 from interpretune.plugins.contributions import ClassContribution
 from interpretune.plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
@@ -316,7 +316,7 @@ def _register(manager: pluggy.PluginManager, adapter: StackedAdapter) -> None:
                 f"{where} implements {name}, which is not a hook of contract {CONTRACT_VERSION}."
                 + (f" Did you mean {near[0]}?" if near else f" The hooks are {', '.join(HOOK_NAMES)}.")
             )
-        since = INTRODUCED_IN.get(name, FIRST_CONTRACT)
+        since = INTRODUCED_IN[name]
         if not adapter.declaration.knows(since):
             raise AdapterSignatureError(
                 f"{where} implements {name}, which came with contract {since}, and declares that it was written for "

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from interpretune.errors import DataError
 from interpretune.questions.json_lines import json_lines, text_of_file
+from interpretune.questions.offered_rows import offered_splits
 from interpretune.questions.prompt_row import PromptRow, brief, is_prompt
 from interpretune.questions.splits import load_splits
 
@@ -62,8 +63,9 @@ def read_rows(
     Args:
         source: A list of texts, of chats (lists of messages), of mappings or of ``PromptRow``, whose answers are
             replaced by those that are given here; a pandas or polars frame; a ``datasets.Dataset``; the path of a
-            JSONL, CSV or Parquet file or of a folder saved by ``datasets``; a hub data set, with its subset behind a
-            slash where it has one. In a CSV file, answers are a JSON list and spans a JSON object.
+            JSONL, CSV or Parquet file or of a folder saved by ``datasets``; ``name:address`` of a source that an
+            installed package offers; a hub data set, with its subset behind a slash where it has one. In a CSV file,
+            answers are a JSON list and spans a JSON object.
         prompt: Column of the prompts.
         answers: Column of the answers, or the answers themselves: texts, for all rows, or a list of texts a row. An
             empty list stands for no answers.
@@ -136,6 +138,10 @@ def _items(source: Any) -> Iterable[Any]:
 
 
 def _stored(source: str | Path, split: str | None) -> Iterator[_Record]:
+    if (offered := offered_splits(source)) is not None:
+        rows = _one_split(offered, split, str(source))
+        yield from (_Record(f"{source}, row {i}", dict(fields)) for i, fields in enumerate(rows))
+        return
     path = Path(source).expanduser()
     kind = path.suffix.lower()
     if kind in FILES or path.is_file():

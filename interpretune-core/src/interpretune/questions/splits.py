@@ -9,18 +9,23 @@ import datasets
 
 from interpretune.errors import DataError
 from interpretune.questions.json_lines import json_table
+from interpretune.questions.offered_rows import offered_splits
+from interpretune.system.offered import ROWS
 
 
 def load_splits(source: str | Path) -> Mapping[str, datasets.Dataset]:
     """The splits of a data set by name; those of a file, and of a folder without splits, are called ``validation``.
 
     Args:
-        source: A JSONL file, a folder saved by ``datasets``, or a hub data set and its subset such as
-            ``super_glue/rte``.
+        source: A JSONL file, a folder saved by ``datasets``, ``name:address`` of a source that an installed package
+            offers, or a hub data set and its subset such as ``super_glue/rte``.
 
     Raises:
+        AdapterError: A package that offers the source cannot be used.
         DataError: The source cannot be found or read.
     """
+    if (offered := offered_splits(source)) is not None:
+        return offered
     path = Path(str(source)).expanduser()
     if path.is_file():
         return {"validation": json_table(path)}
@@ -46,8 +51,10 @@ def load_splits(source: str | Path) -> Mapping[str, datasets.Dataset]:
         f"as {repository!r}{f' with the subset {part!r}' if part else ''}: {type(error).__name__}: {error}"
         for (repository, part), error in zip(ways, errors, strict=True)
     ]
+    sources = ", ".join(ROWS.offered()) or "no source of rows"
     raise DataError(
-        f"The data {str(source)!r} is neither a file nor a folder here, and it cannot be loaded from the hub, "
+        f"The data {str(source)!r} is neither a file nor a folder here, nor does it name a source that an installed "
+        f"package offers ({sources}), and it cannot be loaded from the hub, "
         f"{'; '.join(told)}. Give a JSONL file, a folder saved by datasets, or check the network. Prompts themselves "
         "go into a list, even one alone; those of a task are interpretune.tasks.find_task(name).held_out()."
     ) from errors[-1]

@@ -104,6 +104,20 @@ def plot_latent_effects(
         AnalysisError: The cache has no effects, or there is no such answer.
         NotFiniteError: Some of them are NaN.
     """
+    figures = []
+    for name, figure in latent_effect_figures(analysis_cache, per_batch, title, towards):
+        show_or_save(figure, name, figure_dir)
+        figures.append(figure)
+    return figures
+
+
+def latent_effect_figures(
+    analysis_cache: AnalysisCache,
+    per_batch: bool = False,
+    title: str | None = None,
+    towards: str | int = CORRECT,
+) -> list[tuple[str, go.Figure]]:
+    """The figures of ``plot_latent_effects``, not shown, each with a name for its file; arguments are those there."""
     names_with(analysis_cache, "effects")
     check_stored(analysis_cache, "effects")
     objective, unit = analysis_cache.objective_name, analysis_cache.unit
@@ -119,9 +133,7 @@ def plot_latent_effects(
     figures = []
     for i, group in enumerate(groups):
         suffix = direction.suffix + (f", batch {i}" if per_batch else "")
-        figure = _effects_figure(group, title + suffix, noise, unit)
-        show_or_save(figure, _file_name(title + suffix), figure_dir)
-        figures.append(figure)
+        figures.append((_file_name(title + suffix), _effects_figure(group, title + suffix, noise, unit)))
     return figures
 
 

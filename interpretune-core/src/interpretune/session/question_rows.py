@@ -19,6 +19,7 @@ from interpretune.questions import PromptRow, encode, read_rows
 from interpretune.questions.sources import FILES
 from interpretune.questions.splits import load_splits
 from interpretune.session.labels import LABELS
+from interpretune.system.offered import ROWS, addressed
 from interpretune.tasks import Task, find_task, offered_tasks
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _has_splits(source: Any) -> bool:
     if not isinstance(source, str | Path):
         return False
     path = Path(source).expanduser()
-    return path.suffix.lower() not in FILES and not path.is_file()
+    return addressed(ROWS, source) is not None or (path.suffix.lower() not in FILES and not path.is_file())
 
 
 def source_in_words(source: Any) -> Any:

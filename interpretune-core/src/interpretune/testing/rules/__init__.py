@@ -2,6 +2,7 @@
 
 from interpretune.testing.rules import (  # noqa: F401  # isort: skip - the order of the imports is that of the rules
     declaration,
+    offers,
     importing,
     stacking,
     sessions,

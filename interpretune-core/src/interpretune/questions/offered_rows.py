@@ -1,0 +1,47 @@
+"""Rows from sources of installed packages: ``name:address``, in code and in configuration files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+
+from interpretune.errors import DataError
+from interpretune.system.offered import ROWS, Offer, addressed
+
+SPLIT = "validation"
+"""Of rows without splits."""
+
+
+def offered_splits(source: Any) -> Mapping[str, datasets.Dataset] | None:
+    """The splits of a source that a package offers; None: the text names none.
+
+    Raises:
+        AdapterError: The package cannot be imported, or what it offers cannot be used.
+        DataError: It fails, or what it returns are no rows.
+    """
+    if (found := addressed(ROWS, source)) is None:
+        return None
+    offer, address = found
+    given = offer.call(DataError, address)
+    if isinstance(given, datasets.Dataset) or not isinstance(given, Mapping):
+        given = {SPLIT: given}
+    splits = {str(split): _dataset(rows, offer) for split, rows in given.items()}
+    if not splits:
+        raise DataError(f"The source of rows {offer} has no rows at {address!r}.")
+    return splits
+
+
+def _dataset(rows: Any, offer: Offer) -> datasets.Dataset:
+    if isinstance(rows, datasets.Dataset):
+        return rows
+    try:
+        records = [dict(row) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The source of rows {offer} returned a {type(rows).__name__}. It must return mappings with the columns of "
+            "rows, a datasets.Dataset, or either by split."
+        ) from error
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return datasets.Dataset.from_list([{name: record.get(name) for name in names} for record in records])
