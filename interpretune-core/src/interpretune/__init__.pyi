@@ -9,6 +9,7 @@ from .circuits import (
     node_patching as node_patching,
     path_patching as path_patching,
 )
+from .cli.run_config import read_session as read_session
 from .config.checked import CheckedConfig as CheckedConfig, Positive as Positive, Seed as Seed
 from .config.datamodule import ITDataModuleConfig as ITDataModuleConfig, PromptConfig as PromptConfig
 from .config.latents import LatentRequest as LatentRequest

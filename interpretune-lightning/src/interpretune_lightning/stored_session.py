@@ -39,6 +39,7 @@ class StoredSession:
 
     values: dict[str, Any] = field(factory=dict)
     lacking: list[str] = field(factory=list)
+    _of_adapters: set[type] = field(factory=set, init=False)
 
     @classmethod
     def of(cls, module: ITModule, datamodule: ITDataModule | None) -> StoredSession:
@@ -52,6 +53,9 @@ class StoredSession:
         if cfg is None:
             stored.lacking.append("the module was made without a session")
             return stored
+        if module.context is not None:
+            parts = ("module_cfg", "datamodule_cfg")
+            stored._of_adapters = {base for part in parts for _, base in module.context.bases(part)}
         cfg = copy.copy(cfg)
         cfg.module_cfg = copy.copy(cfg.module_cfg)
         cfg.module_cfg.optimizer_init = module.it_cfg.optimizer_init
@@ -92,7 +96,14 @@ class StoredSession:
         given |= getattr(value, "awaiting_composition", {})
         kept = given.keys() - NOT_STORED
         written = {name: self._written(item, f"{where}.{name}") for name, item in given.items() if name in kept}
-        return {CLASS: self._path_of(type(value), where), **written}
+        return {CLASS: self._path_of(self._given_class(type(value)), where), **written}
+
+    def _given_class(self, kind: type) -> type:
+        """Of a configuration that a session or a file composed for the stack, the class that adapters add to."""
+        if _imported(f"{kind.__module__}.{kind.__qualname__}") is kind:
+            return kind
+        *added, given = kind.__bases__
+        return given if added and set(added) <= self._of_adapters else kind
 
     def _path_of(self, kind: type, where: str) -> str:
         path = f"{kind.__module__}.{kind.__qualname__}"

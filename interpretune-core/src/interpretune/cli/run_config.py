@@ -87,6 +87,35 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
         "command": f"interpretune run {shlex.quote(Path(line.file or 'CONFIG.yaml').name)}",
         "configuration": told({part: value for part, value in wanted.items() if value}),
     }
+    values, types = _read_values(written, wanted, line)
+    if not wanted["analyses"]:
+        problem = "There are no analyses. Add some, `analyses: {clean: {mode: clean_no_sae}}` for one."
+        raise ConfigurationError(problem) if line.file else ArgumentError(None, f"{problem} Which CONFIG.yaml is it?")
+    return _build(values, types, wanted["analyses"], line, made_by)
+
+
+def read_session(written: Mapping[str, Any]) -> ITSessionConfig:
+    """The configuration of a session from plain values, as a YAML file has them: ``session`` of ``interpretune run``.
+
+    Args:
+        written: ``adapter_ctx``, ``module_cls``, ``shared_cfg``, ``datamodule_cfg``, ``module_cfg``, ``latents``;
+            classes by their paths.
+
+    Raises:
+        ConfigurationError: Something in it does not fit.
+        AdapterError: An adapter cannot be stacked.
+    """
+    wanted = {"session": copy.deepcopy(dict(written)), "analyses": {}, "runner": {}}
+    check_shape(wanted)
+    line = CommandLine(None, (), (), dry_run=False, json=False)
+    values, types = _read_values(wanted, copy.deepcopy(wanted), line)
+    return _build(values, types, (), line, {}).session
+
+
+def _read_values(
+    written: Mapping[str, Any], wanted: dict[str, Any], line: CommandLine
+) -> tuple[Namespace, dict[str, type]]:
+    """The values of all parts, and the types of the parts, which depend on the stack."""
     context, recipe = _read_stack(wanted["session"])
     asks_for_latents = wanted["session"].get("latents") is not None or any("help" in item for item in line.asks)
     types = {
@@ -104,11 +133,7 @@ def read_run(arguments: Sequence[str]) -> RunConfig:
         raise ArgumentError(None, str(error)) from error
     parser = _parser(types)
     file, options = _fold_options(written, wanted, line, types)
-    values = _parse(parser, file, options, line)
-    if not wanted["analyses"]:
-        problem = "There are no analyses. Add some, `analyses: {clean: {mode: clean_no_sae}}` for one."
-        raise ConfigurationError(problem) if line.file else ArgumentError(None, f"{problem} Which CONFIG.yaml is it?")
-    return _build(values, types, wanted["analyses"], line, made_by)
+    return _parse(parser, file, options, line), types
 
 
 def _kind_of(analysis: Any) -> type:
