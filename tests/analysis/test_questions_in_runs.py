@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import pytest
 from pandas.testing import assert_frame_equal
 
 import interpretune as it
-from interpretune.analysis import AnalysisRunner, EvidenceCfg, QuestionCfg
+from interpretune.analysis import AnalysisRunner, EvidenceCfg, QuestionCfg, write_page
 from interpretune.plugins.stack import build_context
 from interpretune.questions import Effects, Latents, LogitLens
 from interpretune.store.writer import StoreWriter
@@ -197,3 +198,56 @@ def test_a_question_notes_the_call_or_what_made_it_last(tmp_path):
     assert later.run(asked)["heads"].manifest.about["made_by"] == made_by
     key = it.Effects(found[0]).store.manifest.key
     assert later.run(asked)["heads"].manifest.key == key
+
+
+def test_effects_on_units_and_of_components_in_a_run_are_those_of_the_calls(tmp_path):
+    session = session_of(tmp_path, ALIKE, hf_model=tiny_llama().double().eval())
+    model, tokenizer = session.module.model, session.datamodule.tokenizer
+    asked = {
+        "heads": QuestionCfg(units={"heads": 0}, value="corrupted"),
+        "on": QuestionCfg(units={"heads": 0}, on={"neurons": 1}, value="corrupted", gradient=True, tolerance=0.01),
+        "nodes": QuestionCfg(method="node_patching", units=["heads", {"vector": "layers.0.mlp_out"}]),
+        "edges": QuestionCfg(method="component_edges", approximations=["eap", "eap_ig"], steps=2, exact=3),
+        "paths": QuestionCfg(method="path_patching", edges=[["layers.0.mlp_out", "logits"]]),
+    }
+    units, given = [it.Heads(), it.Vector("layers.0.mlp_out")], {"value": "corrupted", "gradient": True}
+    alone = {
+        "on": it.effects_on(
+            model, tokenizer, ALIKE, units=it.Heads(0), on=it.Neurons(1), tolerance=0.01, batch_size=3, **given
+        ),
+        "nodes": it.node_patching(model, tokenizer, ALIKE, units=units),
+        "edges": it.component_edges(model, tokenizer, ALIKE, method=["eap", "eap_ig"], steps=2, exact=3),
+        "paths": it.path_patching(model, tokenizer, ALIKE, edges=[("layers.0.mlp_out", "logits")]),
+    }
+    runner = AnalysisRunner(**session, root=tmp_path / "stores")
+    assert runner.dry_run(asked)["edges"].remaining == 1
+    stores = runner.run(asked)
+    for name, wanted in alone.items():
+        found = asked[name].result(stores[name])
+        assert type(found) is type(wanted)
+        assert len(found.to_pandas()) > 0
+        assert_frame_equal(found.to_pandas(), wanted.to_pandas(), rtol=0, atol=1e-10)
+    page = write_page([store.folder for store in stores.values()], tmp_path / "page.html").read_text()
+    assert "Nodes and edges" in page
+    for name, wanted in alone.items():
+        assert f"<p>{escape(repr(wanted))}.</p>" in page, name
+        assert str(wanted.top(1).iloc[0, 0]) in page
+    assert "Nodes and edges" in write_page([alone["on"]], tmp_path / "other.html").read_text()
+    runner.run(asked)
+    assert set(runner.found) == {*asked}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"units": "heads", "at": "each"}, "QuestionCfg.at is 'each', which means nothing without on"),
+        ({"method": "component_edges", "value": "mean"}, "QuestionCfg.value is 'mean', which means nothing with the"),
+        ({"units": "heads", "exact": 3}, "QuestionCfg.exact is 3, which means nothing with the method exact"),
+        ({"units": "heads", "on": "heads", "method": "gradient"}, "on asks for exact effects on units"),
+        ({"units": "heads", "on": "heads", "evidence": EvidenceCfg()}, "in an analysis without on"),
+        ({"method": "component_edges", "approximations": ["eap", "ap"]}, "QuestionCfg.approximations is"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, words):
+    with pytest.raises(it.ConfigurationError, match=words):
+        QuestionCfg(**settings)

@@ -33,6 +33,7 @@ def here(tmp_path, monkeypatch):
         "analyses": {
             "model": {"units": ["heads", {"neurons": 2}], "split": "validation", "circuit": circuit},
             "clean": {"units": {"neurons": 0}, "objective": "log_prob", "split": "validation"},
+            "on": {"units": {"heads": 0}, "on": {"heads": 1}, "split": "validation"},
         },
         "runner": {"root": "stores"},
     }
@@ -52,6 +53,7 @@ def test_a_circuit_is_printed_and_its_page_is_written(here, capsys):
     assert max(map(len, printed)) < 100
     text = (here / "pages" / "circuit.html").read_text()
     assert "Shapley values" in text
+    assert "Total effects of layers.0.attn_z, set to zero, on layers.1.attn_z over 3 rows" in text
     assert "layers.2.attn_z head" in text
     assert main(["circuit", "run.yaml", "--json", "--verbose"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -59,7 +61,7 @@ def test_a_circuit_is_printed_and_its_page_is_written(here, capsys):
     assert circuit["edges"][0].keys() == {"source", "target", "effect", "low", "high", "size", "gradient"}
     assert len(circuit["nodes"]) == 12
     assert circuit["sentences"][0].startswith("Of the 6 top units, ")
-    assert {item["name"] for item in told["analyses"]} == {"model", "clean"}
+    assert {item["name"] for item in told["analyses"]} == {"model", "clean", "on"}
 
 
 def test_a_file_without_a_circuit_is_told_what_to_add(here, capsys):

@@ -16,6 +16,7 @@ from torch import nn
 import interpretune as it
 from interpretune.analysis import AnalysisMode, AnalysisStore, EvidenceCfg, QuestionCfg
 from interpretune.analysis.stored_run import StoredRun
+from interpretune.circuits import NodeEffects
 from interpretune.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, main
 from interpretune.cli.run_config import read_run
 from interpretune.cli.written_analysis import WrittenAnalysis
@@ -756,5 +757,6 @@ def test_questions_of_the_docs_can_be_read(here: Path) -> None:
     assert len(written_units(run.analyses["more"].units[:2], [])) == 3
     assert run.analyses["neurons"].split == "train"
     assert run.analyses["neurons"].evidence == EvidenceCfg(held_out="validation")
+    assert (run.analyses["on_units"].result, run.analyses["components"].exact) == (NodeEffects, 20)
     example = read_run([str(ROOT / "docs" / "examples" / "question.yaml")])
     assert example.analyses["heads"] == QuestionCfg(units={"heads": "all"}, objective="log_prob", value="corrupted")

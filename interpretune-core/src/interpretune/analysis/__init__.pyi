@@ -13,7 +13,7 @@ from interpretune.analysis.modes import (
 )
 from interpretune.analysis.offered import offered_operations as offered_operations
 from interpretune.analysis.plan_runner import AnalysisRunner as AnalysisRunner
-from interpretune.analysis.question_run import (
+from interpretune.analysis.question_cfg import (
     CircuitCfg as CircuitCfg,
     EvidenceCfg as EvidenceCfg,
     QuestionCfg as QuestionCfg,

@@ -18,7 +18,8 @@ from interpretune.analysis.identity import DataIdentity, count_examples, identif
 from interpretune.analysis.memory_estimate import MemoryWatch
 from interpretune.analysis.mode_plans import mode_of, plan_of
 from interpretune.analysis.modes import AnalysisCfg, AnalysisMode
-from interpretune.analysis.question_run import QuestionCfg, QuestionRun
+from interpretune.analysis.question_cfg import QuestionCfg
+from interpretune.analysis.question_run import QuestionRun
 from interpretune.analysis.stored_run import StoredRun, describe_run
 from interpretune.config.checked import check_argument
 from interpretune.errors import AnalysisError, ConfigurationError, UnknownContentError

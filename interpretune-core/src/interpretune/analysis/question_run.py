@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
@@ -15,21 +15,15 @@ from interpretune.analysis.dry_run import DryRun
 from interpretune.analysis.identity import module_source
 from interpretune.analysis.memory_estimate import MemoryWatch
 from interpretune.analysis.open_analyses import OpenAnalyses
+from interpretune.analysis.question_cfg import CircuitCfg, EvidenceCfg, QuestionCfg, rows_given
 from interpretune.backends.identity import without_folders
-from interpretune.circuits.gathering import Approximation, circuit_of, parts_of_circuit, seconds_of_circuit
-from interpretune.circuits.share_of_pool import check_share
-from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
-from interpretune.errors import ConfigurationError
+from interpretune.circuits.gathering import circuit_of, parts_of_circuit, seconds_of_circuit
 from interpretune.evidence.gathering import evidence_of, parts_to_gather, seconds_of
 from interpretune.operations.objectives import check_gradient
 from interpretune.questions.answering import Share
-from interpretune.questions.lenses import direct_question, lens_question
-from interpretune.questions.model_and_rows import ModelAndRows
-from interpretune.questions.one_call import question_of
 from interpretune.questions.question import Question
 from interpretune.questions.result import Effects
-from interpretune.questions.sources import ANSWERS, CORRECT, read_rows
-from interpretune.questions.written_units import written_units
+from interpretune.questions.sources import read_rows
 from interpretune.store import AnalysisStore, Manifest
 from interpretune.store.contents import batches_there
 from interpretune.store.folder import MANIFEST
@@ -37,167 +31,8 @@ from interpretune.store.tables import note
 from interpretune.system.ranks import rank_zero_warn
 
 if TYPE_CHECKING:
-    from interpretune.questions.prompt_row import PromptRow
     from interpretune.session.datamodule import ITDataModule
     from interpretune.session.module import ITModule
-
-
-LOOKED_AT = frozenset({"objective", "method", "batch_size", "split", "limit"})
-"""Settings of questions that change nothing."""
-
-
-@dataclass(kw_only=True)
-class EvidenceCfg(CheckedConfig, checks_types=True):
-    """What ``evidence_of`` gathers after the effects of a question.
-
-    Attributes:
-        held_out: A split, or other rows, none of them of the question; None: no proof.
-        top: Units that are changed together.
-        cards: Units that get cards.
-        steer: Rows that are continued.
-        new_tokens: Most tokens of a continuation.
-        seed: Of the other units that are drawn for control.
-    """
-
-    held_out: Any = None
-    top: Positive = 5
-    cards: Annotated[int, Between(0)] = 10
-    steer: Annotated[int, Between(0)] = 4
-    new_tokens: Positive = 12
-    seed: Seed = 0
-
-
-@dataclass(kw_only=True)
-class CircuitCfg(CheckedConfig, checks_types=True):
-    """What ``circuit_of`` gathers after the effects of a question, which are exact.
-
-    Attributes:
-        held_out: A split, or other rows, none of them of the question; None: no curves, and sets are not judged.
-        sets: Which smallest sets are searched, ``sufficient`` or ``necessary``.
-        share: What they are to reach of what the whole pool does.
-        pool: Units at the top, of which sets are made.
-        width: Of the beam; 1: a greedy search.
-        budget: Most sets that a search evaluates.
-        methods: Approximations that are judged, and have curves: ``gradient``, ``integrated_gradients``.
-        sizes: Numbers of units in the curves; None: 1, 2, 3, 4, 6, 8, 12, ... and all; empty: no curves.
-        draws: Random rankings that are averaged.
-        top: Of how many units the overlap of methods is.
-        edges: Units that get exact edges: those of the sets, then those at the top; 0: none.
-        pairs: Units at the top whose pairs are changed; 0: none.
-        shapley: Units at the top that get Shapley values; 0: none.
-        permutations: Orders that are drawn for these.
-        seed: Of all that is drawn.
-    """
-
-    held_out: Any = None
-    sets: tuple[Literal["sufficient", "necessary"], ...] = ("sufficient",)
-    share: Annotated[float, Between(0, 1)] = 0.8
-    pool: Positive = 30
-    width: Positive = 1
-    budget: Positive = 10_000
-    methods: tuple[Approximation, ...] = ("gradient",)
-    sizes: tuple[Positive, ...] | None = None
-    draws: Annotated[int, Between(0)] = 5
-    top: Positive = 20
-    edges: Annotated[int, Between(0)] = 12
-    pairs: Annotated[int, Between(0)] = 0
-    shapley: Annotated[int, Between(0)] = 0
-    permutations: Positive = 100
-    seed: Annotated[int, Between(0)] = 0
-
-    def __post_init__(self) -> None:
-        check_share(self.share)
-        for name in ("sets", "methods", "sizes"):  # of files they are lists
-            if getattr(self, name) is not None:
-                setattr(self, name, tuple(getattr(self, name)))
-            if len(set(getattr(self, name) or ())) < len(getattr(self, name) or ()):
-                raise ConfigurationError(f"CircuitCfg.{name} is {getattr(self, name)!r}; name each once.")
-
-
-@dataclass(kw_only=True)
-class QuestionCfg(CheckedConfig, checks_types=True):
-    """What units do to an objective: ``effects`` as one of the analyses of a run, over its rows of questions.
-
-    Attributes:
-        units: What is changed, one or a list: units of code, or as files say it ``{neurons: 15}``, ``{heads: all}``,
-            ``{latents: all}`` or the name of a latent model of the session, ``{vector: layers.3.mlp_out}``, each also
-            with ``only: [ids]``.
-        objective: ``logit_diff``, ``{logit_diff: {against: mean}}``, ``log_prob``, ``prob``, ``kl``, ``loss``, or an
-            objective or function of code.
-        value: What units are set to: ``zero``, ``mean``, ``corrupted``, or a number.
-        mean_over: For ``mean``: a split, or other rows; None: the rows of the question.
-        positions: ``answer``, ``each``, or the name of a span.
-        method: ``exact``, ``gradient`` or ``integrated_gradients``; or ``direct`` (``direct_logit_attribution``, whose
-            units may be left out) or ``lens`` (``logit_lens``, of no units), which change nothing.
-        steps: Of integrated gradients.
-        budget: Most exact effects; None: all.
-        batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
-        row_budget: Most changed rows that run at a time; None: chosen from the free memory.
-        split: Whose rows are asked about; None: those that are tested.
-        limit: Most rows, up to whole batches; None: all that the run takes.
-        evidence: What is gathered after effects; None: nothing.
-        circuit: The circuit that is gathered after that; None: none.
-    """
-
-    units: Any = None
-    objective: Any = "logit_diff"
-    value: Any = "zero"
-    mean_over: Any = None
-    positions: str = "answer"
-    method: Literal["exact", "gradient", "integrated_gradients", "direct", "lens"] = "exact"
-    steps: Positive = 10
-    budget: Positive | None = None
-    batch_size: Positive | None = None
-    row_budget: Positive | None = None
-    split: str | None = None
-    limit: Positive | None = None
-    evidence: EvidenceCfg | None = None
-    circuit: CircuitCfg | None = None
-
-    def __post_init__(self) -> None:
-        taken = {"lens": LOOKED_AT, "direct": LOOKED_AT | {"units"}}.get(self.method)
-        idle = [] if taken is None else [item.name for item in fields(self) if item.name not in taken]
-        for name in idle:
-            if getattr(self, name) != getattr(type(self), name):
-                raise ConfigurationError(
-                    f"QuestionCfg.{name} is {getattr(self, name)!r}, and the method {self.method} looks at the "
-                    f"clean run, where it means nothing. Leave it out."
-                )
-        if self.circuit is not None and self.method != "exact":
-            raise ConfigurationError(
-                f"QuestionCfg.circuit stands on exact effects, and the method is {self.method}. Leave the method out: "
-                "circuit.methods names the approximations that are held against them."
-            )
-
-    def question(self, module: ITModule, datamodule: ITDataModule, rows: Sequence[PromptRow]) -> Question:
-        """The question about rows, not answered yet."""
-        size = self.batch_size or datamodule.itdm_cfg.eval_batch_size
-        units = None if self.units is None else written_units(self.units, module.latent_models)
-        if self.method in ("lens", "direct"):
-            asked = ModelAndRows.of(module.backend, datamodule.tokenizer, rows, ANSWERS, CORRECT, size)
-            with asked.held():
-                lens = self.method == "lens"
-                return lens_question(asked, self.objective) if lens else direct_question(asked, units, self.objective)
-        return question_of(
-            module.backend,
-            datamodule.tokenizer,
-            rows,
-            units=units,
-            objective=self.objective,
-            value=self.value,
-            mean_over=_rows_given(self.mean_over, datamodule),
-            positions=self.positions,
-            method=self.method,
-            steps=self.steps,
-            budget=self.budget,
-            batch_size=size,
-            row_budget=self.row_budget,
-        )
-
-
-def _rows_given(given: Any, datamodule: ITDataModule) -> Any:
-    """Rows of a split, where it is the name of one."""
-    return datamodule.rows(given) if isinstance(given, str) and given in datamodule.dataset else given
 
 
 def _slots_of_batches(question: Question) -> list[int]:
@@ -258,7 +93,7 @@ class QuestionRun:
         gathered: dict[str, Any] = {"evidence": cfg.evidence, "circuit": cfg.circuit}
         for part, settings in gathered.items():
             if settings is not None and settings.held_out is not None:
-                held_out = read_rows(_rows_given(settings.held_out, datamodule))
+                held_out = read_rows(rows_given(settings.held_out, datamodule))
                 gathered[part] = replace(settings, held_out=held_out[: _whole_batches(limit, size)])
         return cls(name, question, known[0] if known else root / f"{name}-{key[:12]}", about, **gathered)
 

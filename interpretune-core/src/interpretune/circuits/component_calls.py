@@ -71,7 +71,18 @@ def node_patching(
         TokenizationError: A corrupted prompt has another length.
     """
     call = call_in_words("it.node_patching", node_patching, locals())
-    asked, measured = _asked(model, tokenizer, prompts, answers, correct, objective, batch_size, row_budget)
+    told = {"correct": correct, "objective": objective, "batch_size": batch_size, "row_budget": row_budget}
+    found: PatchedNodes = _answered(
+        patching_question(model, tokenizer, prompts, answers, units=units, **told), store, call
+    )
+    return found
+
+
+def patching_question(
+    model: Any, tokenizer: Any, prompts: Any, answers: Any = "answers", *, units: Any = None, **told: Any
+) -> PatchingQuestion:
+    """What ``node_patching`` is asked, with the same arguments and errors, not answered yet."""
+    asked, measured = _asked(model, tokenizer, prompts, answers, **told)
     with asked.held(), torch.no_grad():
         sets = components(asked.backend) if units is None else unit_sets(units, asked.backend)
         for item in sets:
@@ -80,10 +91,7 @@ def node_patching(
                     f"{item.name} is not in a block of the model as it is. Node patching is of heads, neurons and "
                     "vectors of blocks; layers.0.resid_pre is the embedding, and it.effects changes latents."
                 )
-        question = PatchingQuestion(**asked.parts, sets=sets, objective=measured, row_budget=row_budget)
-        found: PatchedNodes = question.answered(store, {"made_by": {"call": call}}, shown=True)
-    found.warn_of_noise()
-    return found
+        return PatchingQuestion(**asked.parts, sets=sets, objective=measured, row_budget=told.get("row_budget"))
 
 
 def component_edges(
@@ -141,18 +149,35 @@ def component_edges(
         TokenizationError: A corrupted prompt has another length.
     """
     call = call_in_words("it.component_edges", component_edges, locals())
+    told = {"correct": correct, "objective": objective, "batch_size": batch_size, "row_budget": row_budget}
+    question = edge_question(model, tokenizer, prompts, answers, method=method, steps=steps, exact=exact, **told)
+    found: ComponentEdges = _answered(question, store, call)
+    return found
+
+
+def edge_question(
+    model: Any,
+    tokenizer: Any,
+    prompts: Any,
+    answers: Any = "answers",
+    *,
+    method: str | Sequence[str] = "eap",
+    steps: int = 5,
+    exact: int = 0,
+    **told: Any,
+) -> EdgeQuestion:
+    """What ``component_edges`` is asked, with the same arguments and errors, not answered yet."""
     methods = [method] if isinstance(method, str) else list(method)
     if not methods or len(set(methods)) < len(methods) or set(methods) - set(METHODS):
         raise ConfigurationError(f"The method is {method!r}; it is {' or '.join(METHODS)}, or a list of both.")
     check_count("steps", steps)
     if type(exact) is not int or exact < 0:
         raise ConfigurationError(f"exact is {exact!r}; it must be a whole number of edges, and at least 0.")
-    asked, measured = _asked(model, tokenizer, prompts, answers, correct, objective, batch_size, row_budget)
+    asked, measured = _asked(model, tokenizer, prompts, answers, **told)
     if "eap" in methods:
         check_gradient(measured, 'method="eap_ig"')
     with asked.held(), torch.no_grad():
-        question = _question(asked, measured, row_budget, methods=methods, steps=steps, exact=exact)
-        return _answered(question, store, call)
+        return _question(asked, measured, told.get("row_budget"), methods=methods, steps=steps, exact=exact)
 
 
 def path_patching(
@@ -200,16 +225,26 @@ def path_patching(
         TokenizationError: A corrupted prompt has another length.
     """
     call = call_in_words("it.path_patching", path_patching, locals())
+    told = {"correct": correct, "objective": objective, "batch_size": batch_size, "row_budget": row_budget}
+    found: ComponentEdges = _answered(
+        path_question(model, tokenizer, prompts, answers, edges=edges, **told), store, call
+    )
+    return found
+
+
+def path_question(
+    model: Any, tokenizer: Any, prompts: Any, answers: Any = "answers", *, edges: Any, **told: Any
+) -> EdgeQuestion:
+    """What ``path_patching`` is asked, with the same arguments and errors, not answered yet."""
     given = _pairs(edges)
-    asked, measured = _asked(model, tokenizer, prompts, answers, correct, objective, batch_size, row_budget)
+    asked, measured = _asked(model, tokenizer, prompts, answers, **told)
     with asked.held(), torch.no_grad():
         stream = WrittenStream.of(asked.backend)
         wanted = [stream.graph.edge(*edge) for edge in given]
         if twice := next((edge for i, edge in enumerate(given) if wanted[i] in wanted[:i]), None):
             raise AnalysisError(f"The edge from {twice[0]!r} to {twice[1]!r} is named twice; name each once.")
         asked.backend.check_hook_points([stream.graph.targets[target].hook_point for _, target in wanted])
-        question = _question(asked, measured, row_budget, stream, exact=wanted)
-        return _answered(question, store, call)
+        return _question(asked, measured, told.get("row_budget"), stream, exact=wanted)
 
 
 def _pairs(edges: Any) -> list[tuple[str, str]]:
@@ -229,8 +264,9 @@ def components(backend: AnalysisBackend) -> list[UnitSet]:
     return [embedding, *Heads().at(backend), *mlps]
 
 
-def _answered(question: EdgeQuestion, store: str | Path | None, call: str) -> ComponentEdges:
-    found: ComponentEdges = question.answered(store, {"made_by": {"call": call}}, shown=True)
+def _answered(question: PatchingQuestion | EdgeQuestion, store: str | Path | None, call: str) -> Any:
+    with question.held():
+        found = question.answered(store, {"made_by": {"call": call}}, shown=True)
     found.warn_of_noise()
     return found
 
@@ -259,10 +295,10 @@ def _asked(
     tokenizer: Any,
     prompts: Any,
     answers: Any,
-    correct: Any,
-    objective: Any,
-    batch_size: int,
-    row_budget: int | None,
+    correct: Any = "correct",
+    objective: Any = "logit_diff",
+    batch_size: int = 8,
+    row_budget: int | None = None,
 ) -> tuple[ModelAndRows, Objective]:
     measured = objective_of(objective)
     check_count("row_budget", row_budget)

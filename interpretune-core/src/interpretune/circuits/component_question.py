@@ -41,6 +41,7 @@ class PatchingQuestion(_OfCorrupted):
     result: ClassVar = PatchedNodes
     method: Any = field(default="node_patching", init=False)
 
+    @torch.no_grad()
     def computed(self, batch: RowsAsked) -> dict[str, Any]:
         """What is stored of a batch."""
         names = [item.dictionary.hook_point for item in self.sets]
@@ -71,6 +72,7 @@ class EdgeQuestion(_OfCorrupted):
     methods: Sequence[str]
     exact: int | Sequence[tuple[int, int]]
 
+    @torch.no_grad()
     def computed(self, batch: RowsAsked) -> dict[str, Any]:
         """What is stored of a batch."""
         run = ComponentBatch(self, batch, self.stream)

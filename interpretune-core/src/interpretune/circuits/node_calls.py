@@ -92,19 +92,16 @@ def effects_on(
         StoreError: The folder holds other results.
     """
     call = call_in_words("it.effects_on", effects_on, locals())
-    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 <= tolerance < math.inf:
-        raise ConfigurationError(
-            f"tolerance is {tolerance!r}; it is the size of the largest effect that is left out: 0, or "
-            "a finite number above."
-        )
-    given = on if isinstance(on, (list, tuple)) else [on]
-    if not given:
-        raise AnalysisError("There are no units that effects could be on: on is an empty list.")
-    question = question_of(
+    asked = node_question(
         model,
         tokenizer,
         prompts,
         answers,
+        on=on,
+        at=at,
+        direct=direct,
+        tolerance=tolerance,
+        gradient=gradient,
         correct=correct,
         units=units,
         objective=objective,
@@ -115,11 +112,40 @@ def effects_on(
         batch_size=batch_size,
         row_budget=row_budget,
     )
+    with asked.held():
+        found: NodeEffects = asked.answered(store, {"made_by": {"call": call}}, shown=True)
+    found.on_objective.warn_of_noise()
+    return found
+
+
+def node_question(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Any,
+    answers: Any = "answers",
+    *,
+    on: Any,
+    at: str = SAME,
+    direct: bool = False,
+    tolerance: float = 1e-3,
+    gradient: bool = False,
+    **asked: Any,
+) -> NodeQuestion:
+    """What ``effects_on`` is asked, with the same arguments and errors, not answered yet."""
+    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 <= tolerance < math.inf:
+        raise ConfigurationError(
+            f"tolerance is {tolerance!r}; it is the size of the largest effect that is left out: 0, or "
+            "a finite number above."
+        )
+    given = on if isinstance(on, (list, tuple)) else [on]
+    if not given:
+        raise AnalysisError("There are no units that effects could be on: on is an empty list.")
+    question = question_of(model, tokenizer, prompts, answers, **asked)
     with question.held(*(getattr(item, "latent_model", item) for item in given)):
         targets = unit_sets(on, question.backend)
         order = Order.of(question.backend, [*question.sets, *targets])
         order.check_targets(question.sets, targets)
-        asked = NodeQuestion(
+        found = NodeQuestion(
             **question.parts,
             on=targets,
             order=order,
@@ -128,7 +154,5 @@ def effects_on(
             tolerance=float(tolerance),
             gradient=gradient,
         )
-        asked.check_spans()
-        found: NodeEffects = asked.answered(store, {"made_by": {"call": call}}, shown=True)
-    found.on_objective.warn_of_noise()
-    return found
+        found.check_spans()
+        return found

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from interpretune.analysis import AnalysisRunner, QuestionCfg
 from interpretune.analysis.plan_runner import Analysis
+from interpretune.cli.report import plain
 from interpretune.cli.run_config import RunConfig
 from interpretune.plugins.contributions import ReportSection
-from interpretune.questions import Effects, LogitLens
+from interpretune.questions import LogitLens
 from interpretune.reports.sections import report_sections, section_data, section_text
 from interpretune.session.session import ITSession, it_init, it_session_end
 
@@ -86,8 +87,8 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
                 }
                 for name, store in stores.items()
             ]
-            found: dict[str, Effects | LogitLens] = {
-                name: (LogitLens if item.method == "lens" else Effects)(stores[name])
+            found: dict[str, Any] = {
+                name: item.result(stores[name])
                 for name, item in analyses.items()
                 if isinstance(item, QuestionCfg) and stores[name].complete
             }
@@ -97,7 +98,9 @@ def run_analyses(config: RunConfig, progress: Console) -> RunReport:
             for row in rows:
                 if (name := str(row["name"])) in found:
                     row["rows"] = found[name].question["rows"]
-                    row["layers" if isinstance(found[name], LogitLens) else "top"] = tables[name].to_dict("records")
+                    row["layers" if isinstance(found[name], LogitLens) else "top"] = plain(
+                        tables[name].to_dict("records")
+                    )
             sections = report_sections(session.module)
             answers = [f"{name}: {item}" for name, item in found.items()]
             text = "\n\n".join([_table(rows), *answers, *map(section_text, sections)])

@@ -8,8 +8,10 @@ from typing import Any
 
 from attrs import frozen
 
+from interpretune.circuits import NodeEffects
 from interpretune.errors import StoreError
-from interpretune.questions.result import Effects
+from interpretune.questions.result import Effects, Results
+from interpretune.reports.page.strongest import read_strongest
 from interpretune.store.store import AnalysisStore
 
 WHAT_WRITES_EFFECTS = (
@@ -26,14 +28,16 @@ class PageStores:
         results: Effects about which the page is: exact ones, or what there is.
         approximations: Effects by gradients beside exact ones.
         analyses: Stores of other analyses of the same model.
+        strongest: Effects of units on units, and of components and the edges between them.
     """
 
     results: tuple[Effects, ...]
     approximations: tuple[Effects, ...]
     analyses: tuple[AnalysisStore, ...]
+    strongest: tuple[Results, ...] = ()
 
     @classmethod
-    def of(cls, given: Iterable[str | Path | Effects | AnalysisStore]) -> PageStores:
+    def of(cls, given: Iterable[str | Path | Results | AnalysisStore]) -> PageStores:
         """Open stores, and see that they belong together.
 
         Args:
@@ -44,15 +48,19 @@ class PageStores:
         """
         effects: list[Effects] = []
         analyses: list[AnalysisStore] = []
+        strongest: list[Results] = []
         for item in given:
-            store = item.store if isinstance(item, Effects) else item
+            store = item.store if isinstance(item, Results) else item
             store = store if isinstance(store, AnalysisStore) else AnalysisStore.open(store)
             _check_finished(store)
             _check_manifest(store)
-            if store.manifest.about.get("question", {}).get("method") in Effects.methods:
+            if (found := read_strongest(store)) is not None:
+                strongest.append(found)
+            elif store.manifest.about.get("question", {}).get("method") in Effects.methods:
                 effects.append(item if isinstance(item, Effects) else Effects(store))
             else:
                 analyses.append(store)
+        effects = effects or [item.on_objective for item in strongest if isinstance(item, NodeEffects)]
         if not effects:
             held = "; ".join(f"{item.folder or 'what is in memory'} holds {_what(item)}" for item in analyses)
             raise StoreError(
@@ -66,9 +74,9 @@ class PageStores:
         _check_units(results)
         for item in beside:
             _check_beside(item, results)
-        for store in analyses:
+        for store in (*analyses, *(item.store for item in strongest)):
             _check_model(results[0].store, store)
-        return cls(tuple(results), tuple(beside), tuple(analyses))
+        return cls(tuple(results), tuple(beside), tuple(analyses), tuple(strongest))
 
 
 def _check_finished(store: AnalysisStore) -> None:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from interpretune.circuits import Circuit
 from interpretune.errors import OutputError
 from interpretune.evidence import Card, Continuation, Evidence, HeldOut, ShadedPrompt
-from interpretune.questions.result import Effects
+from interpretune.questions.result import Effects, Results
 from interpretune.reports.page import drawing
 from interpretune.reports.page.answer import Answer, Gathered, answer, objective_words, rows_of, widened
 from interpretune.reports.page.belonging import PageStores
@@ -27,6 +27,7 @@ from interpretune.reports.page.circuit import CircuitView
 from interpretune.reports.page.curves import curves
 from interpretune.reports.page.origin import Origin, model_name, origin, units_of
 from interpretune.reports.page.ranking import Ranking, rank
+from interpretune.reports.page.strongest import StrongestTable, strongest_table
 from interpretune.reports.page.text import interval, number, percent, percents, set_to, visible, web, window
 from interpretune.store.store import AnalysisStore
 from interpretune.system.html_table import html_table
@@ -44,7 +45,7 @@ NO_EVIDENCE = "No evidence was gathered."
 Cards = Sequence[tuple[int, Card]]
 
 
-def write_page(stores: Iterable[str | Path | Effects | AnalysisStore], path: str | Path) -> Path:
+def write_page(stores: Iterable[str | Path | Results | AnalysisStore], path: str | Path) -> Path:
     """Write a page about effects of units: one HTML file that loads nothing from elsewhere.
 
     Args:
@@ -84,7 +85,7 @@ class Page:
     _path: Path = field(default=Path("page.html"), init=False)
 
     @classmethod
-    def of(cls, stores: Iterable[str | Path | Effects | AnalysisStore], n_units: int = N_UNITS) -> Page:
+    def of(cls, stores: Iterable[str | Path | Results | AnalysisStore], n_units: int = N_UNITS) -> Page:
         """Read stores; see ``write_page``.
 
         Args:
@@ -159,7 +160,13 @@ class Page:
 
     @property
     def _every(self) -> list[AnalysisStore]:
-        return [*(item.store for item in self.stores.results), *self.stores.analyses]
+        stores = self.stores
+        return [*(item.store for item in (*stores.results, *stores.strongest)), *stores.analyses]
+
+    @property
+    def strongest(self) -> list[StrongestTable]:
+        """Tables of effects on units, and of components."""
+        return [strongest_table(item) for item in self.stores.strongest]
 
     @property
     def title(self) -> str:

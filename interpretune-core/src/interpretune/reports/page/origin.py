@@ -73,7 +73,7 @@ def origin(stores: PageStores, path: Path) -> Origin:
     effects = [*stores.results, *stores.approximations]
     first = effects[0]
     about = first.store.manifest.about
-    every = [*(item.store for item in effects), *stores.analyses]
+    every = [*(item.store for item in (*effects, *stores.strongest)), *stores.analyses]
     named = {item["name"]: item for store in every for item in store.manifest.about.get("latent_models", [])}
     parts = [
         ("Model", _model(every)),
