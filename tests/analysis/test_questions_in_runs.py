@@ -205,7 +205,7 @@ def test_effects_on_units_and_of_components_in_a_run_are_those_of_the_calls(tmp_
     model, tokenizer = session.module.model, session.datamodule.tokenizer
     asked = {
         "heads": QuestionCfg(units={"heads": 0}, value="corrupted"),
-        "on": QuestionCfg(units={"heads": 0}, on={"neurons": 1}, value="corrupted", gradient=True, tolerance=0.01),
+        "on": QuestionCfg(units={"heads": 0}, targets={"neurons": 1}, value="corrupted", gradient=True, tolerance=0.01),
         "nodes": QuestionCfg(method="node_patching", units=["heads", {"vector": "layers.0.mlp_out"}]),
         "edges": QuestionCfg(method="component_edges", approximations=["eap", "eap_ig"], steps=2, exact=3),
         "paths": QuestionCfg(method="path_patching", edges=[["layers.0.mlp_out", "logits"]]),
@@ -240,11 +240,11 @@ def test_effects_on_units_and_of_components_in_a_run_are_those_of_the_calls(tmp_
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"units": "heads", "at": "each"}, "QuestionCfg.at is 'each', which means nothing without on"),
+        ({"units": "heads", "at": "each"}, "QuestionCfg.at is 'each', which means nothing without targets"),
         ({"method": "component_edges", "value": "mean"}, "QuestionCfg.value is 'mean', which means nothing with the"),
         ({"units": "heads", "exact": 3}, "QuestionCfg.exact is 3, which means nothing with the method exact"),
-        ({"units": "heads", "on": "heads", "method": "gradient"}, "on asks for exact effects on units"),
-        ({"units": "heads", "on": "heads", "evidence": EvidenceCfg()}, "in an analysis without on"),
+        ({"units": "heads", "targets": "heads", "method": "gradient"}, "targets asks for exact effects on units"),
+        ({"units": "heads", "targets": "heads", "evidence": EvidenceCfg()}, "in an analysis without targets"),
         ({"method": "component_edges", "approximations": ["eap", "ap"]}, "QuestionCfg.approximations is"),
     ],
 )

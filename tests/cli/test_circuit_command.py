@@ -33,7 +33,7 @@ def here(tmp_path, monkeypatch):
         "analyses": {
             "model": {"units": ["heads", {"neurons": 2}], "split": "validation", "circuit": circuit},
             "clean": {"units": {"neurons": 0}, "objective": "log_prob", "split": "validation"},
-            "on": {"units": {"heads": 0}, "on": {"heads": 1}, "split": "validation"},
+            "on": {"units": {"heads": 0}, "targets": {"heads": 1}, "split": "validation"},
         },
         "runner": {"root": "stores"},
     }

@@ -32,7 +32,7 @@ Count = Annotated[int, Between(0)]
 OF_ALL = frozenset({"objective", "method", "batch_size", "split", "limit"})
 """Settings of every question."""
 OF_NODES = frozenset({"at", "direct", "tolerance", "gradient"})
-"""Settings that go with ``on``."""
+"""Settings that go with ``targets``."""
 OF_COMPONENTS = frozenset({"approximations", "exact", "edges"})
 """Settings of the edges between components."""
 TAKEN = {
@@ -143,11 +143,12 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         row_budget: Most changed rows that run at a time; None: chosen from the free memory.
         split: Whose rows are asked about; None: those that are tested.
         limit: Most rows, up to whole batches; None: all that the run takes.
-        on: Units on which effects are wanted too (``effects_on``), as ``units``; None: on the objective alone.
-        at: With ``on``: at which tokens.
-        direct: With ``on``: past dictionaries.
-        tolerance: With ``on``: effects of this size or less are left out.
-        gradient: With ``on``: gradient effects beside the exact ones.
+        targets: Units on which effects are wanted too (``on`` of ``effects_on``, a word that YAML takes for true), as
+            ``units``; None: on the objective alone.
+        at: With ``targets``: at which tokens.
+        direct: With ``targets``: past dictionaries.
+        tolerance: With ``targets``: effects of this size or less are left out.
+        gradient: With ``targets``: gradient effects beside the exact ones.
         approximations: Of ``component_edges``: ``eap``, ``eap_ig``.
         exact: Of ``component_edges``: how many edges are patched exactly, too.
         edges: Of ``path_patching``: pairs of the names of a source and a target.
@@ -176,7 +177,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     row_budget: Positive | None = None
     split: str | None = None
     limit: Positive | None = None
-    on: Any = None
+    targets: Any = None
     at: str = "same"
     direct: bool = False
     tolerance: Annotated[float, Between(0)] = 1e-3
@@ -191,7 +192,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         self.approximations = tuple(self.approximations)  # of files they are lists
         every = {item.name for item in fields(self)}
         taken = TAKEN.get(
-            self.method, every - OF_COMPONENTS - (OF_NODES if self.on is None else {"evidence", "circuit"})
+            self.method, every - OF_COMPONENTS - (OF_NODES if self.targets is None else {"evidence", "circuit"})
         )
         for name in (item.name for item in fields(self) if item.name not in taken):
             if not _is_default(getattr(self, name), getattr(type(self), name)):
@@ -199,31 +200,32 @@ class QuestionCfg(CheckedConfig, checks_types=True):
                 if self.method in ("lens", "direct"):
                     why = f"and the method {self.method} looks at the clean run, where it means nothing"
                 elif name in OF_NODES:
-                    why = "which means nothing without on: units on which effects are wanted"
-                elif self.on is not None:
-                    why = "which is gathered of effects on the objective alone, in an analysis without on"
+                    why = "which means nothing without targets: units on which effects are wanted"
+                elif self.targets is not None:
+                    why = "which is gathered of effects on the objective alone, in an analysis without targets"
                 raise ConfigurationError(f"QuestionCfg.{name} is {getattr(self, name)!r}, {why}. Leave it out.")
         if self.circuit is not None and self.method != "exact":
             raise ConfigurationError(
                 f"QuestionCfg.circuit stands on exact effects, and the method is {self.method}. Leave the method out: "
                 "circuit.methods names the approximations that are held against them."
             )
-        if self.on is not None and self.method != "exact":
+        if self.targets is not None and self.method != "exact":
             raise ConfigurationError(
-                f"QuestionCfg.on asks for exact effects on units, and the method is {self.method}. Leave the method "
+                f"QuestionCfg.targets asks for exact effects on units, and the method is {self.method}. Leave the method "
                 "out; gradient: true gives gradient effects beside them."
             )
 
     @property
     def result(self) -> type[Results]:
         """What its store is read as."""
-        return RESULTS.get(self.method, Effects if self.on is None else NodeEffects)
+        return RESULTS.get(self.method, Effects if self.targets is None else NodeEffects)
 
     def question(self, module: ITModule, datamodule: ITDataModule, rows: Sequence[PromptRow]) -> Question:
         """The question about rows, not answered yet."""
         size = self.batch_size or datamodule.itdm_cfg.eval_batch_size
         units, on = (
-            None if given is None else written_units(given, module.latent_models) for given in (self.units, self.on)
+            None if given is None else written_units(given, module.latent_models)
+            for given in (self.units, self.targets)
         )
         if self.method in ("lens", "direct"):
             asked = ModelAndRows.of(module.backend, datamodule.tokenizer, rows, ANSWERS, CORRECT, size)
