@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 import interpretune as it
-from interpretune.circuits import AttributionGraph
+from interpretune.analysis import AnalysisRunner, QuestionCfg
+from interpretune.circuits import AttributionGraph, AttributionGraphs
 from interpretune.circuits.linear_run import LinearRun
 from interpretune.testing.tiny_models import VOCABULARY, tiny_llama, tiny_tokenizer
 from tests.circuits.plain_graph import HeldModel, Skipping, cross_layer, transcoders
 from tests.cross_layer import Linear
+from tests.question_sessions import session_of
 from tests.questions.test_effects import MODELS, SIZES
 from tests.questions.test_lenses import tiny_gemma3
 from tests.tiny_architectures import backend_of, make_model as other_architecture, norms_in_float64
@@ -324,3 +326,28 @@ def test_a_gate_in_attention_is_noticed():
         block.self_attn.o_proj.register_forward_hook(lambda _, __, output: output * output.sigmoid())
     with pytest.raises(it.AnalysisError, match="this model is not linear"):
         it.attribution_graph(model, tiny_tokenizer(), PROMPT, transcoders=transcoders([0]))
+
+
+def test_graphs_of_rows_in_a_run_are_those_of_the_call(tmp_path):
+    model, coders = ready("llama")
+    rows = [it.PromptRow(f"{name} sees the red dog near the", (" house", " tree")) for name in ("Ada", "Bo")]
+    session = session_of(tmp_path, rows, latent_models=coders, hf_model=copy.deepcopy(model))
+    cfg = QuestionCfg(method="attribution_graph", units={"latents": "all"}, prune=[0.6, 0.9], max_nodes=12)
+    runner = AnalysisRunner(**session, root=tmp_path / "stores")
+    found = AttributionGraphs(runner.run({"graphs": cfg})["graphs"])
+    for number, row in enumerate(rows):
+        alone = it.attribution_graph(
+            session.module.model, session.datamodule.tokenizer, row, transcoders=coders, max_nodes=12
+        )
+        wanted = alone.prune(0.6, 0.9).exact_effects().to_pandas()
+        mine = found.to_pandas().query("row == @number")
+        assert len(mine) == len(wanted) > 0
+        assert mine.source.tolist() == wanted.source_name.tolist()
+        for name in ("source_position", "target_position", "weight", "linear_total", "exact"):
+            assert mine[name].to_numpy() == pytest.approx(wanted[name].to_numpy(), abs=1e-10)
+        assert found.rows().replacement[number] == pytest.approx(alone.scores["replacement"])
+    assert found.top(1).mean_size[0] > 0
+    assert "pruned to" in str(found)
+    part = QuestionCfg(method="attribution_graph", units={"latents": "all", "only": [1]})
+    with pytest.raises(it.AnalysisError, match="made with whole transcoders"):
+        runner.run({"graphs": part})

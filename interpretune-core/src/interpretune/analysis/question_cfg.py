@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from interpretune.circuits.component_calls import edge_question, patching_question, path_question
 from interpretune.circuits.component_results import ComponentEdges, PatchedNodes
 from interpretune.circuits.gathering import Approximation
+from interpretune.circuits.graph_question import AttributionGraphs, graph_question
 from interpretune.circuits.node_calls import node_question
 from interpretune.circuits.node_effects import NodeEffects
 from interpretune.circuits.share_of_pool import check_share
@@ -33,14 +34,15 @@ OF_ALL = frozenset({"objective", "method", "batch_size", "split", "limit"})
 """Settings of every question."""
 OF_NODES = frozenset({"at", "direct", "tolerance", "gradient"})
 """Settings that go with ``targets``."""
-OF_COMPONENTS = frozenset({"approximations", "exact", "edges"})
-"""Settings of the edges between components."""
+OF_EDGES = frozenset({"approximations", "exact", "edges", "prune", "max_nodes"})
+"""Settings of the edges between components, and of attribution graphs."""
 TAKEN = {
     "lens": OF_ALL,
     "direct": OF_ALL | {"units"},
     "node_patching": OF_ALL | {"units", "row_budget"},
     "component_edges": OF_ALL | {"approximations", "exact", "steps", "row_budget"},
     "path_patching": OF_ALL | {"edges", "row_budget"},
+    "attribution_graph": OF_ALL - {"objective"} | {"units", "prune", "max_nodes"},
 }
 """Settings of methods that do not ask for effects of single units."""
 RESULTS: dict[str, type[Results]] = {
@@ -48,6 +50,7 @@ RESULTS: dict[str, type[Results]] = {
     "node_patching": PatchedNodes,
     "component_edges": ComponentEdges,
     "path_patching": ComponentEdges,
+    "attribution_graph": AttributionGraphs,
 }
 """What they give; the others give ``Effects``."""
 
@@ -134,9 +137,9 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         mean_over: For ``mean``: a split, or other rows; None: the rows of the question.
         positions: ``answer``, ``each``, or the name of a span.
         method: ``exact``, ``gradient`` or ``integrated_gradients`` (``effects``); ``node_patching`` (whose units may be
-            left out), ``component_edges`` or ``path_patching``, of rows with corrupted prompts; or ``direct``
-            (``direct_logit_attribution``, whose units may be left out) or ``lens`` (``logit_lens``, of no units), which
-            change nothing.
+            left out), ``component_edges`` or ``path_patching``, of rows with corrupted prompts; ``attribution_graph``,
+            whose units are transcoders, of each row's prompt; or ``direct`` (``direct_logit_attribution``, whose units
+            may be left out) or ``lens`` (``logit_lens``, of no units), which change nothing.
         steps: Of integrated gradients, or of ``eap_ig``; None: 10 or 5.
         budget: Most exact effects; None: all.
         batch_size: Rows of one forward; None: ``eval_batch_size`` of the data module.
@@ -152,6 +155,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         approximations: Of ``component_edges``: ``eap``, ``eap_ig``.
         exact: Of ``component_edges``: how many edges are patched exactly, too.
         edges: Of ``path_patching``: pairs of the names of a source and a target.
+        prune: Of ``attribution_graph``: shares of the influence of nodes and of edges that are kept.
+        max_nodes: Of ``attribution_graph``: most latents of a graph.
         evidence: What is gathered after effects; None: nothing.
         circuit: The circuit that is gathered after that; None: none.
     """
@@ -168,6 +173,7 @@ class QuestionCfg(CheckedConfig, checks_types=True):
         "node_patching",
         "component_edges",
         "path_patching",
+        "attribution_graph",
         "direct",
         "lens",
     ] = "exact"
@@ -185,14 +191,17 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     approximations: tuple[Literal["eap", "eap_ig"], ...] = ("eap",)
     exact: Count = 0
     edges: tuple[tuple[str, str], ...] | None = None
+    prune: tuple[float, float] = (0.8, 0.98)
+    max_nodes: Positive = 2000
     evidence: EvidenceCfg | None = None
     circuit: CircuitCfg | None = None
 
     def __post_init__(self) -> None:
-        self.approximations = tuple(self.approximations)  # of files they are lists
+        node, edge = self.prune
+        self.approximations, self.prune = tuple(self.approximations), (node, edge)  # of files they are lists
         every = {item.name for item in fields(self)}
         taken = TAKEN.get(
-            self.method, every - OF_COMPONENTS - (OF_NODES if self.targets is None else {"evidence", "circuit"})
+            self.method, every - OF_EDGES - (OF_NODES if self.targets is None else {"evidence", "circuit"})
         )
         for name in (item.name for item in fields(self) if item.name not in taken):
             if not _is_default(getattr(self, name), getattr(type(self), name)):
@@ -211,8 +220,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
             )
         if self.targets is not None and self.method != "exact":
             raise ConfigurationError(
-                f"QuestionCfg.targets asks for exact effects on units, and the method is {self.method}. Leave the method "
-                "out; gradient: true gives gradient effects beside them."
+                f"QuestionCfg.targets asks for exact effects on units, and the method is {self.method}. Leave the "
+                "method out; gradient: true gives gradient effects beside them."
             )
 
     @property
@@ -227,6 +236,10 @@ class QuestionCfg(CheckedConfig, checks_types=True):
             None if given is None else written_units(given, module.latent_models)
             for given in (self.units, self.targets)
         )
+        if self.method == "attribution_graph":
+            asked = ModelAndRows.of(module.backend, datamodule.tokenizer, rows, ANSWERS, CORRECT, size)
+            with asked.held():
+                return graph_question(asked, units, self.prune, self.max_nodes)
         if self.method in ("lens", "direct"):
             asked = ModelAndRows.of(module.backend, datamodule.tokenizer, rows, ANSWERS, CORRECT, size)
             with asked.held():

@@ -9,6 +9,7 @@ from interpretune.circuits.curves import Faithfulness as Faithfulness, faithfuln
 from interpretune.circuits.exact_edges import CircuitEdges as CircuitEdges, circuit_edges as circuit_edges
 from interpretune.circuits.gathering import Circuit as Circuit, circuit_of as circuit_of
 from interpretune.circuits.graph import AttributionGraph as AttributionGraph, LeftOut as LeftOut
+from interpretune.circuits.graph_question import AttributionGraphs as AttributionGraphs
 from interpretune.circuits.judging import JudgedMethods as JudgedMethods, judge_methods as judge_methods
 from interpretune.circuits.node_calls import effects_on as effects_on
 from interpretune.circuits.node_effects import NodeEffects as NodeEffects

@@ -11,7 +11,7 @@ from attrs import frozen
 from rich.console import Console
 
 from interpretune.analysis import QuestionCfg
-from interpretune.circuits import ComponentEdges, NodeEffects, PatchedNodes
+from interpretune.circuits import AttributionGraphs, ComponentEdges, NodeEffects, PatchedNodes
 from interpretune.cli.report import LINES, WIDTH, plain
 from interpretune.cli.reported import Reported, page_file, run_and_report
 from interpretune.cli.run import RunReport, run_analyses
@@ -61,7 +61,7 @@ def run_circuit(config: RunConfig, page: Path, progress: Console) -> FoundCircui
         )
     if config.dry_run:
         return run_analyses(config, progress)
-    of_nodes = (NodeEffects, PatchedNodes, ComponentEdges)
+    of_nodes = (NodeEffects, PatchedNodes, ComponentEdges, AttributionGraphs)
     questions = {name: item for name, item in config.analyses.items() if isinstance(item, QuestionCfg)}
     asked += [name for name, item in questions.items() if item.result in of_nodes]
     return FoundCircuits(run_and_report(config, page_file(page, "--output"), progress, asked))

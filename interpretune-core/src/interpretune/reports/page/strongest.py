@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
-from interpretune.circuits import ComponentEdges, NodeEffects, PatchedNodes
+from interpretune.circuits import AttributionGraphs, ComponentEdges, NodeEffects, PatchedNodes
 from interpretune.questions.result import Results
 from interpretune.reports.page.text import number
 from interpretune.store.store import AnalysisStore
@@ -16,6 +16,8 @@ TEXTS = {"name": "Unit", "source": "Of", "target": "On"}
 NUMBERS = {
     "eap": "EAP",
     "eap_ig": "EAP-IG",
+    "weight": "Edge",
+    "linear_total": "Linear total",
     "exact": "Exact",
     "mean_effect": "Mean effect",
     "mean_size": "Mean size",
@@ -46,7 +48,7 @@ def read_strongest(store: AnalysisStore) -> Results | None:
     question = store.manifest.about.get("question", {})
     if "on" in question:
         return NodeEffects(store)
-    kinds: tuple[type[Results], ...] = (PatchedNodes, ComponentEdges)
+    kinds: tuple[type[Results], ...] = (PatchedNodes, ComponentEdges, AttributionGraphs)
     return next((kind(store) for kind in kinds if question.get("method") in kind.methods), None)
 
 
