@@ -197,8 +197,8 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     circuit: CircuitCfg | None = None
 
     def __post_init__(self) -> None:
-        node, edge = self.prune
-        self.approximations, self.prune = tuple(self.approximations), (node, edge)  # of files they are lists
+        for name in ("approximations", "prune"):  # of files they are lists
+            setattr(self, name, tuple(getattr(self, name)))
         every = {item.name for item in fields(self)}
         taken = TAKEN.get(
             self.method, every - OF_EDGES - (OF_NODES if self.targets is None else {"evidence", "circuit"})
