@@ -404,7 +404,7 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
             put("session/module_cfg/generative_step_cfg/answers", [True, False]),
             "generative_step_cfg.answers[0] is true, and takes words. YAML reads yes, no",
         ),
-        (put("analyses/clean", {"mode": "ablatoin"}), "analyses.clean.mode is 'ablatoin'; the modes are 'clean_no_sae'"),
+        (put("analyses/clean", {"mode": "ablatoin"}), "analyses.clean.mode is 'ablatoin'; the modes are 'clean_no"),
         (put("analyses/clean", "ablatoin"), "analyses.clean.mode is 'ablatoin'; the modes are 'clean_no_sae'"),
         (put("analyses/clean/row_budgt", 3), "analyses.clean has no field 'row_budgt'. Did you mean 'row_budget'?"),
         (put("analyses/clean/save", {"prompt": 1}), "analyses.clean.save has no field 'prompt'. Did you mean"),
