@@ -15,6 +15,7 @@ FOUND_IN_NUMBERS = {
     "answers_one_early_in_large_batches": ("larger-batches-agree", "the backend's run, 17 rows padded on the right"),
     "edits_one_early_in_large_batches": ("larger-batches-agree", "with an edit at", "17 rows padded on the right"),
     "takes_layer_10_for_layer_1": ("layers-of-two-digits", "a model of many layers has no layers.1.attn_out"),
+    "forgets_the_last_norm": ("unembedding-agrees", "logits of unembed(final_norm(vectors))"),
     "edits_layer_10_with_layer_1": ("layers-of-two-digits", "a model of many layers has no layers.1"),
     "cuts_gradients_at_one_hook_point": ("gradients-at-every-hook-point", "through an edit at layers.2.attn_out"),
     "detaches_gradients": ("gradients-at-every-hook-point", "through an edit at layers.0.resid_post"),

@@ -10,6 +10,7 @@ from interpretune.testing.rules import (  # noqa: F401  # isort: skip - the orde
     padding,
     generation,
     activations,
+    unembedding,
     gradient_flow,
     train_mode,
     many_layers,
