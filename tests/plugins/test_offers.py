@@ -125,6 +125,7 @@ TABLE = """
             return 7
         if address == "fails":
             raise KeyError("no such table")
+        address = address.rpartition("@")[2]
         rows = [{"prompt": f"{address} {i}", "answers": ["a", "b"], "correct": i % 2} for i in range(3)]
         rows[1]["spans"] = {"name": address}
         return rows if address == "one" else {"train": rows[:1], "validation": rows}
@@ -304,8 +305,8 @@ def test_a_mode_runs_through_the_engine_and_is_named_by_its_store(offer, tmp_pat
 def test_a_mode_that_nobody_offers_is_refused_with_those_that_there_are(offer):
     offer("modes", "surprise", "mode", MODE)
     offer("modes", "ablation", "mode", MODE, "interpretune-other")
-    with pytest.raises(it.ConfigurationError, match="is 'surprize'; the modes are .*, 'surprise'. Did you mean 'surp"):
-        AnalysisCfg(mode="surprize")
+    with pytest.raises(it.ConfigurationError, match="is 'surprised'; the modes are .*, 'surprise'. Did you mean 'surp"):
+        AnalysisCfg(mode="surprised")
     assert AnalysisCfg(mode="ablation").mode is AnalysisMode.ablation
 
 
@@ -316,7 +317,7 @@ def test_a_file_names_an_offered_mode_and_offered_rows(offer, tmp_path, capsys):
     config = {
         "session": {
             "shared_cfg": {"model_name_or_path": str(folder)},
-            "datamodule_cfg": {"rows": "acme:Ada sees", "answers": [" house", " tree"], "correct": 0},
+            "datamodule_cfg": {"rows": "acme://user:hunter2@Ada sees", "answers": [" house", " tree"], "correct": 0},
             "module_cfg": {"device": "cpu"},
         },
         "analyses": {"mine": {"mode": "surprise"}},
@@ -327,6 +328,9 @@ def test_a_file_names_an_offered_mode_and_offered_rows(offer, tmp_path, capsys):
     assert main(["run", str(file), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["analyses"]
     assert told["rows"] == 3
+    written = [path.read_bytes() for path in (tmp_path / "stores").rglob("*") if path.is_file()]
+    assert any(b"acme://" in text for text in written)
+    assert not any(b"hunter2" in text for text in written)
     with pytest.raises(SystemExit):
-        main(["run", str(file), "--analyses.mine.mode", "surprize"])
-    assert "is 'surprize'" in capsys.readouterr().err
+        main(["run", str(file), "--analyses.mine.mode", "surprised"])
+    assert "is 'surprised'" in capsys.readouterr().err
