@@ -43,12 +43,12 @@ test-notebooks: $(INSTALLED)  ## executes examples/notebooks on the real model, 
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m notebook tests/notebooks $(ARGS)
 
 test-tlens4: $(TLENS4)/.installed  ## core and its TransformerLens adapter with TransformerLens 4: tests, the kit, the numbers of 3.9
-	$(QUIETLY) $(BIN)/python -m tests.tlens.numbers $(TLENS4)/numbers.safetensors
+	$(QUIETLY) $(BIN)/python -m tests.tlens4.numbers $(TLENS4)/numbers.safetensors
 	$(QUIETLY) TRANSFORMER_LENS_NUMBERS=$(TLENS4)/numbers.safetensors $(TLENS4)/bin/python -m pytest \
-		tests/tlens tests/tlens/same_numbers.py tests/tlens/kit_of_bridges.py $(ARGS)
+		tests/tlens tests/tlens4/same_numbers.py tests/tlens4/kit.py $(ARGS)
 
-$(TLENS4)/.installed: $(INSTALLED) constraints.txt constraints-tlens4.txt tests/tlens/environment.py
-	$(BIN)/python -m tests.tlens.environment $(TLENS4)
+$(TLENS4)/.installed: $(INSTALLED) constraints.txt constraints-tlens4.txt tests/tlens4/environment.py
+	$(BIN)/python -m tests.tlens4.environment $(TLENS4)
 	touch $@
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour

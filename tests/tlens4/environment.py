@@ -1,4 +1,4 @@
-"""Makes an environment with TransformerLens 4 beside the workspace's: ``python -m tests.tlens.environment FOLDER``.
+"""Makes an environment with TransformerLens 4 beside the workspace's: ``python -m tests.tlens4.environment FOLDER``.
 
 All other libraries are those of the workspace, as links, so that nothing else is downloaded: numbers may differ by
 TransformerLens alone. SAELens, which asks for TransformerLens below 4, is not in it.

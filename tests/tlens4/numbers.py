@@ -1,6 +1,6 @@
 """Numbers of bridges of seeded tiny models, for a comparison of two versions of TransformerLens.
 
-``python -m tests.tlens.numbers FILE`` writes those of the installed version; ``same_numbers.py`` compares.
+``python -m tests.tlens4.numbers FILE`` writes those of the installed version; ``same_numbers.py`` compares.
 """
 
 from __future__ import annotations

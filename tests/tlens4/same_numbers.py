@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.tlens.numbers import KINDS, numbers_of
+from tests.tlens4.numbers import KINDS, numbers_of
 
 FILE = os.environ["TRANSFORMER_LENS_NUMBERS"]
 
