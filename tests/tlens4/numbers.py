@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ PROCESSED = ("llama", "gpt2")
 RAGGED = (9, 4, 12, 1)
 
 
+@functools.cache
 def backend_of(kind: str, *, processed: bool = False) -> TransformerLensBackend:
     """The bridge of a model whose weights its seed fixes, in float32."""
     model = make_model(kind, torch.float32)
@@ -64,9 +66,10 @@ def numbers_of(kind: str) -> dict[str, Tensor]:
 
 
 def main(file: Path) -> None:
-    """Write the numbers of all models, with the version that they are of."""
+    """Write the numbers of all models, with the version that they are of and the names of its hook points."""
     numbers = {name: values for kind in KINDS for name, values in numbers_of(kind).items()}
-    save_file(numbers, file, {"transformer-lens": importlib.metadata.version("transformer-lens")})
+    names = {kind: " ".join(backend_of(kind).hook_point_names()) for kind in KINDS}
+    save_file(numbers, file, {"transformer-lens": importlib.metadata.version("transformer-lens"), **names})
 
 
 if __name__ == "__main__":

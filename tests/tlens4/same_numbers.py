@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.tlens4.numbers import KINDS, numbers_of
+from tests.tlens4.numbers import KINDS, backend_of, numbers_of
 
 FILE = os.environ["TRANSFORMER_LENS_NUMBERS"]
 
@@ -21,7 +21,9 @@ FILE = os.environ["TRANSFORMER_LENS_NUMBERS"]
 def test_numbers_are_those_of_the_other_version(kind: str) -> None:
     with safe_open(FILE, "pt") as stored:
         assert stored.metadata()["transformer-lens"] != importlib.metadata.version("transformer-lens")
+        names = stored.metadata()[kind].split()
         expected = {name: stored.get_tensor(name) for name in stored.keys() if name.startswith(f"{kind}: ")}  # noqa: SIM118
+    assert set(names) <= set(backend_of(kind).hook_point_names())
     found = numbers_of(kind)
     assert len(expected) > 20
     assert expected.keys() <= found.keys()
