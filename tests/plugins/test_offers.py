@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,8 @@ def test_the_table_of_kinds_imports_nothing_large():
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 TABLE = """
+    WORD = ""
+
     def table(address):
         if address == "empty":
             return {}
@@ -126,7 +129,7 @@ TABLE = """
         if address == "fails":
             raise KeyError("no such table")
         address = address.rpartition("@")[2]
-        rows = [{"prompt": f"{address} {i}", "answers": ["a", "b"], "correct": i % 2} for i in range(3)]
+        rows = [{"prompt": f"{address} {i}{WORD}", "answers": ["a", "b"], "correct": i % 2} for i in range(3)]
         rows[1]["spans"] = {"name": address}
         return rows if address == "one" else {"train": rows[:1], "validation": rows}
 """
@@ -144,6 +147,16 @@ def test_rows_come_from_a_source_by_name(offer):
     assert {split: len(rows) for split, rows in found.items()} == {"train": 1, "validation": 3}
     by_split = read_question_rows(it.ITDataModuleConfig(rows={"test": "acme:one"}))
     assert [row.prompt for row in by_split["test"]] == ["one 0", "one 1", "one 2"]
+
+
+def test_data_are_known_by_their_content_not_by_their_address(offer):
+    offer("rows", "acme", "table", TABLE)
+    asked = SimpleNamespace(itdm_cfg=SimpleNamespace(rows=None, data="acme:one"))
+    first = it.ITDataModule.source_fingerprint(asked)
+    assert first.startswith("validation=")
+    assert it.ITDataModule.source_fingerprint(asked) == first
+    sys.modules["interpretune_acme"].WORD = "another"
+    assert it.ITDataModule.source_fingerprint(asked) != first
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +33,17 @@ def offered_splits(source: Any) -> Mapping[str, datasets.Dataset] | None:
     if not splits:
         raise DataError(f"The source of rows {offer} has no rows at {address!r}.")
     return splits
+
+
+def splits_fingerprint(splits: Mapping[str, datasets.Dataset]) -> str:
+    """SHA-256 of the rows of each split, since an address says nothing of what stands there today."""
+    found = []
+    for split, rows in splits.items():
+        written = hashlib.sha256()
+        for row in rows:
+            written.update(json.dumps(row, sort_keys=True, default=repr).encode() + b"\n")
+        found.append(f"{split}={written.hexdigest()}")
+    return " ".join(found)
 
 
 def _dataset(rows: Any, offer: Offer) -> datasets.Dataset:

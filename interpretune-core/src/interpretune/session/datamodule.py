@@ -21,6 +21,7 @@ from interpretune.errors import ConfigurationError, DataError, NotReusedWarning,
 from interpretune.hashing.content_hash import WHAT_TO_DO, ContentHash
 from interpretune.models.padding import ATTENTION_MASK, PaddingCollator
 from interpretune.models.tokenizer import load_tokenizer
+from interpretune.questions.offered_rows import offered_splits, splits_fingerprint
 from interpretune.session.prepared_content import prepared_content
 from interpretune.session.prompts import encode_prompts, longest_prompt, read_rows
 from interpretune.session.question_rows import encode_question_rows, read_question_rows, rows_fingerprint, rows_of
@@ -138,12 +139,14 @@ class ITDataModule:
 
         Returns:
             For each split of ``itdm_cfg.data`` the hash of its JSONL file, or of the state files of its folder (they
-            hold the fingerprints of ``datasets``), or its hub id; for each split of ``itdm_cfg.rows`` the hash of its
-            rows.
+            hold the fingerprints of ``datasets``), or its hub id; for each split of ``itdm_cfg.rows``, and of data that
+            an installed package supplies, the hash of its rows.
         """
         if self.itdm_cfg.rows is not None:
             return rows_fingerprint(self.itdm_cfg)
         data = self.itdm_cfg.data
+        if (offered := offered_splits(data)) is not None:
+            return splits_fingerprint(offered)
         files: Mapping[str, Any] = data if isinstance(data, Mapping) else {"": data}
         return " ".join(f"{split}={_file_fingerprint(Path(str(file)).expanduser())}" for split, file in files.items())
 
