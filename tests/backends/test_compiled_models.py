@@ -259,3 +259,43 @@ def test_a_classifier_answers_from_the_answer_position_although_it_is_compiled(t
     assert torch.equal(session.module(**batch).logits, expected)
     session.module.model = torch.compile(session.module.model, backend=not_compiled)
     assert torch.equal(session.module(**batch).logits, expected)
+
+
+def every_part(model, **options):
+    for module in model.modules():
+        if type(module).forward is not torch.nn.Module.forward:
+            module.compile(**options)
+    return model
+
+
+OTHERS = [
+    it.PromptRow("Max sees the big boat near the", (" house", " tree"), 1),
+    it.PromptRow("Nora likes a dog and", (" Max", " Ada"), 0),
+]
+PAIRS = [
+    it.PromptRow("Ada sees the red dog near the", (" house", " tree"), 0, corrupted="Ada sees the big dog near the"),
+]
+
+
+def evidence(model):
+    effects = it.effects(model, tiny_tokenizer(), ROWS, units=UNITS)
+    return it.evidence_of(effects, held_out=OTHERS, top=2, cards=1, steer=1, new_tokens=2)
+
+
+QUESTIONS = {
+    "gradient": lambda model: table(model, method="gradient"),
+    "each position": lambda model: table(model, positions="each"),
+    "units on units": lambda model: it.effects_on(
+        model, tiny_tokenizer(), ROWS, units=it.Heads(0), on=[it.Heads(1)], gradient=True
+    ).to_pandas(),
+    "edges": lambda model: it.component_edges(model, tiny_tokenizer(), PAIRS).to_pandas(),
+    "lens": lambda model: it.logit_lens(model, tiny_tokenizer(), ROWS).to_pandas(),
+    "directly": lambda model: it.direct_logit_attribution(model, tiny_tokenizer(), ROWS).to_pandas(),
+    "evidence, and steering": lambda model: pd.DataFrame([str(evidence(model))]),
+}
+
+
+@pytest.mark.parametrize("ask", QUESTIONS)
+def test_no_question_runs_compiled_code(ask, compiler):
+    compiled = QUESTIONS[ask](every_part(tiny_llama().eval(), backend=not_compiled))
+    pd.testing.assert_frame_equal(compiled, QUESTIONS[ask](tiny_llama().eval()))
