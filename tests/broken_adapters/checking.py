@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import json
+import pickle
 import shutil
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from interpretune.models import loading
 from interpretune.plugins.declaration import Level
 from interpretune.plugins.discovery import find_adapter, installed_adapters
 from interpretune.testing import RULES, AdapterConformance, Rule, reference
@@ -97,7 +100,10 @@ def _plain(kind: str, n_layers: int) -> Any:
 
 @contextlib.contextmanager
 def installed(name: str) -> Iterator[None]:
-    """A broken adapter's module, registered as the adapter ``acme`` of a distribution of its own."""
+    """A broken adapter's module, registered as the adapter ``acme`` of a distribution of its own.
+
+    What else is installed is read once for all of them.
+    """
     before = set(sys.modules)
     with tempfile.TemporaryDirectory(prefix="interpretune-acme-") as site:
         info = Path(site) / "interpretune_acme-3.1.4.dist-info"
@@ -105,12 +111,20 @@ def installed(name: str) -> Iterator[None]:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: interpretune-acme\nVersion: 3.1.4\n")
         registered = f"[interpretune.adapters]\nacme = {PACKAGE}.{name}:adapter\n"
         (info / "entry_points.txt").write_text(registered + OFFERS.get(name, ""))
+        own, path = importlib.metadata.PathDistribution(info).entry_points, sys.path
+        read = importlib.metadata.entry_points
+
+        def entry_points(**wanted):
+            with mock.patch.object(sys, "path", [place for place in path if place != site]):
+                return importlib.metadata.EntryPoints((*own.select(**wanted), *read(**wanted)))
+
         sys.path.insert(0, site)
         importlib.invalidate_caches()
-        found = installed_adapters()  # read once: nothing else is installed meanwhile
         try:
-            with mock.patch("interpretune.plugins.stack.installed_adapters", return_value=found):
-                yield
+            with mock.patch.object(importlib.metadata, "entry_points", entry_points):
+                found = installed_adapters()  # read once: nothing else is installed meanwhile
+                with mock.patch("interpretune.plugins.stack.installed_adapters", return_value=found):
+                    yield
         finally:
             sys.path.remove(site)
             for name in [name for name in sys.modules if name not in before and name.startswith(f"{PACKAGE}.")]:
@@ -126,14 +140,14 @@ def references_remembered() -> Iterator[None]:
     """Compute each naive ablation once."""
     compute = reference.ablated_logits
 
-    def remembered(model, latent_models, tokens, special, changes, position=reference.ANSWER):
+    def remembered(model, latent_models, tokens, special, cases, position=reference.ANSWER):
         if {type(item) for item in latent_models} != {RandomDictionary}:
-            return compute(model, latent_models, tokens, special, changes, position)
+            return compute(model, latent_models, tokens, special, cases, position)
         of_models = tuple((item.name, item.output_hook_point) for item in latent_models)
-        of_changes = tuple((name, tuple(values.items())) for name, values in changes.items())
-        key = (id(model), of_models, tuple(tokens.tolist()), tuple(special), of_changes, position)
+        of_cases = json.dumps([{name: [*values.items()] for name, values in changes.items()} for changes in cases])
+        key = (id(model), of_models, tuple(tokens.tolist()), tuple(special), of_cases, position)
         if key not in _REMEMBERED:
-            _REMEMBERED[key] = compute(model, latent_models, tokens, special, changes, position)
+            _REMEMBERED[key] = compute(model, latent_models, tokens, special, cases, position)
         return _REMEMBERED[key].clone()
 
     with mock.patch.object(reference, "ablated_logits", remembered):
@@ -195,8 +209,29 @@ def verdicts_on(name: str, rules: Iterable[Rule] | None = None) -> list[Verdict]
     """
     slow = (*IMPORT_RULES, OTHERS)
     chosen = [rule for rule in RULES.values() if rule.id not in slow] if rules is None else list(rules)
-    with installed(name), references_remembered(), bench_folder() as folder:
+    with installed(name), references_remembered(), models_loaded_once(), bench_folder() as folder:
         return list(check_suite(AcmeSuite(), folder, chosen))
+
+
+_LOADED: dict[str, bytes] = {}
+"""Models as they were loaded, pickled: every session has one of its own."""
+
+
+@contextlib.contextmanager
+def models_loaded_once() -> Iterator[None]:
+    """Load each tiny model once; that loading works is seen in the suites of the adapters of this repository."""
+    load = loading._from_pretrained
+
+    def loaded(cfg, model_class, quantized):
+        folder = Path(cfg.model_name_or_path)
+        files = sorted(folder.glob("*config.json"))
+        key = repr([folder, *map(Path.read_text, files), model_class, cfg.hf_from_pretrained_cfg, quantized])
+        if key not in _LOADED:
+            _LOADED[key] = pickle.dumps(load(cfg, model_class, quantized))
+        return pickle.loads(_LOADED[key])
+
+    with mock.patch.object(loading, "_from_pretrained", loaded):
+        yield
 
 
 @contextlib.contextmanager

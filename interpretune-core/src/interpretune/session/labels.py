@@ -43,7 +43,7 @@ def check_labels_have_answers(splits: Mapping[str, datasets.Dataset], answers: S
     for split, rows in splits.items():
         if LABELS not in getattr(rows, "column_names", ()):
             continue
-        labels = np.asarray(rows.with_format("numpy")[:][LABELS])
+        labels = np.asarray(rows.with_format("numpy", columns=[LABELS])[:][LABELS])
         if labels.ndim != 1 or labels.dtype.kind not in "iub":
             continue  # of a form that the user's own steps know
         beyond = np.flatnonzero(labels.astype(np.int64) >= len(answers))

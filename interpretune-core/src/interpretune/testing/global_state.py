@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import os
 import random
 import sys
@@ -88,7 +89,7 @@ class GlobalState:
             before, now = self.values[name], read()
             if before != now:
                 found.append(f"{name} {_difference(before, now)}")
-        for cls, before in self.classes.items():
+        for cls, before in self._classes_changed():
             now = vars(cls)
             replaced = sorted(key for key in {*before, *now} if before.get(key) is not now.get(key))
             replaced = [key for key in replaced if _counts(cls, key, before)]
@@ -102,6 +103,14 @@ class GlobalState:
         if not all(np.array_equal(a, b) for a, b in zip(of_numpy, np.random.get_state(), strict=True)):
             found.append("the random state of numpy")
         return found
+
+    def _classes_changed(self) -> Iterator[tuple[type, Mapping[str, Any]]]:
+        """Classes with other attributes than before, and those before; nearly always there are none."""
+        for cls, before in self.classes.items():
+            now = dict(vars(cls))
+            same = len(now) == len(before) and all(map(operator.is_, now, before))
+            if not (same and all(map(operator.is_, now.values(), before.values()))):
+                yield cls, before
 
     def changes_of_settings(self) -> list[str]:
         """As ``changes``, without what libraries set for themselves when they are imported."""
@@ -138,7 +147,7 @@ class GlobalState:
             logger.level, logger.disabled, logger.propagate = level, disabled, propagate
             logger.handlers[:] = handlers
         logging.getLogger().manager._clear_cache()  # type: ignore[attr-defined]  # levels were set past the setter
-        for cls, before in self.classes.items():
+        for cls, before in self._classes_changed():
             for name in [name for name in vars(cls) if name not in before]:
                 with contextlib.suppress(AttributeError, TypeError):
                     delattr(cls, name)

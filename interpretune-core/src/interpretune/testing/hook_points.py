@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor
 from interpretune.activations.hook_names import MLP_IN, MLP_OUT, RESID_MID, RESID_POST, canonical_names, in_layer
 from interpretune.errors import HookPointError
 from interpretune.testing import reference
-from interpretune.testing.reference import Hook
+from interpretune.testing.reference import Hook, Hooks
 from interpretune.testing.rule import RuleSkipped
 from interpretune.testing.tiny_latents import RandomDictionary
 from interpretune.testing.workbench import Bench
 
 SEEDS = 100
 """Distance between the seeds of two benches."""
+
+OFFERED, TURNED = "hook points offered", "logits turned at"
+"""What rules note for each other."""
 
 LOWER, UPPER = 0, 1
 """Layers of the latent models; one is above both."""
@@ -30,8 +33,10 @@ def names_of(bench: Bench) -> list[str]:
 
 
 def offered(bench: Bench) -> list[str]:
-    """Those that the backend offers."""
-    return [name for name in names_of(bench) if offers(bench.backend, name)]
+    """Those that the backend offers; it is asked once for all rules."""
+    if OFFERED not in bench.notes:
+        bench.notes[OFFERED] = [name for name in names_of(bench) if offers(bench.backend, name)]
+    return list(bench.notes[OFFERED])
 
 
 def offers(backend: Any, name: str) -> bool:
@@ -100,16 +105,17 @@ def holding(held: dict[str, Tensor], name: str) -> Hook:
     return hold
 
 
-def edited_logits(bench: Bench, edits: Sequence[tuple[str, Hook]], model: Any = None) -> Tensor:
-    """Logits ``[2, pos, vocab]`` of the plain model for the bench's even rows, with edits made in turn."""
-    plain = bench.reference if model is None else model
-    return torch.stack([reference.logits_of(plain, row, edits) for row in bench.even_rows])
+def edited_logits(bench: Bench, cases: Sequence[Hooks], model: Any = None) -> Tensor:
+    """Logits ``[case, 2, pos, vocab]`` of the plain model for the bench's even rows, with the edits of each case."""
+    return reference.logits_of_each(bench.reference if model is None else model, bench.even_rows, cases)
 
 
-def logits_turned_at(bench: Bench, name: str) -> Tensor:
-    """Those with ``turned`` at one hook point, computed once for all rules."""
-    found: dict[str, Tensor] = bench.notes.setdefault("logits turned at", {})
-    if name not in found:
+def logits_turned_at(bench: Bench) -> Mapping[str, Tensor]:
+    """Those with ``turned``, ``[2, pos, vocab]`` by hook point, computed once for all rules."""
+    if TURNED not in bench.notes:
+        names = offered(bench)
         with torch.no_grad():
-            found[name] = edited_logits(bench, [(name, turned)])
-    return found[name]
+            logits = edited_logits(bench, [[(name, turned)] for name in names])
+        bench.notes[TURNED] = dict(zip(names, logits, strict=True))
+    found: Mapping[str, Tensor] = bench.notes[TURNED]
+    return found

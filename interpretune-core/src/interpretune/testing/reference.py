@@ -1,7 +1,9 @@
-"""Slow, obvious references: a plain Hugging Face model, torch hooks, and one unpadded row at a time.
+"""Slow, obvious references: a plain Hugging Face model, torch hooks, and unpadded rows.
 
-Nothing here knows of backends. Places have canonical names; where they are in the model is written down for the two
-architectures that the kit writes, and for what is built like them.
+Rows of one length may share a forward, since the plain model computes each by itself: what is asked of many edits is
+asked of copies of the rows, each with an edit of its own. Nothing here knows of backends. Hook points have canonical
+names; where they are in the model is written down for the two architectures that the kit writes, and for what is built
+like them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from interpretune.testing.rule import RuleSkipped
 
 Hook = Callable[[Tensor], Tensor]
 Hooks = Sequence[tuple[str, Hook]]
+LatentChanges = Mapping[str, Mapping[int, float]]
+"""Values of latents: ``{activation name: {latent: value}}``."""
 
 ANSWER = -1
 """The answer position of one unpadded row."""
@@ -125,20 +129,56 @@ def _between(block: nn.Module, attention: nn.Module, hook: Hook) -> list[Any]:
 
 
 def logits_of(model: Any, tokens: Tensor, hooks: Hooks = ()) -> Tensor:
-    """Logits ``[pos, vocab]`` of one unpadded row ``[pos]``."""
+    """Logits ``[pos, vocab]`` of one unpadded row ``[pos]``, or ``[n, pos, vocab]`` of rows of one length."""
     with hooked(model, hooks):
-        logits: Tensor = model(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0]
-    return logits
+        logits: Tensor = model(input_ids=tokens.reshape(-1, tokens.shape[-1]), use_cache=False).logits
+    return logits.reshape(*tokens.shape, -1)
+
+
+def logits_of_each(model: Any, rows: Tensor, cases: Sequence[Hooks], longest: int = 256) -> Tensor:
+    """Logits ``[case, row, pos, vocab]`` of unpadded rows ``[row, pos]`` with the hooks of each case.
+
+    Args:
+        model: The plain model.
+        rows: Tokens.
+        cases: Hooks; each is given ``[row, pos, width]``, as in a forward of these rows alone.
+        longest: Rows in a forward; the cases are shared among as many forwards as it takes.
+    """
+    at_once = max(1, longest // len(rows))
+    found = []
+    for start in range(0, len(cases), at_once):
+        some = cases[start : start + at_once]
+        names = dict.fromkeys(name for hooks in some for name, _ in hooks)
+        hooks = [(name, _for_each([_in_turn(hooks, name) for hooks in some])) for name in names]
+        found.append(logits_of(model, rows.repeat(len(some), 1), hooks).unflatten(0, (len(some), len(rows))))
+    return torch.cat(found)
+
+
+def _in_turn(hooks: Hooks, name: str) -> list[Hook]:
+    return [hook for other, hook in hooks if other == name]
+
+
+def _for_each(cases: Sequence[Sequence[Hook]]) -> Hook:
+    """A hook that gives each case its own part of the rows."""
+
+    def run(activations: Tensor) -> Tensor:
+        parts = list(activations.chunk(len(cases)))
+        for i, hooks in enumerate(cases):
+            for hook in hooks:
+                parts[i] = hook(parts[i])
+        return torch.cat(parts)
+
+    return run
 
 
 @torch.no_grad()
 def activations_of(model: Any, tokens: Tensor, names: Sequence[str], hooks: Hooks = ()) -> dict[str, Tensor]:
-    """Activations ``[pos, width]`` of one unpadded row at hook points."""
+    """Activations ``[pos, width]`` of one unpadded row at hook points, ``[n, pos, width]`` of rows of one length."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Hook:
         def note(activations: Tensor) -> Tensor:
-            seen[name] = activations[0].clone()
+            seen[name] = activations.reshape(*tokens.shape, -1).clone()
             return activations
 
         return note
@@ -161,14 +201,22 @@ def splice_hooks(
     special: Sequence[int],
     edit: Callable[[Any, Tensor], Tensor],
 ) -> list[tuple[str, Hook]]:
-    """Hooks that put reconstructions in the place of activations; ``edit`` sees the latents ``[1, pos, d_sae]``.
+    """Hooks that put reconstructions in the place of activations; ``edit`` sees the latents ``[n, pos, d_sae]``.
 
     A latent model that reads at several hook points reads them here, in a forward with those before it in place.
+
+    Args:
+        model: The plain model.
+        latent_models: What is spliced in.
+        tokens: One unpadded row ``[pos]``, or ``[n, pos]``, the same row again and again.
+        special: Ids of special tokens.
+        edit: Gives the latents that are decoded.
     """
     hooks: list[tuple[str, Hook]] = []
     written: set[str] = set()
+    row = tokens.reshape(-1, tokens.shape[-1])[0]
     for item in latent_models:
-        alone = unspliced(tokens, special) if item.skips_special_tokens else torch.zeros(len(tokens), dtype=torch.bool)
+        alone = unspliced(row, special) if item.skips_special_tokens else torch.zeros(len(row), dtype=torch.bool)
         reads, writes = read_points(item), written_points(item)
         held: list[Tensor] = []
 
@@ -184,7 +232,8 @@ def splice_hooks(
             hooks.append((reads[0], read))
         else:
             seen = activations_of(model, tokens, reads, hooks)
-            read(torch.cat([seen[name] for name in reads], dim=-1).unsqueeze(0))
+            together = torch.cat([seen[name] for name in reads], dim=-1)
+            read(together.reshape(-1, *together.shape[-2:]))
         others = written - set(map(canonical, reads))
         hooks += [(name, write(i, alone, held, canonical(name) in others)) for i, name in enumerate(writes)]
         written.update(map(canonical, writes))
@@ -217,15 +266,26 @@ def ablated_logits(
     latent_models: Sequence[Any],
     tokens: Tensor,
     special: Sequence[int],
-    changes: Mapping[str, Mapping[int, float]],
+    cases: Sequence[LatentChanges],
     position: int = ANSWER,
 ) -> Tensor:
-    """Logits ``[vocab]`` at one position, where latents are set to values: ``{activation name: {latent: value}}``."""
+    """Logits ``[case, vocab]`` of one unpadded row at one position, where latents are set to values in each case.
+
+    Args:
+        model: The plain model.
+        latent_models: What is spliced in.
+        tokens: The row, ``[pos]``.
+        special: Ids of special tokens.
+        cases: What is set.
+        position: Where.
+    """
 
     def change(item: Any, latents: Tensor) -> Tensor:
         latents = latents.clone()
-        for latent, value in changes.get(activation_name(item), {}).items():
-            latents[0, position, latent] = value
+        for i, changes in enumerate(cases):
+            for latent, value in changes.get(activation_name(item), {}).items():
+                latents[i, position, latent] = value
         return latents
 
-    return logits_of(model, tokens, splice_hooks(model, latent_models, tokens, special, change))[position]
+    copies = tokens.repeat(len(cases), 1)
+    return logits_of(model, copies, splice_hooks(model, latent_models, copies, special, change))[:, position]

@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from interpretune.testing.user_classes import UserDataModule, UserModule
 
 if TYPE_CHECKING:
     from interpretune.testing.conformance import AdapterConformance
+
+Made = TypeVar("Made")
 
 BATCH_SIZE = 3
 N_ROWS = 7
@@ -67,6 +69,7 @@ class Bench:
         suite.folder.mkdir(exist_ok=True)
         self.broken: dict[str, tuple[str, ...]] = {}
         self.notes: dict[str, Any] = {}
+        self._errors: dict[str, BaseException] = {}
         self._numbers = itertools.count()
         self._sessions: list[ITSession] = []
 
@@ -74,6 +77,15 @@ class Bench:
         """What to raise where something is missing that a rule needs; a broken one of ``rules`` hides the rule."""
         because = tuple(dict.fromkeys(root for id_ in rules for root in self.broken.get(id_, ())))
         return RuleHidden(reason, because) if because else RuleSkipped(reason)
+
+    def _once(self, what: str, make: Callable[[], Made]) -> Made:
+        """What something makes; where it failed for one rule, it fails for the others without being tried again."""
+        if what not in self._errors:
+            try:
+                return make()
+            except (InterpretuneError, SystemExit) as error:
+                self._errors[what] = error
+        raise self._errors[what].with_traceback(None)
 
     # ----------------------------------------------------------------------------------------------------- the adapter
 
@@ -97,7 +109,7 @@ class Bench:
             RuleSkipped: It cannot be imported.
         """
         try:
-            return self.installed.load()
+            return self._once("import", self.installed.load)
         except (InterpretuneError, SystemExit) as error:
             raise self.lacking("the adapter cannot be imported: see the rule importable", FORM[:2]) from error
 
@@ -136,7 +148,7 @@ class Bench:
             RuleSkipped: The adapters cannot be stacked.
         """
         try:
-            return build_context(self.stack)
+            return self._once("stack", lambda: build_context(self.stack))
         except (InterpretuneError, SystemExit) as error:
             reason = f"{', '.join(self.stack)} cannot be stacked ({type(error).__name__}): see the first rules"
             raise self.lacking(reason, FORM) from error

@@ -50,7 +50,8 @@ SHOWN = 6
 @rule()
 def canonical_names_exist(bench: Bench) -> None:
     """Every hook point of a decoder is offered under its canonical name, and under its aliases."""
-    missing = [name for name in names_of(bench) if name not in offered(bench)]
+    there = offered(bench)
+    missing = [name for name in names_of(bench) if name not in there]
     expect(not missing, f"the backend does not offer {some(missing, SHOWN)}", "all hook points of a decoder")
     listed = set(bench.backend.hook_point_names())
     unlisted = [name for name in offered(bench) if name not in listed]
@@ -153,14 +154,14 @@ def _failing_runs(bench: Bench, module: Any) -> Iterator[tuple[str, Callable[[],
 def cache_agrees(bench: Bench) -> None:
     """Cached activations are those of the plain Hugging Face model at each canonical hook point."""
     names = offered(bench)
-    wanted = [reference.activations_of(bench.reference, row, names) for row in bench.even_rows]
+    wanted = reference.activations_of(bench.reference, bench.even_rows, names)
     logits, cache = bench.backend.run_with_cache(bench.even_inputs(), names)
     captured = bench.backend.capture(bench.even_inputs(), names)
     for name in names:
-        expected = torch.stack([row[name] for row in wanted])
+        expected = wanted[name]
         same(cache.get(name), expected, f"activations at {name}")
         same(captured.get(name), expected, f"captured activations at {name}")
-    answers = torch.stack([reference.logits_of(bench.reference, row)[-1] for row in bench.even_rows])
+    answers = reference.logits_of(bench.reference, bench.even_rows)[:, -1]
     same(logits, answers, "logits of a run with a cache")
 
 
@@ -192,13 +193,13 @@ def cache_is_a_copy(bench: Bench) -> None:
 @torch.no_grad()
 def edits_are_made(bench: Bench) -> None:
     """An edit at a canonical hook point changes the logits exactly as it changes those of the plain model."""
-    clean = bench.backend.forward(bench.even_inputs(), {})
+    clean, turned_at = bench.backend.forward(bench.even_inputs(), {}), logits_turned_at(bench)
     for name in offered(bench):
         found = bench.backend.forward(bench.even_inputs(), {name: turned})
         expect(
             not torch.allclose(found, clean, atol=1e-6), f"an edit at {name} changes no logit", "logits that it changes"
         )
-        same(found, logits_turned_at(bench, name), f"logits with an edit at {name}")
+        same(found, turned_at[name], f"logits with an edit at {name}")
 
 
 @rule(stack=True, after=["cache-agrees"])
@@ -229,10 +230,15 @@ def nested_edits_add_up(bench: Bench) -> None:
     """Edits of a block, of the blocks around it and of a forward in it are all made, the outer ones first."""
     backend, inputs, names = bench.backend, bench.even_inputs(), offered(bench)
     turned_round = inputs.select(torch.tensor([1, 0], device=inputs.tokens.device))  # a batch that was not run before
-    for index, name in enumerate(names):
-        other = names[(index + len(names) // 2) % len(names)]
-        both = edited_logits(bench, [(name, shrunk), (name, turned)])
-        apart = edited_logits(bench, [(name, shrunk), (other, turned)])
+    others = [names[(index + len(names) // 2) % len(names)] for index in range(len(names))]
+    cases = [
+        [(name, shrunk), *second]
+        for name, other in zip(names, others, strict=True)
+        for second in ([(name, turned)], [(other, turned)], [])
+    ]
+    wanted = edited_logits(bench, cases).unflatten(0, (len(names), 3))
+    clean = reference.activations_of(bench.reference, bench.even_rows.flip(0), names)
+    for name, other, (both, apart, one) in zip(names, others, wanted, strict=True):
         with backend.counted_hooks({name: shrunk}):
             same(
                 backend.forward(inputs, {name: turned}), both, f"logits with an edit at {name} in a block with another"
@@ -246,11 +252,8 @@ def nested_edits_add_up(bench: Bench) -> None:
             with backend.hooked({other: turned}):
                 same(backend.forward(inputs, {}), apart, f"logits in a block of {other} in one of {name}")
             once = backend.forward(inputs, {})
-        same(
-            once, edited_logits(bench, [(name, shrunk)]), f"logits in a block with an edit at {name}, after inner ones"
-        )
-        clean = [reference.activations_of(bench.reference, row, [name])[name] for row in bench.even_rows.flip(0)]
-        same(cache[name], shrunk(torch.stack(clean)), f"activations at {name} in a block with an edit there")
+        same(once, one, f"logits in a block with an edit at {name}, after inner ones")
+        same(cache[name], shrunk(clean[name]), f"activations at {name} in a block with an edit there")
         alias = next(aliases(name), None)
         if alias is not None and name != LOGITS:
             found = backend.forward(inputs, {name: shrunk, alias: turned})

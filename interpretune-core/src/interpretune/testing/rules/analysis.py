@@ -63,10 +63,11 @@ class _Naive:
         effects = torch.zeros(len(self.rows), item.d_sae)
         for i, (row, label, run) in enumerate(zip(self.rows, self.labels, self.spliced, strict=True)):
             clean = self.difference(run[0], label)
-            for latent in run[1][name][-1].nonzero().flatten().tolist():
-                changes = {name: {latent: 0.0}}
-                without = reference.ablated_logits(self.model, self.models, row, self.special, changes)
-                effects[i, latent] = clean - self.difference(without, label)
+            active = run[1][name][-1].nonzero().flatten().tolist()
+            if active:
+                cases = [{name: {latent: 0.0}} for latent in active]
+                without = reference.ablated_logits(self.model, self.models, row, self.special, cases)
+                effects[i, active] = clean - torch.stack([self.difference(logits, label) for logits in without])
         return effects
 
 

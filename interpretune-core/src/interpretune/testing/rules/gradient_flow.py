@@ -26,15 +26,13 @@ def gradients_at_every_hook_point(bench: Bench) -> None:
     def run(edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
         return bench.backend.forward(inputs, edits)
 
-    for name in names:
-        points = dict.fromkeys([EMBED, name] if EMBED in names and name != LOGITS else [name])
+    chosen = [list(dict.fromkeys([EMBED, name] if EMBED in names and name != LOGITS else [name])) for name in names]
+    for name, points, wanted in zip(names, chosen, _plain_gradients(bench, chosen), strict=True):
         found = _gradients(run, points)
-        wanted = [_gradients(_plain_run(bench, row), points) for row in bench.even_rows]
         for point in points:
             through = f" through an edit at {name}" if point != name else ""
             expect(point in found, f"no gradient arrives at {point}{through}", "that of the plain model")
-            expected = torch.cat([row[point] for row in wanted])
-            same(found[point], expected, f"gradients at {point}{through}")
+            same(found[point], wanted[point], f"gradients at {point}{through}")
     _check_parameters(bench)
 
 
@@ -70,26 +68,42 @@ def _of_parameters(bench: Bench, module: Any, names: Sequence[str]) -> list[Tens
     return [torch.zeros_like(item) if grad is None else grad for item, grad in zip(parameters, found, strict=True)]
 
 
-def _plain_run(bench: Bench, row: Tensor) -> Run:
-    return lambda edits: reference.logits_of(bench.reference, row, list(edits.items())).unsqueeze(0)
+def _plain_gradients(bench: Bench, chosen: Sequence[Sequence[str]]) -> list[dict[str, Tensor]]:
+    """Those of the plain model, with edits at other hook points in each case; no case reaches into another."""
+    cases = [_Added(points) for points in chosen]
+    hooks = [list(case.edits.items()) for case in cases]
+    with torch.enable_grad():
+        _objective(reference.logits_of_each(bench.reference, bench.even_rows, hooks).flatten(0, 1)).backward()
+    return [case.gradients() for case in cases]
 
 
-def _gradients(run: Run, names: Sequence[str] | Mapping[str, None]) -> dict[str, Tensor]:
+def _gradients(run: Run, points: Sequence[str]) -> dict[str, Tensor]:
     """Gradients of a sum of the last logits at what is added at hook points; those that arrive."""
-    leaves: dict[str, Tensor] = {}
+    added = _Added(points)
+    with torch.enable_grad():
+        objective = _objective(run(added.edits))
+        if objective.requires_grad:
+            objective.backward()
+    return added.gradients()
 
-    def adding(name: str) -> Callable[[Tensor], Tensor]:
+
+class _Added:
+    """Edits that add zeros, at which gradients arrive."""
+
+    def __init__(self, points: Sequence[str]) -> None:
+        self.leaves: dict[str, Tensor] = {}
+        self.edits = {point: self._adding(point) for point in points}
+
+    def _adding(self, point: str) -> Callable[[Tensor], Tensor]:
         def add(activations: Tensor) -> Tensor:
-            leaves[name] = torch.zeros_like(activations).requires_grad_()
-            return activations + leaves[name]
+            self.leaves[point] = torch.zeros_like(activations).requires_grad_()
+            return activations + self.leaves[point]
 
         return add
 
-    with torch.enable_grad():
-        objective = _objective(run({name: adding(name) for name in names}))
-        if objective.requires_grad:
-            objective.backward()
-    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+    def gradients(self) -> dict[str, Tensor]:
+        """Those that arrived, by hook point."""
+        return {point: leaf.grad for point, leaf in self.leaves.items() if leaf.grad is not None}
 
 
 def _objective(logits: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""The rule of batches of many rows: each row gives what it gives alone, also where a batch takes another way."""
+"""The rule of batches of many rows: each row gives what it gives unpadded, also where a batch takes another way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ from interpretune.testing.workbench import Bench
 N_ROWS = 17
 """Rows of a batch, of many lengths."""
 
+FEW = 4
+"""Rows that are run together without padding."""
+
+STEP = 3
+"""Tokens between two lengths."""
+
 Run = Callable[[ModelInputs], Tensor]
 """Gives ``[batch, ...]``."""
 
@@ -30,20 +37,30 @@ Run = Callable[[ModelInputs], Tensor]
     after=["padding-forward", "padding-splicing", "padding-gradients", "padding-ablation", "padding-interventions"],
 )
 def larger_batches_agree(bench: Bench) -> None:
-    """In a padded batch of many rows every row gives what it gives alone: answers and edits are at its own tokens."""
+    """In a padded batch of many rows each row gives what it gives unpadded: answers and edits are at its own tokens."""
     rows = _rows(bench)
     batches = {side: ModelInputs.from_batch(bench.padded(rows, side)) for side in SIDES}
-    alone = [ModelInputs.from_batch(bench.padded([row], "left")) for row in rows]
+    few = _of_one_length(rows)
+    unpadded = [ModelInputs.from_batch(bench.padded([rows[i] for i in group], "left")) for group in few]
+    back = torch.tensor([i for group in few for i in group]).argsort()
     for what, run in _runs(bench):
-        wanted = torch.cat([run(inputs).detach() for inputs in alone])
+        wanted = torch.cat([run(inputs).detach() for inputs in unpadded])
         for side, inputs in batches.items():
-            same(run(inputs), wanted, f"{what}, {N_ROWS} rows padded on the {side}")
+            same(run(inputs), wanted[back.to(wanted.device)], f"{what}, {N_ROWS} rows padded on the {side}")
+
+
+def _of_one_length(rows: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of up to ``FEW`` rows of one length, which need no padding; each row is in one group."""
+    lengths = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    groups = [list(group) for _, group in itertools.groupby(lengths, key=lambda i: len(rows[i]))]
+    return [group[start : start + FEW] for group in groups for start in range(0, len(group), FEW)]
 
 
 def _rows(bench: Bench) -> list[Tensor]:
     """The rows of the data set, each cut at another place."""
     whole = [torch.tensor(row) for row in bench.session.datamodule.dataset["validation"]["input_ids"]]
-    return [whole[i % len(whole)][: max(3, len(whole[i % len(whole)]) - (5 * i) % 11)] for i in range(N_ROWS)]
+    lengths = [max(3, (len(whole[i % len(whole)]) - (5 * i) % 11) // STEP * STEP) for i in range(N_ROWS)]
+    return [whole[i % len(whole)][:length] for i, length in enumerate(lengths)]
 
 
 def _runs(bench: Bench) -> Iterator[tuple[str, Run]]:

@@ -149,6 +149,5 @@ def _models(bench: Bench) -> Iterator[tuple[Any, ReferenceLatents, Tensor]]:
     """Each latent model of the session, the truth about it, and what the plain model has where it reads."""
     for item, truth in zip(bench.module.latent_models, _truth(bench), strict=True):
         points = truth.read_points
-        seen = [reference.activations_of(bench.reference, row, points) for row in bench.even_rows]
-        read = [torch.cat([row[point] for point in points], dim=-1) for row in seen]
-        yield item, truth, torch.stack(read).to(bench.module.device)
+        seen = reference.activations_of(bench.reference, bench.even_rows, points)
+        yield item, truth, torch.cat([seen[point] for point in points], dim=-1).to(bench.module.device)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from interpretune.activations.hook_names import RESID_POST, aliases, canonical_names, in_layer, split_layer
+from interpretune.activations.inputs import ModelInputs
 from interpretune.testing import reference
 from interpretune.testing.comparing import same
 from interpretune.testing.hook_points import dictionary, edited_logits, offered, offers, turned
 from interpretune.testing.own_names import own_names
+from interpretune.testing.reference import Hook
 from interpretune.testing.rule import expect, rule
 from interpretune.testing.rules.activations import check_modules
 from interpretune.testing.workbench import Bench
@@ -49,24 +51,36 @@ def _offered(bench: Bench, backend: Any, plain: Any) -> list[str]:
 
 
 def _check_activations(bench: Bench, backend: Any, plain: Any, names: Sequence[str]) -> None:
-    wanted = [reference.activations_of(plain, row, names) for row in bench.even_rows]
+    wanted = reference.activations_of(plain, bench.even_rows, names)
     spelled = {name: name for name in names}
     spelled |= {alias: name for name in names for alias in aliases(name) if offers(backend, alias)}
     _, cache = backend.run_with_cache(bench.even_inputs(), list(spelled))
     for alias, name in spelled.items():
-        expected = torch.stack([row[name] for row in wanted])
-        same(cache.get(alias), expected, f"activations at {alias} of a model of {reference.n_layers(plain)} layers")
+        same(cache.get(alias), wanted[name], f"activations at {alias} of a model of {reference.n_layers(plain)} layers")
 
 
 def _check_edits(bench: Bench, backend: Any, plain: Any, names: Sequence[str]) -> None:
-    for name in names:
-        layer, _ = split_layer(name) or (None, "")
-        if layer not in TWINS:
-            continue
-        wanted = edited_logits(bench, [(name, turned)], plain)
-        for alias in (name, *(alias for alias in aliases(name) if offers(backend, alias))):
-            found = backend.forward(bench.even_inputs(), {alias: turned})
-            same(found, wanted, f"logits of a model of many layers with an edit at {alias}")
+    twins = [name for name in names if (split_layer(name) or (None, ""))[0] in TWINS]
+    wanted = dict(zip(twins, edited_logits(bench, [((name, turned),) for name in twins], plain), strict=True))
+    for name, expected in wanted.items():
+        found = backend.forward(bench.even_inputs(), {name: turned})
+        same(found, expected, f"logits of a model of many layers with an edit at {name}")
+    spelled = {alias: name for name in twins for alias in aliases(name) if offers(backend, alias)}
+    together = ModelInputs.from_batch(bench.padded([*bench.even_rows] * len(spelled), "left"))
+    logits = backend.forward(together, {alias: _turning(i, len(spelled)) for i, alias in enumerate(spelled)})
+    for (alias, name), found in zip(spelled.items(), logits.chunk(len(spelled)), strict=True):
+        same(found, wanted[name], f"logits of a model of many layers with an edit at {alias}")
+
+
+def _turning(case: int, n: int) -> Hook:
+    """An edit of the rows of one case of several in a batch."""
+
+    def turn(activations: Tensor) -> Tensor:
+        parts = list(activations.chunk(n))
+        parts[case] = turned(parts[case])
+        return torch.cat(parts)
+
+    return turn
 
 
 def _check_latent_models(bench: Bench, backend: Any, plain: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from interpretune.testing import reference
 from interpretune.testing.backend_runs import capability_runs
 from interpretune.testing.comparing import same
 from interpretune.testing.global_state import hooks_on, left_behind
-from interpretune.testing.hook_points import crosscoder, latents, offered
+from interpretune.testing.hook_points import crosscoder, edited_logits, latents, offered
 from interpretune.testing.rule import RuleSkipped, expect, rule
 from interpretune.testing.workbench import Bench
 
@@ -65,27 +66,25 @@ def crosscoders_read_before_they_write(bench: Bench) -> None:
 def latent_edits_agree(bench: Bench) -> None:
     """Edits of latents, at the first token too, change the logits as they change those of the plain model."""
     models, inputs = latents(bench), bench.even_inputs()
-    for item in models:
-        name = activation_name(item)
-        for position in (0, 2, inputs.tokens.shape[1] - 1):
+    cases = [(item, position) for item in models for position in (0, 2, inputs.tokens.shape[1] - 1)]
 
-            def edit(values: Tensor, position: int = position) -> Tensor:
-                changed = values.clone()
-                changed[:, position, :5] += 1.0
-                return changed
+    def changed(latents: Tensor, row: int | slice, position: int) -> Tensor:
+        latents = latents.clone()
+        latents[row, position, :5] += 1.0
+        return latents
 
-            found = bench.backend.run_spliced(inputs, models, {name: edit}).answer_logits
-            wanted = []
-            for row in bench.even_rows:
-                hooks = reference.splice_hooks(
-                    bench.reference,
-                    models,
-                    row,
-                    bench.special,
-                    lambda which, x: edit(x) if which is item else x,  # noqa: B023
-                )
-                wanted.append(reference.logits_of(bench.reference, row, hooks)[-1])
-            same(found, torch.stack(wanted), f"logits with latents {name} changed at position {position}")
+    def edit(which: Any, latents: Tensor) -> Tensor:
+        for i, (item, position) in enumerate(cases):
+            latents = changed(latents, i, position) if which is item else latents
+        return latents
+
+    copies = [row.repeat(len(cases), 1) for row in bench.even_rows]
+    splices = [reference.splice_hooks(bench.reference, models, rows, bench.special, edit) for rows in copies]
+    wanted = [reference.logits_of(bench.reference, *given)[:, -1] for given in zip(copies, splices, strict=True)]
+    for (item, position), expected in zip(cases, torch.stack(wanted, dim=1), strict=True):
+        name, one = activation_name(item), functools.partial(changed, row=slice(None), position=position)
+        found = bench.backend.run_spliced(inputs, models, {name: one}).answer_logits
+        same(found, expected, f"logits with latents {name} changed at position {position}")
 
 
 @rule(stack=True, capabilities=["gradients"], after=["splicing-agrees", "gradients-at-every-hook-point"])
@@ -127,13 +126,14 @@ def ablation_agrees(bench: Bench) -> None:
         same(prefill.latents[name], torch.stack([row[1][name][-1] for row in wanted]), f"latents {name} of a prefill")
         pairs = [(i, latent) for i in range(len(inputs)) for latent in range(0, item.d_sae, EVERY)]
         found = bench.backend.ablate(prefill, LatentRows.single(name, torch.tensor(pairs, device=device)))
-        expected = torch.stack([_naive(bench, models, i, {name: {latent: 0.0}}) for i, latent in pairs])
+        singles = [{name: {latent: 0.0}} for latent in range(0, item.d_sae, EVERY)]
+        expected = torch.cat([_naive(bench, models, i, singles) for i in range(len(inputs))])
         same(found, expected, f"logits with single latents of {name} ablated")
         together = LatentRows.sets(
             name, torch.tensor([0, 1], device=device), [torch.tensor([0, 3, 6], device=device)] * 2, 0.5
         )
         changes = {name: {0: 0.5, 3: 0.5, 6: 0.5}}
-        expected = torch.stack([_naive(bench, models, i, changes) for i in range(2)])
+        expected = torch.cat([_naive(bench, models, i, [changes]) for i in range(2)])
         same(bench.backend.ablate(prefill, together), expected, f"logits with three latents of {name} set to 0.5")
 
 
@@ -150,7 +150,8 @@ def ablation_at_other_points(bench: Bench) -> None:
     name = activation_name(item)
     pairs = [(i, latent) for i in range(2) for latent in range(0, item.d_sae, EVERY)]
     found = bench.backend.ablate(prefill, LatentRows.single(name, torch.tensor(pairs, device=device)))
-    expected = torch.stack([_naive(bench, models, i, {name: {latent: 0.0}}, positions[i]) for i, latent in pairs])
+    singles = [{name: {latent: 0.0}} for latent in range(0, item.d_sae, EVERY)]
+    expected = torch.cat([_naive(bench, models, i, singles, positions[i]) for i in range(2)])
     same(found, expected, f"logits at other tokens with single latents of {name} ablated")
 
 
@@ -182,9 +183,9 @@ def _prefill(bench: Bench, inputs: ModelInputs, points: Points | None = None) ->
 
 
 def _naive(
-    bench: Bench, models: list[Any], row: int, changes: dict[str, dict[int, float]], position: int = -1
+    bench: Bench, models: Sequence[Any], row: int, cases: Sequence[reference.LatentChanges], position: int = -1
 ) -> Tensor:
-    return reference.ablated_logits(bench.reference, models, bench.even_rows[row], bench.special, changes, position)
+    return reference.ablated_logits(bench.reference, models, bench.even_rows[row], bench.special, cases, position)
 
 
 NEW_TOKENS = 3
@@ -216,19 +217,19 @@ def interventions_agree(bench: Bench) -> None:
         ),
         "Patch": (lambda **to: Patch(source=source, **to), lambda x, row: source[row].to(x).unsqueeze(0)),
     }
-    for kind, (make, change) in kinds.items():
-        for where, (positions, chosen) in at.items():
-            found = run_with_interventions(bench.backend, inputs, [make(at=point, positions=positions)])
-            wanted = []
-            for i, row in enumerate(bench.even_rows):
 
-                def edit(x: Tensor, i: int = i) -> Tensor:
-                    changed = x.clone()
-                    changed[:, chosen] = change(x, i)[:, chosen]  # noqa: B023
-                    return changed
+    def edit(x: Tensor, change: Callable[[Tensor, int], Tensor], chosen: list[int]) -> Tensor:
+        changed = x.clone()
+        for row in range(len(x)):
+            changed[row, chosen] = change(x[row : row + 1], row)[0, chosen]
+        return changed
 
-                wanted.append(reference.logits_of(bench.reference, row, [(point, edit)])[-1])
-            same(found, torch.stack(wanted), f"logits with {kind} at {point}, positions: {where}")
+    cases = [(kind, where) for kind in kinds for where in at]
+    edits = [functools.partial(edit, change=kinds[kind][1], chosen=at[where][1]) for kind, where in cases]
+    wanted = edited_logits(bench, [[(point, change)] for change in edits])[:, :, -1]
+    for (kind, where), expected in zip(cases, wanted, strict=True):
+        found = run_with_interventions(bench.backend, inputs, [kinds[kind][0](at=point, positions=at[where][0])])
+        same(found, expected, f"logits with {kind} at {point}, positions: {where}")
 
 
 @rule(stack=True, capabilities=["interventions", "splice"], after=["interventions-agree"])
@@ -242,8 +243,8 @@ def latent_interventions_agree(bench: Bench) -> None:
         bench.backend, inputs, [SetTo(at=name, value=2.0, latents=chosen, positions="answer")], models
     )
     changes = {name: dict.fromkeys(chosen, 2.0)}
-    wanted = [reference.ablated_logits(bench.reference, models, row, bench.special, changes) for row in bench.even_rows]
-    same(found, torch.stack(wanted), f"logits with two latents of {name} set to 2")
+    wanted = torch.cat([_naive(bench, models, row, [changes]) for row in range(len(inputs))])
+    same(found, wanted, f"logits with two latents of {name} set to 2")
 
 
 @rule(stack=True, capabilities=["interventions"], after=["interventions-agree", "generation-agrees"])

@@ -23,9 +23,10 @@ def edits_in_train_mode(bench: Bench) -> None:
     first, second = (backend.forward(inputs, {}).detach() for _ in range(2))
     if not torch.allclose(first, second, atol=1e-4):
         raise RuleSkipped("in train mode the model draws, also without the dropout of its config.json")
+    turned_at = logits_turned_at(bench)
     for name in offered(bench):  # with gradients, as a training step runs
         found = backend.forward(inputs, {name: turned})
-        same(found, logits_turned_at(bench, name), f"logits with an edit at {name} in train mode")
+        same(found, turned_at[name], f"logits with an edit at {name} in train mode")
     with torch.no_grad():
         _check_the_rest(bench, backend)
 
@@ -40,7 +41,7 @@ def _check_the_rest(bench: Bench, backend: Any) -> None:
     if "interventions" in bench.capabilities:
         point, value = offered(bench)[1], torch.linspace(-1, 1, bench.width)
         found = run_with_interventions(backend, inputs, [SetTo(at=point, value=value)])
-        wanted = edited_logits(bench, [(point, value.expand_as)])
+        (wanted,) = edited_logits(bench, [[(point, value.expand_as)]])
         same(found, wanted[:, -1], f"logits with an intervention at {point} in train mode")
 
 
