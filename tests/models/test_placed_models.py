@@ -17,12 +17,14 @@ from interpretune.analysis import (
     Add,
     AnalysisRunner,
     HuggingFaceBackend,
+    ModelInputs,
     generate_with_interventions,
     run_with_interventions,
 )
 from interpretune.system.placement import is_offloaded
 from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
 from tests.placed_models import PLACEMENTS, device_map
+from tests.pretended_devices import AWAY, HOME, pretended_devices
 from tests.questions.plain_loops import Coder
 from tests.sessions import make_session, plain_model, unpadded_rows
 from tests.tiny import saved_tiny_model
@@ -49,7 +51,8 @@ def effects_of(model: Any, side: str, **asked: Any) -> pd.Series:
 
 def steered(model: Any, side: str) -> pd.Series:
     """Logits of the answer, steered at one block, with dictionaries, and tokens that follow."""
-    backend, inputs = backend_of(model), batch_of((9, 4, 12), side)
+    backend, whole = backend_of(model), batch_of((9, 4, 12), side)
+    inputs = ModelInputs(*(item.to(backend.model_device) for item in (whole.tokens, whole.attention_mask)))
     items = [Add(at="layers.1.resid_post", value=VECTOR, scale=3.0)]
     with torch.no_grad():
         logits = run_with_interventions(backend, inputs, items, CODERS)
@@ -105,6 +108,23 @@ def test_the_numbers_are_those_of_a_model_in_one_piece(
     assert abs(expected).max() > 1e-3
     assert is_offloaded(placed)
     assert [parameter.requires_grad for parameter in placed.parameters()] == flags
+
+
+@pytest.mark.parametrize("asked", ["ablation", "gradient", "direct", "steering"])
+def test_blocks_on_two_devices_give_what_they_give_on_one(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No operation gets tensors of both devices; the even blocks are on the one, the odd ones on the other."""
+    expected = ASKED[asked](make_model("llama"), "left").to_numpy()
+    with pretended_devices():
+        names = device_map(model := make_model("llama"))
+        places = {name: AWAY if name.endswith((".1", ".3", ".norm", "lm_head")) else HOME for name in names}
+        placed = dispatch_model(model, places, main_device=HOME)
+        assert {parameter.device for parameter in placed.parameters()} == {HOME, AWAY}
+        for item in CODERS:
+            monkeypatch.setattr(item, "parts", [part.to(HOME) for part in item.parts])
+        found = ASKED[asked](placed, "left").to_numpy()
+    assert abs(found - expected).max() < 1e-10
+    with pretended_devices(), pytest.raises(RuntimeError, match="same device, and aten::add got"):
+        torch.ones(2, device=HOME) + torch.ones(2, device=AWAY)
 
 
 def loading(kind: str, folder: Path, **settings: Any) -> it.HFFromPretrainedConfig:

@@ -72,6 +72,22 @@ def in_place(edit: Edit) -> Edit:
     return apply
 
 
+def at_home(edit: Edit, home: torch.device) -> Edit:
+    """An edit that reads and writes on one device, wherever the block is whose activations it is given."""
+
+    def apply(activations: Tensor) -> Tensor:
+        if activations.device == home:
+            return edit(activations)
+        moved = activations.to(home)
+        counts = not moved.is_inference()  # torch counts changes in place, except in inference mode
+        version = moved._version if counts else 0
+        edited = edit(moved)
+        untouched = edited is moved and counts and moved._version == version
+        return activations if untouched else edited.to(activations.device)
+
+    return apply
+
+
 def in_turn(edits: Sequence[Edit]) -> Edit:
     """One edit that applies several, each to the result of the one before."""
 

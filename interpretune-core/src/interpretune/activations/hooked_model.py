@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from interpretune.activations.attention_patterns import patterns_as_named
 from interpretune.activations.block_parts import CHECKED, expected_at, parts_as_named
 from interpretune.activations.eager import fullgraph_told, run_eagerly
-from interpretune.activations.edits import Edit, in_turn
+from interpretune.activations.edits import Edit, at_home, in_turn
 from interpretune.activations.finite import check_logits
 from interpretune.activations.hook_names import (
     ATTN_PATTERN,
@@ -141,6 +141,8 @@ class HookedModel(ABC):
     @abstractmethod
     def hooked(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
         """Apply each edit at its hook point in every forward of a block; no hook stays on the model afterwards.
+
+        Edits get activations on ``model_device``, wherever the block is, and what they return is moved to the block.
 
         At canonical names, edits receive and return ``[batch, pos, width]``. At ``resid_mid``, what they return
         continues in the residual stream too, not only into the MLP.
@@ -346,7 +348,8 @@ def _for_caller_alone(hooked: Hooked) -> Hooked:
     @contextlib.contextmanager
     def alone(self: HookedModel, edits: Mapping[str, Edit]) -> Iterator[None]:
         with run_eagerly(self.model), OwnContext() as here:
-            block = hooked(self, {name: here.only_here(edit) for name, edit in edits.items()})
+            home = self.model_device  # where masks, points and latent models are
+            block = hooked(self, {name: here.only_here(at_home(edit, home)) for name, edit in edits.items()})
             begun, error = False, None
 
             def leave(error: BaseException | None) -> None:

@@ -38,10 +38,10 @@ from interpretune.backends.unembedding import output_of
 from interpretune.errors import AnalysisError
 from interpretune.models.padding import position_ids
 from interpretune.models.quantization import keep_weights_in_place
-from interpretune.replay.engine import blocks_below_skipped
+from interpretune.replay.engine import blocks_below_skipped, positions_only
 from interpretune.system.compiled import named_parts, uncompiled
 from interpretune.system.model_lock import model_lock
-from interpretune.system.placement import input_device, offloads, placed_forward, without_weights
+from interpretune.system.placement import input_device, is_spread, offloads, placed_forward, without_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -147,9 +147,13 @@ class HuggingFaceBackend(AnalysisBackend):
         if self.takes("position_ids"):
             arguments.setdefault("position_ids", position_ids(inputs.attention_mask))
         narrows = keep is not None and self.takes("logits_to_keep")
-        if narrows:
-            arguments["logits_to_keep"] = keep
-        with self.blind_tokens_attend(inputs):
+        here: AbstractContextManager[None] = contextlib.nullcontext()
+        if keep is not None and narrows:
+            if is_spread(self._model):  # transformers takes the positions where the last block is
+                here = positions_only(self._model.get_output_embeddings(), keep.expand(len(inputs), -1))
+            else:
+                arguments["logits_to_keep"] = keep
+        with self.blind_tokens_attend(inputs), here:
             logits: Tensor = self._model(**arguments).logits
         return logits if keep is None or narrows else logits[:, keep]
 
@@ -200,7 +204,7 @@ class HuggingFaceBackend(AnalysisBackend):
 
     def written_by(self, hook_point: str, activations: Tensor) -> Tensor:
         """See ``AnalysisBackend.written_by``; the projection's own module."""
-        return self.modules[self.module_and_side(hook_point)[0]](activations)
+        return _results_at_home(self.modules[self.module_and_side(hook_point)[0]])(activations)
 
     def projection(self, hook_point: str) -> Tensor | None:
         """See ``AnalysisBackend.projection``."""
@@ -208,13 +212,15 @@ class HuggingFaceBackend(AnalysisBackend):
         if type(module) not in (nn.Linear, Conv1D) or placed_forward(module) is not None or offloads(module):
             return None
         weight: Tensor = module.weight  # type: ignore[assignment]
+        if weight.device != self.model_device:
+            return None
         return weight.T if type(module) is nn.Linear else weight
 
     def norm_after(self, hook_point: str) -> Callable[[Tensor], Tensor] | None:
         """See ``AnalysisBackend.norm_after``."""
         output = self.module_and_side(output_of(hook_point))[0]
         inside = self.module_and_side(hook_point)[0].startswith(f"{output}.")
-        return None if inside else self.modules[output]
+        return None if inside else _results_at_home(self.modules[output])
 
     def norms(self) -> Sequence[NormAt]:
         """See ``AnalysisBackend.norms``; modules of classes that are called norms."""
@@ -222,7 +228,7 @@ class HuggingFaceBackend(AnalysisBackend):
             return ()
         above = self.blocks[0].rpartition(".")[0]
         return [
-            NormAt(f"{path}:{IN}", f"{path}:{OUT}", module)
+            NormAt(f"{path}:{IN}", f"{path}:{OUT}", _results_at_home(module))
             for path, module in self.modules.items()
             if "Norm" in type(module).__name__
             and path.startswith(f"{above}." if above else "")
@@ -253,6 +259,11 @@ class HuggingFaceBackend(AnalysisBackend):
                 remove()
         finally:
             remove()  # an interrupt may have come in the first
+
+
+def _results_at_home(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A module that gives its results where its inputs are; accelerate moves these to the module."""
+    return lambda activations: module(activations).to(activations.device)
 
 
 def _attach(module: nn.Module, side: str, edit: Edit) -> Any:

@@ -237,7 +237,7 @@ def positions_only(head: nn.Module, wanted: Tensor) -> Iterator[None]:
             raise ReplayRefusedError(
                 f"The unembedding of the model gets {tuple(activations.shape)}; expected {len(wanted)} rows of tokens."
             )
-        return unembed(activations[rows, wanted])
+        return unembed(activations[rows.to(activations.device), wanted.to(activations.device)])
 
     with replaced_method(head, "forward", narrow):
         yield

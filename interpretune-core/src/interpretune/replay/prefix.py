@@ -162,6 +162,7 @@ def attend(
     examples, nothing = points.examples.tolist(), query.new_zeros(1, 1, 1)
     for point, start, stop in rows.segments:
         slots, mine = layer.slots[point], slice(start * group, stop * group)
+        slots = slots if isinstance(slots, slice) else slots.to(query.device)  # the block may be on another device
         keys, values = layer.keys[examples[point]][:, slots], layer.values[examples[point]][:, slots]
         scores = torch.baddbmm(nothing, queries[:, mine], keys.transpose(1, 2), beta=0, alpha=scale)
         scores[..., -1] = own[:, mine]  # for the key that the token had in the forward

@@ -133,7 +133,8 @@ def attend_suffixes(
     n, heads, length, width = query.shape
     kv_heads, width_out = value.shape[1], value.shape[-1]
     group, visible = heads // kv_heads, rows.visible(layer)
-    stored = visible.mask.shape[-1] - length
+    mask = visible.mask.to(query.device)  # the block may be on another device
+    stored = mask.shape[-1] - length
     queries = (scale * query).reshape(n, kv_heads, group * length, width).transpose(0, 1).contiguous()
     scores = query.new_zeros(kv_heads, n, group * length, stored + length)
     scores[..., stored:] = queries @ key.permute(1, 0, 3, 2)
@@ -143,7 +144,7 @@ def attend_suffixes(
         scores[:, mine, :, : here.shape[-1]] = here.unflatten(1, (-1, group * length))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores.view(kv_heads, n, group, length, -1).masked_fill_(~visible.mask.unsqueeze(1), -torch.inf)
+    scores.view(kv_heads, n, group, length, -1).masked_fill_(~mask.unsqueeze(1), -torch.inf)
     weights = torch.softmax(scores, dim=-1, dtype=softmax_dtype).to(value.dtype)
     mixed = weights[..., stored:] @ value.transpose(0, 1)
     for example, mine, slots in spans:

@@ -32,6 +32,11 @@ def is_placed(model: nn.Module) -> bool:
     return any(HOOK in vars(module) for module in nn.Module.modules(model))
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether accelerate runs the parts of a model on several devices."""
+    return HOOK in vars(model) and len(devices_of(model)) > 1
+
+
 def execution_device(module: nn.Module) -> torch.device | None:
     """Where accelerate runs a module; None: wherever its weights are."""
     devices = [item.execution_device for item in _hooks(module) if getattr(item, "execution_device", None) is not None]
