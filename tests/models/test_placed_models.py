@@ -170,6 +170,29 @@ def test_a_session_with_a_device_map_gives_the_stores_of_one_without(tmp_path: P
     assert torch.equal(*texts)
 
 
+def test_16_and_4_bits_are_placed_as_any_other(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    make_model("llama", torch.float32).save_pretrained(tmp_path / "model")
+    places, asked = (
+        device_map(make_model("llama")),
+        {"side": "left", "units": it.Heads(1)},
+    )  # neurons begin elsewhere: rounding
+
+    def load(quantization: Any = None, **options: Any) -> Any:
+        how = it.HFFromPretrainedConfig(pretrained_kwargs={"dtype": "bfloat16", **options}, quantization=quantization)
+        return it.load_hf_model(it.ITConfig(model_name_or_path=str(tmp_path / "model"), hf_from_pretrained_cfg=how))
+
+    whole, placed = load(device_map={"": "cpu"}), load(device_map=places, offload_folder=str(tmp_path / "weights"))
+    assert is_offloaded(placed)
+    torch.testing.assert_close(*(torch.tensor(effects_of(model, **asked)) for model in (whole, placed)))
+    four, on_cpu = {"load_in_4bit": True}, dict.fromkeys(places, "cpu")
+    whole, placed = load(four, device_map={"": "cpu"}), load(four, device_map=on_cpu)
+    assert placed.hf_device_map == on_cpu
+    torch.testing.assert_close(*(torch.tensor(effects_of(model, **asked)) for model in (whole, placed)))
+    with pytest.raises(it.ModelLoadError, match="dispatched on the CPU or the disk"):
+        load(four, device_map=places, offload_folder=str(tmp_path / "weights"))
+
+
 def on_meta() -> Any:
     """Accelerate's own hook runs a block where it is: on meta."""
     model = tiny_llama()

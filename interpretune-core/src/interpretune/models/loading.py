@@ -188,7 +188,7 @@ def _from_pretrained(cfg: ITConfig, model_class: Any, quantized: Mapping[str, An
     options = dict(cfg.hf_from_pretrained_cfg.pretrained_kwargs)
     dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
     options["dtype"] = _dtype(dtype)
-    options |= quantized
+    options = {**quantized, **options}  # a device map of one's own goes before that of one device
     if _classifies(cfg):
         options["num_labels"] = cfg.num_labels
     try:
