@@ -127,12 +127,19 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
             raise ModelLoadError(lacking)
         if is_placed(model):
             _check_placement(model, cfg)
-        elif not quantized and (cfg.device is not None or not hasattr(model, "hf_device_map")):
+        elif not quantized and (cfg.device is not None or not _has_device_map(model, cfg)):
             model = model.to(device_of(cfg))
         if cfg.lora is not None:
             add_lora(model, cfg)
     check_trainable(model, cfg)
     return model.eval()
+
+
+def _has_device_map(model: PreTrainedModel, cfg: ITConfig) -> bool:
+    """Whether somebody has said where the model is to be, be it on one device."""
+    from_here = cfg.hf_model is None and cfg.hf_config is None
+    asked = cfg.hf_from_pretrained_cfg.pretrained_kwargs.get("device_map") if from_here else None
+    return asked is not None or hasattr(model, "hf_device_map")
 
 
 def _check_placement(model: PreTrainedModel, cfg: ITConfig) -> None:
