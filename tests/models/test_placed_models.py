@@ -23,6 +23,7 @@ from interpretune.analysis import (
 )
 from interpretune.system.placement import is_offloaded
 from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
+from interpretune.training.checkpoint import CheckpointIdentity
 from tests.placed_models import PLACEMENTS, device_map
 from tests.pretended_devices import AWAY, HOME, pretended_devices
 from tests.questions.plain_loops import Coder
@@ -168,6 +169,12 @@ def test_a_session_with_a_device_map_gives_the_stores_of_one_without(tmp_path: P
         texts = [session.module.it_generate(batch, max_new_tokens=3).sequences for session in (whole, placed)]
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
     assert torch.equal(*texts)
+    assert CheckpointIdentity.of(placed.module) == CheckpointIdentity.of(whole.module)
+    moved = placed.module.to("meta")  # as trainers do it, with other devices
+    assert {item.device.type for item in moved.latent_modules.parameters()} == {"meta"}
+    assert moved.device.type == "cpu"
+    with pytest.raises(it.ConfigurationError, match=r"placed by accelerate in torch.float32.*changed to torch.float64"):
+        placed.module.double()
 
 
 def test_16_and_4_bits_are_placed_as_any_other(tmp_path: Path) -> None:

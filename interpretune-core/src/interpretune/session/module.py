@@ -129,22 +129,31 @@ class ITModule(ModuleAnswers, nn.Module):
         if self.datamodule is not None or self.it_cfg.generative_step_cfg.answers:
             ids = answers_of_all_rows(self)
             self.register_buffer("_answer_token_ids", None if ids is None else torch.tensor(ids), persistent=False)
-            self._join_device()
-        self.load_metric()
-
-    def _join_device(self) -> None:
-        """Move everything to the device of the model, which stays where accelerate has placed it."""
-        if not is_placed(self.model):
             self.to(self.device)
-            return
-        for part in self.children():
-            if part is not self.model:
-                part.to(self.device)
-        for item in (*self.parameters(recurse=False), *self.buffers(recurse=False)):
-            item.data = item.data.to(self.device)
+        self.load_metric()
 
     def load_metric(self) -> None:
         """Load ``self.metric``; override it to use one."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ITModule:
+        """What ``to``, ``cuda``, ``half`` and their kin call; a model that accelerate has placed stays where it is.
+
+        Raises:
+            ConfigurationError: The numbers of such a model would change, too.
+        """
+        model = self._modules.get("model")
+        if not recurse or model is None or not is_placed(model):
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        dtype = next((item.dtype for item in model.parameters() if item.is_floating_point()), torch.float32)
+        if (wanted := fn(torch.empty(0, dtype=dtype)).dtype) != dtype:
+            raise ConfigurationError(
+                f"The {type(model).__name__} has been placed by accelerate in {dtype}, and cannot be changed to "
+                f"{wanted}. Load it so: HFFromPretrainedConfig(pretrained_kwargs={{'dtype': ..., 'device_map': ...}})."
+            )
+        for part in self.children():
+            if part is not model:
+                part._apply(fn)
+        return super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
 
     def require_datamodule(self) -> ITDataModule:
         """The session's data module.

@@ -105,6 +105,14 @@ def offloaded_value(module: nn.Module, name: str) -> Tensor | None:
     return None
 
 
+def in_memory(model: nn.Module, name: str) -> Tensor:
+    """A parameter by its name in the model; read from where it is kept, if it is offloaded."""
+    path, _, own = name.rpartition(".")
+    module, parameter = model.get_submodule(path), model.get_parameter(name)
+    kept = offloaded_value(module, own) if parameter.is_meta else None
+    return parameter if kept is None else kept
+
+
 def only_placed(module: nn.Module) -> bool:
     """Whether accelerate's hook on a module does nothing but place it, so that the same is computed as without it."""
     hooks = _hooks(module)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from interpretune.errors import CacheError, CheckpointError
 from interpretune.plugins.declaration import Level
 from interpretune.system.cache_folder import MANIFEST, build_once, damage_of, is_whole
+from interpretune.system.placement import in_memory
 from interpretune.system.whole_file import why_not_written
 from interpretune.training.config import LAST, FitState
 
@@ -72,7 +73,7 @@ class CheckpointIdentity:
         for name, parameter in parameters.items():
             shapes.update(f"{name} {tuple(parameter.shape)}".encode())
             if name not in learns and (not parameter.numel() or _memory(parameter) not in changing):
-                sample.update(_sample(parameter))
+                sample.update(_sample(in_memory(module, name)))
         return cls(
             stack=tuple(item.name for item in adapters if item.declaration.level is not Level.extension),
             parameters=shapes.hexdigest()[:16],
