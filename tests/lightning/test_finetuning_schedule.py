@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import lazy_loader
 import pytest
 import torch
-from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint, FTSEarlyStopping
 from lightning.pytorch import Callback, Trainer
 
 import interpretune as it
 from interpretune_lightning import finetuning_schedule
 from tests.sessions import make_session, stack_options
 
+fts = lazy_loader.load("finetuning_scheduler")  # which takes a second, in every process that collects tests
 PHASES = {
     0: {"params": [r"blocks\.2\.mlp\..*", r"ln_final\..*"], "max_transition_epoch": 1},
     1: {"params": [r"blocks\.1\.attn\.W_[QK]"], "lr": 1e-4, "max_transition_epoch": 4},
@@ -71,8 +72,8 @@ def test_phases_thaw_what_transformer_lens_s_names_stand_for(make, tmp_path, qui
         enable_model_summary=False,
         default_root_dir=tmp_path / "lightning",
         callbacks=[
-            FinetuningScheduler(ft_schedule=schedule, epoch_transitions_only=True),
-            FTSCheckpoint(monitor="val_loss"),
+            fts.FinetuningScheduler(ft_schedule=schedule, epoch_transitions_only=True),
+            fts.FTSCheckpoint(monitor="val_loss"),
             snapshots,
         ],
     )
@@ -96,10 +97,10 @@ def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path
             enable_model_summary=False,
             default_root_dir=tmp_path / run,
             callbacks=[
-                FinetuningScheduler(
+                fts.FinetuningScheduler(
                     ft_schedule=finetuning_schedule(session["model"], phases), epoch_transitions_only=True
                 ),
-                FTSCheckpoint(tmp_path / run / "checkpoints", monitor="val_loss"),
+                fts.FTSCheckpoint(tmp_path / run / "checkpoints", monitor="val_loss"),
                 *callbacks,
             ],
         )
@@ -130,7 +131,7 @@ def test_its_checkpoints_load_and_training_goes_on_in_their_phase(make, tmp_path
 def scheduled(session: it.ITSession, *callbacks: Callback, **options) -> it.ITSession:
     """The session with a schedule of two phases among the Trainer's callbacks."""
     phases = {number: PHASES[number]["params"] for number in (0, 1)}
-    schedule = FinetuningScheduler(ft_schedule=finetuning_schedule(session["model"], phases), **options)
+    schedule = fts.FinetuningScheduler(ft_schedule=finetuning_schedule(session["model"], phases), **options)
     session["model"].it_cfg.trainer_kwargs = {"callbacks": [schedule, *callbacks]}
     return session
 
@@ -163,11 +164,11 @@ def test_early_stop_ends_the_phases_of_a_schedule_under_core_s_names(make, tmp_p
     [
         ({}, [], {"early_stopping": STOP}, "LoopConfig.run_dir is None: there is no folder for checkpoints"),
         ({"epoch_transitions_only": True}, [], {"early_stopping": STOP, "run_dir": "run"}, "True. would drop it"),
-        ({}, [FTSEarlyStopping("val_loss")], {"early_stopping": STOP, "run_dir": "run"}, "one early stop, and there a"),
+        ({}, ["FTSEarlyStopping"], {"early_stopping": STOP, "run_dir": "run"}, "one early stop, and there a"),
     ],
 )
 def test_loops_that_a_schedule_does_not_go_with(make, options, callbacks, loop, message):
-    session = scheduled(make(), *callbacks, **options)
+    session = scheduled(make(), *(getattr(fts, name)("val_loss") for name in callbacks), **options)
     with pytest.raises(it.ConfigurationError, match=message):
         it.fit(**session, loop_cfg=it.LoopConfig(progress=False, **loop))
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
+import lazy_loader
 
+nbclient, nbformat = map(lazy_loader.load, ("nbclient", "nbformat"))  # the tests of most runs need neither
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
@@ -26,7 +26,7 @@ def executed(path: Path, cache: Path, folder: Path) -> Any:
         CellExecutionError: A cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
+    client = nbclient.NotebookClient(
         notebook,
         timeout=300,
         kernel_name="python3",

@@ -6,12 +6,13 @@ import os
 import re
 from pathlib import Path
 
-import nbformat
+import lazy_loader
 import pytest
 
 import interpretune as it
 from tests.notebooks.execution import NOTEBOOKS, executed, kinds_of, outputs_of
 
+nbformat = lazy_loader.load("nbformat")
 MOST_BYTES = 1_500_000
 OF_A_MACHINE = re.compile(r"/(root|home|Users|tmp|usr|opt|work|private|var)/|[A-Z]:\\\\|site-packages|0x[0-9a-f]{6,}")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import lazy_loader
 import pandas as pd
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from interpretune.errors import DataError, InterpretuneError
 from interpretune.questions import PromptRow, read_rows
 
+pl = lazy_loader.load("polars")
 ROWS = [
     PromptRow("The capital of France is", (" Paris", " Rome"), 0, "The capital of Italy is", {"place": "France"}),
     PromptRow("The capital of Perú is", (" Quito", " Lima"), 1, "The capital of Chile is", {"place": (15, 19)}),

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import polars
+import lazy_loader
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
 from tests.store.synthetic import N_BATCHES, examples_of, sealed, values_of
+
+duckdb, polars = map(lazy_loader.load, ("duckdb", "polars"))
 
 
 def with_pyarrow(folder: Path) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ def test_dropout_is_that_of_the_model_also_after_a_validation(tmp_path):
     config = json.loads((model / "config.json").read_text())
     config |= dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.1)
     (model / "config.json").write_text(json.dumps(config))
-    loop = it.LoopConfig(max_epochs=3, seed=7, progress=False)
+    loop = it.LoopConfig(max_epochs=2, seed=7, progress=False)
     losses = {}
     stacks = [("core",), ("transformer_lens",), ("lightning", "transformer_lens")]
     if not importlib.util.find_spec("interpretune_lightning"):
