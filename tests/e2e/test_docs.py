@@ -165,7 +165,7 @@ def documented_hooks() -> dict[str, tuple[str, str, str]]:
     for found in FENCE.finditer(text):
         [function] = ast.parse(found["body"]).body
         assert isinstance(function, ast.FunctionDef)
-        combination = text[found.end() :].strip().partition(".")[0]
+        combination = re.sub(r"^Since \d+\.\d+\. ", "", text[found.end() :].strip()).partition(".")[0]
         phase = re.findall(r"^## (\w+)$", text[: found.start()], re.MULTILINE)[-1]
         hooks[function.name] = (ast.unparse(function), combination, phase)
     return hooks
