@@ -299,3 +299,16 @@ QUESTIONS = {
 def test_no_question_runs_compiled_code(ask, compiler):
     compiled = QUESTIONS[ask](every_part(tiny_llama().eval(), backend=not_compiled))
     pd.testing.assert_frame_equal(compiled, QUESTIONS[ask](tiny_llama().eval()))
+
+
+def test_of_a_compiled_module_of_a_session_the_model_is_compiled(tmp_path, compiler):
+    session = make_session(tmp_path, "llama", module_cls=it.ClassificationModule)
+    compiled = torch.compile(session.module, backend=compiler, fullgraph=True)
+    batch = next(iter(session.datamodule.test_dataloader()))
+    del batch["labels"]
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"Compile its model: session.module.compile\(...\)"):
+        compiled(**batch)
+    loop_cfg = it.LoopConfig(limit_test_batches=0, progress=False)
+    it.test(compiled, session.datamodule, loop_cfg=loop_cfg)
+    assert vars(session.module.model)["_compiled_call_impl"] is not None
+    assert compiler.compiled == 0

@@ -208,6 +208,11 @@ class ITModule(ModuleAnswers, nn.Module):
         """
         from interpretune.activations.finite import check_outputs  # analyses know modules
 
+        if torch.compiler.is_compiling():  # then torch goes on without compiling this, or tells the sentence
+            raise ConfigurationError(
+                "What a session does around its model cannot be compiled. "
+                "Compile its model: session.module.compile(...)."
+            )
         if args:
             batch = {"input_ids": args[0], **batch}
         with model_lock(self.model):

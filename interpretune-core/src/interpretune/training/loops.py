@@ -11,6 +11,7 @@ import torch
 
 from interpretune.errors import ConfigurationError
 from interpretune.session.session import it_init
+from interpretune.system.compiled import compiled_in_place, uncompiled
 from interpretune.system.put_back import random_state_put_back
 from interpretune.training.config import LoopConfig, LoopResult
 
@@ -88,6 +89,9 @@ def _start(
         raise ConfigurationError(
             f"{loop} got a {type(loop_cfg).__name__} as loop_cfg. Write loop_cfg=LoopConfig(max_epochs=1, ...)."
         )
+    if (inner := uncompiled(owner)) is not owner:  # of what was compiled, the model is; what is around it cannot be
+        compiled_in_place(inner.model, vars(owner)["dynamo_ctx"])
+        owner = inner
     if not owner.initialised:
         it_init(module=owner, datamodule=datamodule)
     cfg = loop_cfg or LoopConfig()
