@@ -9,14 +9,19 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
-from interpretune.errors import AdapterImportError, DuplicateAdapterError, UnknownAdapterError
+from interpretune.errors import (
+    AdapterImportError,
+    AdapterSignatureError,
+    DuplicateAdapterError,
+    UnknownAdapterError,
+)
 from interpretune.plugins.declaration import AdapterDeclaration
 from interpretune.system.entry_points import (
     UnreadableRegistration,
@@ -117,6 +122,72 @@ class InstalledAdapter:
             if declaration.name == self.name:
                 return declaration
         return reason
+
+
+@frozen
+class GivenAdapter(InstalledAdapter):
+    """An adapter that is stacked as an object, made in a script or a notebook: nothing registers it.
+
+    Attributes:
+        plugin: The object.
+    """
+
+    plugin: Any = field(repr=False, eq=id)
+
+    @classmethod
+    def of(cls, plugin: Any) -> GivenAdapter:
+        """The adapter that an object is, by its declaration.
+
+        Raises:
+            AdapterSignatureError: It has none, so that it is neither an adapter nor the name of one.
+        """
+        declaration = None if isinstance(plugin, type) else getattr(plugin, "declaration", None)
+        if not isinstance(declaration, AdapterDeclaration):
+            what = f"the class {plugin.__qualname__}" if isinstance(plugin, type) else f"a {type(plugin).__qualname__}"
+            raise AdapterSignatureError(
+                f"adapter_ctx has {what}, which is neither the name of an adapter nor an adapter. Give a name, or an "
+                "instance with an AdapterDeclaration as its attribute `declaration`."
+            )
+        kind = type(plugin)
+        return cls(declaration.name, f"{kind.__module__}:{kind.__qualname__}", "in memory", "", plugin)
+
+    def __str__(self) -> str:
+        return f"{self.name!r} (an object in memory)"
+
+    def load(self) -> Any:
+        """The object."""
+        return self.plugin
+
+    def versions_unmet(self) -> list[UnmetRequirement]:
+        """Nothing says what it asks for."""
+        return []
+
+
+def with_given(
+    adapter_ctx: Iterable[Any], installed: Mapping[str, InstalledAdapter]
+) -> tuple[list[str], dict[str, InstalledAdapter]]:
+    """Names of the adapters of ``adapter_ctx``, and the adapters by name, those among them that were given as objects.
+
+    Raises:
+        AdapterSignatureError: An item is neither a name nor an adapter.
+        DuplicateAdapterError: Two objects have the same name, or one has that of another installed adapter.
+    """
+    names, found = [], dict(installed)
+    for item in adapter_ctx:
+        if isinstance(item, str):
+            names.append(str(item))
+            continue
+        given = GivenAdapter.of(item)
+        names.append(given.name)
+        other = found.get(given.name)
+        if other is None:
+            found[given.name] = given
+        elif other.load() is not item:
+            raise DuplicateAdapterError(
+                f"The adapter {given.name!r} of adapter_ctx, a {type(item).__qualname__}, has the name of {other}. "
+                "Declare another name for it."
+            )
+    return names, found
 
 
 def _called_name(call: ast.Call) -> str | None:

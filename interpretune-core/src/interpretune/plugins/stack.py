@@ -18,7 +18,7 @@ from interpretune.hookspecs import INTRODUCED_IN
 from interpretune.markers import PROJECT_NAME
 from interpretune.plugins.contributions import ClassContribution
 from interpretune.plugins.declaration import CONTRACT_VERSION, AdapterDeclaration, Level
-from interpretune.plugins.discovery import InstalledAdapter, find_adapter, installed_adapters
+from interpretune.plugins.discovery import InstalledAdapter, find_adapter, installed_adapters, with_given
 from interpretune.plugins.hook_caller import HookCallers
 from interpretune.system.html_table import html_table
 
@@ -122,8 +122,8 @@ class ExecutionContext:
         return "\n".join(lines)
 
 
-def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
-    """Stack the named adapters, those they require, a default model adapter if one is needed, and core.
+def build_context(adapter_ctx: Iterable[Any]) -> ExecutionContext:
+    """Stack adapters by name or as objects, those they require, a default model adapter if one is needed, and core.
 
     Returns:
         The execution context: the same for every order of the same names.
@@ -133,12 +133,12 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
         AdapterImportError: An adapter fails to import.
         AdapterSignatureError: An adapter object or one of its hook implementations has the wrong form.
         ContractVersionError: An adapter was written for another contract.
-        DuplicateAdapterError: Two distributions register one name.
+        DuplicateAdapterError: Two distributions register one name, or an object has that of an installed adapter.
         StackError: The adapters conflict or require each other, two of them load the model, or two model adapters would
             be added by default.
     """
-    named = (adapter_ctx,) if isinstance(adapter_ctx, str) else adapter_ctx  # ("core") is easily written for ("core",)
-    installed = installed_adapters()
+    given = (adapter_ctx,) if isinstance(adapter_ctx, str) else adapter_ctx  # ("core") is easily written for ("core",)
+    named, installed = with_given(given, installed_adapters())
     ordered = order_stack(_with_default_model(_with_requirements((CORE, *named), installed), installed))
     manager = pluggy.PluginManager(PROJECT_NAME)
     manager.add_hookspecs(hookspecs)
@@ -170,7 +170,7 @@ def build_context(adapter_ctx: Iterable[str]) -> ExecutionContext:
 def _with_requirements(names: Iterable[str], installed: Mapping[str, InstalledAdapter]) -> dict[str, StackedAdapter]:
     """Import the named adapters and, transitively, those they require."""
     stacked: dict[str, StackedAdapter] = {}
-    waiting: list[tuple[str, str | None]] = [(str(name), None) for name in names]
+    waiting: list[tuple[str, str | None]] = [(name, None) for name in names]
     while waiting:
         name, wanted_by = waiting.pop(0)
         if name in stacked:

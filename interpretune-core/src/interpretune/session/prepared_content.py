@@ -8,6 +8,7 @@ from interpretune.hashing.code_origin import CORE
 from interpretune.hashing.code_owner import own_bases
 from interpretune.hashing.content_hash import ContentHash, content_hash
 from interpretune.hashing.packages import identify_packages, version_or_unknown
+from interpretune.plugins.discovery import GivenAdapter
 from interpretune.session.module_state import attributes_set
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def prepared_content(datamodule: ITDataModule) -> ContentHash:
             name: version_or_unknown(name) for name in ("datasets", "interpretune-core", "tokenizers", "transformers")
         },
         "packages": code,
+        "adapters in memory": [item.plugin for item in stacked if isinstance(item.installed, GivenAdapter)],
     }
     found = content_hash(parts, "The prepared data")
     return ContentHash(found.sha256, (*edited, *found.unknown))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from types import new_class
-from typing import Any
+from typing import Any, Self
 
 from interpretune.config.checked import CheckedConfig, check_argument
 from interpretune.config.datamodule import ITDataModuleConfig
@@ -27,7 +27,7 @@ class ITSessionConfig(CheckedConfig, checks_types=True):
     """What a session is made of.
 
     Attributes:
-        adapter_ctx: Names of adapters to stack, in any order; what they require is added.
+        adapter_ctx: Adapters to stack, in any order, by name or as objects; what they require is added.
         datamodule_cls: The data module's class.
         module_cls: The module's class.
         shared_cfg: Settings that both share.
@@ -36,7 +36,7 @@ class ITSessionConfig(CheckedConfig, checks_types=True):
         latents: Latent models to load or to train, whichever adapter supplies them; None: those of ``module_cfg``.
     """
 
-    adapter_ctx: str | Sequence[str] = ("core",)
+    adapter_ctx: str | Sequence[Any] = ("core",)
     datamodule_cls: type = ITDataModule
     module_cls: type = ITModule
     shared_cfg: ITSharedConfig | None = None
@@ -47,6 +47,8 @@ class ITSessionConfig(CheckedConfig, checks_types=True):
 
 class ITSession(Mapping[str, Any]):
     """Composes the classes of a session, builds the module with its model and latent models, and the data module.
+
+    ``with ITSession(cfg) as session:`` initialises it and ends it, whatever happens in the block.
 
     It is a mapping: ``it_init(**session)`` receives ``module`` and ``datamodule``. Under a framework adapter that
     renames the module, ``trainer.test(**session)`` receives what it expects.
@@ -83,6 +85,17 @@ class ITSession(Mapping[str, Any]):
         self.module: ITModule = compose_class(session_cfg.module_cls, "module", self.context)(it_cfg=module_cfg)
         self.datamodule.module = self.module
         self.module._it_state.session_cfg = session_cfg
+
+    def __enter__(self) -> Self:
+        """Initialise the session (``it_init``), unless that was done."""
+        if not self.module.initialised:
+            it_init(**self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the session (``it_session_end``), unless the block did; an error of the block is raised as it is."""
+        if self.module.initialised:
+            it_session_end(**self)
 
     @property
     def _keys(self) -> dict[str, Any]:
