@@ -9,13 +9,13 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisMode
+from interpretune.analysis import AnalysisCfg, AnalysisMode, AnalysisRunner
 from interpretune_lightning import AnalysisCallback
 from tests.sessions import make_session
 from tests.tiny_latents import RandomDictionary
 
 
-def analyse(folder: Path, devices: int, n_rows: int) -> tuple[Trainer, list[AnalysisCfg]]:
+def analyse(folder: Path, devices: int, n_rows: int) -> tuple[Trainer, it.ITSession, list[AnalysisCfg]]:
     """All four analyses from ``Trainer.test``."""
     session = make_session(
         folder,
@@ -41,12 +41,13 @@ def analyse(folder: Path, devices: int, n_rows: int) -> tuple[Trainer, list[Anal
         default_root_dir=folder,
     )
     trainer.test(**session, verbose=False)
-    return trainer, cfgs
+    return trainer, session, cfgs
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     folder, devices, n_rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    trainer, cfgs = analyse(folder, devices, n_rows)
+    trainer, session, cfgs = analyse(folder, devices, n_rows)
+    AnalysisRunner(**session, root=folder / "stores").run({"clean": "clean_w_sae"})
     for cfg in cfgs:
         cfg.analysis_cache.write(folder / f"rank{trainer.global_rank}" / str(cfg.mode))

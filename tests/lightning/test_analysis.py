@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import interpretune as it
 from interpretune.analysis import AnalysisCache, AnalysisCfg, AnalysisEngine, AnalysisMode, AnalysisRunner, run_analysis
 from interpretune.analysis.runner import analysis_step
+from interpretune.store import AnalysisStore
 from interpretune_lightning import AnalysisCallback
 from interpretune_lightning.sharing import WholeBatchSampler, share_whole_batches
 from tests.lightning.ddp_analysis import analyse
@@ -109,7 +110,8 @@ def test_results_that_several_processes_would_keep_apart_are_refused(tmp_path):
     session = make_session(tmp_path, adapters=("lightning",), module_cls=AnalysesInItsTestStep)
     module, cfg = session["model"], AnalysisCfg()
     module.analysis_cfg = cfg
-    module._trainer = SimpleNamespace(world_size=2, callbacks=[AnalysisCallback(AnalysisCfg())])
+    state = SimpleNamespace(stage=None)
+    module._trainer = SimpleNamespace(world_size=2, callbacks=[AnalysisCallback(AnalysisCfg())], state=state)
     batch = next(iter(session["datamodule"].val_dataloader()))
     with pytest.raises(it.AnalysisError, match="clean_no_sae runs in 2 processes, .*Give AnalysisCallback.analysis_cf"):
         module.test_step(batch, 0)
@@ -117,13 +119,16 @@ def test_results_that_several_processes_would_keep_apart_are_refused(tmp_path):
         AnalysisEngine.in_memory(module, cfg).analyse(0, next(iter(session["datamodule"].val_dataloader())))
     store = AnalysisRunner(**session, root=tmp_path / "stores").run({"a": AnalysisCfg()})["a"]  # these join in a folder
     assert store.complete
+    state.stage = "test"
+    with pytest.raises(it.AnalysisError, match="run into a store while the trainer runs a loop in 2 processes"):
+        AnalysisRunner(**session, root=tmp_path / "within").run({"a": AnalysisCfg()})
 
 
 @pytest.mark.parametrize(("processes", "n_rows"), [(2, 7)])
 def test_processes_share_the_batches_and_merge_row_for_row(tmp_path, processes, n_rows):
     """7 rows in batches of 3 are 3 batches for 2 processes, which does not divide evenly."""
     with one_thread():
-        _, expected = analyse(tmp_path, 1, n_rows)
+        *_, expected = analyse(tmp_path, 1, n_rows)
     run_ranks(Path(__file__).with_name("ddp_analysis.py"), tmp_path, processes, n_rows, processes=processes)
     for cfg in expected:
         alone = tables(cfg.analysis_cache)
@@ -131,6 +136,9 @@ def test_processes_share_the_batches_and_merge_row_for_row(tmp_path, processes, 
         for rank in range(processes):
             merged = AnalysisCache.of(tmp_path / f"rank{rank}" / str(cfg.mode))
             assert tables(merged) == alone, (cfg.mode, rank)
+    [folder] = (tmp_path / "stores").iterdir()
+    store = AnalysisStore.open(folder)
+    assert (store.complete, store.manifest.world_size, store.n_examples) == (True, processes, n_rows)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

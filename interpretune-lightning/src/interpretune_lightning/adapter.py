@@ -53,7 +53,7 @@ class LightningAdapter:
         """With several processes, each sees its share of the batches: see that somebody joins the results.
 
         Raises:
-            AnalysisError: Nobody does.
+            AnalysisError: Nobody does, or they would be shared a second time.
         """
         trainer = getattr(module, "_trainer", None)
         if trainer is not None and trainer.world_size > 1 and not merges_analysis(trainer, analysis):
@@ -61,6 +61,12 @@ class LightningAdapter:
                 f"The analysis {analysis.name} runs in {trainer.world_size} processes, each of which would keep "
                 "the results of its own share of the batches. Give AnalysisCallback(analysis_cfg) to the Trainer, "
                 "which joins them, or analyse in one process."
+            )
+        if trainer is not None and trainer.world_size > 1 and analysis.folder and trainer.state.stage is not None:
+            raise AnalysisError(
+                f"The analysis {analysis.name} is run into a store while the trainer runs a loop in "
+                f"{trainer.world_size} processes, in which each process sees its share of the batches only. Run it "
+                "after trainer.test and its kin have returned; the processes then share the batches of the store."
             )
         return (yield)
 

@@ -42,21 +42,21 @@ class LightningDataModuleEntry(_UserDataModule):
             it_init(module=self._session_module, datamodule=self)
 
     def val_dataloader(self) -> Any:
-        """The user's loader; with several processes, each reads whole batches of it."""
+        """The user's loader; of several processes that run a loop, each reads whole batches of it."""
         return self._shared(super().val_dataloader())
 
     def test_dataloader(self) -> Any:
-        """The user's loader; with several processes, each reads whole batches of it."""
+        """The user's loader; of several processes that run a loop, each reads whole batches of it."""
         return self._shared(super().test_dataloader())
 
     def predict_dataloader(self) -> Any:
-        """The user's loader; with several processes, each reads whole batches of it."""
+        """The user's loader; of several processes that run a loop, each reads whole batches of it."""
         return self._shared(super().predict_dataloader(), keeps_last=True)
 
     def _shared(self, loaders: Any, *, keeps_last: bool = False) -> Any:
         trainer = self.trainer
-        if trainer is None or trainer.world_size == 1:
-            return loaders
+        if trainer is None or trainer.world_size == 1 or trainer.state.stage is None:
+            return loaders  # outside of loops nobody else shares them, and runs into stores do so themselves
         return share_loaders(loaders, trainer.world_size, trainer.global_rank, keeps_last=keeps_last)
 
     @property
