@@ -9,30 +9,44 @@ PACKAGES := interpretune-core interpretune-tlens interpretune-saelens interpretu
 EXAMPLES := $(patsubst %/pyproject.toml,%,$(wildcard examples/*/pyproject.toml))
 SOURCES := $(PACKAGES:%=%/src) $(EXAMPLES:%=%/src)
 TLENS4 := .make/tlens4
+# Where the user's cache cannot be written: a folder here, for models, and for whatever libraries keep.
+OTHER_CACHE := $(shell cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$cache" 2>/dev/null && test -w "$$cache" || echo yes)
+ifneq ($(OTHER_CACHE),)
+export XDG_CACHE_HOME := $(CURDIR)/.make/cache
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+# One at a time: what the shell of a recipe does after this has the lock to itself, until that shell ends.
+LOCK = $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX$(1))'
+ALONE = mkdir -p .make && exec 9>.make/$(1).lock && { $(call LOCK, | fcntl.LOCK_NB) 2>/dev/null || \
+		{ echo "Another make in this folder is at it; this one goes on when it is done." >&2; $(call LOCK,); }; }
+UNCHANGED = test -e $@ && test -z "$$(find $^ -newer $@)"
 QUIETLY := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
 ARGS ?=
 
-.PHONY: setup demo test test-notebooks test-tlens4 broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
+.PHONY: setup demo test test-notebooks test-lowest test-newest test-tlens4 broken-adapters kit mutants docs notebooks browser lint format bench-overhead bench-ablation bench-suffix bench-questions bench-circuits bench-runner bench-store soak-store soak-demo clean
 
 setup: $(INSTALLED)
 
 $(INSTALLED): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) $(EXAMPLES:%=%/pyproject.toml)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	@$(call ALONE,setup); if $(UNCHANGED); then exit; fi; set -ex; \
+	$(PYTHON) -m venv $(VENV); \
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"; \
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev \
 		--editable "interpretune-core[completion,gguf,metrics,lora,quantization]" --editable interpretune-tlens \
-		--editable interpretune-saelens --editable "interpretune-lightning[fts]"
-	$(BIN)/pip install --quiet --constraint constraints.txt $(EXAMPLES:%=--editable %)
+		--editable interpretune-saelens --editable "interpretune-lightning[fts]"; \
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EXAMPLES:%=--editable %); \
 	touch $@
 
 $(RUNNABLE): constraints.txt $(PACKAGES:%=%/pyproject.toml)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable "interpretune-core[gguf]" --editable interpretune-tlens --editable interpretune-saelens
+	@$(call ALONE,setup); if $(UNCHANGED); then exit; fi; set -ex; \
+	$(PYTHON) -m venv $(VENV); \
+	$(BIN)/pip install --quiet --constraint constraints.txt \
+		--editable "interpretune-core[gguf]" --editable interpretune-tlens --editable interpretune-saelens; \
 	touch $@
 
 demo: $(firstword $(wildcard $(INSTALLED)) $(RUNNABLE))  ## which units make SmolLM2 say are or is, and a page; ARGS="--help" shows what can be changed
-	$(BIN)/interpretune demo $(ARGS)
+	@$(call ALONE,demo) && set -x && $(BIN)/interpretune demo $(ARGS)
 
 test: $(INSTALLED)  ## all tests but those of notebooks, in two processes of one thread each; ARGS="-k name" selects some
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
@@ -50,6 +64,12 @@ test-tlens4: $(TLENS4)/.installed  ## core and its TransformerLens adapter with 
 $(TLENS4)/.installed: $(INSTALLED) constraints.txt constraints-tlens4.txt tests/tlens4/environment.py
 	$(BIN)/python -m tests.tlens4.environment $(TLENS4)
 	touch $@
+
+test-lowest:  ## some tests with the lowest versions that metadata allow, torch apart; PYTHON=python3.13 takes another Python
+	$(QUIETLY) $(PYTHON) -m tests.versions lowest $(ARGS)
+
+test-newest:  ## the same with the newest versions
+	$(QUIETLY) $(PYTHON) -m tests.versions newest $(ARGS)
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \
