@@ -161,6 +161,7 @@ def keep_circuit(folder: Path, text: str = "a") -> None:
             layers=(0, 0, 1),
             heights=(0, 0, 1),
             node_effect=np.array([[0.5, -0.1, 0.2], [0.4, -0.2, 0.1], [0.6, 0.0, 0.3]]),
+            node_size=np.array([0.5, 0.1, 0.2]),
             node_gradient=np.array([0.4, 0.1, 0.2]),
             sources=(0, 1),
             targets=(2, 2),
