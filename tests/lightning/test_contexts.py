@@ -23,7 +23,7 @@ TRAINING: dict[str, Any] = {
         "interval": "step",
     },
 }
-LOOP: dict[str, Any] = {"max_epochs": -1, "max_steps": 12, "accumulate_grad_batches": 2, "seed": 3, "progress": False}
+LOOP: dict[str, Any] = {"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 2, "seed": 3, "progress": False}
 
 
 class Recorder(it.ClassificationModule):
@@ -36,7 +36,7 @@ class Recorder(it.ClassificationModule):
 
 
 def train(folder: Path, framework: str, stack: str) -> tuple[list[float], dict[str, float]]:
-    """Loss of every batch in 12 optimizer steps, and test metrics before and after."""
+    """Loss of every batch in 8 optimizer steps, and test metrics before and after."""
     adapters, settings = STACKS[stack]
     if settings:
         from interpretune_saelens import SAELensCustomConfig
@@ -51,7 +51,7 @@ def train(folder: Path, framework: str, stack: str) -> tuple[list[float], dict[s
     evaluation = it.LoopConfig(progress=False)
     before = it.test(**session, loop_cfg=evaluation).metrics
     result = it.fit(**session, loop_cfg=it.LoopConfig(**LOOP))
-    assert result.global_step == 12
+    assert result.global_step == 8
     after = it.test(**session, loop_cfg=evaluation).metrics
     metrics = {**{f"before_{name}": value for name, value in before.items()}, **after}
     return next(session[key] for key in session if key != "datamodule").losses, metrics
@@ -62,7 +62,7 @@ def test_the_same_session_trains_and_tests_alike_in_every_context(tmp_path):
         (framework, stack): train(tmp_path, framework, stack) for stack in STACKS for framework in ("core", "lightning")
     }
     losses, metrics = found["core", "none"]
-    assert len(losses) == 18  # 3 batches make 2 steps: the second holds one batch
+    assert len(losses) == 12  # 3 batches make 2 steps: the second holds one batch
     assert losses[-1] < losses[0] / 4  # 24 rows are learnt by heart
     assert metrics["test_loss"] != pytest.approx(metrics["before_test_loss"], rel=0.1)
     for context, (other_losses, other_metrics) in found.items():

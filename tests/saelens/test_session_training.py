@@ -168,13 +168,13 @@ def test_a_training_sae_trains_as_with_saelens_trainer(make: Make, kind: str) ->
     assert isinstance(latent_model.sae, TrainingSAE)
     own = TrainingSAE.from_dict(latent_model.sae.cfg.to_dict())
     own.load_state_dict(latent_model.sae.state_dict())
-    it.fit(**session, loop_cfg=steps(25, gradient_clip_val=1.0, limit_val_batches=0))
+    it.fit(**session, loop_cfg=steps(15, gradient_clip_val=1.0, limit_val_batches=0))
 
     sample = activations_of(session, skips=True)
-    options = SAETrainerConfig(25 * len(sample), len(sample), lr=1e-2, lr_end=1e-2, dead_feature_window=4)
+    options = SAETrainerConfig(15 * len(sample), len(sample), lr=1e-2, lr_end=1e-2, dead_feature_window=4)
     trainer = SAETrainer(options, own, itertools.repeat(sample))
     losses = []
-    for _ in range(25):
+    for _ in range(15):
         losses.append(trainer.step(sample).loss.item())
         trainer.n_training_steps += 1
     assert session.module.losses == pytest.approx(losses, rel=1e-4)
