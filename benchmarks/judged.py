@@ -9,16 +9,15 @@ from typing import Any
 import pandas as pd
 import torch
 from attrs import evolve, frozen
-from torch import Tensor
 
 import interpretune as it
-from benchmarks.dictionaries import FittedDictionary
 from benchmarks.questions import Asked
-from benchmarks.workload import FITTED_ON, Workload, tokenized
+from benchmarks.transcoders import TrainedTranscoder, explained_variance, trained_transcoders
+from benchmarks.workload import Workload
 from interpretune.circuits import judge_methods
 from interpretune.circuits.curves import curves_of
 from interpretune.circuits.judging import held_against
-from interpretune.circuits.rankings import by_unit
+from interpretune.circuits.rankings import NODE, by_unit
 from interpretune.circuits.stored_result import rows_held_out
 from interpretune.circuits.unit_pool import UnitPool
 from interpretune.questions import PromptRow
@@ -102,15 +101,21 @@ class Judge:
         ]
         return pd.DataFrame(told).replace({"method": {"eap": "EAP", "eap_ig": "EAP-IG, 5 steps"}})
 
-    def graphs(self, transcoders: Sequence[FittedDictionary]) -> pd.DataFrame:
-        """Linear effects of attribution graphs on the logit difference, over all paths, beside gradients; set to 0."""
-        rows = self.asked.rows[: self.options.graph_rows]
-        exact = self.asked.effects(list(transcoders), len(rows))
-        parts = [self._linear(number, row, transcoders) for number, row in enumerate(rows)]
-        methods = {"gradient": "gradient", "attribution graph": pd.concat(parts)}
-        return judge_methods(exact, methods, held_out=self.others, top=TOP).to_pandas()
+    def graphs(self, transcoders: Sequence[TrainedTranscoder]) -> pd.DataFrame:
+        """Linear effects of attribution graphs on the logit difference, over all paths, beside gradients; set to 0.
 
-    def _linear(self, number: int, row: PromptRow, transcoders: Sequence[FittedDictionary]) -> pd.DataFrame:
+        They are held against each other at the latents that the graphs have, which are those of the most influence.
+        """
+        rows = self.asked.rows[: self.options.graph_rows]
+        exact = self.asked.effects(list(transcoders), len(rows)).to_pandas()
+        linear = pd.concat([self._linear(number, row, transcoders) for number, row in enumerate(rows)])
+        there = exact.merge(linear[NODE], "inner", NODE)
+        print(f"{len(there)} of {len(exact)} active latents at the last tokens are in the graphs", flush=True)
+        gradient = it.effects(*self._who, rows, units=list(transcoders), method="gradient").to_pandas()
+        methods = {"exact": there, "gradient": gradient, "attribution graph": linear}
+        return pd.DataFrame([{"method": name, **held_against(there, frame, TOP)} for name, frame in methods.items()])
+
+    def _linear(self, number: int, row: PromptRow, transcoders: Sequence[TrainedTranscoder]) -> pd.DataFrame:
         """What latents of the last token do to the logit difference in the graph of one row."""
         graph = it.attribution_graph(*self._who, row, transcoders=transcoders, max_nodes=self.options.graph_nodes)
         nodes, last = graph.nodes, len(graph.tokens) - 1
@@ -136,13 +141,19 @@ class Judge:
 def judged(work: Workload, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The table: a line for each task, kind of units and method."""
     judges = {task: Judge.of(work, task, options) for task in options.tasks}
-    texts = [str(row.prompt) for judge in judges.values() for row in judge.others]
-    transcoders = fitted_transcoders(work, Asked.of(work, []).tokenizer, texts, options)
+    texts = [str(row.prompt) for task in options.tasks for row in find_task(task).training(options.graph_prompts)]
+    tokenizer, asked = (
+        Asked.of(work, []).tokenizer,
+        [str(r.prompt) for item in judges.values() for r in item.asked.rows],
+    )
+    transcoders = trained_transcoders(work, tokenizer, texts, options)
+    explained = ", ".join(f"{share:.2f}" for share in explained_variance(work, tokenizer, asked, transcoders))
+    print(f"transcoders explain {explained} of the variance of what MLPs write at the last tokens", flush=True)
     kinds: dict[str, Callable[[Judge], pd.DataFrame]] = {
         "heads": lambda judge: judge.gradients(it.Heads()),
         "components, patched": Judge.components,
         "latents of two dictionaries": lambda judge: judge.gradients(work.dictionaries),
-        "latents of transcoders": lambda judge: judge.graphs(transcoders),
+        f"latents of transcoders of the last {len(transcoders)} layers": lambda judge: judge.graphs(transcoders),
         f"neurons of layer {options.layer}": lambda judge: judge.gradients(it.Neurons(options.layer)),
     }
     found: list[dict[str, Any]] = []
@@ -153,30 +164,6 @@ def judged(work: Workload, options: argparse.Namespace) -> list[dict[str, Any]]:
             found += [{"task": task, "units": units, **_plain(line)} for line in lines]
             print(task, units, table.to_string(), sep="\n", flush=True)
     return sorted(found, key=lambda line: options.tasks.index(line["task"]))
-
-
-def fitted_transcoders(
-    work: Workload, tokenizer: Any, texts: Sequence[str], options: argparse.Namespace
-) -> list[FittedDictionary]:
-    """A transcoder of each layer, fitted on tokens of prompts; what it leaves unexplained is an error term."""
-    backend = work.backend
-    names = [(f"layers.{i}.mlp_in", f"layers.{i}.mlp_out") for i in range(backend.n_layers)]
-    seen: dict[str, list[Tensor]] = {name: [] for pair in names for name in pair}
-    with torch.no_grad():
-        batches = [
-            tokenized(tokenizer, texts[i : i + 8], "left", backend.model_device) for i in range(0, len(texts), 8)
-        ]
-        for inputs in (*batches, work.inputs):
-            mask = inputs.attention_mask.bool() & (inputs.attention_mask.cumsum(-1) > 1)
-            for name, found in backend.capture(inputs, list(seen)).items():
-                seen[name].append(found[mask].float())
-        fitted = []
-        for reads, writes in names:
-            activations, outputs = (torch.cat(seen[name])[:FITTED_ON] for name in (reads, writes))
-            item = FittedDictionary(reads, activations, options.graph_width, options.graph_alive, (writes, outputs))
-            item.use_error_term = True
-            fitted.append(item.to(backend.model.dtype))
-    return fitted
 
 
 def _first_tokens(tokenizer: Any, rows: Sequence[PromptRow]) -> list[PromptRow]:

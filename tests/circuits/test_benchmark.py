@@ -56,7 +56,7 @@ def test_the_benchmark_of_circuits_runs_and_agrees_with_its_loops(tmp_path, monk
         "component-rows": 1,
         "graph-rows": 1,
     }
-    given |= {"graph-rows": 1, "graph-width": 16, "graph-alive": 4, "graph-nodes": 40}
+    given |= {"graph-layers": 2, "graph-prompts": 8, "graph-steps": 5, "graph-width": 16, "graph-alive": 4}
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["bench", "--sites", "layers.0.resid_post", "layers.1.resid_post", *options])
     circuits.main()
@@ -69,7 +69,7 @@ def test_the_benchmark_of_circuits_runs_and_agrees_with_its_loops(tmp_path, monk
         "heads",
         "components, patched",
         "latents of two dictionaries",
-        "latents of transcoders",
+        "latents of transcoders of the last 2 layers",
         "neurons of layer 1",
     }
     exact = [line["rank_correlation"] for line in found["methods"] if line["method"] == "exact"]
