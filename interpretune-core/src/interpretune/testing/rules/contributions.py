@@ -16,7 +16,7 @@ from interpretune.operations.execution import REPLAYING, run_operation
 from interpretune.operations.plan import LATENT_MODELS
 from interpretune.plugins.contributions import ReportSection
 from interpretune.reports.sections import report_sections
-from interpretune.session.session import ITSession, it_session_end
+from interpretune.session.session import ITSession
 from interpretune.system.torch_state import eval_mode
 from interpretune.testing.comparing import copies, differing
 from interpretune.testing.hook_points import with_latents
@@ -74,10 +74,13 @@ OF_CORE = frozenset(id(item) for item in (vars(latent_analyses) | vars(lenses)).
 """The rules of analyses are about these."""
 
 
+SESSION = "session of operations"
+
+
 @rule(stack=True, after=["operations-and-sections", "forward-agrees"])
 def operations_run(bench: Bench) -> None:
     """Each operation that adapters contribute runs on every batch into a store, does what it declares, and repeats."""
-    session = bench.new_session(**with_latents(bench))
+    session = _session(bench)
     for name, plan in _plans(bench, session).items():
         stored = []
         for attempt in ("first", "second"):
@@ -93,13 +96,12 @@ def operations_run(bench: Bench) -> None:
                 f"two runs of the operation {name} differ at batch {index} in {', '.join(others)}",
                 "the same twice: an operation depends on what it reads and on its options",
             )
-    it_session_end(**session)
 
 
 @rule(stack=True, after=["operations-run"])
 def operations_leave_what_they_read(bench: Bench) -> None:
     """No contributed operation changes what it reads: all operations and plans of a run share these values."""
-    session = bench.new_session(**with_latents(bench))
+    session = _session(bench)
     module: Any = session.module
     plans = _plans(bench, session)
     with eval_mode(module):
@@ -120,7 +122,14 @@ def operations_leave_what_they_read(bench: Bench) -> None:
                         f"the operation {name} changed in place {', '.join(others)}, which it reads",
                         "values left alone: other operations and plans of the run read the same tensors",
                     )
-    it_session_end(**session)
+
+
+def _session(bench: Bench) -> ITSession:
+    """A session with latent models, made once for the rules of operations, which change nothing of it."""
+    if SESSION not in bench.notes:
+        bench.notes[SESSION] = bench.new_session(**with_latents(bench))
+    found: ITSession = bench.notes[SESSION]
+    return found
 
 
 def _plans(bench: Bench, session: ITSession) -> dict[str, Plan]:

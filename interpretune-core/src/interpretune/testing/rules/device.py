@@ -50,7 +50,7 @@ def results_on_the_device(bench: Bench) -> None:
 @torch.no_grad()
 def dtype_follows(bench: Bench) -> None:
     """A module in float64 gives results in float64, the same numbers."""
-    module = bench.new_session().module.to(torch.float64)
+    module = _in_dtype(bench, torch.float64)
     inputs, names = bench.even_inputs(), offered(bench)
     before = bench.backend.run_with_cache(inputs, names)
     logits, cache = module.backend.run_with_cache(inputs, names)
@@ -138,13 +138,18 @@ def _check_bits(name: str, given: Tensor, seen: dict[str, Tensor]) -> None:
 
 
 def _module(bench: Bench, dtype: torch.dtype) -> Any:
+    """A module in a dtype in which it runs."""
+    module = _in_dtype(bench, dtype)
+    try:
+        module(**bench.even_batch())
+    except RuntimeError as error:
+        raise RuleSkipped(f"after module.to({dtype}) a forward with no edit fails: {error}") from error
+    return module
+
+
+def _in_dtype(bench: Bench, dtype: torch.dtype) -> Any:
     """A module in a dtype, made once for all rules; none may change it."""
     made = bench.notes.setdefault("modules by dtype", {})
     if dtype not in made:
-        module = bench.new_session().module.to(dtype)
-        try:
-            module(**bench.even_batch())
-        except RuntimeError as error:
-            raise RuleSkipped(f"after module.to({dtype}) a forward with no edit fails: {error}") from error
-        made[dtype] = module
+        made[dtype] = bench.new_session().module.to(dtype)
     return made[dtype]

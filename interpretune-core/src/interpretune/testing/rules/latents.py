@@ -119,9 +119,9 @@ def latents_encode_as_trained(bench: Bench) -> None:
 @torch.no_grad()
 def latents_in_train_mode(bench: Bench) -> None:
     """In train mode, too, latents and reconstructions are those of the plain weights."""
+    known = list(_models(bench))
     session = bench.new_session()  # its own: modes are changed
-    models = zip(session.module.latent_models, _models(bench), strict=True)
-    for item, (_, truth, activations) in models:
+    for item, (_, truth, activations) in zip(session.module.latent_models, known, strict=True):
         if isinstance(item, torch.nn.Module):
             item.train()
         latents = item.encode(activations)
