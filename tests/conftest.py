@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, hence before anything else
@@ -26,6 +27,7 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes compiles when it is impo
 import pytest
 
 import interpretune as it
+from interpretune.hashing import code_origin
 from tests.installed import needs_hooked_transformer, transformer_lens_before_4
 
 HOOKED_TESTS = Path(__file__).parent / "tlens" / "hooked"
@@ -55,6 +57,27 @@ def remembered(look_up: Callable[..., Any]) -> Callable[..., Any]:
 
 importlib.metadata.entry_points = remembered(importlib.metadata.entry_points)  # a fifth of the time of a session
 importlib.metadata.version = remembered(importlib.metadata.version)
+importlib.metadata.requires = remembered(importlib.metadata.requires)
+
+ROOT = Path(__file__).parents[1]
+
+
+def read_once(hashes: Callable[[ModuleType], dict[str, str]]) -> Callable[[ModuleType], dict[str, str]]:
+    """Hash the sources of this repository once, which no test edits: each session asks for hundreds of files, twice."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def read(module: ModuleType) -> dict[str, str]:
+        folders = tuple(module.__path__)
+        if not all(Path(folder).is_relative_to(ROOT) for folder in folders):
+            return hashes(module)
+        if folders not in found:
+            found[folders] = hashes(module)
+        return found[folders]
+
+    return read
+
+
+code_origin._hashes = read_once(code_origin._hashes)  # a tenth of the time of a session
 
 logging.getLogger().addHandler(logging.NullHandler())  # libraries that warn by it would configure it, for all tests
 
