@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,6 @@ def steered(model: Any, side: str) -> pd.Series:
 
 ASKED: dict[str, Callable[[Any, str], pd.Series]] = {
     "ablation": effects_of,
-    "each token": lambda model, side: effects_of(model, side, positions="each", objective="log_prob"),
     "gradient": lambda model, side: effects_of(model, side, method="gradient", positions="each"),
     "on units": lambda model, side: (
         it.effects_on(model, tiny_tokenizer(side), ROWS[:2], units=CODERS[0], on=[CODERS[1], it.Heads(3)])
@@ -88,7 +88,7 @@ ASKED: dict[str, Callable[[Any, str], pd.Series]] = {
 
 PLACES = {"llama": ("disk", "right"), "gpt2": ("memory", "left")}
 """Where the weights of a model are, and on which side it pads."""
-CASES = [("llama", asked) for asked in ASKED] + [("gpt2", asked) for asked in ("ablation", "gradient", "steering")]
+CASES = [("llama", asked) for asked in ASKED] + [("gpt2", asked) for asked in ("ablation", "steering")]
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +111,19 @@ def test_the_numbers_are_those_of_a_model_in_one_piece(
     assert [parameter.requires_grad for parameter in placed.parameters()] == flags
 
 
-@pytest.mark.parametrize("asked", ["ablation", "gradient", "direct", "steering"])
+FEW: dict[str, Callable[[Any, str], pd.Series]] = {
+    "ablation": lambda model, side: effects_of(model, side, units=[it.Heads(1), CODERS[1]], batch_size=3),
+    "gradient": lambda model, side: effects_of(model, side, units=CODERS, batch_size=3, method="gradient"),
+    "direct": ASKED["direct"],
+    "steering": steered,
+}
+"""Each operation is a call of Python on devices that are pretended."""
+
+
+@pytest.mark.parametrize("asked", FEW)
 def test_blocks_on_two_devices_give_what_they_give_on_one(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No operation gets tensors of both devices; the even blocks are on the one, the odd ones on the other."""
-    expected = ASKED[asked](make_model("llama"), "left").to_numpy()
+    expected = FEW[asked](make_model("llama"), "left").to_numpy()
     with pretended_devices():
         names = device_map(model := make_model("llama"))
         places = {name: AWAY if name.endswith((".1", ".3", ".norm", "lm_head")) else HOME for name in names}
@@ -122,7 +131,7 @@ def test_blocks_on_two_devices_give_what_they_give_on_one(asked: str, monkeypatc
         assert {parameter.device for parameter in placed.parameters()} == {HOME, AWAY}
         for item in CODERS:
             monkeypatch.setattr(item, "parts", [part.to(HOME) for part in item.parts])
-        found = ASKED[asked](placed, "left").to_numpy()
+        found = FEW[asked](placed, "left").to_numpy()
     assert abs(found - expected).max() < 1e-10
     with pretended_devices(), pytest.raises(RuntimeError, match="same device, and aten::add got"):
         torch.ones(2, device=HOME) + torch.ones(2, device=AWAY)
@@ -239,3 +248,12 @@ def test_damaged_weights_are_found_where_they_are_kept(tmp_path: Path) -> None:
     damaged.model.layers[2].mlp.up_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(it.NotFiniteError, match=r"first in model\.layers\.2\.mlp\.up_proj\.weight"):
         effects_of(PLACEMENTS["disk"](damaged, tmp_path), "left", units=[it.Heads(1)])
+
+
+def test_threads_take_turns_with_offloaded_weights(tmp_path: Path) -> None:
+    """Each fills the weights in and takes them out: two at once would take them from each other."""
+    placed = PLACEMENTS["disk"](make_model("llama"), tmp_path)
+    expected = effects_of(make_model("llama"), "left", units=[it.Heads(1)])
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: effects_of(placed, "left", units=[it.Heads(1)]), range(3)):
+            assert abs(found - expected).max() < 1e-10

@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections.abc import Collection, Iterator
 
-import psutil
 import torch
 
 from interpretune.memory.status import memory_status
@@ -37,8 +36,8 @@ class PeakMemory:
 def peak_memory(devices: Collection[torch.device]) -> Iterator[PeakMemory]:
     """Watch the memory of a block.
 
-    On CUDA torch's own peak is read, and begins anew. Elsewhere a thread looks at the memory of the process some
-    hundred times a second; memory that was free in the process before and is used again does not show.
+    On CUDA torch's own peak is read, and begins anew. Elsewhere a thread looks some hundred times a second, on the CPU
+    at the memory of the process; what was free in the process before and is used again does not show there.
 
     Args:
         devices: Those that matter.
@@ -47,13 +46,12 @@ def peak_memory(devices: Collection[torch.device]) -> Iterator[PeakMemory]:
         What it takes, complete when the block ends.
     """
     found, ended = PeakMemory(devices), threading.Event()
-    host = [device for device in found.devices if device.type != "cuda"]
-    process = psutil.Process()
+    watched = [device for device in found.devices if device.type != "cuda"]
 
     def watch() -> None:
         while not ended.wait(INTERVAL):
-            for device in host:
-                found.look(process.memory_info().rss, device)
+            for device in watched:
+                found.look(_taken(device), device)
 
     for device in found.devices:
         if device.type == "cuda":
