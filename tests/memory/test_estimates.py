@@ -58,7 +58,7 @@ def test_a_dry_run_estimates_memory_of_modes_and_questions(tmp_path: Path):
         [found] = run.memory
         assert found.device == "cpu", name
         assert weights <= found.weights < 2 * weights, name
-        assert found.needed > found.taken > found.weights, name
+        assert found.needed >= found.taken > found.weights, name  # memory that was free before does not show
         assert "of weights, " in str(run).splitlines()[-1], name
 
 
