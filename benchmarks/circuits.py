@@ -270,7 +270,8 @@ def tables(found: Mapping[str, Any]) -> str:
     shown = [[COSTS[key], *found[name][part].values()] for key, name, part in costs if name in found]
     parts.append(tabulate(shown, ["cost", "by seconds", "by seconds of processors"], "github", floatfmt=".2f"))
     if "methods" in found:
-        frame = pd.DataFrame(found["methods"])[list(COLUMNS)].astype(object)
+        frame = pd.DataFrame(found["methods"])[list(COLUMNS)]
+        frame = frame.astype({"nodes_for_80": "Int64"}).astype(object).where(frame.notna(), None)
         parts.append(tabulate(frame.values.tolist(), list(COLUMNS.values()), "github", floatfmt=".2f", missingval=""))
     return "\n\n".join(parts)
 
