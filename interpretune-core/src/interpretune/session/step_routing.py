@@ -12,8 +12,9 @@ from torch import Tensor
 from interpretune.errors import TrainingError
 
 TRAINING_STEP = "training_step"
+PREDICT_STEP = "predict_step"
 ANALYSIS_STEP = "analysis_test_step"
-STEP_NAMES = (TRAINING_STEP, "validation_step", "test_step", "predict_step", ANALYSIS_STEP)
+STEP_NAMES = (TRAINING_STEP, "validation_step", "test_step", PREDICT_STEP, ANALYSIS_STEP)
 """Methods that are steps."""
 
 
