@@ -93,9 +93,15 @@ IN_STACKS = frozenset(
     {"test_errors_arrive", "test_released_after_a_failure", "test_runner_agrees", "test_wrappers_see_every_batch"}
 )
 OF_LOOPS = frozenset({"test_analysis_keeps_grad_mode", "test_analysis_keeps_train_mode"})
-LEFT_OUT = {"TestHello": IMPORTS, "TestNNsight": IMPORTS | IN_STACKS | OF_LOOPS}
+LONG = frozenset({"test_stacks_in_every_order", "test_threads_stay_apart", "test_batches_are_let_go"})
+LEFT_OUT = {
+    "TestHello": IMPORTS,
+    "TestNNsight": IMPORTS | IN_STACKS | OF_LOOPS,
+    "TestInterpEngine": IMPORTS | IN_STACKS | OF_LOOPS | LONG,
+}
 """Rules that examples keep in ``tests/broken_adapters/test_imports.py`` and in ``tests/testing/test_stacks.py``, and
-those of modes that loops and analyses set, which a backend does not: ``hello`` and Lightning keep them."""
+those of modes that loops and analyses set, which a backend does not: ``hello`` and Lightning keep them. Those of
+interp-engine are left to ``make kit``; its hooks are torch's, as those of ``core`` are."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

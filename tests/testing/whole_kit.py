@@ -17,10 +17,12 @@ from tests.testing.test_stacks import GROUPS, allowed, check_stack
 
 __all__ = ["environment", "packages"]  # fixtures
 
+ADAPTERS = ("core", "huggingface", "interp_engine", "lightning", "nnsight", "sae_lens", "transformer_lens")
+
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("architecture", TINY_MODELS)
-@pytest.mark.parametrize("adapter", ["core", "huggingface", "lightning", "nnsight", "sae_lens", "transformer_lens"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
 def test_an_adapter_keeps_every_rule(adapter: str, architecture: str, seed: int) -> None:
     verdicts = diagnose(adapter, seed=seed, architecture=architecture).verdicts
     assert [verdict.message for verdict in verdicts if verdict.outcome == FAILED] == []

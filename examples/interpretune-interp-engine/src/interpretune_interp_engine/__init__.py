@@ -1,0 +1,8 @@
+"""The interp-engine adapter of interpretune.
+
+Names are loaded when they are used: importing this package does not import interp-engine.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
