@@ -11,6 +11,7 @@ import pytest
 import interpretune as it
 from interpretune.plugins.stack import build_context
 from interpretune.session.composition import apply_shared, compose_datamodule_cfg, compose_module_cfg
+from tests.tiny import tiny_tokenizer
 
 PROBE = """
     from dataclasses import dataclass, field
@@ -157,6 +158,7 @@ def test_every_shared_setting_is_copied():
     other = {
         "model_name_or_path": "m",
         "task_name": "t",
+        "tokenizer": tiny_tokenizer(),
         "tokenizer_name": "tok",
         "tokenizer_kwargs": {"a": 1},
         "tokenizer_id_overrides": {"pad_token_id": 1},

@@ -1,4 +1,4 @@
-"""Adapters as objects, and sessions as blocks: what a notebook writes."""
+"""Adapters, tokenizers, models and rows as objects, and sessions as blocks: what a notebook writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisRunner, run_analysis
-from tests.sessions import make_session
+from tests.sessions import STACKS, make_session, stack_options
+from tests.tiny import tiny_gpt2, tiny_tokenizer
 
 
 class Louder:
@@ -103,3 +104,41 @@ def test_a_block_initialises_a_session_and_ends_it(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="of the block"), session:
         raise RuntimeError("of the block")
     assert not session.module.initialised
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_tokenizer_model_and_rows_need_no_files(stack: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.model_input_names = None, ["input_ids"]
+    rows = [{"prompt": "the cat sat", "answers": [" Yes", " No"]}, {"prompt": "a dog", "answers": [" Yes", " No"]}]
+    names, settings = stack_options(stack)
+    sessions = [
+        it.ITSession(
+            it.ITSessionConfig(
+                adapter_ctx=names,
+                shared_cfg=it.ITSharedConfig(tokenizer=tokenizer, cache_dir=tmp_path / "cache"),
+                datamodule_cfg=it.ITDataModuleConfig(rows=rows, correct=0),
+                module_cfg=it.ITConfig(hf_model=tiny_gpt2(), device="cpu", **settings),
+            )
+        )
+        for _ in range(2)
+    ]
+    found = []
+    for session in sessions:
+        it.it_init(**session)
+        found.append(run_analysis(**session, analysis_cfg=AnalysisCfg(mode="clean_no_sae")).logit_diffs)
+        assert session.datamodule.tokenizer.pad_token is not None
+    torch.testing.assert_close(*found)
+    with torch.no_grad():
+        logits = tiny_gpt2().eval()(torch.tensor([tokenizer.encode(rows[0]["prompt"])])).logits[0, -1]
+    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "No"))
+    torch.testing.assert_close(torch.cat(found[0])[0], logits[yes] - logits[no], atol=1e-4, rtol=0)
+    assert tokenizer.pad_token is None
+    assert tokenizer.model_input_names == ["input_ids"]
+    assert sessions[0].datamodule.itdm_cfg.dataset_path == sessions[1].datamodule.itdm_cfg.dataset_path
+
+
+def test_a_tokenizer_beside_the_name_of_another_is_refused() -> None:
+    cfg = it.ITSharedConfig(tokenizer=tiny_tokenizer(), tokenizer_name="gpt2")
+    with pytest.raises(it.ConfigurationError, match="one in memory .*which is given beside tokenizer_name"):
+        it.load_tokenizer(cfg)

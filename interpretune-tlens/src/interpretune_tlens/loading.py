@@ -13,11 +13,12 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
-from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model, load_tokenizer
+from interpretune import ConfigurationError, ITConfig, ModelLoadError, load_hf_model
 from interpretune.models import device_of
 from interpretune.system import random_state_put_back
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
 from interpretune_tlens.dropout import run_dropout_after_attention, show_modes
+from interpretune_tlens.tokenizer import tokenizer_of
 from interpretune_tlens.trainable import Inventory, freeze_added_parameters, freeze_joint_parameters
 from interpretune_tlens.versions import check_hooked_transformer
 
@@ -49,10 +50,10 @@ def load_model(cfg: ITConfig) -> nn.Module:
     if not cfg.model_name_or_path and cfg.hf_model is None and cfg.hf_config is None and tl_cfg.model_name:
         cfg.model_name_or_path = _hub_name(tl_cfg.model_name)
     hf_model = _plain_weights(load_hf_model(replace_model(cfg)), tl_cfg)
-    tokenizer = load_tokenizer(cfg) if cfg.model_name_or_path or cfg.tokenizer_name else None
-    if tokenizer is not None and tl_cfg.default_padding_side:
-        tokenizer.padding_side = tl_cfg.default_padding_side
-    model: nn.Module = convert(hf_model, tokenizer, tl_cfg, device_of(cfg)).eval()
+    with tokenizer_of(cfg) as tokenizer:
+        if tokenizer is not None and tl_cfg.default_padding_side:
+            tokenizer.padding_side = tl_cfg.default_padding_side
+        model: nn.Module = convert(hf_model, tokenizer, tl_cfg, device_of(cfg)).eval()
     return model
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interpretune.config.checked import CheckedConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(kw_only=True)
@@ -18,6 +21,8 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
     Attributes:
         model_name_or_path: Hugging Face id, local folder, or GGUF file. (A model in memory is ``ITConfig.hf_model``.)
         task_name: Name of the task; users' classes may interpret it as they like.
+        tokenizer: A tokenizer of transformers in memory, in the place of the model's or a named one. Sessions work with
+            copies; it stays as it is.
         tokenizer_name: Id or folder of the tokenizer, if it is not the model's; or ``name:address`` of a loader that an
             installed package offers.
         tokenizer_kwargs: Passed to ``AutoTokenizer.from_pretrained``, or to that loader.
@@ -28,6 +33,7 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
 
     model_name_or_path: str = ""
     task_name: str = ""
+    tokenizer: PreTrainedTokenizerBase | None = None
     tokenizer_name: str | None = None
     tokenizer_kwargs: dict[str, Any] = field(default_factory=dict)
     tokenizer_id_overrides: dict[str, int] = field(default_factory=dict)
@@ -38,3 +44,8 @@ class ITSharedConfig(CheckedConfig, checks_types=True):
         for name in ("model_name_or_path", "tokenizer_name"):
             value = getattr(self, name)
             setattr(self, name, value if value is None else str(value))  # a path is a name as well
+
+    @property
+    def names_a_tokenizer(self) -> bool:
+        """Whether a tokenizer is configured: as an object, by its name, or by that of the model."""
+        return self.tokenizer is not None or bool(self.tokenizer_name or self.model_name_or_path)

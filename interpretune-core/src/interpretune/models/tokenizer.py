@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,27 +27,40 @@ def context_length(model: Any) -> int | None:
 
 
 def load_tokenizer(cfg: ITSharedConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that a configuration describes.
+    """Load the tokenizer that a configuration describes, or copy the one that it has in memory.
 
     The tokenizer always produces attention masks, whatever ``model_input_names`` says: where padding and BOS share an
     id, a mask cannot be recovered from the tokens.
 
     Raises:
+        ConfigurationError: No tokenizer is configured, or one in memory beside the name of one.
         AdapterError: ``tokenizer_name`` is ``name:address`` of a loader that cannot be used.
         ModelLoadError: The tokenizer cannot be found or loaded.
     """
     from interpretune.models.loading import resolve_source  # avoids a cycle: models need tokenizers too
 
-    if not cfg.tokenizer_name and not cfg.model_name_or_path:
+    if not cfg.names_a_tokenizer:
         raise ConfigurationError(
-            "No tokenizer is configured. Set model_name_or_path or tokenizer_name in shared_cfg to a folder or id."
+            "No tokenizer is configured. Set model_name_or_path or tokenizer_name in shared_cfg to a folder or id, or "
+            "tokenizer to one in memory."
         )
-    source = str(cfg.tokenizer_name or resolve_source(cfg.model_name_or_path, cfg.cache_dir))
+    beside = [name for name in ("tokenizer_name", "tokenizer_kwargs") if getattr(cfg, name)]
+    if cfg.tokenizer is not None and beside:
+        raise ConfigurationError(
+            f"The configuration's tokenizer is one in memory ({type(cfg.tokenizer).__name__}), which is given beside "
+            f"{' and '.join(beside)}. Leave one of the two out."
+        )
     options = dict(cfg.tokenizer_kwargs)
     input_names = options.pop("model_input_names", None)
-    tokenizer = _offered(source, options)
-    if tokenizer is None:
-        tokenizer = _from_pretrained(source, cfg, options)
+    tokenizer: PreTrainedTokenizerBase | None
+    if cfg.tokenizer is not None:
+        source = type(cfg.tokenizer).__name__
+        tokenizer = copy.deepcopy(cfg.tokenizer)  # what follows changes it
+    else:
+        source = str(cfg.tokenizer_name or resolve_source(cfg.model_name_or_path, cfg.cache_dir))
+        tokenizer = _offered(source, options)
+        if tokenizer is None:
+            tokenizer = _from_pretrained(source, cfg, options)
     if input_names:
         tokenizer.model_input_names = list(input_names)
     if ATTENTION_MASK not in tokenizer.model_input_names:

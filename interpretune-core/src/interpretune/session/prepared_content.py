@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 WITHOUT_EFFECT = frozenset(
     {
         *("data", "rows", "answers", "correct"),  # where rows come from; their content counts
+        "tokenizer",  # the data module's copy counts
         *("cache_dir", "dataset_path"),  # where they go to
         *("force_prepare_data", "train_batch_size", "eval_batch_size", "dataloader_kwargs"),
     }

@@ -15,10 +15,11 @@ from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.loading_from_pretrained import get_pretrained_model_config, get_pretrained_state_dict
 
-from interpretune import ITConfig, ModelLoadError, load_tokenizer
+from interpretune import ITConfig, ModelLoadError
 from interpretune.models import device_of
 from interpretune.system import random_state_put_back
 from interpretune_tlens.config import ITLensCustomConfig, ITLensFromPretrainedConfig
+from interpretune_tlens.tokenizer import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,8 +90,7 @@ def _check_conversion(hf_model: PreTrainedModel, model: HookedTransformer) -> No
 def make_random(cfg: ITConfig, tl_cfg: ITLensCustomConfig) -> nn.Module:
     """A model of a given configuration, with random weights that the session's seed fixes."""
     custom = HookedTransformerConfig(**tl_cfg.cfg) if isinstance(tl_cfg.cfg, dict) else tl_cfg.cfg
-    tokenizer = load_tokenizer(cfg) if cfg.model_name_or_path or cfg.tokenizer_name else None
-    with random_state_put_back(), quiet():
+    with tokenizer_of(cfg) as tokenizer, random_state_put_back(), quiet():
         torch.manual_seed(cfg.seed)
         model = HookedTransformer(custom, tokenizer, default_padding_side=tl_cfg.default_padding_side)
         return model.to(device_of(cfg)).eval()
