@@ -20,7 +20,7 @@ from interpretune.system.offered import KINDS
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     *("interpretune", "interpretune_tlens", "interpretune_saelens", "interpretune_lightning"),
-    *("interpretune_hello", "interpretune_nnsight", "interpretune_interp_engine"),
+    *("interpretune_hello", "interpretune_nnsight", "interpretune_interp_engine", "interpretune_tensorboard"),
 )
 NAMES = Path(__file__).parent / "public_names.txt"
 """Names of the public packages: whoever changes one changes this file on purpose."""
