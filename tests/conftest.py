@@ -98,10 +98,12 @@ LEFT_OUT = {
     "TestHello": IMPORTS,
     "TestNNsight": IMPORTS | IN_STACKS | OF_LOOPS,
     "TestInterpEngine": IMPORTS | IN_STACKS | OF_LOOPS | LONG,
+    "TestTensorBoard": IMPORTS | {"test_stacks_in_every_order"},
 }
 """Rules that examples keep in ``tests/broken_adapters/test_imports.py`` and in ``tests/testing/test_stacks.py``, and
 those of modes that loops and analyses set, which a backend does not: ``hello`` and Lightning keep them. Those of
-interp-engine are left to ``make kit``; its hooks are torch's, as those of ``core`` are."""
+interp-engine are left to ``make kit``; its hooks are torch's, as those of ``core`` are. The orders
+of stacks of TensorBoard's are among those of ``hello``, which has each two of the others."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,7 +21,7 @@ from tests.broken_adapters.checking import IMPORT_RULES, PACKAGE, check_adapter,
 from tests.broken_adapters.expected import EXPECTED, IMPORTED_TOGETHER, SLOW_IMPORT, SOUND
 from tests.broken_adapters.expected_of_runs import IMPORTS
 
-OURS = ("hello", "lightning", "nnsight", "sae_lens", "transformer_lens")
+OURS = ("hello", "lightning", "nnsight", "sae_lens", "tensorboard", "transformer_lens")
 IMPORTING = """
 import importlib, json, sys, time
 start = time.perf_counter()
