@@ -11,6 +11,7 @@ from interpretune import AdapterDeclaration, ClassContribution, LoopResult, hook
 from interpretune.analysis import AnalysisRun
 from interpretune_tensorboard.config import TensorBoardConfig
 from interpretune_tensorboard.event_files import make_log_folder, write_run
+from interpretune_tensorboard.summaries import write_analysis, write_logged
 from interpretune_tensorboard.tracked_module import Logged, TrackedModule
 
 
@@ -23,6 +24,11 @@ class TensorBoardAdapter:
     def it_contribute_classes(self) -> ClassContribution:
         """The fields of the configuration, and what the module of a session remembers."""
         return ClassContribution(adapter="tensorboard", module=(TrackedModule,), module_cfg=(TensorBoardConfig,))
+
+    @hookimpl
+    def it_setup_module(self) -> None:
+        """Import TensorBoard, also where nothing is written: keys of stores differ once it has been imported."""
+        import torch.utils.tensorboard  # noqa: F401
 
     @hookimpl
     def it_open_analysis(self, module: TrackedModule, analysis: AnalysisRun) -> None:
@@ -43,8 +49,6 @@ class TensorBoardAdapter:
         store = analysis.store
         shared = analysis.folder is not None and store is not None and not store.complete
         if logged is not None and analysis.error is None and not shared:
-            from interpretune_tensorboard.summaries import write_analysis
-
             write_run(module, analysis.name, lambda writer: write_analysis(writer, module, analysis, logged))
 
     @hookimpl
@@ -73,8 +77,6 @@ class TensorBoardAdapter:
         finally:
             del module.tensorboard_open[key]
         if logged.values:
-            from interpretune_tensorboard.summaries import write_logged
-
             write_run(module, loop, lambda writer: write_logged(writer, logged))
         return result
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.tensorboard.summary import hparams
 
 from interpretune.analysis import AnalysisRun
 from interpretune.store import AnalysisStore
@@ -35,6 +34,8 @@ def write_analysis(writer: SummaryWriter, module: TrackedModule, analysis: Analy
     Raises:
         StoreError: The store is damaged.
     """
+    from torch.utils.tensorboard.summary import hparams
+
     store, cfg = analysis.store, module.it_cfg
     numbers = {} if store is None else scalars_of(store)
     for name, value in numbers.items():
