@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +21,7 @@ import interpretune as it
 from interpretune.analysis import AnalysisCfg, AnalysisMode
 from interpretune.testing.tiny_models import tiny_gpt2
 from interpretune_lightning import AnalysisCallback, Trainer as OurTrainer, load_session
+from interpretune_lightning.stored_session import StoredSession, read_session
 from tests.sessions import make_session
 
 QUIET: dict[str, Any] = {
@@ -109,6 +113,26 @@ class ImportedModule(it.ClassificationModule):
         self.save_hyperparameters()
 
 
+class KeyedDataModule(it.ITDataModule):
+    """Gets rows from a server."""
+
+    def __init__(self, *args, api_token=TOKEN, rows_of="a server", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.save_hyperparameters("api_token", "rows_of")
+        self.save_hyperparameters(ignore=["args", "kwargs"])
+
+
+@dataclass
+class Constructed:
+    """Whose constructor does something."""
+
+    def __post_init__(self):
+        made.append(self)
+
+
+made: list[Constructed] = []
+
+
 def test_nothing_is_imported_or_run_because_a_checkpoint_says_so(trained, tmp_path, monkeypatch):
     _, path = trained(module_cls=ImportedModule)
     whole = torch.load(path, weights_only=True)
@@ -126,6 +150,28 @@ def test_nothing_is_imported_or_run_because_a_checkpoint_says_so(trained, tmp_pa
         it.CheckpointError, match="this.Thing, which has not been imported. Import it before, from this"
     ):
         load_session(changed(optimizer_init={"class_path": "this.Thing", "init_args": {}}))
+    with pytest.raises(it.CheckpointError, match="torch.nn.Linear as its optimizer or scheduler, which it is not"):
+        load_session(changed(optimizer_init={"class_path": "torch.nn.Linear", "init_args": {}}))
+    made.clear()
+    with pytest.raises(it.CheckpointError, match="Constructed as a configuration, which is none .* Pass session_cfg"):
+        load_session(changed(lora={"<class>": f"{__name__}.Constructed"}))
+    assert made == []
+    damaged = [{"<class>": 5}, {"<tuple>": 5}, {"<pairs>": [["trust_remote_code", True]]}, {"<pairs>": 5}]
+    for value in damaged:
+        with pytest.raises(it.CheckpointError, match="is damaged: its session has"):
+            load_session(changed(lora=value))
+    name = next(iter(whole["state_dict"]))
+    misfit = {**whole["state_dict"], name: torch.zeros(1)}
+    for other, told in (
+        ([1], "was not made by an interpretune session"),
+        ({**whole, "interpretune": "text"}, "is damaged: its entries"),
+        ({**whole, "interpretune": {**whole["interpretune"], "session": "text"}}, "is damaged: what it holds as"),
+        ({key: item for key, item in whole.items() if key != "state_dict"}, "is damaged: its entries"),
+        ({**whole, "state_dict": misfit}, "are not those of the session's module: .* Pass session_cfg"),
+    ):
+        torch.save(other, tmp_path / "other.ckpt")
+        with pytest.raises(it.CheckpointError, match=f"(?s){told}"):
+            load_session(tmp_path / "other.ckpt")
     monkeypatch.delitem(vars(__import__("sys").modules[__name__]), "ImportedModule")
     with pytest.raises(it.CheckpointError, match="test_habits.ImportedModule, which has not been imported"):
         load_session(path)
@@ -140,8 +186,10 @@ def test_nothing_is_imported_or_run_because_a_checkpoint_says_so(trained, tmp_pa
 
 def test_loggers_and_checkpoints_have_settings_and_no_credentials(make, trainer_of, tmp_path):
     hidden = it.HFFromPretrainedConfig(pretrained_kwargs={"token": TOKEN})
-    session = make(module_cls=ImportedModule, hf_from_pretrained_cfg=hidden)
-    module = session["model"]
+    cfg = make(module_cls=ImportedModule, hf_from_pretrained_cfg=hidden).session_cfg
+    session = it.ITSession(replace(cfg, datamodule_cls=KeyedDataModule))
+    module, datamodule = session["model"], session["datamodule"]
+    assert dict(datamodule.hparams) == {"api_token": TOKEN, "rows_of": "a server"}
     module.save_hyperparameters({"api_key": TOKEN, "width": 4})
     assert (module.hparams.width, module.hparams.api_key) == (4, TOKEN)
     assert "it_cfg" not in module.hparams
@@ -153,9 +201,29 @@ def test_loggers_and_checkpoints_have_settings_and_no_credentials(make, trainer_
     assert written["module_cfg"]["optimizer_init"] == ADAM["optimizer_init"]
     assert written["datamodule_cfg"]["text_fields"] == ["premise", "hypothesis"]
     assert (written["adapter_ctx"], written["width"]) == (["lightning"], 4)
+    assert written["rows_of"] == "a server"
     assert [item.name for item in folder.rglob("*") if item.is_file() and TOKEN.encode() in item.read_bytes()] == []
     loaded = load_session(folder / "checkpoints" / "it.ckpt").session_cfg.module_cfg
     assert loaded.hf_from_pretrained_cfg.pretrained_kwargs == {}
+
+
+def test_values_of_other_kinds_come_back_as_they_were_or_are_lacking(make):
+    limits = {0: "1GB", "cpu": "2GB", None: {1.5: (1, 2)}, "rate": np.float64(0.5), "rows": np.int64(3)}
+    session = make(hf_from_pretrained_cfg=it.HFFromPretrainedConfig(pretrained_kwargs={"max_memory": limits}))
+    stored = StoredSession.of(session["model"], session["datamodule"])
+    assert stored.lacking == []
+    file = io.BytesIO()
+    torch.save(stored.values, file)
+    file.seek(0)
+    found = read_session(torch.load(file, weights_only=True), "It").module_cfg.hf_from_pretrained_cfg.pretrained_kwargs
+    assert found == {"max_memory": limits}
+    assert stored.settings()["module_cfg"]["hf_from_pretrained_cfg"]["pretrained_kwargs"]["max_memory"]["0"] == "1GB"
+    session.session_cfg.module_cfg.hf_from_pretrained_cfg.pretrained_kwargs = {"a": {(1, 2): 3}, "b": Constructed()}
+    lacking = StoredSession.of(session["model"], None).lacking
+    assert [text.rpartition("pretrained_kwargs.")[2] for text in lacking] == [
+        "a has the key (1, 2)",
+        "b is an object in memory (Constructed)",
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- tuners

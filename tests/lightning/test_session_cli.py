@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import yaml
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 
 import interpretune as it
 from interpretune_lightning import SessionCLI, load_session
@@ -13,12 +15,27 @@ from tests.sessions import write_rows
 from tests.tiny import nli_rows, saved_tiny_model
 
 TOKEN = "hf_" + "xYzQ7" * 7
+KEY = "of-a-logger-4711"
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
     # of calls that Lightning makes when it saves the configuration
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
 ]
+
+
+class KeyedLogger(CSVLogger):
+    """Of a service with accounts."""
+
+    def __init__(self, save_dir: str, name: str = "logs", api_key: str = ""):
+        super().__init__(save_dir, name)
+
+
+class Keyed(Callback):
+    """Reports to a service with accounts."""
+
+    def __init__(self, api_key: str):
+        assert api_key == KEY
 
 
 @pytest.fixture
@@ -32,9 +49,13 @@ def written(tmp_path) -> dict:
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "default_root_dir": str(tmp_path / "run"),
-            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "run"), "name": "logs"}},
+            "logger": {
+                "class_path": f"{__name__}.KeyedLogger",
+                "init_args": {"save_dir": str(tmp_path / "run"), "api_key": KEY},
+            },
             "callbacks": [
-                {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "made"), "filename": "it"}}
+                {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(tmp_path / "made"), "filename": "it"}},
+                {"class_path": f"{__name__}.Keyed", "init_args": {"api_key": KEY}},
             ],
         },
         "session": {
@@ -68,7 +89,8 @@ def test_a_file_trains_and_tests_a_session(written, tmp_path):
     assert cli.session.session_cfg.datamodule_cfg.text_fields == ("premise", "hypothesis")
     texts = [item.read_bytes() for item in (tmp_path / "run").rglob("*") if item.is_file()]
     assert any(b"optimizer_init" in text for text in texts)
-    assert not any(TOKEN.encode() in text for text in texts)
+    assert any(b"KeyedLogger" in text and b"test_session_cli.Keyed\n" in text for text in texts)
+    assert not any(TOKEN.encode() in text or KEY.encode() in text for text in texts)
     checkpoint = tmp_path / "made" / "it.ckpt"
     assert load_session(checkpoint)["model"].lr == 1e-3
     tested = run("test", "--config", file, "--ckpt_path", checkpoint, "--trainer.logger", "false")

@@ -18,9 +18,7 @@ class SavedConfig(SaveConfigCallback):
     """Saves the configuration of a run in its folder, without credentials."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, *args: Any, **kwargs: Any) -> None:
-        written = config.clone()
-        written[SESSION] = without_credentials(dict(written[SESSION]))
-        super().__init__(parser, written, *args, **kwargs)
+        super().__init__(parser, _cleaned(config, without_credentials(_plain(config))), *args, **kwargs)
 
 
 class SessionCLI(LightningCLI):
@@ -78,5 +76,18 @@ class SessionCLI(LightningCLI):
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Namespace):
-        value = value.as_dict()
+        value = vars(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _cleaned(value: Any, plain: Any) -> Any:
+    """A configuration with the texts of a plain copy, in the form that its parser can save."""
+    if isinstance(value, Namespace) and isinstance(plain, dict):
+        made = value.clone()
+        vars(made).update({name: _cleaned(item, plain[name]) for name, item in vars(value).items()})
+        return made
+    if isinstance(value, (list, tuple)) and isinstance(plain, list):
+        return type(value)(_cleaned(item, copied) for item, copied in zip(value, plain, strict=True))
+    return plain

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningDataModule
 
 from interpretune import ITDataModule, ITModule, it_init
+from interpretune_lightning.hyperparameters import Hyperparameters
 from interpretune_lightning.sharing import share_loaders
 from interpretune_lightning.tuning import BatchSize
 
 
-class ITLightningDataModule(BatchSize, ITDataModule, LightningDataModule):
+class ITLightningDataModule(Hyperparameters, BatchSize, ITDataModule, LightningDataModule):
     """Stands behind the user's class; ``ITDataModule`` has what Lightning leaves to the user."""
 
 

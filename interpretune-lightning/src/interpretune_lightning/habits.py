@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 
 from interpretune import CheckpointError, ConfigurationError, ITModule, ITSessionConfig
-from interpretune.system import compiled_in_place, without_credentials
+from interpretune.system import compiled_in_place
+from interpretune_lightning.hyperparameters import Hyperparameters
 from interpretune_lightning.loading import load_session
 from interpretune_lightning.stored_session import StoredSession
 from interpretune_lightning.tuning import LearningRate
 
-CONFIGURATION = "it_cfg"
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 
-class Habits(LearningRate, ITModule, LightningModule):  # type: ignore[misc]  # as in the class that derives from it
+class Habits(Hyperparameters, LearningRate, ITModule, LightningModule):  # type: ignore[misc]  # as in the class that derives from it
     """Loggers get the session's settings as hyperparameters, without credentials; checkpoints give sessions."""
 
     _it_settings: Mapping[str, Any] = MappingProxyType({})
@@ -31,26 +30,10 @@ class Habits(LearningRate, ITModule, LightningModule):  # type: ignore[misc]  # 
         self._it_settings = StoredSession.of(self, self.datamodule).settings()
         self._log_hyperparams = True
 
-    def save_hyperparameters(
-        self, *args: Any, ignore: Sequence[str] | str | None = None, frame: FrameType | None = None, logger: bool = True
-    ) -> None:
-        """As Lightning's, without the session's configuration, whose settings loggers and checkpoints have anyway.
-
-        Args:
-            *args: See Lightning.
-            ignore: See Lightning.
-            frame: See Lightning.
-            logger: See Lightning.
-        """
-        here = inspect.currentframe()
-        left_out = [ignore] if isinstance(ignore, str) else list(ignore or ())
-        caller = frame or (here.f_back if here is not None else None)
-        super().save_hyperparameters(*args, ignore=[*left_out, CONFIGURATION], frame=caller, logger=logger)
-
     @property
     def hparams_initial(self) -> Any:
         """What loggers get: settings of the session and hyperparameters, without credentials."""
-        return AttributeDict(without_credentials({**self._it_settings, **super().hparams_initial}))
+        return AttributeDict({**self._it_settings, **super().hparams_initial})
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # a session has other arguments

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from interpretune import CheckpointError, ConfigurationError, ITSession, ITSessionConfig
 from interpretune.training import CheckpointIdentity
-from interpretune_lightning.stored_session import read_session
+from interpretune_lightning.stored_session import WHAT_TO_DO, read_session
 from interpretune_lightning.whole_files import WholeFiles
 
 CHECKPOINT_KEY = "interpretune"
 """Under this key Lightning's checkpoints say which stack, which model and which session they belong to."""
 SESSION, LACKING = "session", "session_lacks"
 """Below it: the session's configuration, and what of it could not be stored."""
-WHAT_TO_DO = "Pass session_cfg=ITSessionConfig(...) with the configuration of the session that was trained."
 
 
 def load_session(
@@ -29,7 +29,7 @@ def load_session(
 
     ``trainer.test(**load_session(path))`` goes on with it. The checkpoint holds the configuration, if that consists of
     plain values and of classes that can be imported, without credentials, device, cache folder and ``trainer_kwargs``.
-    Nothing in a checkpoint is executed: classes of your own must have been imported.
+    Nothing in a checkpoint is executed: see ``read_session`` in ``stored_session`` for what is imported.
 
     Args:
         checkpoint_path: The file.
@@ -44,11 +44,15 @@ def load_session(
     """
     where = f"The checkpoint {checkpoint_path}"
     checkpoint = _read(Path(checkpoint_path).expanduser(), where, map_location)
-    about = checkpoint.get(CHECKPOINT_KEY)
+    about = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, Mapping) else None
     if about is None:
         raise CheckpointError(
             f"{where} was not made by an interpretune session. Make the session yourself and load its weights: "
             "session['model'].load_state_dict(torch.load(path, weights_only=True)['state_dict'])."
+        )
+    if not isinstance(about, Mapping) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise CheckpointError(
+            f"{where} is damaged: its entries {CHECKPOINT_KEY!r} and 'state_dict' are to be mappings. Load another one."
         )
     if session_cfg is None:
         if not about.get(SESSION):
@@ -64,11 +68,17 @@ def load_session(
     module: Any = session["model"]
     module._it_identity = CheckpointIdentity.of(module)
     module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"], strict=strict)
+    try:
+        module.load_state_dict(checkpoint["state_dict"], strict=strict)
+    except RuntimeError as error:  # what torch raises for names and shapes
+        raise CheckpointError(
+            f"The weights of {where[0].lower()}{where[1:]} are not those of the session's module: {error}. "
+            f"{WHAT_TO_DO} If only parameters are missing or too many, strict=False leaves them as they are."
+        ) from error
     return session
 
 
-def _read(path: Path, where: str, map_location: Any) -> dict[str, Any]:
+def _read(path: Path, where: str, map_location: Any) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{where} does not exist.")
     try:

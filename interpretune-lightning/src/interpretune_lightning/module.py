@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import asdict
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torchmetrics import Metric
 
@@ -34,7 +34,7 @@ KEPT_BY_LIGHTNING = frozenset(
 )
 """Attributes of a module in which Lightning keeps what its trainer does."""
 
-HPARAMS = LightningModule.CHECKPOINT_HYPER_PARAMS_KEY
+HPARAMS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
 
 
 class ITLightningModule(Habits, ITModule, LightningModule):  # type: ignore[misc]  # trainers call setup through the entry
@@ -231,8 +231,9 @@ class LightningModuleEntry(_UserModule):
             SESSION: None if stored.lacking else stored.values,
             LACKING: stored.lacking,
         }
-        if HPARAMS in checkpoint:
-            checkpoint[HPARAMS] = without_credentials(checkpoint[HPARAMS])
+        for name in HPARAMS:
+            if name in checkpoint:
+                checkpoint[name] = without_credentials(checkpoint[name])
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
