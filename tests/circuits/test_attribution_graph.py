@@ -328,7 +328,7 @@ def test_a_gate_in_attention_is_noticed():
         it.attribution_graph(model, tiny_tokenizer(), PROMPT, transcoders=transcoders([0]))
 
 
-def test_graphs_of_rows_in_a_run_are_those_of_the_call(tmp_path):
+def test_graphs_of_rows_in_a_run_are_those_of_the_call(tmp_path, monkeypatch):
     model, coders = ready("llama")
     rows = [it.PromptRow(f"{name} sees the red dog near the", (" house", " tree")) for name in ("Ada", "Bo")]
     session = session_of(tmp_path, rows, latent_models=coders, hf_model=copy.deepcopy(model))
@@ -347,6 +347,11 @@ def test_graphs_of_rows_in_a_run_are_those_of_the_call(tmp_path):
             assert mine[name].to_numpy() == pytest.approx(wanted[name].to_numpy(), abs=1e-10)
         assert found.rows().replacement[number] == pytest.approx(alone.scores["replacement"])
     assert found.top(1).mean_size[0] > 0
+    unknown = found.to_pandas().assign(exact=float("nan"))
+    monkeypatch.setattr(AttributionGraphs, "to_pandas", lambda _: unknown)
+    assert found.top(1)[["exact", "mean_size"]].isna().all(axis=None)
+    assert found.top(1).weight.notna().all()
+    monkeypatch.undo()
     assert "pruned to" in str(found)
     part = QuestionCfg(method="attribution_graph", units={"latents": "all", "only": [1]})
     with pytest.raises(it.AnalysisError, match="made with whole transcoders"):

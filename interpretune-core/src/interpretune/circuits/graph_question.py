@@ -71,11 +71,11 @@ class AttributionGraphs(Results):
 
         Returns:
             ``source`` and ``target``; means over rows of ``weight``, ``linear_total`` and ``exact``, 0 where there is
-            no such edge; and ``mean_size`` of ``exact``.
+            no such edge, NaN where no row knows it; and ``mean_size`` of ``exact``. What is unknown comes last.
         """
         frame = self.to_pandas()
         frame["mean_size"] = frame.exact.abs()
-        sums = frame.groupby(["source", "target"])[[*NUMBERS, "mean_size"]].sum() / self.question["rows"]
+        sums = frame.groupby(["source", "target"])[[*NUMBERS, "mean_size"]].sum(min_count=1) / self.question["rows"]
         return sums.sort_values("mean_size", ascending=False, kind="stable").head(n).reset_index()
 
     def _printed(self) -> pd.DataFrame:
