@@ -114,7 +114,7 @@ FORGED: dict[str, Callable[[Any], Any]] = {
     "7 is no share": lambda card: card.update(share_active=7),
     "2 to 1 is no interval": lambda card: card.update(low=2, high=1),
     "no model gives a number such as 1e.200": lambda card: card.update(mean_effect=1e200),
-    "the form 0, and this version reads the form 2": lambda _: None,
+    "the form 0, and this version reads the form 3": lambda _: None,
 }
 
 

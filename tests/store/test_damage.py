@@ -100,7 +100,7 @@ def test_a_forged_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]
 def test_a_newer_version(folder: Path) -> None:
     change_manifest(folder, lambda found: found.update(schema_version=SCHEMA_VERSION + 1, core="9.1.0", shards="new"))
     with pytest.raises(
-        StoreError, match=r'schema version 3, .* reads up to 2\. .*pip install "interpretune-core>=9\.1\.0"'
+        StoreError, match=r'schema version 4, .* reads up to 3\. .*pip install "interpretune-core>=9\.1\.0"'
     ):
         AnalysisStore.open(folder)
 
@@ -127,6 +127,20 @@ def test_version_1_opens(folder: Path) -> None:
     assert [(item.name, item.dtype, item.ragged) for item in store.fields.values()] == [
         (item.name, item.dtype, item.ragged) for item in FIELDS
     ]
+
+
+def test_version_2_opens_but_for_per_latent_fields_with_axes(folder: Path) -> None:
+    change_manifest(folder, lambda found: found.update(schema_version=2))
+    assert_whole(AnalysisStore.open(folder), *range(N_BATCHES))
+
+    def with_axes(found: dict[str, Any]) -> None:
+        next(item for item in found["fields"] if item["per"] == "latent").update(shape=["answers"])
+
+    change_manifest(folder, with_axes)
+    with pytest.raises(
+        StoreError, match=r"manifest\.json has per-latent fields with axes, activations, .* Run the analysis again"
+    ):
+        AnalysisStore.open(folder)
 
 
 def test_a_run_of_version_1_goes_on(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ PARTS: Mapping[str, Any] = {
     "prompts": PromptTokens,
 }
 """What evidence consists of, each a table of the store."""
-FORM = 2
+FORM = 3
 """Of these facts, written beside them: those of another form are refused, and gathered anew."""
 LARGEST = 1e30
 """Numbers beyond it are of no model."""

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from interpretune.errors import StoreError
-from interpretune.store.fields import Field, check_fields
+from interpretune.store.fields import Field, Per, check_fields
 from interpretune.store.folder import MANIFEST, MANIFEST_BYTES, whole_file
 from interpretune.store.manifest_parts import (
     ShardEntry,
@@ -29,8 +29,12 @@ from interpretune.store.manifest_parts import (
 from interpretune.system.credentials import text_without_credentials, without_credentials
 from interpretune.system.plain_files import read_plain
 
-SCHEMA_VERSION = 2
-"""Version of the layout that this package writes. Version 1 had neither ragged fields of their own nor ``about``."""
+SCHEMA_VERSION = 3
+"""Version of the layout that this package writes.
+
+Version 1 had neither ragged fields of their own nor ``about``; version 2 had per-latent fields with axes as lists of
+fixed size, which are refused, and is otherwise the same.
+"""
 
 
 def _from_1(found: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +54,15 @@ def _from_1(found: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "schema_version": 2, "fields": fields, "about": {"config": found.get("config", {})}, "tables": []}
 
 
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+class _NoLongerReadError(Exception):
+    """Files of an older version hold what this version cannot read."""
+
+
+def _from_2(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "schema_version": 3}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """For each older version what makes the next version of its manifest."""
 
 
@@ -157,6 +169,8 @@ class Manifest:
             )
         try:
             return cls._of_content(found)
+        except _NoLongerReadError as error:
+            raise StoreError(f"{path} {error}") from error
         except KeyError as error:
             raise _damaged(path, f"it lacks {error}") from error
         except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -166,7 +180,7 @@ class Manifest:
     def _of_content(cls, found: dict[str, Any]) -> Manifest:
         if found.pop("checksum", None) != checksum(found):
             raise ValueError("its checksum is not that of its content")
-        found = migrate(found)
+        stated, found = found["schema_version"], migrate(found)
         lists = {name: list(enumerate(of_kind(found[name], name, list))) for name in ("fields", "shards", "tables")}
         manifest = cls(
             key=of_kind(found["key"], "key", str),
@@ -181,6 +195,11 @@ class Manifest:
             core=of_kind(found["core"], "core", str),
         )
         check_fields(manifest.fields)
+        if stated < 3 and (old := [item.name for item in manifest.fields if item.per is Per.latent and item.shape]):
+            raise _NoLongerReadError(
+                f"has per-latent fields with axes, {', '.join(old)}, which schema version {stated} stored as lists of "
+                "fixed size; this version reads none of these. Run the analysis again."
+            )
         check_unlike(manifest.files)
         there = sum(item.n_batches for item in manifest.shards)
         if manifest.complete and there != manifest.n_batches:
