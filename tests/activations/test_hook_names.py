@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 import interpretune as it
-from interpretune.activations.edits import edited_inputs, edited_output, in_place
+from interpretune.activations.edits import at_home, edited_inputs, edited_output, in_place
 from interpretune.activations.hook_names import aliases, canonical, canonical_names, in_layer, split_layer
 from interpretune.analysis import HuggingFaceBackend, ModelInputs
 from tests.sessions import STACKS, padded, unpadded_rows
@@ -352,6 +352,17 @@ def test_an_edit_in_place_may_keep_what_it_was_given() -> None:
     in_place(lambda activations: kept.append(activations) or activations + 1)(stream)
     assert stream.tolist() == torch.ones(1, 2, 3).tolist()
     assert kept[0].tolist() == torch.zeros(1, 2, 3).tolist()
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_edit_that_writes_into_its_copy_counts_as_one_that_returns_another(inference: bool) -> None:
+    with torch.inference_mode(inference):
+        for edit in (lambda given: given.add_(1), lambda given: given + 1):
+            stream = torch.zeros(1, 2, 3)
+            assert in_place(edit)(stream) is stream
+            assert stream.tolist() == torch.ones(1, 2, 3).tolist()
+    kept = torch.zeros(1, 2, 3)
+    assert at_home(lambda given: given, torch.device("meta"))(kept) is kept
 
 
 def test_captured_activations_are_what_stood_there_then() -> None:

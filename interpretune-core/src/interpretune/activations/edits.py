@@ -62,14 +62,18 @@ def in_place(edit: Edit) -> Edit:
     """
 
     def apply(activations: Tensor) -> Tensor:
-        given = activations.clone()
-        counts = not given.is_inference()  # torch counts changes in place, except in inference mode
-        version = given._version if counts else 0
-        edited = edit(given)
-        untouched = edited is given and counts and given._version == version
-        return activations if untouched else activations.copy_(edited)
+        edited = _edited_copy(edit, activations.clone())
+        return activations if edited is None else activations.copy_(edited)
 
     return apply
+
+
+def _edited_copy(edit: Edit, copy: Tensor) -> Tensor | None:
+    """What an edit makes of a copy of its own; None where it returns it and has written nothing into it."""
+    counts = not copy.is_inference()  # torch counts changes in place, except in inference mode
+    version = copy._version if counts else 0
+    edited = edit(copy)
+    return None if edited is copy and counts and copy._version == version else edited
 
 
 def at_home(edit: Edit, home: torch.device) -> Edit:
@@ -78,12 +82,8 @@ def at_home(edit: Edit, home: torch.device) -> Edit:
     def apply(activations: Tensor) -> Tensor:
         if activations.device == home:
             return edit(activations)
-        moved = activations.to(home)
-        counts = not moved.is_inference()  # torch counts changes in place, except in inference mode
-        version = moved._version if counts else 0
-        edited = edit(moved)
-        untouched = edited is moved and counts and moved._version == version
-        return activations if untouched else edited.to(activations.device)
+        edited = _edited_copy(edit, activations.to(home))
+        return activations if edited is None else edited.to(activations.device)
 
     return apply
 
