@@ -57,19 +57,22 @@ test-notebooks: $(INSTALLED)  ## executes examples/notebooks on the real model, 
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m notebook tests/notebooks $(ARGS)
 
 test-tlens4: $(TLENS4)/.installed  ## core and its TransformerLens adapter with TransformerLens 4: tests, the kit, the numbers of 3.9
-	$(QUIETLY) $(BIN)/python -m tests.tlens4.numbers $(TLENS4)/numbers.safetensors
+	@$(call ALONE,tlens4) && set -ex; \
+	$(QUIETLY) $(BIN)/python -m tests.tlens4.numbers $(TLENS4)/numbers.safetensors; \
 	$(QUIETLY) TRANSFORMER_LENS_NUMBERS=$(TLENS4)/numbers.safetensors $(TLENS4)/bin/python -m pytest \
 		tests/tlens tests/tlens4/same_numbers.py tests/tlens4/kit.py $(ARGS)
 
 $(TLENS4)/.installed: $(INSTALLED) constraints.txt constraints-tlens4.txt tests/tlens4/environment.py
-	$(BIN)/python -m tests.tlens4.environment $(TLENS4)
+	@$(call ALONE,tlens4); if $(UNCHANGED); then exit; fi; set -ex; \
+	$(BIN)/python -m tests.tlens4.environment $(TLENS4); \
 	touch $@
 
+# Held while the tests run, too: with other metadata, the next make removes the environment.
 test-lowest:  ## some tests with the lowest versions that metadata allow, torch apart; PYTHON=python3.13 takes another Python
-	$(QUIETLY) $(PYTHON) -m tests.versions lowest $(ARGS)
+	@$(call ALONE,lowest) && set -x && $(QUIETLY) $(PYTHON) -m tests.versions lowest $(ARGS)
 
 test-newest:  ## the same with the newest versions
-	$(QUIETLY) $(PYTHON) -m tests.versions newest $(ARGS)
+	@$(call ALONE,newest) && set -x && $(QUIETLY) $(PYTHON) -m tests.versions newest $(ARGS)
 
 broken-adapters: $(INSTALLED)  ## every rule of the kit on every adapter of tests/broken_adapters, which takes most of an hour
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 \

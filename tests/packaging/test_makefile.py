@@ -36,9 +36,9 @@ def clone(tmp_path):
     return folder
 
 
-def make(folder: Path, **variables: str) -> subprocess.Popen[str]:
+def make(folder: Path, target: str = "demo", **variables: str) -> subprocess.Popen[str]:
     known = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MAKE", "MFLAGS"))}
-    command = ["make", "demo", f"PYTHON={sys.executable}", 'ARGS=--data "x y"']
+    command = ["make", target, f"PYTHON={sys.executable}", 'ARGS=--data "x y"']
     return subprocess.Popen(
         command, cwd=folder, env={**known, **variables}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -73,3 +73,16 @@ def test_what_another_has_set_up_meanwhile_is_not_set_up_again(clone):
     printed, _ = run.communicate(timeout=60)
     assert run.returncode == 0, printed
     assert "pip" not in printed
+
+
+def test_what_tests_other_versions_waits_for_one_that_does(clone):
+    """The second could remove the environment in which the first runs."""
+    (clone / ".make").mkdir()
+    for target in ("lowest", "newest"):
+        with (clone / ".make" / f"{target}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            run = make(clone, target=f"test-{target}", HOME=str(clone.parent))
+            assert run.stdout
+            assert "Another make in this folder is at it" in run.stdout.readline()
+        run.communicate(timeout=60)
+        assert run.returncode  # there are no tests in this folder
