@@ -8,17 +8,28 @@ import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 import interpretune as it
-from interpretune.analysis import AnalysisCfg, AnalysisMode, AnalysisRunner, ModelInputs, plot, run_analysis
+from interpretune.analysis import (
+    AnalysisCfg,
+    AnalysisMode,
+    AnalysisRunner,
+    ModelInputs,
+    QuestionCfg,
+    plot,
+    run_analysis,
+)
+from interpretune.circuits.results_of import results_kind
 from interpretune.cli.main import EXIT_ERROR, _parser, main
 from interpretune.config.shared import ITSharedConfig
 from interpretune.models.tokenizer import load_tokenizer
-from interpretune.questions import read_rows
+from interpretune.questions import PromptRow, read_rows
 from interpretune.reports import offered_plots
+from interpretune.reports.offered_plots import opened_results
 from interpretune.session.question_rows import read_question_rows
 from interpretune.system.offered import COMMANDS, KINDS, MODES, PLOTS, ROWS, addressed
 from tests.sessions import make_session
@@ -135,6 +146,15 @@ TABLE = """
 """
 
 
+CHANGING = """
+    CALLS = []
+
+    def table(address):
+        CALLS.append(1)
+        return [{"prompt": "He" + " has" * len(CALLS), "answers": [" house", " tree"], "correct": 1}]
+"""
+
+
 def test_rows_come_from_a_source_by_name(offer):
     offer("rows", "acme", "table", TABLE)
     rows = read_rows("acme:one")
@@ -157,6 +177,22 @@ def test_data_are_known_by_their_content_not_by_their_address(offer):
     assert it.ITDataModule.source_fingerprint(asked) == first
     sys.modules["interpretune_acme"].WORD = "another"
     assert it.ITDataModule.source_fingerprint(asked) != first
+
+
+@pytest.mark.parametrize("source", [{"rows": "acme:changing"}, {"data": "acme:changing", "text_fields": ["prompt"]}])
+def test_a_source_that_changes_between_calls_is_asked_once_for_the_key_and_the_rows(offer, tmp_path, source):
+    offer("rows", "acme", "table", CHANGING)
+    tokenizer = tiny_tokenizer()
+    cfg = it.ITDataModuleConfig(
+        tokenizer=tokenizer, cache_dir=tmp_path, signature_columns=["input_ids"], label_field="correct", **source
+    )
+    datamodule = it.ITDataModule(cfg)
+    for expected in (1, 2):
+        datamodule.prepare_once()
+        assert [1] * expected == sys.modules["interpretune_acme"].CALLS
+        datamodule.setup()
+        [row] = datamodule.dataset["validation"]
+        assert tokenizer.decode(row["input_ids"], skip_special_tokens=True).split().count("has") == expected
 
 
 @pytest.mark.parametrize(
@@ -259,6 +295,29 @@ def test_a_plot_is_made_by_name_from_code_and_from_the_command_line(offer, effec
         plot(effects_folder, "histogram", m=0)
     with pytest.raises(it.AnalysisError, match="ask for 'unit_effects'"):
         plot(effects_folder, "latent_effects")
+
+
+def test_a_plot_gets_results_of_every_method_as_what_they_are(tmp_path):
+    model, tokenizer, row = tiny_llama().eval(), tiny_tokenizer(), PromptRow("He has", (" house", " tree"), 0, "He is")
+    units, store = it.Neurons(1), tmp_path / "on"
+    it.effects_on(model, tokenizer, [row], units=units, on=it.Neurons(2), store=store)
+    it.node_patching(model, tokenizer, [row], store=tmp_path / "nodes")
+    edges = it.component_edges(model, tokenizer, [row], store=tmp_path / "edges")
+    it.path_patching(model, tokenizer, [row], edges=edges.top(1), store=tmp_path / "paths")
+    found = {name: opened_results(tmp_path / name) for name in ("on", "nodes", "edges", "paths")}
+    assert [type(item).__name__ for item in found.values()] == [
+        *("NodeEffects", "PatchedNodes", "ComponentEdges", "ComponentEdges"),
+    ]
+    assert plot(store, "unit_effects", tmp_path / "figures")
+    with pytest.raises(it.AnalysisError, match="is of effects of units or of a lens, and ComponentEdges are none"):
+        plot(found["edges"], "unit_effects")
+
+
+def test_every_method_of_a_question_has_a_class_that_reads_it():
+    methods = get_args(get_type_hints(QuestionCfg)["method"])
+    assert {method: results_kind(method) for method in methods if results_kind(method) is None} == {}
+    assert results_kind("attribution_graph") is it.circuits.AttributionGraphs
+    assert results_kind("exact", of_units=True) is it.circuits.NodeEffects
 
 
 def test_names_of_plots_are_those_of_core():

@@ -7,20 +7,18 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from interpretune.circuits.component_calls import edge_question, patching_question, path_question
-from interpretune.circuits.component_results import ComponentEdges, PatchedNodes
 from interpretune.circuits.gathering import Approximation
-from interpretune.circuits.graph_question import AttributionGraphs, graph_question
+from interpretune.circuits.graph_question import graph_question
 from interpretune.circuits.node_calls import node_question
-from interpretune.circuits.node_effects import NodeEffects
+from interpretune.circuits.results_of import results_kind
 from interpretune.circuits.share_of_pool import check_share
 from interpretune.config.checked import Between, CheckedConfig, Positive, Seed
 from interpretune.errors import ConfigurationError
-from interpretune.questions.layers import LogitLens
 from interpretune.questions.lenses import direct_question, lens_question
 from interpretune.questions.model_and_rows import ModelAndRows
 from interpretune.questions.one_call import question_of
 from interpretune.questions.question import Question
-from interpretune.questions.result import Effects, Results
+from interpretune.questions.result import Results
 from interpretune.questions.sources import ANSWERS, CORRECT
 from interpretune.questions.written_units import written_units
 
@@ -45,14 +43,6 @@ TAKEN = {
     "attribution_graph": OF_ALL - {"objective"} | {"units", "prune", "max_nodes"},
 }
 """Settings of methods that do not ask for effects of single units."""
-RESULTS: dict[str, type[Results]] = {
-    "lens": LogitLens,
-    "node_patching": PatchedNodes,
-    "component_edges": ComponentEdges,
-    "path_patching": ComponentEdges,
-    "attribution_graph": AttributionGraphs,
-}
-"""What they give; the others give ``Effects``."""
 
 
 @dataclass(kw_only=True)
@@ -227,7 +217,9 @@ class QuestionCfg(CheckedConfig, checks_types=True):
     @property
     def result(self) -> type[Results]:
         """What its store is read as."""
-        return RESULTS.get(self.method, Effects if self.targets is None else NodeEffects)
+        kind = results_kind(self.method, self.targets is not None)
+        assert kind is not None  # every method has one
+        return kind
 
     def question(self, module: ITModule, datamodule: ITDataModule, rows: Sequence[PromptRow]) -> Question:
         """The question about rows, not answered yet."""

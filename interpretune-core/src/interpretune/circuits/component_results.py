@@ -49,7 +49,7 @@ class ComponentEdges(Results):
     ``exact``, NaN where the edge was not patched. Without approximations, only patched edges have lines.
     """
 
-    methods: ClassVar[tuple[str, ...]] = ("component_edges",)
+    methods: ClassVar[tuple[str, ...]] = ("component_edges", "path_patching")
 
     @cached_property
     def graph(self) -> ComponentGraph:

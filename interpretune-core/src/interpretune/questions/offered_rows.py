@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import datasets
@@ -14,6 +16,17 @@ from interpretune.system.offered import ROWS, Offer, addressed
 
 SPLIT = "validation"
 """Of rows without splits."""
+_FETCHED: ContextVar[dict[str, Mapping[str, datasets.Dataset]] | None] = ContextVar("_FETCHED", default=None)
+
+
+@contextmanager
+def fetched_once() -> Iterator[None]:
+    """Inside, each source is asked once, so that a key and the rows under it are of the same answer."""
+    token = _FETCHED.set({})
+    try:
+        yield
+    finally:
+        _FETCHED.reset(token)
 
 
 def offered_splits(source: Any) -> Mapping[str, datasets.Dataset] | None:
@@ -25,6 +38,9 @@ def offered_splits(source: Any) -> Mapping[str, datasets.Dataset] | None:
     """
     if (found := addressed(ROWS, source)) is None:
         return None
+    kept = _FETCHED.get()
+    if kept is not None and str(source) in kept:
+        return kept[str(source)]
     offer, address = found
     given = offer.call(DataError, address)
     if isinstance(given, datasets.Dataset) or not isinstance(given, Mapping):
@@ -32,6 +48,8 @@ def offered_splits(source: Any) -> Mapping[str, datasets.Dataset] | None:
     splits = {str(split): _dataset(rows, offer) for split, rows in given.items()}
     if not splits:
         raise DataError(f"The source of rows {offer} has no rows at {address!r}.")
+    if kept is not None:
+        kept[str(source)] = splits
     return splits
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interpretune.analysis.cache import AnalysisCache
+from interpretune.circuits import NodeEffects
+from interpretune.circuits.results_of import results_of
 from interpretune.errors import AnalysisError
-from interpretune.questions import Effects, LogitLens
 from interpretune.questions.result import Results
 from interpretune.reports.plots import latent_effect_figures, show_or_save
 from interpretune.store import AnalysisStore
@@ -28,7 +29,14 @@ def _latent_effects(results: Any, **options: Any) -> list[go.Figure]:
 def _unit_effects(results: Any, **options: Any) -> go.Figure:
     if not isinstance(results, Results):
         raise AnalysisError("The plot 'unit_effects' is of results of a question, such as effects of units.")
-    return results.plot(**options)  # type: ignore[attr-defined]  # of effects and of lenses alike
+    drawn = results.on_objective if isinstance(results, NodeEffects) else results
+    if not hasattr(drawn, "plot"):
+        raise AnalysisError(
+            f"The plot 'unit_effects' is of effects of units or of a lens, and {type(results).__name__} are none. "
+            "Their tables are in to_pandas(); `interpretune report` makes a page of them."
+        )
+    figure: go.Figure = drawn.plot(**options)
+    return figure
 
 
 OWN: Mapping[str, Callable[..., Any]] = {"latent_effects": _latent_effects, "unit_effects": _unit_effects}
@@ -77,7 +85,4 @@ def opened_results(results: Any) -> Any:
     store = AnalysisStore.open(results) if isinstance(results, str | Path) else results
     if not isinstance(store, AnalysisStore):
         return store
-    question = store.manifest.about.get("question")
-    if question is None:
-        return AnalysisCache.of(store)
-    return (LogitLens if question["method"] == "lens" else Effects)(store)
+    return results_of(store) if "question" in store.manifest.about else AnalysisCache.of(store)

@@ -21,7 +21,7 @@ from interpretune.errors import ConfigurationError, DataError, NotReusedWarning,
 from interpretune.hashing.content_hash import WHAT_TO_DO, ContentHash
 from interpretune.models.padding import ATTENTION_MASK, PaddingCollator
 from interpretune.models.tokenizer import load_tokenizer
-from interpretune.questions.offered_rows import offered_splits, splits_fingerprint
+from interpretune.questions.offered_rows import fetched_once, offered_splits, splits_fingerprint
 from interpretune.session.prepared_content import prepared_content
 from interpretune.session.prompts import encode_prompts, longest_prompt, read_rows
 from interpretune.session.question_rows import encode_question_rows, read_question_rows, rows_fingerprint, rows_of
@@ -102,6 +102,10 @@ class ITDataModule:
 
     def prepare_once(self, target_model: nn.Module | None = None) -> None:
         """Call ``prepare_data`` unless the cache has its result; leave nothing half-written."""
+        with fetched_once():
+            self._prepare_once(target_model)
+
+    def _prepare_once(self, target_model: nn.Module | None) -> None:
         content = self.content()
         final = self._final_path(content)
 

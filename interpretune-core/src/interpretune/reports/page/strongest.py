@@ -7,6 +7,7 @@ from typing import Any
 from attrs import frozen
 
 from interpretune.circuits import AttributionGraphs, ComponentEdges, NodeEffects, PatchedNodes
+from interpretune.circuits.results_of import results_kind
 from interpretune.questions.result import Results
 from interpretune.reports.page.text import number
 from interpretune.store.store import AnalysisStore
@@ -46,10 +47,8 @@ class StrongestTable:
 def read_strongest(store: AnalysisStore) -> Results | None:
     """What a store holds, if it is of this kind."""
     question = store.manifest.about.get("question", {})
-    if "on" in question:
-        return NodeEffects(store)
-    kinds: tuple[type[Results], ...] = (PatchedNodes, ComponentEdges, AttributionGraphs)
-    return next((kind(store) for kind in kinds if question.get("method") in kind.methods), None)
+    kind = results_kind(question.get("method", ""), "on" in question)
+    return kind(store) if kind in (NodeEffects, PatchedNodes, ComponentEdges, AttributionGraphs) else None
 
 
 def strongest_table(found: Any) -> StrongestTable:
