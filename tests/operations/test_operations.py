@@ -353,9 +353,9 @@ def test_code_from_elsewhere_runs_only_by_name_and_hash():
 def test_operations_are_found_by_name(monkeypatch: pytest.MonkeyPatch, session_of: Callable[..., it.ITSession]):
     offered = offered_operations(session_of("gpt2", "core", "left").module)
     assert find_operation("ablation_effects", offered).name == "ablation_effects"
-    packaged = SimpleNamespace(name="grow", value="acme:grow", load=lambda: double)
-    broken = SimpleNamespace(name="broken", value="acme:nothing", load=lambda: 1)
-    leaving = SimpleNamespace(name="leaving", value="acme:leaving", load=sys.exit)
+    packaged = SimpleNamespace(name="grow", value="acme:grow", dist=None, load=lambda: double)
+    broken = SimpleNamespace(name="broken", value="acme:nothing", dist=None, load=lambda: 1)
+    leaving = SimpleNamespace(name="leaving", value="acme:leaving", dist=None, load=sys.exit)
     monkeypatch.setattr(loading, "registered", lambda group: [packaged, broken, leaving] if group else [])
     assert find_operation("grow") is double
     with pytest.raises(it.PlanError, match=r"acme:nothing is a int; decorate a function"):

@@ -90,7 +90,8 @@ def test_one_oldest_python_is_promised():
     oldest = root["mypy"]["python_version"]
     assert root["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
     for folder in (*PACKAGES, *EXAMPLES, TEMPLATES):
-        assert read(folder / "pyproject.toml")["project"]["requires-python"] == f">={oldest}"
+        promised = read(folder / "pyproject.toml")["project"]["requires-python"]
+        assert promised.partition(",")[0] == f">={oldest}"  # libraries of examples may know a newest, too
     assert f"Python {oldest} or later" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -183,7 +183,7 @@ def test_texts_answers_for_all_and_a_data_frame_are_the_same_question(model):
 def test_a_terminal_shows_how_far_a_call_is(model, monkeypatch):
     out = io.StringIO()
     bar = partial(progress_bar, Console(file=out, force_terminal=True))
-    monkeypatch.setattr("interpretune.questions.question.progress_bar", bar)
+    monkeypatch.setattr("interpretune.questions.answering.progress_bar", bar)
     it.effects(model, tiny_tokenizer(), TWO, units=it.Heads(1), batch_size=1)
     assert "2/2" in out.getvalue()
 

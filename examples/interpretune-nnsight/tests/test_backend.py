@@ -126,7 +126,7 @@ def test_splices_gradients_and_ablations_are_those_of_the_slow_reference(model, 
             torch.testing.assert_close(run.activations[name][i][real], latents[name], **CLOSE)
             torch.testing.assert_close(gradients[name][i][real], slopes[name], **CLOSE)
     for (example, latent), found in zip(pairs.tolist(), ablated, strict=True):
-        expected = ablated_logits(model, models, rows[example], (), {low: {latent: 0.0}})
+        expected = ablated_logits(model, models, rows[example], (), [{low: {latent: 0.0}}])[0]
         torch.testing.assert_close(found, expected, **CLOSE)
     assert [check.passed for check in backend.replays.checks()] == [True]
     assert what_modules_hold(model) == before
