@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 import interpretune as it
+from interpretune.activations.replaced import replaced_method
 from interpretune.analysis import (
     AnalysisCfg,
     HuggingFaceBackend,
@@ -21,6 +23,7 @@ from interpretune.analysis import (
     run_analysis,
 )
 from interpretune.backends.finding import backend_of
+from interpretune.system.compiled import CALL, compiled_in_place
 from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
 from tests.sessions import make_session
 
@@ -312,3 +315,15 @@ def test_of_a_compiled_module_of_a_session_the_model_is_compiled(tmp_path, compi
     it.test(compiled, session.datamodule, loop_cfg=loop_cfg)
     assert vars(session.module.model)["_compiled_call_impl"] is not None
     assert compiler.compiled == 0
+
+
+def test_a_model_that_is_compiled_while_another_runs_it_eagerly_stays_compiled() -> None:
+    model = nn.Identity()
+
+    def compiled(*args: object) -> object:
+        return model._call_impl(*args)
+
+    with replaced_method(model, CALL, model._call_impl):  # as run_eagerly does
+        compiled_in_place(model, lambda call: compiled)
+        compiled_in_place(model, lambda call: None)  # compiled already
+    assert vars(model)[CALL] is compiled

@@ -18,7 +18,7 @@ from interpretune.analysis import AnalysisRunner, QuestionCfg
 from interpretune.analysis.question_run import EvidenceCfg
 from interpretune.cli.main import main
 from interpretune.models.loading import device_of
-from interpretune.system.ranks import rank_and_processes
+from interpretune.system.ranks import is_first_process, rank_and_processes
 from tests.other_process import ROOT, run_ranks
 from tests.question_sessions import session_of
 from tests.sessions import write_rows
@@ -150,6 +150,15 @@ def test_numbers_that_do_not_fit_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(it.ConfigurationError, match=f"The environment {told}"):
         rank_and_processes()
+
+
+def test_empty_variables_are_as_if_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    assert rank_and_processes() == (0, 1)
+    assert is_first_process()
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first_process()
 
 
 def test_each_process_of_a_machine_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from accelerate import dispatch_model
+from accelerate import cpu_offload, dispatch_model
 
 import interpretune as it
+from interpretune.activations.finite import likely_cause
 from interpretune.analysis import (
     Add,
     AnalysisRunner,
@@ -22,6 +23,7 @@ from interpretune.analysis import (
     generate_with_interventions,
     run_with_interventions,
 )
+from interpretune.system.model_lock import model_lock
 from interpretune.system.placement import is_offloaded
 from interpretune.testing.tiny_models import tiny_llama, tiny_tokenizer
 from interpretune.training.checkpoint import CheckpointIdentity
@@ -229,6 +231,9 @@ def test_blocks_without_weights_are_refused_by_name(tmp_path: Path) -> None:
         it.load_hf_model(it.ITConfig(hf_model=on_meta()))
     with pytest.raises(it.AnalysisError, match=r"model.embed_tokens, model.layers.0, model.layers.1 and 3 more have"):
         HuggingFaceBackend(tiny_llama().to("meta"))
+    whole = cpu_offload(tiny_llama(), preload_module_classes=["LlamaDecoderLayer"])
+    with pytest.raises(it.ModelLoadError, match=r"model\.layers\.0\.\S+ are filled in with those of a whole block"):
+        it.load_hf_model(it.ITConfig(hf_model=whole))
     with pytest.raises(it.ModelLoadError, match=r"lm_head has weights without values.*tied to others where these are"):
         tied_elsewhere(tmp_path)
 
@@ -241,6 +246,38 @@ def test_what_offloaded_weights_cannot_do_is_refused(tmp_path: Path) -> None:
             it.load_hf_model(it.ITConfig(**asked, **training))
     with pytest.raises(it.ConfigurationError, match="ITConfig.device is 'meta', and a device_map has placed"):
         it.load_hf_model(it.ITConfig(**asked, device="meta"))
+
+
+def test_a_device_beside_another_device_map_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, where = str(saved_tiny_model("llama")), it.HFFromPretrainedConfig(pretrained_kwargs={"device_map": "cpu"})
+    asked: dict[str, Any] = {"model_name_or_path": source, "hf_from_pretrained_cfg": where}
+    with pytest.raises(it.ConfigurationError, match="ITConfig.device is 'meta', and a device_map has placed"):
+        it.load_hf_model(it.ITConfig(**asked, device="meta"))
+    for device in ("cpu", "cpu:0"):
+        assert it.load_hf_model(it.ITConfig(**asked, device=device)).device.type == "cpu"
+    monkeypatch.setattr("interpretune.models.loading.input_device", lambda model: torch.device("cuda", 0))
+    with pytest.raises(it.ConfigurationError, match="ITConfig.device is 'cuda:1', and a device_map has placed"):
+        it.load_hf_model(it.ITConfig(**asked, device="cuda:1"))
+
+
+def test_two_quantizations_are_refused() -> None:
+    how = it.HFFromPretrainedConfig(quantization={"load_in_4bit": True}, pretrained_kwargs={"quantization_config": {}})
+    with pytest.raises(it.ConfigurationError, match="both quantization and pretrained_kwargs"):
+        it.load_hf_model(it.ITConfig(model_name_or_path=str(saved_tiny_model("llama")), hf_from_pretrained_cfg=how))
+
+
+def test_no_device_map_leaves_that_of_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: dict[str, Any] = {}
+
+    def from_pretrained(source: str, **options: Any) -> Any:
+        passed.update(options)
+        return tiny_llama()
+
+    monkeypatch.setattr("interpretune.models.loading.quantized_loading", lambda *_: {"device_map": {"": "cpu"}})
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    how = it.HFFromPretrainedConfig(pretrained_kwargs={"device_map": None})
+    it.load_hf_model(it.ITConfig(model_name_or_path=str(saved_tiny_model("llama")), hf_from_pretrained_cfg=how))
+    assert passed["device_map"] == {"": "cpu"}
 
 
 def test_damaged_weights_are_found_where_they_are_kept(tmp_path: Path) -> None:
@@ -257,3 +294,14 @@ def test_threads_take_turns_with_offloaded_weights(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(lambda _: effects_of(placed, "left", units=[it.Heads(1)]), range(3)):
             assert abs(found - expected).max() < 1e-10
+
+
+def test_the_search_for_damage_waits_for_forwards_of_others(tmp_path: Path) -> None:
+    """It fills offloaded weights in and takes them out, which a forward of another thread must not meet."""
+    placed = PLACEMENTS["memory"](tiny_llama(), tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with model_lock(placed):
+            told = pool.submit(likely_cause, placed)
+            with pytest.raises(TimeoutError):
+                told.result(timeout=0.3)
+        assert "says where" in told.result(timeout=60)

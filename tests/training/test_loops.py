@@ -387,6 +387,9 @@ def test_several_processes_need_a_framework(make, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(it.TrainingError, match="WORLD_SIZE is 2, and core's loop trains in one process"):
         it.fit(**make())
+    monkeypatch.setenv("WORLD_SIZE", "${SLURM_NTASKS}")
+    with pytest.raises(it.ConfigurationError, match="The environment has no RANK, WORLD_SIZE=.{SLURM_NTASKS}"):
+        it.fit(**make())
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,12 @@ def likely_cause(model: nn.Module) -> str:
 
 
 def _damaged(model: nn.Module) -> str | None:
-    for path, module in model.named_modules():
-        with weights_in_place(module):
-            for name, item in module.named_parameters(path, recurse=False):
-                if not _sound(item):
-                    return f"The weights of the model hold NaN or infinity, first in {name}. Load them again."
+    with model_lock(model):  # offloaded weights are filled in and taken out, which another forward must not meet
+        for path, module in model.named_modules():
+            with weights_in_place(module):
+                for name, item in module.named_parameters(path, recurse=False):
+                    if not _sound(item):
+                        return f"The weights of the model hold NaN or infinity, first in {name}. Load them again."
     return None
 
 

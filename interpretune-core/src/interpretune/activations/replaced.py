@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,20 +11,18 @@ from torch import nn
 
 from interpretune.system.compiled import CALL
 from interpretune.system.own_context import OwnContext
+from interpretune.system.stand_in import ABSENT, StandIn, guard
 
 Method = Callable[..., Any]
 """A method without ``self``."""
 
-_guard = threading.RLock()  # a finalizer may come by while it is held
-_ABSENT = object()
 
-
-class _Standing:
+class _Standing(StandIn):
     """Replaces a method of a module; calls what the caller has put there, or the method from before."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
-        self.before = vars(module).get(name, _ABSENT)
+        self.before = vars(module).get(name, ABSENT)
         self.entries: tuple[tuple[OwnContext, Method], ...] = ()
         self.__wrapped__ = self._original()  # whoever asks for the signature gets that of the method
 
@@ -41,15 +37,15 @@ class _Standing:
         return self._original()
 
     def _original(self) -> Method:
-        if self.name == CALL and self.before in (_ABSENT, None):
+        if self.name == CALL and self.before in (ABSENT, None):
             return self.module._call_impl
-        if self.before is not _ABSENT:
+        if self.before is not ABSENT:
             return self.before
         return getattr(type(self.module), self.name).__get__(self.module)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of the module gets the method that was there before."""
-        if self.before is _ABSENT:
+        if self.before is ABSENT:
             return getattr, (self.module, self.name)
         return _as_it_is, (self.before,)
 
@@ -110,7 +106,7 @@ def _put(
     entry: tuple[OwnContext, Method],
     placed: list[tuple[_Standing, tuple[OwnContext, Method]]],
 ) -> None:
-    with _guard:
+    with guard():
         attributes = vars(module)  # not setattr: some wrappers hand attributes on to what they wrap
         standing = attributes.get(name)
         if not isinstance(standing, _Standing):
@@ -121,24 +117,14 @@ def _put(
 
 
 def _take_away(placed: list[tuple[_Standing, tuple[OwnContext, Method]]]) -> None:
-    with _guard:
+    with guard():
         while placed:
             standing, entry = placed[-1]
             standing.entries = tuple(item for item in standing.entries if item is not entry)
             attributes = vars(standing.module)
             if not standing.entries and attributes.get(standing.name) is standing:
-                if standing.before is _ABSENT:
+                if standing.before is ABSENT:
                     del attributes[standing.name]
                 else:
                     attributes[standing.name] = standing.before
             placed.pop()
-
-
-def _renew() -> None:
-    """In a forked process, no other thread exists that could release the lock."""
-    global _guard  # noqa: PLW0603 - a lock cannot be renewed in place
-    _guard = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

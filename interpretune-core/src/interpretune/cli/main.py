@@ -19,6 +19,7 @@ from interpretune.cli.completion import PrintCompletion
 from interpretune.cli.offered_commands import add_offered_commands
 from interpretune.errors import InterpretuneError
 from interpretune.system.credentials import text_without_credentials
+from interpretune.system.ranks import is_first_process
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -371,7 +372,7 @@ def _run(options: argparse.Namespace) -> int:
             raise
         print("interrupted; the same command goes on where this run was stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         told = report.text if isinstance(report, RunReport) else report.text(verbose=options.verbose)
         print(json.dumps(report.as_dict(), indent=1) if config.json else told)
     return 0

@@ -125,9 +125,10 @@ def load_hf_model(cfg: ITConfig) -> PreTrainedModel:
         keep_weights_in_place(model)
         if lacking := without_weights(model):
             raise ModelLoadError(lacking)
-        if is_placed(model):
+        mapped = _has_device_map(model, cfg)
+        if mapped or is_placed(model):
             _check_placement(model, cfg)
-        elif not quantized and (cfg.device is not None or not _has_device_map(model, cfg)):
+        elif not quantized:
             model = model.to(device_of(cfg))
         if cfg.lora is not None:
             add_lora(model, cfg)
@@ -145,7 +146,7 @@ def _has_device_map(model: PreTrainedModel, cfg: ITConfig) -> bool:
 def _check_placement(model: PreTrainedModel, cfg: ITConfig) -> None:
     """Refuse a second device beside a device map, and training of weights that are in memory during forwards only."""
     at = input_device(model)
-    if cfg.device is not None and device_of(cfg).type != at.type:
+    if cfg.device is not None and not _is_same(torch.device(cfg.device), at):
         raise ConfigurationError(
             f"ITConfig.device is {str(cfg.device)!r}, and a device_map has placed the {type(model).__name__}, which "
             f"takes its tokens on {at}. Drop device, or the device_map."
@@ -156,6 +157,11 @@ def _check_placement(model: PreTrainedModel, cfg: ITConfig) -> None:
             "an optimizer does to them would be lost. Train without offloading, in a smaller dtype or quantized with "
             "LoRA (ITConfig(lora={'r': 8})), or drop optimizer_init and lora (freeze=True)."
         )
+
+
+def _is_same(one: torch.device, other: torch.device) -> bool:
+    """Whether two names can mean one device; a number counts where both have one."""
+    return one.type == other.type and (None in (one.index, other.index) or one.index == other.index)
 
 
 def _classifies(cfg: ITConfig) -> bool:
@@ -195,7 +201,8 @@ def _from_pretrained(cfg: ITConfig, model_class: Any, quantized: Mapping[str, An
     options = dict(cfg.hf_from_pretrained_cfg.pretrained_kwargs)
     dtype = options.pop("torch_dtype", options.pop("dtype", torch.float32))
     options["dtype"] = _dtype(dtype)
-    options = {**quantized, **options}  # a device map of one's own goes before that of one device
+    given = {name: value for name, value in options.items() if value is not None or name not in quantized}
+    options = {**quantized, **given}  # a device map of one's own goes before that of one device
     if _classifies(cfg):
         options["num_labels"] = cfg.num_labels
     try:

@@ -32,6 +32,11 @@ def quantized_loading(cfg: ITConfig, device: torch.device) -> dict[str, Any]:
     wanted = cfg.hf_from_pretrained_cfg.quantization
     if wanted is None:
         return {}
+    if cfg.hf_from_pretrained_cfg.pretrained_kwargs.get("quantization_config") is not None:
+        raise ConfigurationError(
+            "hf_from_pretrained_cfg has both quantization and pretrained_kwargs['quantization_config'], which say the "
+            "same in two ways. Drop one of them."
+        )
     _check_source(cfg)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:

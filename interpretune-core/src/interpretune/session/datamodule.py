@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import secrets
 import shutil
 import warnings
@@ -27,6 +26,7 @@ from interpretune.session.prompts import encode_prompts, longest_prompt, read_ro
 from interpretune.session.question_rows import encode_question_rows, read_question_rows, rows_fingerprint, rows_of
 from interpretune.system.cache_folder import build_once, cache_root
 from interpretune.system.plain_files import file_sha256
+from interpretune.system.ranks import rank_and_processes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -234,7 +234,7 @@ class ITDataModule:
     def _final_path(self, content: ContentHash) -> Path:
         name = content.sha256[:16]
         if content.unknown:
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if rank_and_processes()[1] > 1:
                 raise UnknownContentError(
                     "Several processes share prepared data by what they depend on, and that cannot be known: "
                     f"{content.unknown[0]} {WHAT_TO_DO}"

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from interpretune.system.stand_in import set_if_empty
+
 Model = TypeVar("Model")
 
 WRAPPED = "_orig_mod"
@@ -54,8 +56,8 @@ def compiled_in_place(model: nn.Module, compiler: Any = None) -> nn.Module:
     """
     inner: nn.Module = uncompiled(model)
     compiler = compiler or vars(model).get("dynamo_ctx")
-    if compiler is not None and vars(inner).get(CALL) is None:
-        vars(inner)[CALL] = compiler(inner._call_impl)
+    if compiler is not None:
+        set_if_empty(inner, CALL, lambda: compiler(inner._call_impl))  # another thread may run it eagerly now
     return inner
 
 

@@ -140,7 +140,13 @@ def without_weights(model: nn.Module) -> str | None:
         )
     ]
     above = [f"{path}." for path, module in model.named_modules() if _fills_parts(module)]
-    lacking = [path for path in lacking if not path.startswith(tuple(above))]
+    within = [path for path in lacking if path.startswith(tuple(above))]
+    if within:
+        return (
+            f"Of the {type(model).__name__}, the weights of {within[0]} are filled in with those of a whole block at "
+            "once (preload_module_classes of accelerate), which hides where they are and when. Offload the model "
+            "without preload_module_classes."
+        )
     if not lacking:
         return None
     blocks = list(dict.fromkeys(_block_of(path) for path in lacking))

@@ -14,7 +14,7 @@ def rank_and_processes() -> tuple[int, int]:
     Raises:
         ConfigurationError: The two do not fit together.
     """
-    given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    given = {"RANK": _given("RANK", "0"), "WORLD_SIZE": _given("WORLD_SIZE", "1")}
     told = ", ".join(f"{name}={os.environ[name]}" if name in os.environ else f"no {name}" for name in given)
     if not all(text.isdecimal() for text in given.values()) or not int(given["RANK"]) < int(given["WORLD_SIZE"]):
         raise ConfigurationError(
@@ -25,7 +25,17 @@ def rank_and_processes() -> tuple[int, int]:
     return int(given["RANK"]), int(given["WORLD_SIZE"])
 
 
+def is_first_process() -> bool:
+    """Whether ``RANK`` says that this is the first process, or says nothing."""
+    return _given("RANK", "0") == "0"
+
+
+def _given(name: str, default: str) -> str:
+    """A variable of the environment; empty means unset."""
+    return os.environ.get(name) or default
+
+
 def rank_zero_warn(message: str, category: type[Warning] = UserWarning, stacklevel: int = 2) -> None:
     """Warn, unless ``RANK`` says that this is not the first process."""
-    if os.environ.get("RANK", "0") in ("", "0"):
+    if is_first_process():
         warnings.warn(message, category, stacklevel=stacklevel + 1)

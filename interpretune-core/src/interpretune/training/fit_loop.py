@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from interpretune.plugins.contributions import OptimizerSetup
 from interpretune.session.optimization import as_optimizer_setup, check_optimizers
 from interpretune.session.step_routing import TRAINING_STEP, loss_of
 from interpretune.system.progress import progress_bar
+from interpretune.system.ranks import rank_and_processes
 from interpretune.training.batches import count_batches, only_loader, read_batches
 from interpretune.training.checkpoint import (
     checkpoint_name,
@@ -40,9 +40,9 @@ class FitLoop:
     """Trains a module in this process: epochs of batches, each followed by a validation and a checkpoint."""
 
     def __init__(self, module: ITModule, datamodule: ITDataModule, cfg: LoopConfig) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if (processes := rank_and_processes()[1]) > 1:
             raise TrainingError(
-                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and core's loop trains in one process: each of these would "
+                f"WORLD_SIZE is {processes}, and core's loop trains in one process: each of these would "
                 "train a model of its own. Stack a framework adapter, whose trainer knows several processes."
             )
         self.module, self.datamodule, self.cfg = module, datamodule, cfg
