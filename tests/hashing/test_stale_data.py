@@ -155,3 +155,6 @@ def test_processes_that_share_data_need_to_know(prepare: Prepare, monkeypatch: p
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(it.PlanError, match=r"Several processes share prepared data .*\.lock"):
         prepare(prompt_cfg=WithLock())
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(it.ConfigurationError, match="The environment has no RANK, WORLD_SIZE=two"):
+        prepare(prompt_cfg=WithLock())
