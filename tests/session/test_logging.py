@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,21 @@ def test_means_are_told_from_steps(adapter_of: Callable[..., None], tmp_path: Pa
     assert session.module.logged_metrics == {"index": 3.0}
     with pytest.raises(it.ConfigurationError, match="epoch_mean marks what loops report"):
         session.module.log("index", 1.0, epoch_mean=True)
+
+
+def test_what_bitsandbytes_lacks_is_not_printed_and_all_else_is():
+    """Others import it without its being used, and on some processors it then asks for a package."""
+    seen: list[str] = []
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    logger, handler = logging.getLogger("bitsandbytes.backends.cpu.ops"), Noting()
+    logger.addHandler(handler)
+    try:
+        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
+        logger.warning("Failed to load anything else")
+    finally:
+        logger.removeHandler(handler)
+    assert seen == ["Failed to load anything else"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ CIRCUIT_USAGE = "interpretune circuit CONFIG.yaml [--NAME VALUE ...] [-o PAGE] [
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with these arguments, or those of the process; returns the exit status."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on some processors it asks for kernels of 4 bits
     given = sys.argv[1:] if arguments is None else list(arguments)
     parser, commands = _parser()
     if not given or given[0] not in commands.choices:  # core's own need not know what else is installed
