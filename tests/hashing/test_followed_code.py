@@ -151,6 +151,22 @@ def test_a_replaced_method_of_a_library_counts(owner: type, method: Any, monkeyp
     assert hash_there(nn.GELU) != before
 
 
+def test_what_compiling_leaves_on_all_modules_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch tags modules from the first compilation of a process on; a store would not be found again after it."""
+    from torch._dynamo import mutation_guard
+
+    made = torch.nn.Linear(2, 2)
+    before = content_hash(made, "It").sha256
+    for name in ("__init__", "__setstate__"):
+        monkeypatch.setattr(torch.nn.Module, name, getattr(torch.nn.Module, name))
+    monkeypatch.setattr(torch.nn.Module, "___needs_generation_tag_patch", True, raising=False)
+    mutation_guard.install_generation_tagging_init()
+    assert torch.nn.Module.__init__.__module__ == mutation_guard.__name__
+    assert content_hash(made, "It").sha256 == before
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda self: None)
+    assert content_hash(made, "It").sha256 != before
+
+
 def test_hooks_on_all_modules_count() -> None:
     layer = nn.Linear(1, 1)
     before = hash_there(layer)

@@ -136,6 +136,16 @@ def _class_content(value: type) -> Content:
     return Content(name, [*parts, *_fields_of(value)])
 
 
+LEFT_ON_MODULES = frozenset(
+    {
+        ("smart_apply", "transformers.modeling_utils"),  # as soon as a model was initialized
+        ("__init__", "torch._dynamo.mutation_guard"),  # as soon as anything was compiled
+        ("__setstate__", "torch._dynamo.mutation_guard"),
+    }
+)
+"""What libraries put on ``torch.nn.Module`` for all of a process, and no result depends on."""
+
+
 def _brought_in(kind: type) -> list[tuple[str, Any]]:
     """Members of a library's class that are not its own: somebody may have replaced a method.
 
@@ -152,8 +162,8 @@ def _brought_in(kind: type) -> list[tuple[str, Any]]:
         written = function.__globals__.get("__name__", "")
         if written.partition(".")[0] == package and function.__qualname__.rpartition(".")[0] == own_name:
             continue
-        if (label, written) == ("smart_apply", "transformers.modeling_utils"):
-            continue  # left on torch's modules as soon as a model was initialized
+        if (label, written) in LEFT_ON_MODULES:
+            continue
         inner = inspect.unwrap(function)
         followed = isinstance(inner, FunctionType)
         if followed and inner.__code__.co_filename.startswith("<") and module_of(inner) is None:
