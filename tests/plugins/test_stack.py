@@ -255,6 +255,16 @@ def test_errors_of_implementations_come_without_frames_of_pluggy(adapter_of):
     assert not caught.value.__suppress_context__
 
 
+def test_a_step_that_recurses_without_end_fails_as_it_would_alone():
+    def step() -> None:
+        step()
+
+    with pytest.raises(RecursionError) as caught:
+        build_context(()).hook.it_run_step(module=None, step_name="test_step", step=step)
+    assert caught.value.__context__ is None
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "step"
+
+
 def test_two_contexts_in_one_process_are_independent(adapter_of):
     adapter_of("acme", body="@it.hookimpl\ndef it_forward(self, module, batch):\n    return 'acme'")
     plain = build_context(("core",))

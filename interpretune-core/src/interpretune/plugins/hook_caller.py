@@ -41,9 +41,12 @@ class HookCallers:
 
 
 def _without_pluggy(traceback: TracebackType | None) -> TracebackType | None:
-    if traceback is None:
-        return None
-    rest = _without_pluggy(traceback.tb_next)
-    if traceback.tb_frame.f_code.co_filename.startswith((PLUGGY, __file__)):
-        return rest
-    return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
+    kept = []  # in a loop: a step that recursed without end has left more frames than functions may call each other
+    while traceback is not None:
+        if not traceback.tb_frame.f_code.co_filename.startswith((PLUGGY, __file__)):
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    found = None
+    for item in reversed(kept):
+        found = TracebackType(found, item.tb_frame, item.tb_lasti, item.tb_lineno)
+    return found
